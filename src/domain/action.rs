@@ -1,0 +1,306 @@
+//! One run of a repository's scripts: why it happens, how it ends, and when a failed one is tried
+//! again. Knows neither processes nor files.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::git::Commit;
+use super::hash;
+
+/// Why an action happens now; scripts see it as `AGENT_TRIGGER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    /// The cron line.
+    Cron,
+    /// The timer of a staying agent.
+    Timer,
+    /// A message on the bus.
+    Bus,
+    /// A web hook.
+    Webhook,
+    /// A person at a terminal.
+    Manual,
+    /// The first action of a clone that the agent made.
+    Bootstrap,
+    /// A person asked to act again upon the same revision.
+    Redo,
+    /// A person went back to an older revision.
+    Rollback,
+}
+
+impl Trigger {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::Cron,
+        Self::Timer,
+        Self::Bus,
+        Self::Webhook,
+        Self::Manual,
+        Self::Bootstrap,
+        Self::Redo,
+        Self::Rollback,
+    ];
+
+    /// The word that scripts, JSON and logs see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cron => "cron",
+            Self::Timer => "timer",
+            Self::Bus => "bus",
+            Self::Webhook => "webhook",
+            Self::Manual => "manual",
+            Self::Bootstrap => "bootstrap",
+            Self::Redo => "redo",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Trigger {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|trigger| trigger.as_str() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            format!("\"{}\" is no trigger; write one of: {known}", text.escape_debug())
+        })
+    }
+}
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every script exited 0.
+    Succeeded,
+    /// A script exited with another code than 0 and 75.
+    Failed {
+        /// Its exit code.
+        code: i32,
+    },
+    /// The time for the scripts was up and they were ended.
+    TimedOut,
+    /// A script was ended by a signal.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// A script exited 75 (`EX_TEMPFAIL`, sysexits.h): not now.
+    Deferred,
+    /// The machine or the worker died while a script ran.
+    Interrupted,
+    /// The agent itself could not do its part, such as on a full disk. Not counted as an attempt.
+    Hindered {
+        /// What failed, as a sentence.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// One word for tables and JSON.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::TimedOut => "timed-out",
+            Self::Killed { .. } => "killed",
+            Self::Deferred => "deferred",
+            Self::Interrupted => "interrupted",
+            Self::Hindered { .. } => "hindered",
+        }
+    }
+
+    /// Whether the next attempt has to wait for its turn.
+    fn backs_off(&self) -> bool {
+        !matches!(self, Self::Succeeded | Self::Deferred | Self::Hindered { .. })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Succeeded => f.write_str("succeeded"),
+            Self::Failed { code } => write!(f, "exited {code}"),
+            Self::TimedOut => f.write_str("took longer than its timeout and was ended"),
+            Self::Killed { signal } => write!(f, "was killed by signal {signal}"),
+            Self::Deferred => f.write_str("said \"not now\" (exit 75)"),
+            Self::Interrupted => f.write_str("was cut off"),
+            Self::Hindered { reason } => f.write_str(reason),
+        }
+    }
+}
+
+/// The latest unsuccessful attempt at a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// What was attempted.
+    pub revision: Commit,
+    /// 1 for the first, counted per revision; attempts that were deferred or hindered do not count.
+    pub number: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When the first attempt in this row of failures ended.
+    pub since: DateTime<Utc>,
+    /// When the next one may start; `None`: at the next tick.
+    pub next_try: Option<DateTime<Utc>>,
+}
+
+/// One finished run, as `history` tells it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    /// The same for every record of one run, so that recording it twice leaves one.
+    pub id: String,
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// What it acted upon.
+    pub revision: Commit,
+    /// The first line of that commit's message, at most 200 characters.
+    pub subject: String,
+    /// The last revision acted upon before it.
+    pub previous: Option<Commit>,
+    /// Why it happened.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// 1, 2, 3 …
+    pub attempt: u32,
+    /// How long the scripts took.
+    pub seconds: f64,
+    /// The name of its file in the repository's log folder; `None` when nothing ran.
+    pub log: Option<String>,
+}
+
+/// The longest wait between two attempts.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+impl Attempt {
+    /// What follows from `outcome` of attempt `number` at `revision`: 1, 2, 4 … minutes, at most
+    /// an hour, ±20 % by `host` and revision so that a fleet does not retry in step.
+    ///
+    /// The first cut-off is tried again at the next tick: a reboot is not the script's fault. From
+    /// the second on it backs off like a failure, so that a script which brings the machine down
+    /// cannot do so every minute.
+    pub fn after(
+        outcome: Outcome,
+        revision: Commit,
+        number: u32,
+        before: Option<&Self>,
+        host: &str,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let first_cut_off = outcome == Outcome::Interrupted && number <= 1;
+        let next_try =
+            (outcome.backs_off() && !first_cut_off).then(|| now + wait(number, host, &revision));
+        let since = before
+            .filter(|before| before.revision == revision && before.outcome.word() == outcome.word())
+            .map_or(now, |before| before.since);
+        Self { revision, number, outcome, since, next_try }
+    }
+
+    /// Whether the next attempt has to wait at `now`. A time further away than the rule allows was
+    /// written under a clock that has since been set back, and does not count.
+    pub fn must_wait(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let furthest = now + LONGEST_WAIT.mul_f64(1.2);
+        self.next_try.filter(|&next| next > now && next <= furthest)
+    }
+}
+
+/// The wait after failed attempt `number` (1, 2, …).
+fn wait(number: u32, host: &str, revision: &Commit) -> Duration {
+    let doublings = number.saturating_sub(1).min(16);
+    let plain = Duration::from_secs(60 << doublings).min(LONGEST_WAIT);
+    let share = hash::fraction(&[host.as_bytes(), revision.0.as_bytes()]);
+    plain.mul_f64(0.8 + 0.4 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn revision(digit: char) -> Commit {
+        digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-22T09:00:00Z".parse().unwrap()
+    }
+
+    fn failed(number: u32) -> Attempt {
+        Attempt::after(Outcome::Failed { code: 1 }, revision('a'), number, None, "web01", now())
+    }
+
+    #[test]
+    fn not_now_and_hindered_are_tried_again_at_the_next_tick() {
+        for outcome in [Outcome::Deferred, Outcome::Hindered { reason: "disk full".into() }] {
+            let attempt = Attempt::after(outcome, revision('a'), 3, None, "web01", now());
+            assert_eq!(attempt.next_try, None);
+        }
+    }
+
+    #[test]
+    fn the_first_cut_off_is_resumed_at_once_and_the_second_backs_off() {
+        let cut = |n| Attempt::after(Outcome::Interrupted, revision('a'), n, None, "h", now());
+        assert_eq!(cut(1).next_try, None);
+        assert!(cut(2).next_try.is_some());
+    }
+
+    #[test]
+    fn a_wait_written_under_a_clock_a_year_ahead_does_not_count() {
+        let attempt = failed(1);
+        assert_eq!(attempt.must_wait(now() - chrono::Duration::days(365)), None);
+        assert_eq!(attempt.must_wait(now()), attempt.next_try);
+        assert_eq!(attempt.must_wait(now() + chrono::Duration::days(365)), None);
+    }
+
+    #[test]
+    fn a_row_of_equal_failures_keeps_its_beginning() {
+        let first = failed(1);
+        let later = now() + chrono::Duration::minutes(5);
+        let second = Attempt::after(
+            Outcome::Failed { code: 2 },
+            revision('a'),
+            2,
+            Some(&first),
+            "web01",
+            later,
+        );
+        assert_eq!(second.since, now());
+        let other =
+            Attempt::after(Outcome::TimedOut, revision('a'), 3, Some(&second), "web01", later);
+        assert_eq!(other.since, later);
+    }
+
+    #[test]
+    fn every_trigger_is_read_back() {
+        for trigger in Trigger::ALL {
+            assert_eq!(trigger.as_str().parse(), Ok(trigger));
+        }
+        assert!("Cron".parse::<Trigger>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn waits_grow_stay_within_an_hour_and_are_the_same_each_time(
+            host in "[a-z]{1,12}", number in 1u32..60
+        ) {
+            let this = wait(number, &host, &revision('b'));
+            prop_assert_eq!(this, wait(number, &host, &revision('b')));
+            prop_assert!(this >= Duration::from_secs(48));
+            prop_assert!(this <= LONGEST_WAIT.mul_f64(1.2));
+            prop_assert!(wait(number + 1, &host, &revision('b')) >= this);
+        }
+    }
+}

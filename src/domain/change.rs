@@ -1,0 +1,1 @@
+//! How one tree becomes another.

@@ -1,0 +1,11 @@
+//! Decisions. Pure: nothing here touches files, processes, the network, the environment, git or the
+//! clock; time is an argument. Reading order: [`git`] (the words), [`action`] (one run and its
+//! retry), [`plan`] (what was seen, and what follows from it), [`status`] (the one word for it),
+//! [`change`] (how one tree becomes another, and which trees are refused).
+
+pub mod action;
+pub mod change;
+pub mod git;
+pub mod hash;
+pub mod plan;
+pub mod status;
