@@ -8,13 +8,7 @@
 
 pub mod domain;
 
-pub mod config;
 
-pub mod system;
 
-pub mod engine;
 
-pub mod cmd;
 
-pub mod cli;
-pub mod exit;

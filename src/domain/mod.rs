@@ -5,7 +5,12 @@
 
 pub mod action;
 pub mod change;
+pub mod env_file;
 pub mod git;
 pub mod hash;
+pub mod ladder;
+pub mod metrics;
+pub mod paths;
 pub mod plan;
+pub mod report;
 pub mod status;

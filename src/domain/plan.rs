@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::action::{Attempt, Trigger};
+use super::action::{Attempt, Finished, Outcome, Trigger};
 use super::git::{Commit, RefName, Relation};
 
 /// What the configuration asks for, as far as a decision depends on it.
@@ -45,7 +45,8 @@ pub enum OnRewrite {
 }
 
 /// What, beside a new revision, is a reason to act.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum When {
     /// Nothing.
     #[default]
@@ -61,6 +62,10 @@ pub enum When {
 pub struct Observed {
     /// Why it cannot be read or worked on, with the remedy.
     pub broken: Option<String>,
+    /// What cannot be read and may be put right without a person.
+    pub damaged: Option<String>,
+    /// What was put right without a person, not long ago.
+    pub repaired: Option<String>,
     /// The action that runs right now.
     pub running: Option<Running>,
     /// A run that died left its journal.
@@ -77,7 +82,9 @@ pub struct Observed {
     pub branch: Option<RefName>,
     /// Upstream's tip of that branch, as last learned.
     pub upstream: Upstream,
-    /// How HEAD stands to the tip; `None` when either is missing here.
+    /// Another branch is checked out than the configured one.
+    pub switch: Option<Switch>,
+    /// How the followed branch stands to the tip; `None` when either is missing here.
     pub relation: Option<Relation>,
     /// A revision that upstream once had and no longer contains.
     pub lost: Option<Commit>,
@@ -89,10 +96,24 @@ pub struct Observed {
     pub acted: Option<Commit>,
     /// When that was recorded.
     pub acted_at: Option<DateTime<Utc>>,
+    /// The latest success, as it was recorded.
+    pub last_success: Option<Finished>,
+    /// What `.pmpy.toml` of a revision says of `when`, as last read.
+    pub tree_when: Option<TreeWhen>,
     /// The latest attempt, unless it succeeded.
     pub attempt: Option<Attempt>,
     /// What an earlier pass found out about a revision.
     pub verdict: Option<Verdict>,
+}
+
+/// What `.pmpy.toml` of a revision says of `when`: remembered, so that an idle tick need not look
+/// into the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeWhen {
+    /// The revision.
+    pub revision: Commit,
+    /// `None`: it says nothing.
+    pub when: Option<When>,
 }
 
 /// What is known of upstream's branch.
@@ -110,6 +131,13 @@ pub enum Upstream {
         /// Whether it is in the object store already.
         fetched: bool,
     },
+}
+
+/// The way from the branch that is checked out to the configured one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// Where the configured branch is in this clone; `None`: not there yet.
+    pub local: Option<Commit>,
 }
 
 /// An action that runs now.
@@ -214,7 +242,7 @@ pub struct Request {
 pub enum Plan {
     /// Nothing. Nothing is written either.
     Idle,
-    /// Put right what a dead run left, then decide again.
+    /// Put right what a dead run left or what is damaged, then decide again.
     Recover,
     /// Get the tip, then decide again.
     Fetch {
@@ -282,14 +310,17 @@ pub(super) fn goal(seen: &Observed, policy: &Policy) -> Goal {
         (Upstream::Tip { commit, fetched }, _) => (commit, fetched),
         // Nothing is known of upstream: the last good revision stays and keeps acting.
         (Upstream::Unknown, Some(head)) => return go(head),
-        (Upstream::Unknown, None) | (Upstream::Empty, _) => return Goal::Nowhere,
+        // The branch went. One that was never there may be a mistyped name.
+        (Upstream::Empty, Some(head)) if seen.acted.is_some() => return go(head),
+        (Upstream::Unknown | Upstream::Empty, _) => return Goal::Nowhere,
     };
     if !fetched {
         return Goal::Fetch(tip);
     }
-    let Some(head) = seen.head else { return go(tip) };
+    let local = seen.switch.map_or(seen.head, |switch| switch.local);
+    let Some(local) = local else { return go(tip) };
     if seen.lagging {
-        return go(head);
+        return go(local);
     }
     let accepted = seen.accepted == Some(tip);
     let reset = Goal::Go { target: Target::Commit(tip), saves_head: true };
@@ -301,11 +332,11 @@ pub(super) fn goal(seen: &Observed, policy: &Policy) -> Goal {
         };
     }
     match seen.relation {
-        Some(Relation::Same) => go(head),
-        Some(Relation::Behind) => go(tip),
+        Some(Relation::Same | Relation::Behind) => go(tip),
         _ if policy.update == Update::Reset || accepted => reset,
-        Some(Relation::Ahead) => go(head),
-        Some(Relation::Diverged) if policy.update == Update::Merge => {
+        Some(Relation::Ahead) => go(local),
+        // What would be merged is what is checked out.
+        Some(Relation::Diverged) if policy.update == Update::Merge && seen.switch.is_none() => {
             Goal::Go { target: Target::MergeOf(tip), saves_head: false }
         }
         Some(Relation::Diverged) => Goal::Diverged,
@@ -321,11 +352,17 @@ impl Observed {
             .as_ref()
             .filter(|verdict| verdict.revision == revision && verdict.head == self.head)
             .map(|verdict| &verdict.finding)
+            .filter(|finding| match finding {
+                Finding::Conflict { .. } => matches!(target, Target::MergeOf(_)),
+                Finding::Irrelevant { since_revision } => self.acted == Some(*since_revision),
+                _ => true,
+            })
     }
 
     /// The latest attempt, when it was at `target`.
     pub(super) fn attempt_at(&self, target: Target) -> Option<&Attempt> {
-        self.attempt.as_ref().filter(|attempt| Target::Commit(attempt.revision) == target)
+        let (Target::Commit(revision) | Target::MergeOf(revision)) = target;
+        self.attempt.as_ref().filter(|attempt| attempt.revision == revision)
     }
 }
 
@@ -337,8 +374,8 @@ pub fn decide(seen: &Observed, policy: &Policy, request: Request, now: DateTime<
     if seen.broken.is_some() {
         return Plan::Stopped;
     }
-    // Even when held: half-written files are nobody's wish.
-    if seen.leftover {
+    // Even when held: half-written and damaged files are nobody's wish.
+    if seen.leftover || seen.damaged.is_some() {
         return Plan::Recover;
     }
     if !seen.holds.is_empty() {
@@ -361,21 +398,19 @@ pub fn decide(seen: &Observed, policy: &Policy, request: Request, now: DateTime<
             at > now || (now - at).to_std().unwrap_or_default() >= period
         }),
     };
+    let attempt = seen.attempt_at(target);
+    // An attempt that did not succeed stands until one does, even at what was acted upon before.
+    let rests = !moves && !due && !asked && attempt.is_none();
     match seen.standing(target) {
         Some(Finding::Refused { .. } | Finding::Held { .. } | Finding::Conflict { .. }) => {
             return Plan::Stopped;
         }
-        Some(Finding::Irrelevant { since_revision })
-            if seen.acted == Some(*since_revision) && !moves && !due && !asked =>
-        {
-            return Plan::Idle;
-        }
+        Some(Finding::Irrelevant { .. }) if rests => return Plan::Idle,
         Some(Finding::Irrelevant { .. } | Finding::Dirty { .. }) | None => {}
     }
-    if !moves && acted && !due && !asked {
+    if acted && rests {
         return Plan::Idle;
     }
-    let attempt = seen.attempt_at(target);
     if let (Some(until), false) =
         (attempt.and_then(|attempt| attempt.must_wait(now)), request.named || asked)
     {
@@ -388,13 +423,14 @@ pub fn decide(seen: &Observed, policy: &Policy, request: Request, now: DateTime<
         previous: seen.acted,
         trigger: request.trigger,
         attempt: attempt.map_or(1, |attempt| match attempt.outcome {
-            super::action::Outcome::Deferred | super::action::Outcome::Hindered { .. } => {
-                attempt.number
-            }
+            Outcome::Deferred | Outcome::Hindered { .. } => attempt.number,
             _ => attempt.number + 1,
         }),
-        resumed: attempt
-            .is_some_and(|attempt| attempt.outcome == super::action::Outcome::Interrupted),
-        only_if_relevant: !asked && !due && attempt.is_none(),
+        resumed: attempt.is_some_and(|attempt| attempt.outcome == Outcome::Interrupted),
+        // Moving HEAD back by hand asks for the same revision once more.
+        only_if_relevant: !asked && !due && !acted && attempt.is_none(),
     })
 }
+
+#[cfg(test)]
+mod tests;

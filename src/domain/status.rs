@@ -189,7 +189,7 @@ pub fn conditions(seen: &Observed, policy: &Policy) -> Vec<Condition> {
         };
         all.push(Condition::new(State::Acting).because(what).since(running.since));
     }
-    if let Some(reason) = &seen.broken {
+    if let Some(reason) = seen.broken.as_ref().or(seen.damaged.as_ref()) {
         all.push(Condition::new(State::Broken).because(reason));
     }
     for hold in &seen.holds {
@@ -214,7 +214,11 @@ pub fn conditions(seen: &Observed, policy: &Policy) -> Vec<Condition> {
         Goal::Go { target, .. } => Some(target),
         _ => None,
     };
-    if let Some(attempt) = target.and_then(|target| seen.attempt_at(target)) {
+    let tried = match goal {
+        Goal::Fetch(tip) => Some(Target::Commit(tip)),
+        _ => target,
+    };
+    if let Some(attempt) = tried.and_then(|target| seen.attempt_at(target)) {
         let state = match attempt.outcome {
             Outcome::Deferred => State::Waiting,
             _ => State::Failing,
@@ -293,7 +297,7 @@ fn standing_of_the_revision(seen: &Observed, target: Option<Target>) -> Conditio
     };
     let waits = match (target, seen.upstream) {
         (Some(target), _) => target != Target::Commit(acted) || seen.head != Some(acted),
-        (None, Upstream::Tip { commit, .. }) => commit != acted,
+        (None, Upstream::Tip { commit, .. }) => commit != acted || seen.head != Some(acted),
         (None, _) => seen.head != Some(acted),
     };
     if waits {
@@ -317,7 +321,7 @@ fn standing_of_the_revision(seen: &Observed, target: Option<Target>) -> Conditio
             Some(branch) => format!("the remote no longer has the branch {branch}"),
             None => "the remote is empty".to_owned(),
         }),
-        _ => current,
+        _ => Condition { reason: seen.repaired.clone(), ..current },
     }
 }
 
@@ -452,3 +456,6 @@ impl Status {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! `paths`: which changes are a reason to act. Pure.
+
+use globset::{GlobBuilder, GlobMatcher};
+
+/// Patterns in the order they were written; the last that matches a path decides.
+#[derive(Clone, Debug)]
+pub struct Patterns(Vec<(bool, GlobMatcher)>);
+
+impl Patterns {
+    /// Reads patterns; one that begins with `!` excludes. `*` stays within a folder, `**` does not.
+    ///
+    /// # Errors
+    /// Names the pattern that is none.
+    pub fn new(patterns: &[String]) -> Result<Self, globset::Error> {
+        let read = |pattern: &String| {
+            let (counts, glob) = match pattern.strip_prefix('!') {
+                Some(rest) => (false, rest),
+                None => (true, pattern.as_str()),
+            };
+            let glob = GlobBuilder::new(glob).literal_separator(true).build()?;
+            Ok((counts, glob.compile_matcher()))
+        };
+        patterns.iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether one of `paths` counts. Without patterns every revision does, one that changes no path
+    /// included; with none but excluding ones, all other paths do.
+    pub fn match_any(&self, paths: &[Vec<u8>]) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        let otherwise = self.0.iter().all(|(counts, _)| !counts);
+        paths.iter().any(|path| {
+            let path = String::from_utf8_lossy(path);
+            let last = self.0.iter().rev().find(|(_, glob)| glob.is_match(path.as_ref()));
+            last.map_or(otherwise, |(counts, _)| *counts)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(patterns: &[&str], path: &str) -> bool {
+        let patterns: Vec<_> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        Patterns::new(&patterns).unwrap().match_any(&[path.as_bytes().to_vec()])
+    }
+
+    #[test]
+    fn without_patterns_every_path_counts() {
+        assert!(counts(&[], "a/b"));
+        assert!(Patterns::new(&[]).unwrap().match_any(&[]), "an empty commit is acted upon");
+    }
+
+    #[test]
+    fn the_last_pattern_that_matches_decides() {
+        let patterns = ["web/**", "!**/*.md", "web/keep.md"];
+        assert!(counts(&patterns, "web/a/b.html"));
+        assert!(!counts(&patterns, "web/a/README.md"));
+        assert!(counts(&patterns, "web/keep.md"));
+        assert!(!counts(&patterns, "db/schema.sql"));
+    }
+
+    #[test]
+    fn excluding_alone_leaves_everything_else() {
+        assert!(counts(&["!docs/**"], "web/a"));
+        assert!(!counts(&["!docs/**"], "docs/a"));
+    }
+
+    #[test]
+    fn a_star_stays_within_a_folder() {
+        assert!(counts(&["web/*"], "web/a"));
+        assert!(!counts(&["web/*"], "web/a/b"));
+    }
+}
