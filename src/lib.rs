@@ -8,7 +8,9 @@
 
 pub mod domain;
 
+pub mod config;
 
+pub mod system;
 
 
 

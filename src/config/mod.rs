@@ -1,14 +1,25 @@
 //! What this machine is asked to do: every setting, validated at one door. Past [`Settings`]
 //! nothing is checked again and no `Option` means "default".
+//!
+//! Reading order: `source` (texts, places, complaints), `value` and `list` (the grammar of
+//! values), `file` (the keys), `later` (keys without their work), `layers` (from keys to [`Settings`]).
 
 mod file;
+mod later;
+mod layers;
+mod list;
+mod source;
+mod value;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::git::Remote;
 use crate::domain::plan::{Policy, When};
+
+pub use source::{Error, Source};
+pub use value::{NamedAddress, address, branch, duration, positive_duration, repo_name, token};
 
 /// The folders that the agent reads and writes on this machine (contract: "files").
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +28,7 @@ pub struct World {
     pub root: PathBuf,
     /// `agent.toml`; need not exist.
     pub config_file: PathBuf,
-    /// `agent.d`, whose `*.toml` are read after it; need not exist.
+    /// `agent.d`, whose `*.toml` are read after it unless `--config` named the file; need not exist.
     pub config_dir: PathBuf,
     /// `nodepart.txt` and friends.
     pub nodeinfo: PathBuf,
@@ -25,6 +36,8 @@ pub struct World {
     pub state: PathBuf,
     /// One folder of logs for each repository.
     pub logs: PathBuf,
+    /// Whether `--config` or `AGENT_CONFIG` named `config_file`.
+    pub config_named: bool,
     /// Whether `--root` or `AGENT_ROOT` made this a world of its own.
     pub own: bool,
 }
@@ -47,6 +60,8 @@ pub struct Sources {
 pub struct Settings {
     /// Where things are.
     pub world: World,
+    /// The files that were read, as errors call them.
+    pub files: Vec<String>,
     /// `splay`: first wait a stable part of this.
     pub splay: Duration,
     /// `metrics_file`.
@@ -69,8 +84,6 @@ pub enum Mode {
     /// Merge into the worktree and run the scripts.
     #[default]
     Work,
-    /// Fetch only.
-    Fetch,
     /// Merge into the worktree, run nothing.
     InPlace,
 }
@@ -132,6 +145,106 @@ pub struct TreeSettings {
     pub timeout: Option<Duration>,
     /// `hold`: why the whole fleet stops at this revision.
     pub hold: Option<String>,
+}
+
+impl World {
+    /// The folders by `sources`, before any file is read: root's, the caller's own, or a world of
+    /// its own.
+    ///
+    /// # Errors
+    /// When neither a home folder nor another root is known.
+    pub fn of(sources: &Sources) -> Result<Self, Error> {
+        let no_home = "your home folder is not known\nhint: set HOME, or name a folder with --root";
+        let mut world = match (&sources.root, &sources.home) {
+            (Some(root), _) => {
+                let root = std::path::absolute(root).map_err(|error| {
+                    Error::new(Some("--root".to_owned()), &format!("no such folder: {error}"))
+                })?;
+                let own = root.join(".pmpy");
+                Self {
+                    config_file: own.join("agent.toml"),
+                    config_dir: own.join("agent.d"),
+                    nodeinfo: own.join("nodeinfo"),
+                    logs: own.join("log"),
+                    state: own,
+                    root,
+                    config_named: false,
+                    own: true,
+                }
+            }
+            (None, _) if sources.is_root => Self {
+                root: "/root/gitrepo".into(),
+                config_file: "/etc/pmpy/agent.toml".into(),
+                config_dir: "/etc/pmpy/agent.d".into(),
+                nodeinfo: "/root/nodeinfo".into(),
+                state: "/var/lib/pmpy".into(),
+                logs: "/var/log/pmpy".into(),
+                config_named: false,
+                own: false,
+            },
+            (None, Some(home)) if home.is_absolute() => Self {
+                root: home.join("gitrepo"),
+                config_file: home.join(".config/pmpy/agent.toml"),
+                config_dir: home.join(".config/pmpy/agent.d"),
+                nodeinfo: home.join("nodeinfo"),
+                state: home.join(".local/state/pmpy"),
+                logs: home.join(".local/state/pmpy/log"),
+                config_named: false,
+                own: false,
+            },
+            (None, _) => return Err(Error::new(None, no_home)),
+        };
+        if let Some(config) = &sources.config {
+            world.config_file.clone_from(config);
+            world.config_named = true;
+        }
+        Ok(world)
+    }
+}
+
+impl Settings {
+    /// Reads and judges the configuration of the world that `sources` name.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let world = World::of(sources)?;
+        let mut source = Source::default();
+        let found = source.add_file(&world.config_file)?;
+        if sources.config.is_none() {
+            source.add_folder(&world.config_dir)?;
+        } else if !found {
+            let name = world.config_file.display().to_string().escape_debug().to_string();
+            let reason = "there is no such file\n\
+                          hint: write it, or leave out --config (and AGENT_CONFIG)";
+            return Err(Error::new(Some(name), reason));
+        }
+        Self::parse(world, &source)
+    }
+
+    /// Judges texts that were read already. In a world of its own, `root` stays what the command
+    /// line said.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub fn parse(world: World, source: &Source) -> Result<Self, Error> {
+        layers::settings(world, source)
+    }
+}
+
+impl TreeSettings {
+    /// Reads a revision's `.pmpy.toml`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line and column, as a sentence.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        layers::tree(text).map_err(|error| error.to_string())
+    }
+}
+
+/// Every key of `agent.toml`, by section as titled in the file; the first section has no title.
+pub fn known_keys() -> impl IntoIterator<Item = (&'static str, &'static [&'static str])> {
+    file::sections()
 }
 
 impl RepoSettings {

@@ -1,4 +1,23 @@
 //! Doors: one file per thing outside. A door never decides, and does not import another door,
 //! except `files` and `ffi`, `lock` -> `record`, and inside the wire.
 
+pub mod access;
+pub mod ffi;
+pub mod files;
 pub mod git;
+pub mod lock;
+pub mod logs;
+pub mod machine;
+pub mod node;
+pub mod pid;
+pub mod process;
+pub mod record;
+pub mod remote;
+pub mod rivals;
+pub mod root;
+pub mod scratch;
+pub mod scripts;
+pub mod skeleton;
+pub mod sweep;
+pub mod syslog;
+pub mod worktree;

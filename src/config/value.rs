@@ -1,0 +1,340 @@
+//! The grammar of single values: text in, value or reason out. Knows neither files nor which key a
+//! value belongs to, so that the command line judges its arguments by the same rules.
+//!
+//! A reason is a sentence; where it helps, `"\nhint: "` and what to write instead follow it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use globset::GlobBuilder;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::domain::git::{RefName, Remote, Scheme};
+use crate::domain::plan::When;
+
+/// The longest time that may be configured: a year.
+pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What `branch` may leave open until the machine is known.
+const PLACEHOLDERS: [&str; 3] = ["{part}", "{stack}", "{host}"];
+
+/// A length of time such as `30s`, `5m`, `1h` or `0s`; at most `LONGEST`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| {
+        format!(
+            "{} is not a time\nhint: write a number and its unit, such as \"30s\", \"5m\" or \"1h\"",
+            quoted(text)
+        )
+    })?;
+    if time > LONGEST {
+        return Err(format!("{} is longer than a year\nhint: write a shorter time", quoted(text)));
+    }
+    Ok(time)
+}
+
+/// A length of time that is not nothing.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("the time must be longer than nothing\n\
+             hint: write a number above 0 and its unit, such as \"30s\""
+            .to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// The name of a part or a stack, which becomes part of a path.
+pub fn token(text: &str) -> Result<String, String> {
+    plain_word(text, "name of a part or stack")
+}
+
+/// The name of a repository, which becomes a folder and the title of its entry.
+pub fn repo_name(text: &str) -> Result<String, String> {
+    plain_word(text, "name of a repository")
+}
+
+fn plain_word(text: &str, what: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if text.is_empty() || text.starts_with(['.', '-']) || !text.chars().all(plain) {
+        return Err(format!(
+            "{} cannot be the {what}\n\
+             hint: use letters, digits, \".\", \"_\" and \"-\", and begin with none of \".\" and \"-\"",
+            quoted(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// A branch name, in which `{part}`, `{stack}` and `{host}` stay open.
+pub fn branch(text: &str) -> Result<String, String> {
+    let filled = PLACEHOLDERS.iter().fold(text.to_owned(), |name, open| name.replace(open, "x"));
+    if filled.contains(['{', '}']) {
+        return Err(format!(
+            "{} has a placeholder that is not known\nhint: only {{part}}, {{stack}} and {{host}} \
+             are filled in",
+            quoted(text)
+        ));
+    }
+    filled.parse::<RefName>().map_err(|_| {
+        format!(
+            "{} is not a branch name that git accepts\n\
+             hint: write the name without refs/heads/ or origin/, such as \"main\"",
+            quoted(text)
+        )
+    })?;
+    Ok(text.to_owned())
+}
+
+/// Where a repository comes from. Whether this version can reach it is told by the poll.
+pub fn address(text: &str) -> Result<Remote, String> {
+    let hint = "hint: write an address such as \"https://git.example.org/spog.git\", \
+                \"git@git.example.org:spog.git\" or \"/srv/git/spog.git\"";
+    // Shows no password, unlike the text.
+    let remote = Remote::new(text);
+    if text.is_empty() || text.starts_with('-') || text.contains(char::is_control) {
+        return Err(format!("\"{remote}\" is not the address of a repository\n{hint}"));
+    }
+    let before_helper = text.split_once("::").map(|(helper, _)| helper);
+    if before_helper.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+    {
+        return Err(format!("\"{remote}\" asks for a helper program, and none is run\n{hint}"));
+    }
+    match remote.scheme() {
+        None => Err(format!("\"{remote}\" is of a kind that git does not know\n{hint}")),
+        Some(Scheme::Local) => {
+            absolute_path(text.strip_prefix("file://").unwrap_or(text))?;
+            Ok(remote)
+        }
+        Some(_) => Ok(remote),
+    }
+}
+
+/// An absolute path without `..`, in its plain form: no doubled slashes, none at the end.
+pub fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let refused = |why: &str, hint: &str| Err(format!("{} {why}\nhint: {hint}", quoted(text)));
+    let path = Path::new(text);
+    if text.contains(char::is_control) {
+        return refused("has control characters in it", "write a path without them");
+    }
+    if text.starts_with('~') {
+        return refused("is not an absolute path", "write out the home folder instead of \"~\"");
+    }
+    if !path.is_absolute() {
+        return refused("is not an absolute path", "write the whole path, beginning with \"/\"");
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return refused("has \"..\" in it", "write the path that it stands for");
+    }
+    Ok(path.components().collect())
+}
+
+/// A script's path in the repository.
+pub fn script(text: &str) -> Result<String, String> {
+    let hint = "hint: write a path from the top of the repository, such as \
+                \"bin/work/common/work.sh\"";
+    let plain = |part| matches!(part, Component::Normal(_));
+    if text.is_empty() || text.contains(char::is_control) || text.ends_with('/') {
+        return Err(format!("{} is not the path of a script\n{hint}", quoted(text)));
+    }
+    if !Path::new(text).components().all(plain) {
+        return Err(format!("{} leaves the repository\n{hint}", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+/// One of `paths`: a glob, after `!` one that takes paths out again.
+pub fn pattern(text: &str) -> Result<String, String> {
+    let glob = text.strip_prefix('!').unwrap_or(text);
+    if glob.is_empty() {
+        return Err("a pattern is empty\nhint: write one such as \"web/**\" or \"!**/*.md\"".into());
+    }
+    if glob.starts_with('/') || glob.ends_with('/') {
+        return Err(format!(
+            "{} never matches a file\nhint: patterns begin at the top of the repository and match \
+             files: write \"{}/**\" for everything in a folder",
+            quoted(text),
+            glob.trim_matches('/').escape_debug()
+        ));
+    }
+    GlobBuilder::new(glob).literal_separator(true).build().map_err(|error| {
+        format!(
+            "{} is not a pattern: {}\nhint: write one such as \"web/**\" or \"!**/*.md\"",
+            quoted(text),
+            error.kind()
+        )
+    })?;
+    Ok(text.to_owned())
+}
+
+/// `when`.
+pub fn when(text: &str) -> Result<When, String> {
+    match text {
+        "changed" => Ok(When::Changed),
+        "always" => Ok(When::Always),
+        _ => positive_duration(text).map(When::Every).map_err(|_| {
+            format!(
+                "{} is no answer to when\nhint: write \"changed\", \"always\" or a time such as \
+                 \"1h\"",
+                quoted(text)
+            )
+        }),
+    }
+}
+
+/// The name of a variable for the scripts.
+pub fn variable(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(plain)
+    {
+        return Err(format!(
+            "{} is not the name of a variable\n\
+             hint: use letters, digits and \"_\", and do not begin with a digit",
+            quoted(text)
+        ));
+    }
+    if text.starts_with("AGENT_") {
+        return Err(format!(
+            "{} cannot be set: what begins with AGENT_ is told by the agent\n\
+             hint: choose another name",
+            quoted(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn variable_value(text: &str) -> Result<String, String> {
+    if text.contains('\0') {
+        return Err("a variable cannot hold a NUL character\nhint: leave it out".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// One line of text that says something.
+pub fn line(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("the text is empty\nhint: write one, or leave the key out".to_owned());
+    }
+    if text.contains(char::is_control) {
+        return Err(format!(
+            "{} has control characters in it\nhint: write one line of plain text",
+            quoted(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{} is not an address to listen on\n\
+             hint: write an IP address and a port, such as \"127.0.0.1:9419\"",
+            quoted(text)
+        )
+    })
+}
+
+/// A repository as `init` takes it: `[NAME=]URL`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedAddress {
+    /// As written, or the last part of the address without `.git`.
+    pub name: String,
+    /// Where it comes from.
+    pub address: Remote,
+}
+
+impl FromStr for NamedAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((name, url)) = text.split_once('=')
+            && let Ok(name) = repo_name(name)
+        {
+            return Ok(Self { name, address: address(url)? });
+        }
+        let address = address(text)?;
+        let shown = address.to_string();
+        let last = shown.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+        let name = repo_name(last.strip_suffix(".git").unwrap_or(last)).map_err(|_| {
+            format!("\"{shown}\" ends in no name for the repository\nhint: write NAME=URL")
+        })?;
+        Ok(Self { name, address })
+    }
+}
+
+/// Text as errors show it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.escape_debug())
+}
+
+/// Reads a text and judges it on the spot, so that an error points at the very value.
+fn judged<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    judge: fn(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    struct Judge<T>(fn(&str) -> Result<T, String>);
+
+    impl<T> Visitor<'_> for Judge<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text in double quotes")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            self.0(text).map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Judge(judge))
+}
+
+/// Declares values that stand as text in the file, each with its judge.
+macro_rules! judged_text {
+    ($($(#[$attribute:meta])* $name:ident($inner:ty) = $judge:path;)*) => {$(
+        $(#[$attribute])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(pub $inner);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                judged(deserializer, $judge).map(Self)
+            }
+        }
+    )*};
+}
+
+judged_text! {
+    /// See [`duration`].
+    Wait(Duration) = duration;
+    /// See [`positive_duration`].
+    Time(Duration) = positive_duration;
+    /// See [`token`].
+    Token(String) = token;
+    /// See [`repo_name`].
+    #[derive(PartialOrd, Ord)]
+    RepoName(String) = repo_name;
+    /// See [`branch`].
+    Branch(String) = branch;
+    /// See [`absolute_path`].
+    AbsolutePath(PathBuf) = absolute_path;
+    /// See [`script`].
+    Script(String) = script;
+    /// See [`pattern`].
+    Pattern(String) = pattern;
+    /// See [`variable`].
+    #[derive(PartialOrd, Ord)]
+    Variable(String) = variable;
+    /// What a [`Variable`] holds.
+    VariableValue(String) = variable_value;
+    /// See [`line`].
+    Line(String) = line;
+    /// See [`address`].
+    Address(Remote) = address;
+    /// See [`when`].
+    Cadence(When) = when;
+    /// Where to listen: an IP address and a port.
+    Socket(SocketAddr) = socket;
+}

@@ -1,0 +1,178 @@
+//! This machine: host, machine and boot id, part and stack, the caller, the clocks. The only
+//! reader of the wall clock.
+
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Utc};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::files;
+
+/// Who and where we are.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The host name, as uname(2) has it.
+    pub host: String,
+    /// `/etc/machine-id`; empty where there is none.
+    pub machine_id: String,
+    /// `/proc/sys/kernel/random/boot_id`: new with each boot.
+    pub boot_id: String,
+    /// The user that we run as.
+    pub user: User,
+}
+
+/// A user, from passwd.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The number.
+    pub uid: u32,
+    /// The login name, or the number where there is no entry.
+    pub name: String,
+    /// The home folder; `/` where there is no entry.
+    pub home: PathBuf,
+    /// The login shell.
+    pub shell: PathBuf,
+}
+
+/// The wall clock. Read it once per decision and hand the value on.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
+pub fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// Time since boot, suspended time included; never set back.
+pub fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+impl Node {
+    /// Reads who we are. What cannot be read is empty: none of it is worth stopping for.
+    pub fn here() -> Self {
+        let line = |path: &str| {
+            files::read_small(Path::new(path), 4096)
+                .ok()
+                .flatten()
+                .map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
+                .unwrap_or_default()
+        };
+        Self {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            machine_id: line("/etc/machine-id"),
+            boot_id: line("/proc/sys/kernel/random/boot_id"),
+            user: User::current(),
+        }
+    }
+}
+
+impl User {
+    /// The user that we run as.
+    pub fn current() -> Self {
+        let uid = rustix::process::geteuid().as_raw();
+        match uzers::get_user_by_uid(uid) {
+            Some(user) => {
+                use uzers::os::unix::UserExt;
+                Self {
+                    uid,
+                    name: user.name().to_string_lossy().into_owned(),
+                    home: user.home_dir().to_owned(),
+                    shell: user.shell().to_owned(),
+                }
+            }
+            None => Self {
+                uid,
+                name: uid.to_string(),
+                home: PathBuf::from("/"),
+                shell: PathBuf::from("/bin/sh"),
+            },
+        }
+    }
+}
+
+/// The name of the user with number `uid`, or the number.
+pub fn user_name(uid: u32) -> String {
+    uzers::get_user_by_uid(uid)
+        .map_or_else(|| uid.to_string(), |user| user.name().to_string_lossy().into_owned())
+}
+
+/// The file that this program was started from.
+pub fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("agent"))
+}
+
+/// The user who asked: behind sudo(8) the one who typed it.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
+pub fn person() -> String {
+    std::env::var("SUDO_USER").unwrap_or_else(|_| User::current().name)
+}
+
+/// `HOME`, where it is set.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
+pub fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+/// `PATH`, where it is set.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
+pub fn search_path() -> Option<OsString> {
+    std::env::var_os("PATH")
+}
+
+/// Whether a script of ours started us: it has its repository's name in its environment.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
+pub fn within_an_action() -> bool {
+    std::env::var_os("AGENT_REPO").is_some()
+}
+
+/// `TZ`, the one variable that scripts inherit.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
+pub fn time_zone() -> Option<String> {
+    std::env::var("TZ").ok()
+}
+
+/// The one word in the first of `names` that exists under `folder`, or `None`.
+///
+/// # Errors
+/// When the file cannot be read, or holds anything but `[A-Za-z0-9._-]+` not beginning with `-` or
+/// `.`: the word becomes part of a path.
+pub fn word(folder: &Path, names: &[&str]) -> Result<Option<String>> {
+    for name in names {
+        let path = folder.join(name);
+        let Some(bytes) = files::read_small(&path, 4096)? else { continue };
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        if text.is_empty() {
+            continue;
+        }
+        let good = !text.starts_with(['-', '.'])
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if !good {
+            bail!(
+                "{} holds \"{}\"\nhint: write one word of letters, digits, '.', '_' and '-', \
+                 not beginning with '-' or '.'",
+                path.display(),
+                text.chars().take(80).collect::<String>().escape_debug()
+            );
+        }
+        return Ok(Some(text));
+    }
+    Ok(None)
+}
+
+/// The owner of what is at `path`, links followed.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn owner(path: &Path) -> Result<u32> {
+    let meta =
+        std::fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    Ok(meta.uid())
+}
+
+/// Whether what is at `path` belongs to the user that we run as; also when there is nothing.
+pub fn owns(path: &Path) -> bool {
+    owner(path).map_or(true, |uid| uid == rustix::process::geteuid().as_raw())
+}

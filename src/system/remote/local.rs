@@ -1,0 +1,80 @@
+//! Remotes on this machine: a path or `file://`. Their refs are read directly; no process starts.
+#![expect(clippy::disallowed_types, reason = "part of the wire, which carries libgit2's fetches")]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use git2::{ErrorCode, Repository};
+
+use super::{Answer, Wanted, choose};
+use crate::domain::git::{Commit, RefName, Remote};
+use crate::system::files;
+use crate::system::git::{Format, commit_of};
+
+/// The path that a local remote means.
+fn path(remote: &Remote) -> PathBuf {
+    let url = remote.secret_url();
+    PathBuf::from(url.strip_prefix("file://").unwrap_or(url))
+}
+
+fn open(remote: &Remote) -> Result<Repository> {
+    let path = path(remote);
+    let none: [&std::ffi::OsStr; 0] = [];
+    Repository::open_ext(&path, git2::RepositoryOpenFlags::NO_SEARCH, none)
+        .map_err(|error| match error.code() {
+            ErrorCode::NotFound => anyhow!("there is no repository"),
+            _ => anyhow!("{}", error.message()),
+        })
+        .with_context(|| format!("{remote} cannot be opened"))
+}
+
+pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
+    if let Wanted::Branch(branch) | Wanted::Preferably(branch) = wanted
+        && let Some(tip) = plain_ref(&path(remote), branch)
+    {
+        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip) });
+    }
+    let repo = open(remote)?;
+    let tip_of = |branch: &RefName| match repo.refname_to_id(&branch.local()) {
+        Ok(oid) => commit_of(oid).map(Some),
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(anyhow!("{}", error.message()))
+            .with_context(|| format!("{remote}: {branch} cannot be read")),
+    };
+    if let Wanted::Branch(branch) | Wanted::Preferably(branch) = wanted
+        && let Some(tip) = tip_of(branch)?
+    {
+        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip) });
+    }
+    let default = repo.find_reference("HEAD").ok().and_then(|head| {
+        head.symbolic_target().ok()??.strip_prefix("refs/heads/")?.parse::<RefName>().ok()
+    });
+    let branch = choose(wanted, default, |branch| matches!(tip_of(branch), Ok(Some(_))));
+    let tip = branch.as_ref().map(tip_of).transpose()?.flatten();
+    Ok(Answer { branch, tip })
+}
+
+/// The tip of `branch` as it stands in a file of its own or in `packed-refs`, the two places of
+/// gitrepository-layout(5); `None` leaves everything else to libgit2. A poll does no more than this
+/// each minute, and opening a repository costs twenty times as much.
+fn plain_ref(path: &Path, branch: &RefName) -> Option<Commit> {
+    let below = path.join(".git");
+    let git_dir = if below.is_dir() { below } else { path.to_owned() };
+    let name = branch.local();
+    let read = |file: &str, cap| files::read_small(&git_dir.join(file), cap).ok();
+    if let Some(loose) = read(&name, 1024)? {
+        return std::str::from_utf8(&loose).ok()?.trim_end().parse().ok();
+    }
+    let packed = read("packed-refs", 256 << 20)??;
+    let line = packed
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.strip_suffix(name.as_bytes()).is_some_and(|id| id.ends_with(b" ")))?;
+    std::str::from_utf8(line).ok()?.split(' ').next()?.parse().ok()
+}
+
+pub(super) fn format(remote: &Remote) -> Result<Format> {
+    Ok(match open(remote)?.object_format() {
+        git2::ObjectFormat::Sha256 => Format::Sha256,
+        _ => Format::Sha1,
+    })
+}
