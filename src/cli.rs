@@ -1,1 +1,414 @@
-//! placeholder
+//! The command line: what can be typed, and its help. Nothing here acts; arguments are judged by
+//! the grammar of the configuration.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::{self, NamedAddress};
+use crate::domain::action::Trigger;
+use crate::system::git::libgit2_version;
+
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (libgit2 {})", env!("CARGO_PKG_VERSION"), libgit2_version()));
+
+/// Pulls this machine's git repositories and acts upon each new revision, once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agent",
+    version = VERSION.as_str(),
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  agent init /srv/git/ops.git --part web              make this machine live
+  agent status                                        what runs here, since when, why not newer
+  agent tick                                          look once, and act where there is news
+  agent log ops                                       what the last action printed
+  agent rollback ops                                  back to the last good revision, and stay
+  agent hold --all \"network maintenance\" --until 2h   stop acting for two hours
+
+Exit codes: 0 fine, 1 something needs attention, 2 wrong usage or configuration, 70 a bug."
+)]
+pub struct Cli {
+    /// Options that go with every command
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that go with every command.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options for every command")]
+pub struct Global {
+    /// Read this file instead of the usual agent.toml and agent.d
+    #[arg(long, global = true, env = "AGENT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take DIR as the root, and keep all else that belongs to it in DIR/.pmpy
+    #[arg(long, global = true, env = "AGENT_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Tell what is done
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Tell nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// How the log on stderr is written
+    #[arg(long, global = true, value_name = "text|json", default_value = "text")]
+    #[arg(hide_possible_values = true)]
+    pub log_format: LogFormat,
+}
+
+/// How the log on stderr is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object for each line
+    Json,
+}
+
+/// The commands, in the order of the help.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make this machine live: configure, clone, run the scripts once, print the status
+    Init(Init),
+    /// Look at every repository once, and act where there is news
+    Tick(Tick),
+    /// Show which revision each repository acted upon, since when, and why it is not newer
+    Status(Status),
+    /// Tell in sentences what was decided about a repository, and what happens next
+    Explain(Explain),
+    /// List what this machine acted upon, newest first
+    History(History),
+    /// Print what the last actions printed
+    Log(Log),
+    /// Act again now upon the same revision
+    Redo(Redo),
+    /// Go back to the last good revision, run its scripts, and stay there until unhold
+    Rollback(Rollback),
+    /// Stop acting, until unhold or a time
+    Hold(Hold),
+    /// Go on: lift a hold, a rollback's pin, or a foreign currentaction.txt
+    Unhold(Unhold),
+    /// Take one rewritten upstream revision that was refused
+    Accept(Accept),
+    /// Check configuration, remotes and permissions: a verdict each, and what to do
+    Check(Check),
+    /// Show the whole story in a temporary folder, in seconds
+    Demo,
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions(Completions),
+    /// Print the manual page of the agent, or of one command
+    #[command(hide = true)]
+    Man(Man),
+    /// Work on one repository
+    #[command(hide = true)]
+    Worker(Worker),
+    /// Become a script of an action
+    #[command(hide = true)]
+    Stage(Stage),
+}
+
+/// `init [NAME=]URL… [--branch B] [--part P] [--stack S] [--schedule HOW] [--again]`
+#[derive(Args, Debug)]
+pub struct Init {
+    /// Where the repositories come from; NAME is the address's last part unless given
+    #[arg(required = true, value_name = "[NAME=]URL")]
+    pub repos: Vec<NamedAddress>,
+    /// Follow this branch; {part}, {stack} and {host} are filled in
+    #[arg(long, value_parser = config::branch)]
+    pub branch: Option<String>,
+    /// Which part this machine is, such as "web"
+    #[arg(long, value_parser = config::token)]
+    pub part: Option<String>,
+    /// Which stack this machine belongs to, such as "shop-v2"
+    #[arg(long, value_parser = config::token)]
+    pub stack: Option<String>,
+    /// What is installed to call the tick
+    #[arg(long, value_name = "none", default_value = "none", hide_possible_values = true)]
+    pub schedule: Schedule,
+    /// Run the init scripts of an existing clone again
+    #[arg(long)]
+    pub again: bool,
+}
+
+/// What calls the tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Schedule {
+    /// Nothing that the agent installs; the line to install is printed
+    None,
+}
+
+/// `tick [REPO…] [--splay DURATION] [--dry-run] [--wait] [--trigger T]`
+#[derive(Args, Debug)]
+pub struct Tick {
+    /// Only these repositories, and without waiting for a failed one's next try
+    #[arg(value_name = "REPO")]
+    pub repos: Vec<String>,
+    /// First wait a part of this time that is always the same on this machine
+    #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+    pub splay: Option<Duration>,
+    /// Ask the remotes, fetch nothing, and print what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait for a repository that is busy
+    #[arg(long)]
+    pub wait: bool,
+    /// What scripts and records are told about why this happens
+    #[arg(long)]
+    pub trigger: Option<Trigger>,
+}
+
+/// `status [REPO…] [--json|--oneline|--nagios]`
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Only these repositories
+    #[arg(value_name = "REPO")]
+    pub repos: Vec<String>,
+    /// How it is written
+    #[command(flatten)]
+    pub form: StatusForm,
+}
+
+/// At most one of the forms beside the table.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub struct StatusForm {
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// One line for the whole machine
+    #[arg(long)]
+    pub oneline: bool,
+    /// One line and an exit code for Nagios and its kin
+    #[arg(long)]
+    pub nagios: bool,
+}
+
+/// `explain REPO [REVISION]`
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// Its name, as in status
+    pub repo: String,
+    /// Whether this one is here, and if not, why
+    pub revision: Option<String>,
+}
+
+/// `history [REPO] [-n N] [--json]`
+#[derive(Args, Debug)]
+pub struct History {
+    /// Only this repository
+    pub repo: Option<String>,
+    /// How many to list
+    #[arg(short = 'n', value_name = "N", default_value_t = 20)]
+    pub count: usize,
+    /// One JSON array, newest first
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `log REPO [-n N] [-f]`
+#[derive(Args, Debug)]
+pub struct Log {
+    /// Its name, as in status
+    pub repo: String,
+    /// How many actions to print
+    #[arg(short = 'n', value_name = "N", default_value_t = 1)]
+    pub count: usize,
+    /// Go on printing what a running action writes
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// `redo REPO`
+#[derive(Args, Debug)]
+pub struct Redo {
+    /// Its name, as in status
+    pub repo: String,
+}
+
+/// `rollback REPO [REVISION]`
+#[derive(Args, Debug)]
+pub struct Rollback {
+    /// Its name, as in status
+    pub repo: String,
+    /// Go to this one instead
+    pub revision: Option<String>,
+}
+
+/// `hold [REPO|--all] [REASON] [--until DURATION]`
+#[derive(Args, Debug)]
+#[command(override_usage = "agent hold [REPO|--all] [REASON] [--until DURATION]")]
+pub struct Hold {
+    /// Which repository, and why it is to stop; after --all only why
+    #[arg(value_names = ["REPO", "REASON"], num_args = 0..)]
+    words: Vec<String>,
+    /// Every repository
+    #[arg(long)]
+    pub all: bool,
+    /// Go on by itself after this time
+    #[arg(long, value_name = "DURATION", value_parser = config::positive_duration)]
+    pub until: Option<Duration>,
+}
+
+impl Hold {
+    /// Which repository is to stop; `None` with `--all`, or when none is named.
+    pub fn repo(&self) -> Option<&str> {
+        self.words.first().filter(|_| !self.all).map(String::as_str)
+    }
+
+    /// Why. Somebody in a hurry leaves out the quotes: all further words belong to it.
+    pub fn reason(&self) -> Option<String> {
+        let reason = if self.all { self.words.as_slice() } else { self.words.get(1..)? };
+        (!reason.is_empty()).then(|| reason.join(" "))
+    }
+}
+
+/// `unhold [REPO|--all]`
+#[derive(Args, Debug)]
+pub struct Unhold {
+    /// Its name, as in status
+    #[arg(conflicts_with = "all")]
+    pub repo: Option<String>,
+    /// Every repository
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `accept REPO REVISION`
+#[derive(Args, Debug)]
+pub struct Accept {
+    /// Its name, as in status
+    pub repo: String,
+    /// The revision, as status prints it
+    pub revision: String,
+}
+
+/// `check [--offline]`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Leave out what needs the network
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// `completions SHELL`
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// Which shell
+    pub shell: Shell,
+}
+
+/// `man [COMMAND]`
+#[derive(Args, Debug)]
+pub struct Man {
+    /// The page of this command
+    pub command: Option<String>,
+}
+
+/// `worker REPO --trigger T …`: how a tick starts the process that works on one repository.
+#[derive(Args, Debug)]
+pub struct Worker {
+    /// Its name
+    pub repo: String,
+    /// Why it works now
+    #[arg(long)]
+    pub trigger: Trigger,
+    /// A person named the repository
+    #[arg(long)]
+    pub named: bool,
+    /// Wait for the lock
+    #[arg(long)]
+    pub wait: bool,
+    /// Act again upon the same revision
+    #[arg(long)]
+    pub redo: bool,
+    /// Go back to this revision
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept"])]
+    pub rollback: Option<String>,
+    /// Take this rewritten revision
+    #[arg(long, value_name = "REVISION", conflicts_with = "redo")]
+    pub accept: Option<String>,
+}
+
+/// `stage PROGRAM [ARGUMENT…]`: the process that becomes a script.
+#[derive(Args, Debug)]
+pub struct Stage {
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub program: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_hold_takes_its_reason_without_quotes_and_needs_no_repository_with_all() {
+        for (line, repo, reason) in [
+            ("agent hold", None, None),
+            ("agent hold spog", Some("spog"), None),
+            ("agent hold spog db migration --until 2h", Some("spog"), Some("db migration")),
+            ("agent hold --all db migration", None, Some("db migration")),
+            ("agent hold --all", None, None),
+        ] {
+            let Ok(Command::Hold(hold)) = parsed(line) else { panic!("{line}") };
+            assert_eq!(hold.repo(), repo, "{line}");
+            assert_eq!(hold.reason().as_deref(), reason, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_script_is_given_is_left_alone() {
+        let Ok(Command::Stage(stage)) = parsed("agent stage bash -x --root work.sh") else {
+            panic!("stage takes any arguments");
+        };
+        assert_eq!(stage.program, ["bash", "-x", "--root", "work.sh"]);
+    }
+
+    #[test]
+    fn contradictions_and_bad_values_are_wrong_usage() {
+        for line in [
+            "agent",
+            "agent -v -q tick",
+            "agent status --json --nagios",
+            "agent unhold spog --all",
+            "agent tick --splay 20",
+            "agent tick --trigger moon",
+            "agent hold spog --until 0s",
+            "agent init",
+            "agent init web=",
+            "agent init /srv/a.git --part ../x",
+            "agent init /srv/a.git --branch a..b",
+        ] {
+            assert_eq!(parsed(line).err().map(|error| error.exit_code()), Some(2), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_for_every_command_may_stand_behind_it() {
+        let line = "agent status -v --root /srv/w --log-format json";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert!(cli.global.verbose);
+        assert_eq!(cli.global.root, Some(PathBuf::from("/srv/w")));
+        assert_eq!(cli.global.log_format, LogFormat::Json);
+    }
+}

@@ -12,5 +12,9 @@ pub mod config;
 
 pub mod system;
 
+pub mod engine;
 
+pub mod cmd;
 
+pub mod cli;
+pub mod exit;

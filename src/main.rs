@@ -1,1 +1,53 @@
-fn main() {}
+//! The program: parse, start the log, run, exit code.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use pmpy::cli::{Cli, Command, Global, LogFormat};
+use pmpy::exit::{self, Code};
+use pmpy::{cmd, system};
+use tracing::level_filters::LevelFilter;
+
+fn main() -> ExitCode {
+    exit::on_panic();
+    let cli = Cli::parse();
+    match start(&cli) {
+        Ok(code) => code.into(),
+        Err(error) => exit::report(&error).into(),
+    }
+}
+
+fn start(cli: &Cli) -> Result<Code> {
+    system::process::usual_umask();
+    // The far side of the gate is on its way to being somebody else's program.
+    if let Command::Stage(stage) = &cli.command {
+        return cmd::worker::stage(stage);
+    }
+    system::ffi::set_up_libgit2()?;
+    start_log(&cli.global);
+    cmd::run(cli)
+}
+
+/// The log of what is done: with `-v`, and for people who watch. Cron mails whatever is printed, so
+/// it hears nothing of it.
+fn start_log(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::OFF,
+        (_, true) => LevelFilter::DEBUG,
+        _ if std::io::stderr().is_terminal() => LevelFilter::INFO,
+        _ => LevelFilter::OFF,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match global.log_format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            // Colours where they belong; the subscriber honours NO_COLOR itself.
+            log.without_time().with_ansi(std::io::stderr().is_terminal()).compact().init();
+        }
+    }
+}

@@ -1,1 +1,86 @@
-//! placeholder
+//! One file per command: settings in, text or JSON out. The only part that prints.
+
+use anyhow::{Context, Result};
+
+use crate::cli::{Cli, Command, Global};
+use crate::config::{self, Settings, Sources};
+use crate::engine::Here;
+use crate::exit::Code;
+use crate::system::node::{self, Node};
+
+pub mod check;
+pub mod completions;
+pub mod demo;
+pub mod explain;
+pub mod history;
+pub mod init;
+pub mod log;
+pub mod man;
+pub mod show;
+pub mod status;
+pub mod steer;
+pub mod tick;
+pub mod worker;
+
+/// Runs the command that was typed.
+///
+/// # Errors
+/// What a person has to know; the exit code follows from it.
+pub fn run(cli: &Cli) -> Result<Code> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Init(args) => init::run(global, args),
+        Command::Tick(args) => tick::run(&here(global)?, global, args),
+        Command::Status(args) => status::run(&here(global)?, global, args),
+        Command::Explain(args) => explain::run(&here(global)?, args),
+        Command::History(args) => history::run(&here(global)?, args),
+        Command::Log(args) => log::run(&here(global)?, args),
+        Command::Redo(args) => steer::redo(&here(global)?, global, args),
+        Command::Rollback(args) => steer::rollback(&here(global)?, global, args),
+        Command::Hold(args) => steer::hold(&here(global)?, args),
+        Command::Unhold(args) => steer::unhold(&here(global)?, args),
+        Command::Accept(args) => steer::accept(&here(global)?, global, args),
+        Command::Check(args) => check::run(global, args),
+        Command::Demo => demo::run(),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+        Command::Worker(args) => worker::run(&here(global)?, args),
+        Command::Stage(args) => worker::stage(args),
+    }
+}
+
+/// Where to look, from the command line, the environment and passwd.
+fn sources(global: &Global) -> Sources {
+    let user = node::User::current();
+    Sources {
+        config: global.config.clone(),
+        root: global.root.clone(),
+        home: Some(node::home().unwrap_or(user.home)),
+        is_root: user.uid == 0,
+    }
+}
+
+/// Reads the settings and who we are.
+///
+/// # Errors
+/// When the configuration or the node information cannot be used.
+pub fn here(global: &Global) -> Result<Here> {
+    let settings = settings(global)?;
+    Here::new(settings, Node::here()).context("the node information cannot be used")
+}
+
+/// Reads the settings of the world that the command line and the environment name.
+fn settings(global: &Global) -> Result<Settings, config::Error> {
+    let sources = sources(global);
+    // A script of ours has AGENT_ROOT in its environment, which names the root that it belongs to
+    // and asks for no other world.
+    if node::within_an_action() && sources.root.is_some() {
+        let usual = Settings::load(&Sources { root: None, ..sources.clone() });
+        if let Ok(usual) = usual
+            && Some(&usual.world.root) == sources.root.as_ref()
+        {
+            return Ok(usual);
+        }
+    }
+    Settings::load(&sources)
+}

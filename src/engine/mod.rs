@@ -1,1 +1,55 @@
-//! placeholder
+//! The way things go, in the order they go: [`roster`] (which repositories), [`observe`] (what is),
+//! [`tick`] (all of them once), [`reconcile`] (one of them, once, by its worker), [`recover`] (what a
+//! dead run left), [`repair`] (what is damaged), [`housekeeping`] (what piles up), [`steer`] (what people ask for),
+//! [`check`] (what a person should put right before it shows). Never prints; knows no library.
+
+use crate::config::Settings;
+use crate::system::node::Node;
+
+pub mod apply;
+pub mod bootstrap;
+pub mod check;
+pub mod clone;
+pub mod housekeeping;
+pub mod observe;
+pub mod reconcile;
+pub mod record;
+pub mod recover;
+pub mod repair;
+pub mod roster;
+pub mod scripts;
+pub mod steer;
+pub mod tick;
+
+/// What every step needs to know: the settings and who we are.
+#[derive(Clone, Debug)]
+pub struct Here {
+    /// What is configured.
+    pub settings: Settings,
+    /// This machine.
+    pub node: Node,
+    /// Which part it is.
+    pub part: Option<String>,
+    /// Which stack it belongs to.
+    pub stack: Option<String>,
+}
+
+impl Here {
+    /// Completes the settings with what the machine says of itself.
+    ///
+    /// # Errors
+    /// When `nodeinfo` holds something that is no part or stack.
+    pub fn new(settings: Settings, node: Node) -> anyhow::Result<Self> {
+        use crate::system::node::word;
+        let nodeinfo = &settings.world.nodeinfo;
+        let part = match &settings.part {
+            Some(part) => Some(part.clone()),
+            None => word(nodeinfo, &["nodepart.txt"])?,
+        };
+        let stack = match &settings.stack {
+            Some(stack) => Some(stack.clone()),
+            None => word(nodeinfo, &["stacktype.txt", "stackkey.txt"])?,
+        };
+        Ok(Self { settings, node, part, stack })
+    }
+}

@@ -1,0 +1,199 @@
+//! `agent tick`: one pass over the repositories. Under cron it speaks only when there is news; on a
+//! terminal, and with `-v`, it tells what it did.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+
+use super::show;
+use crate::cli::{self, Global};
+use crate::domain::action::Trigger;
+use crate::domain::hash;
+use crate::domain::metrics;
+use crate::domain::plan::{Plan, Target};
+use crate::domain::status::{Row, State, Status};
+use crate::engine::reconcile::Wish;
+use crate::engine::tick::{self, Orders, Tick};
+use crate::engine::{Here, steer};
+use crate::exit::Code;
+use crate::system::{files, node, process};
+
+/// How long `on_change` may take.
+const ON_CHANGE: Duration = Duration::from_secs(60);
+/// How many lines of a script's output a notice quotes.
+const QUOTED: usize = 10;
+
+/// One tick, from the command line.
+///
+/// # Errors
+/// When the root cannot be read, a repository is not known, or stdout cannot be written.
+pub fn run(here: &Here, global: &Global, args: &cli::Tick) -> Result<Code> {
+    let watched = std::io::stdout().is_terminal();
+    if watched {
+        process::tell_on_interrupt(
+            "\nNo longer waiting; what was started goes on and is recorded: agent status\n",
+        )?;
+    }
+    let trigger = args.trigger.unwrap_or(if watched { Trigger::Manual } else { Trigger::Cron });
+    if !watched && args.repos.is_empty() {
+        let splay = args.splay.unwrap_or(here.settings.splay);
+        let share = hash::fraction(&[here.node.machine_id.as_bytes(), here.node.host.as_bytes()]);
+        std::thread::sleep(splay.mul_f64(share));
+    }
+    let orders = Orders {
+        names: args.repos.clone(),
+        trigger,
+        dry_run: args.dry_run,
+        wait: args.wait,
+        wish: Wish::Follow,
+    };
+    perform(here, global, &orders)
+}
+
+/// Carries out a tick and tells what there is to tell.
+///
+/// # Errors
+/// As [`run`].
+pub fn perform(here: &Here, global: &Global, orders: &Orders) -> Result<Code> {
+    // Whoever asks for more than a tick reads what came of it.
+    let ordered = orders.wish != Wish::Follow;
+    let watched = std::io::stdout().is_terminal() || global.verbose || ordered;
+    let before = node::now();
+    let done = tick::tick(here, orders)?;
+    let now = done.status.at;
+    if orders.dry_run {
+        show::print(&decisions(&done, now))?;
+    } else if watched && !global.quiet {
+        show::print(&account(here, &done, orders, before))?;
+    } else if !global.quiet {
+        show::print(&notices(here, &done, now))?;
+    }
+    after(here, &done)?;
+    let asked = |row: &&Row| orders.names.is_empty() || orders.names.contains(&row.name);
+    let rows = done.status.repositories.iter().filter(asked);
+    Ok(match rows.filter(|row| row.needs_attention(now)).count() {
+        0 => Code::Fine,
+        _ => Code::Attention,
+    })
+}
+
+/// What a person who did not ask has to know.
+fn notices(here: &Here, done: &Tick, now: DateTime<Utc>) -> String {
+    let mut text = String::new();
+    for notice in &done.notices {
+        text += &show::notice(notice, now);
+        text.push('\n');
+        if notice.row.state == State::Failing {
+            text += &quoted(here, &notice.row.name);
+        }
+    }
+    text
+}
+
+/// The end of the latest log, indented.
+fn quoted(here: &Here, name: &str) -> String {
+    let lines = steer::log_tail(here, name, QUOTED);
+    lines.iter().map(|line| format!("    {}\n", show::escaped(line))).collect()
+}
+
+/// What somebody who watches wants to read.
+fn account(here: &Here, done: &Tick, orders: &Orders, before: DateTime<Utc>) -> String {
+    let now = done.status.at;
+    let mut text = String::new();
+    let mut idle = 0;
+    for row in &done.status.repositories {
+        if !orders.names.is_empty() && !orders.names.contains(&row.name) {
+            continue;
+        }
+        let name = show::escaped(&row.name);
+        let acted = row.acted.as_ref().filter(|acted| acted.at.is_some_and(|at| at >= before));
+        if let Some(acted) = acted {
+            let subject = show::escaped(acted.subject.as_deref().unwrap_or_default());
+            let took = acted.seconds.map(show::seconds).unwrap_or_default();
+            let revision = acted.revision.short();
+            text += &format!("{name}: acted upon {revision} {subject} in {took}\n");
+        }
+        match (row.state, acted) {
+            (State::Current | State::Ahead, Some(_)) => {}
+            (State::Current | State::Ahead | State::Inactive, None) => idle += 1,
+            _ => {
+                let details = show::details(row, now);
+                let details = details.map_or(String::new(), |details| format!(": {details}"));
+                text += &format!("{name}: {}{details}\n", row.state);
+                if row.state == State::Failing {
+                    text += &quoted(here, &row.name);
+                }
+            }
+        }
+    }
+    match (done.status.repositories.len(), idle) {
+        (0, _) => {
+            let root = show::escaped(&done.status.root);
+            text +=
+                &format!("There is no repository under {root} yet; begin with: agent init URL\n");
+        }
+        (_, 0) => {}
+        (_, 1) => text += "1 repository is as upstream has it\n",
+        (_, idle) => text += &format!("{idle} repositories are as upstream has them\n"),
+    }
+    text
+}
+
+/// What a tick would do.
+fn decisions(done: &Tick, now: DateTime<Utc>) -> String {
+    let mut text = String::new();
+    for (name, plan) in &done.decisions {
+        let row = done.status.repositories.iter().find(|row| row.name == *name);
+        let details = row
+            .and_then(|row| show::details(row, now))
+            .map_or(String::new(), |details| format!(" ({details})"));
+        let would = match plan {
+            Plan::Idle => "nothing to do".to_owned(),
+            Plan::Recover if row.is_some_and(|row| row.head.is_none()) => {
+                "would clone it".to_owned()
+            }
+            Plan::Recover => "would put right what a dead run left".to_owned(),
+            Plan::Fetch { tip } => format!("would fetch {} and act upon it", tip.short()),
+            Plan::Run(act) => match act.target {
+                Target::Commit(commit) => format!("would act upon {}", commit.short()),
+                Target::MergeOf(tip) => format!("would merge {} and act upon that", tip.short()),
+            },
+            Plan::Wait { until } => format!("waits until {}", show::when(*until, now)),
+            Plan::Stopped => "stopped".to_owned(),
+        };
+        text += &format!("{}: {would}{details}\n", show::escaped(name));
+    }
+    text
+}
+
+/// What the configuration asks for after a tick: the metrics file, and a command at state changes.
+fn after(here: &Here, done: &Tick) -> Result<()> {
+    if let Some(path) = &here.settings.metrics_file {
+        write_metrics(path, &done.status)?;
+    }
+    if here.settings.on_change.is_empty() {
+        return Ok(());
+    }
+    for (row, was) in &done.changes {
+        let env = [
+            ("AGENT_REPO", row.name.clone()),
+            ("AGENT_STATE", row.state.to_string()),
+            ("AGENT_WAS", was.map_or_else(String::new, |was| was.to_string())),
+            ("AGENT_REASON", row.reason.clone().unwrap_or_default()),
+        ];
+        match process::run(&here.settings.on_change, &env, ON_CHANGE) {
+            Ok(process::Ended::Exited(0)) => {}
+            Ok(ended) => tracing::warn!(?ended, "on_change did not succeed"),
+            Err(error) => tracing::warn!(error = %format!("{error:#}"), "on_change"),
+        }
+    }
+    Ok(())
+}
+
+fn write_metrics(path: &std::path::Path, status: &Status) -> Result<()> {
+    let folder = path.parent().unwrap_or(std::path::Path::new("/"));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    files::put(folder, &name, metrics::text(status).as_bytes(), 0o644)
+}

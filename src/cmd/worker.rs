@@ -1,0 +1,82 @@
+//! The hidden commands: `worker` works on one repository and outlives the tick that started it;
+//! `stage` becomes a script.
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli;
+use crate::domain::plan::Request;
+use crate::engine::reconcile::{self, Order, Wish};
+use crate::engine::{Here, observe, roster};
+use crate::exit::Code;
+use crate::system::process;
+use crate::system::remote::Progress;
+
+/// Works on one repository. What cannot be written down is printed for the tick that waits.
+///
+/// # Errors
+/// When the arguments are none that a tick gives.
+pub fn run(here: &Here, args: &cli::Worker) -> Result<Code> {
+    // Away from the terminal and the tick: Ctrl-C ends the waiting, not the action.
+    process::leave_session();
+    let repo = roster::one(here, &args.repo)?;
+    let revision = |text: &String| text.parse().with_context(|| format!("--{text}"));
+    let wish = match (args.redo, &args.rollback, &args.accept) {
+        (true, ..) => Wish::Redo,
+        (_, Some(text), _) => Wish::Rollback(revision(text)?),
+        (_, _, Some(text)) => Wish::Accept(revision(text)?),
+        _ => Wish::Follow,
+    };
+    let order = Order {
+        request: Request { trigger: args.trigger, named: args.named },
+        wait: args.wait,
+        wish,
+    };
+    let mut bar = Bar::default();
+    let done = reconcile::work(here, &repo, &order, &mut |progress| bar.show(progress));
+    bar.clear();
+    match done {
+        Ok(_) => Ok(Code::Fine),
+        Err(error) => {
+            super::show::print(&observe::one_line(&error))?;
+            Ok(Code::Attention)
+        }
+    }
+}
+
+/// Becomes a script.
+///
+/// # Errors
+/// When it does not.
+pub fn stage(args: &cli::Stage) -> Result<Code> {
+    match process::become_script(&args.program)? {}
+}
+
+/// A progress bar for a fetch that somebody watches.
+#[derive(Default)]
+struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    fn show(&mut self, progress: Progress) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = self.0.get_or_insert_with(|| {
+            let style = "{bar:40} {pos}/{len} objects, {msg}";
+            ProgressBar::new(0).with_style(
+                ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
+            )
+        });
+        bar.set_length(progress.total as u64);
+        bar.set_position(progress.received as u64);
+        bar.set_message(indicatif::HumanBytes(progress.bytes as u64).to_string());
+    }
+
+    fn clear(self) {
+        if let Some(bar) = self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

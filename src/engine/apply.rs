@@ -1,0 +1,112 @@
+//! From one commit to another in the worktree: the change, whether it can be made, and making it.
+
+use anyhow::Result;
+
+use super::observe::Site;
+use crate::config::TreeSettings;
+use crate::domain::change::{Change, ChangeError, ObjectError, RepoPath};
+use crate::domain::git::Commit;
+use crate::system::git::Git;
+use crate::system::lock::Step;
+use crate::system::worktree::{Ready, Unready, Worktree};
+
+/// The most that `.pmpy.toml` may hold, in bytes.
+const TREE_SETTINGS_CAP: usize = 64 * 1024;
+
+/// What `.pmpy.toml` says in a commit.
+///
+/// # Errors
+/// Why the file cannot be used: the revision is refused then.
+pub fn tree_settings(git: &Git, commit: Commit) -> Result<TreeSettings, String> {
+    let bytes = git
+        .file_at(commit, ".pmpy.toml", TREE_SETTINGS_CAP)
+        .map_err(|error| format!(".pmpy.toml: {error:#}"))?;
+    let Some(bytes) = bytes else { return Ok(TreeSettings::default()) };
+    let text = String::from_utf8(bytes).map_err(|_| ".pmpy.toml is no UTF-8 text".to_owned())?;
+    TreeSettings::parse(&text)
+}
+
+/// What turns the tree of `from` into that of `to`, held to the rules.
+///
+/// # Errors
+/// When `to` breaks them, or an object cannot be read.
+pub fn change_between(git: &Git, from: Option<Commit>, to: Commit) -> Result<Change, ChangeError> {
+    let tree = |commit: Commit| {
+        git.tree_of(&commit).map_err(|error| {
+            ChangeError::Unreadable(ObjectError::Unreadable {
+                id: commit.0,
+                cause: error.root_cause().to_string(),
+            })
+        })
+    };
+    Change::between(from.map(tree).transpose()?, tree(to)?, git)
+}
+
+/// The paths that differ between `previous` and `target`; `None` when there is no previous one, or
+/// it is gone.
+pub fn changed_since(git: &Git, previous: Option<Commit>, target: Commit) -> Option<Vec<Vec<u8>>> {
+    let previous = previous.filter(|previous| git.has(*previous))?;
+    change_between(git, Some(previous), target).ok().map(paths)
+}
+
+/// Every path of a commit.
+pub fn every_path(git: &Git, commit: Commit) -> Vec<Vec<u8>> {
+    change_between(git, None, commit).map(paths).unwrap_or_default()
+}
+
+fn paths(change: Change) -> Vec<Vec<u8>> {
+    change.ops.into_iter().map(|op| op.path.as_bytes().to_owned()).collect()
+}
+
+/// Whether `change` can be made; looks only at the paths that it touches, and writes nothing.
+///
+/// # Errors
+/// [`Unready`] tells local changes in the way from what could not be found out.
+pub fn ready<'c>(site: &Site, change: &'c Change) -> Result<(Worktree, Ready<'c>), Unready> {
+    let worktree = Worktree::open(&site.repo.path)?;
+    let index = site.git.index()?;
+    let ready = worktree.classify(change, &site.git, &|path| index.staged(path))?;
+    Ok((worktree, ready))
+}
+
+/// The paths of [`Unready::Dirty`] for people, at most ten.
+pub fn shown(paths: &[RepoPath]) -> Vec<String> {
+    paths.iter().take(10).map(ToString::to_string).collect()
+}
+
+/// Whether a change was carried out.
+pub enum Applied {
+    /// It was, or it was already.
+    Yes,
+    /// Local changes are in the way; nothing was written.
+    Dirty(Vec<String>),
+}
+
+/// Makes worktree, index, branch and the high-water mark those of `step.target`. Resumable.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn apply(site: &Site, step: &Step) -> Result<Applied> {
+    let change = change_between(&site.git, step.head, step.target)?;
+    let (worktree, ready) = match ready(site, &change) {
+        Ok(ready) => ready,
+        Err(Unready::Dirty(paths)) => return Ok(Applied::Dirty(shown(&paths))),
+        Err(Unready::Failed(error)) => return Err(error),
+    };
+    let written = worktree.apply(&ready, &site.git)?;
+    site.git.index()?.update(&change, &written)?;
+    let message = format!("agent: {}", step.target.short());
+    site.git.move_branch(&step.branch, step.head, step.target, &message)?;
+    lower_mark(site, step)?;
+    Ok(Applied::Yes)
+}
+
+/// After upstream's rewritten tip was taken, it is the new mark.
+fn lower_mark(site: &Site, step: &Step) -> Result<()> {
+    let tip = site.git.ref_commit(&step.branch.tracking())?;
+    let mark = site.git.ref_commit(&step.branch.seen())?;
+    if tip == Some(step.target) && mark != tip {
+        site.git.set_logged_ref(&step.branch.seen(), step.target, "taken")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,383 @@
+//! What is: one repository read once, from the remote's last answer to the lock.
+
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+
+use super::repair::{self, Trouble};
+use super::roster::{Found, Repo};
+use super::{Here, apply};
+use crate::config::Mode;
+use crate::domain::git::{Commit, RefName, Relation, Remote};
+use crate::domain::plan::{Observed, Policy, Running, Switch, Unreachable, Upstream};
+use crate::system::git::{self, Git, Head};
+use crate::system::lock::{self, Journal};
+use crate::system::node::{self, since_boot};
+use crate::system::pid::Process;
+use crate::system::record::{LastAction, Memory, Polled, Records};
+use crate::system::remote::{self, Wanted};
+
+/// A repository that can be looked into.
+pub struct Site<'a> {
+    /// This machine.
+    pub here: &'a Here,
+    /// Which.
+    pub repo: &'a Repo,
+    /// Its objects and refs.
+    pub git: Git,
+    /// What is remembered of it.
+    pub records: Records,
+    /// What HEAD is.
+    pub head: Head,
+    /// The configured branch.
+    pub branch: Option<RefName>,
+}
+
+/// A repository, opened or not.
+pub enum Opened<'a> {
+    /// It can be looked into.
+    Ready(Box<Site<'a>>),
+    /// It is to be cloned.
+    Missing,
+    /// It cannot be read, which may be put right without a person: a worker is to look.
+    Damaged(String),
+    /// It cannot be read or worked on: why, with the remedy.
+    Broken(String),
+}
+
+impl From<Trouble> for Opened<'_> {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Damaged(what) => Self::Damaged(what),
+            Trouble::Broken(what) => Self::Broken(what),
+        }
+    }
+}
+
+/// Opens a repository.
+pub fn open<'a>(here: &'a Here, repo: &'a Repo) -> Opened<'a> {
+    match repo.found {
+        Found::Missing => return Opened::Missing,
+        Found::Unfit(reason) => return Opened::Broken(reason.to_owned()),
+        Found::Clone => {}
+    }
+    let site = site(here, repo);
+    let doubtful = match &site {
+        Ok(Site { head: Head::Branch(_, Some(_)) | Head::Detached, git, .. }) => {
+            git::repair::is_suspicious(git.git_dir())
+        }
+        // Unborn, or none that git would write; mostly a new clone.
+        Ok(_) | Err(_) => true,
+    };
+    if doubtful && let Some(trouble) = repair::visible(here, repo, node::now()) {
+        return trouble.into();
+    }
+    match site {
+        Ok(site) => match site.obstacle() {
+            Some(reason) => Opened::Broken(reason),
+            None => Opened::Ready(Box::new(site)),
+        },
+        Err(error) => Opened::Broken(one_line(&error)),
+    }
+}
+
+fn site<'a>(here: &'a Here, repo: &'a Repo) -> Result<Site<'a>> {
+    let branch = repo.branch(here)?;
+    let git = Git::open(&repo.path)?;
+    let records = Records::of(git.git_dir(), &repo.path);
+    let head = git.head()?;
+    Ok(Site { here, repo, git, records, head, branch })
+}
+
+/// An error chain as one sentence, for a `reason`.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string().replace("\nhint: ", "; ").replace('\n', " ");
+        // libgit2 and we may say the same thing twice.
+        if !parts.iter().any(|known| known.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+impl Site<'_> {
+    /// Why nothing may be done here.
+    fn obstacle(&self) -> Option<String> {
+        let not_ours = || self.records.obstacle();
+        self.git.obstacle(&self.repo.path).or_else(not_ours).or_else(|| match &self.head {
+            Head::Branch(..) => None,
+            Head::Detached => Some(format!(
+                "HEAD is detached: no branch is checked out; go back to one with: git -C {} switch {}",
+                self.repo.path.display(),
+                self.branch.as_ref().map_or("main", RefName::as_str)
+            )),
+            Head::Odd(target) => {
+                Some(format!("HEAD names {target}, which is no branch under refs/heads/"))
+            }
+        })
+    }
+
+    /// The checked-out commit.
+    pub fn head_commit(&self) -> Option<Commit> {
+        match self.head {
+            Head::Branch(_, commit) => commit,
+            _ => None,
+        }
+    }
+
+    /// Which branch to ask the remote for: the configured one, else the one that is checked out,
+    /// else (a fresh clone) the remote's default.
+    pub fn wanted(&self) -> Wanted {
+        match (&self.branch, &self.head) {
+            (Some(branch), _) => Wanted::Branch(branch.clone()),
+            (None, Head::Branch(branch, Some(_))) => Wanted::Preferably(branch.clone()),
+            _ => Wanted::Default,
+        }
+    }
+
+    /// Where it is pulled from, in order.
+    pub fn remotes(&self) -> Vec<Remote> {
+        match self.repo.settings.urls.as_slice() {
+            [] => self.git.origin().into_iter().collect(),
+            urls => urls.to_vec(),
+        }
+    }
+
+    /// Asks the remotes where the branch is; the first that answers counts. What they said is
+    /// written down when it differs from what is known.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn poll(&self, now: DateTime<Utc>) -> Result<Polled> {
+        let before = self.records.polled();
+        let insecure = self.repo.settings.insecure;
+        let mut after = ask(self.remotes(), insecure, &self.wanted(), &before, now);
+        if let Some(tip) = after.tip
+            && before.tip == Some(tip)
+            && !self.git.has(tip)
+        {
+            // It answers, and what it says it has could not be had. Only a fetch ends that.
+            after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
+        }
+        if after != before && self.records.exist() {
+            self.records.put_polled(&after)?;
+        }
+        Ok(after)
+    }
+
+    /// Reads everything that a decision depends on. `polled` is what the remote said.
+    pub fn observe(&self, polled: &Polled, now: DateTime<Utc>) -> Observed {
+        let mut seen = Observed {
+            head: self.head_commit(),
+            branch: polled.branch.clone().or_else(|| self.branch.clone()),
+            unreachable: polled.unreachable.clone(),
+            ..Observed::default()
+        };
+        if let Err(error) = self.fill_records(&mut seen, now) {
+            seen.broken = Some(one_line(&error));
+            return seen;
+        }
+        let trouble = repair::lacking(self, now).or_else(|| {
+            let error = self.fill_upstream(&mut seen, polled).err()?;
+            Some(repair::judge(&self.records, one_line(&error), now))
+        });
+        match trouble {
+            Some(Trouble::Damaged(what)) => seen.damaged = Some(what),
+            Some(Trouble::Broken(what)) => seen.broken = Some(what),
+            None => seen.repaired = repair::mentioned(&self.records, now),
+        }
+        seen
+    }
+
+    fn fill_upstream(&self, seen: &mut Observed, polled: &Polled) -> Result<()> {
+        seen.upstream = match (polled.known, polled.tip) {
+            (false, _) => match self.last_fetched(seen.branch.as_ref())? {
+                Some(commit) => Upstream::Tip { commit, fetched: true },
+                None => Upstream::Unknown,
+            },
+            (true, None) => Upstream::Empty,
+            (true, Some(commit)) => {
+                // On an idle tick the tip is what is checked out: no object needs to be looked up.
+                let fetched = seen.head == Some(commit) || self.git.has(commit);
+                Upstream::Tip { commit, fetched }
+            }
+        };
+        let Upstream::Tip { commit: tip, fetched: true } = seen.upstream else { return Ok(()) };
+        if let Some(head) = seen.head
+            && head != tip
+            && !self.git.has(head)
+        {
+            bail!("the revision {head} that is checked out cannot be read");
+        }
+        seen.switch = self.switch(seen)?;
+        if let Some(local) = seen.switch.map_or(seen.head, |switch| switch.local) {
+            seen.relation = Some(self.git.relation(local, tip)?);
+        }
+        if seen.relation == Some(Relation::Same) {
+            return Ok(());
+        }
+        let mark = match &seen.branch {
+            Some(branch) => self.git.kept_ref(&branch.seen())?,
+            None => None,
+        };
+        if let Some(mark) = mark
+            && !self.git.contains(tip, mark)?
+        {
+            // A mirror that is not the first choice may be late; the first one is believed.
+            seen.lagging = polled.mirror && self.git.contains(mark, tip)?;
+            seen.lost = (!seen.lagging).then_some(mark);
+        }
+        Ok(())
+    }
+
+    /// Only to a configured branch: whoever checks out another one without that may want to stay.
+    fn switch(&self, seen: &Observed) -> Result<Option<Switch>> {
+        match (&self.branch, &self.head) {
+            (Some(wanted), Head::Branch(current, Some(_)))
+                if wanted != current && seen.branch.as_ref() == Some(wanted) =>
+            {
+                Ok(Some(Switch { local: self.git.ref_commit(&wanted.local())? }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn last_fetched(&self, branch: Option<&RefName>) -> Result<Option<Commit>> {
+        let branch = match (branch, &self.head) {
+            (Some(branch), _) => branch,
+            (None, Head::Branch(branch, _)) => branch,
+            _ => return Ok(None),
+        };
+        self.git.ref_commit(&branch.tracking())
+    }
+
+    fn fill_records(&self, seen: &mut Observed, now: DateTime<Utc>) -> Result<()> {
+        let (last, at) = self.records.last_action();
+        if let LastAction::Revision(commit) = last {
+            seen.acted = Some(commit);
+            seen.acted_at = at;
+        }
+        let Memory { attempt, verdict, accepted, acted, tree_when, .. } = self.records.memory()?;
+        (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
+        seen.pin = self.records.pin()?;
+        (seen.last_success, seen.tree_when) = (acted, tree_when);
+        seen.holds.extend(
+            self.records.hold(now).filter(|hold| hold.until.is_none_or(|until| until > now)),
+        );
+        self.fill_run(seen)
+    }
+
+    /// The run that goes on, the one that died, and a `currentaction.txt` of neither.
+    fn fill_run(&self, seen: &mut Observed) -> Result<()> {
+        let current = lock::current_action(&self.records);
+        let journal = lock::journal(&self.records)?;
+        if let Some(journal) = &journal {
+            if let Some(running) = self.going_on(journal) {
+                seen.running = Some(running);
+                return Ok(());
+            }
+            // A worker that looks again in the middle of its own run left nothing.
+            seen.leftover = journal.worker != Process::current();
+        }
+        let Some(current) = current else { return Ok(()) };
+        let ours = match &journal {
+            Some(journal) => current.is_of(journal),
+            // Between our two looks a run may have ended: then this file is gone as well.
+            None => lock::current_action(&self.records)
+                .is_none_or(|again| again.identity != current.identity),
+        };
+        if !ours {
+            seen.holds.push(current.as_hold());
+        }
+        Ok(())
+    }
+
+    /// The policy for the revision that is checked out: its own `.pmpy.toml` may say when to act.
+    pub fn policy(&self, seen: &Observed) -> Policy {
+        let settings = &self.repo.settings;
+        let mut policy = settings.policy.clone();
+        let known = seen.tree_when.filter(|known| Some(known.revision) == seen.head);
+        let when = match (known, seen.head) {
+            (Some(known), _) => known.when,
+            (None, Some(head)) => apply::tree_settings(&self.git, head).unwrap_or_default().when,
+            (None, None) => None,
+        };
+        if let (Some(when), false) = (when, settings.fixed.when) {
+            policy.when = when;
+        }
+        policy
+    }
+
+    /// The run of `journal`, if somebody else goes on with it: its worker, or a script that outlived
+    /// the worker and has time left.
+    fn going_on(&self, journal: &Journal) -> Option<Running> {
+        if journal.boot_id != self.here.node.boot_id || journal.worker == Process::current() {
+            return None;
+        }
+        let step = journal.step.as_ref();
+        let script = step
+            .and_then(|step| step.script)
+            .filter(|script| since_boot() < script.deadline && script.process.lives());
+        let pid = match script {
+            Some(script) => script.process.pid,
+            None if journal.worker.lives() => journal.worker.pid,
+            None => return None,
+        };
+        Some(Running { revision: step.map(|step| step.target), since: journal.since, pid })
+    }
+
+    /// Whether scripts run here at all.
+    pub fn runs_scripts(&self) -> bool {
+        self.repo.settings.mode == Mode::Work
+    }
+}
+
+/// Asks each of `remotes` until one answers.
+pub fn ask(
+    remotes: Vec<Remote>,
+    insecure: bool,
+    wanted: &Wanted,
+    before: &Polled,
+    now: DateTime<Utc>,
+) -> Polled {
+    let mut failures = Vec::new();
+    for (number, remote) in remotes.iter().enumerate() {
+        let asked = remote::permitted(remote, insecure).and_then(|()| remote::poll(remote, wanted));
+        match asked {
+            Ok(answer) => {
+                return Polled {
+                    branch: answer.branch,
+                    tip: answer.tip,
+                    known: true,
+                    mirror: number > 0,
+                    unreachable: None,
+                };
+            }
+            Err(error) => failures.push(one_line(&error)),
+        }
+    }
+    let reason = match failures.as_slice() {
+        [] => "no remote: neither a url in the configuration nor an origin in the clone; \
+               set url, or: git remote add origin URL"
+            .to_owned(),
+        failures => failures.join("; "),
+    };
+    let since = before.unreachable.as_ref().map_or(now, |known| known.since);
+    Polled { unreachable: Some(Unreachable { since, reason }), ..before.clone() }
+}
+
+/// Which hash the repository is to use, from the first remote that answers.
+///
+/// # Errors
+/// When none does.
+pub fn format_of(remotes: &[Remote]) -> Result<git::Format> {
+    let mut last = anyhow::anyhow!("no url says where to clone it from");
+    for remote in remotes {
+        match remote::format(remote) {
+            Ok(format) => return Ok(format),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

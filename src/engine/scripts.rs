@@ -1,0 +1,185 @@
+//! Running the scripts of one action, in order, until one does not succeed.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+
+use super::Here;
+use super::observe::Site;
+use crate::config::RepoSettings;
+use crate::domain::action::{Outcome, Trigger};
+use crate::domain::env_file;
+use crate::domain::ladder::{self, Ladder};
+use crate::system::files;
+use crate::system::lock::{ActionLock, Journal, Phase, Running, Step};
+use crate::system::logs::Log;
+use crate::system::node::{self, since_boot};
+use crate::system::process::{Ended, Script};
+use crate::system::record::Memory;
+use crate::system::scripts;
+
+/// What an action runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agenda {
+    /// The init ladder, where it is due.
+    pub init: Vec<String>,
+    /// The work ladder, or the configured scripts.
+    pub work: Vec<String>,
+}
+
+impl Agenda {
+    /// The scripts that exist in the worktree. `settings` are those of the revision.
+    pub fn of(site: &Site, settings: &RepoSettings, init_due: bool) -> Self {
+        let here = site.here;
+        let worktree = &site.repo.path;
+        let existing = |ladder| {
+            let rungs: Vec<_> = ladder::rungs(ladder, here.part.as_deref(), here.stack.as_deref())
+                .into_iter()
+                .filter(|rung| scripts::exists(worktree, rung))
+                .collect();
+            let fallback = ladder::fallback(ladder);
+            if rungs.is_empty() && scripts::exists(worktree, fallback) {
+                return vec![fallback.to_owned()];
+            }
+            rungs
+        };
+        if !site.runs_scripts() {
+            return Self::default();
+        }
+        Self {
+            init: if init_due { existing(Ladder::Init) } else { Vec::new() },
+            work: settings.scripts.clone().unwrap_or_else(|| existing(Ladder::Work)),
+        }
+    }
+
+    /// Whether nothing is to run.
+    pub fn is_empty(&self) -> bool {
+        self.init.is_empty() && self.work.is_empty()
+    }
+}
+
+/// Whether the init ladder is still to run: once per clone that the agent made, and again on a
+/// machine that was made of this one's disk.
+pub fn init_due(here: &Here, memory: &Memory) -> bool {
+    memory.init_due && memory.init_done.as_deref() != Some(here.node.machine_id.as_str())
+}
+
+/// The variables that do not depend on the run: the user's, those of `env_file`, and `env`. A later
+/// one wins over an earlier one of that name.
+///
+/// # Errors
+/// When `env_file` cannot be read, can be read by others, or holds something else than variables.
+pub fn standing_environment(
+    here: &Here,
+    settings: &RepoSettings,
+) -> Result<Vec<(OsString, OsString)>> {
+    let user = &here.node.user;
+    let mut env: Vec<(OsString, OsString)> = Vec::new();
+    let mut set = |key: &str, value: OsString| env.push((key.into(), value));
+    set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    set("HOME", user.home.clone().into());
+    set("USER", user.name.clone().into());
+    set("LOGNAME", user.name.clone().into());
+    set("SHELL", user.shell.clone().into());
+    set("LANG", "C.UTF-8".into());
+    if let Some(zone) = node::time_zone() {
+        set("TZ", zone.into());
+    }
+    if let Some(path) = &settings.env_file {
+        let text = files::read_private(path, 1 << 20)?;
+        let pairs = env_file::parse(&text)
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("env_file {}", path.display()))?;
+        for (key, value) in pairs {
+            set(&key, value.into());
+        }
+    }
+    for (key, value) in &settings.env {
+        set(key, value.into());
+    }
+    Ok(env)
+}
+
+/// The whole environment of the scripts.
+///
+/// # Errors
+/// As [`standing_environment`].
+pub fn environment(
+    site: &Site,
+    settings: &RepoSettings,
+    step: &Step,
+    trigger: Trigger,
+    changed: &Path,
+) -> Result<Vec<(OsString, OsString)>> {
+    let here = site.here;
+    let mut env = standing_environment(here, settings)?;
+    let mut set = |key: &str, value: OsString| env.push((key.into(), value));
+    let remote = site.remotes().first().map_or_else(String::new, ToString::to_string);
+    let of = |value: &Option<String>| value.clone().unwrap_or_default();
+    set("AGENT_REPO", site.repo.name.clone().into());
+    set("AGENT_ROOT", here.settings.world.root.clone().into());
+    set("AGENT_BRANCH", step.branch.as_str().into());
+    set("AGENT_REMOTE", remote.into());
+    set("AGENT_REVISION", step.target.to_string().into());
+    set("AGENT_PREVIOUS", step.previous.map_or_else(String::new, |id| id.to_string()).into());
+    set("AGENT_CHANGED", changed.into());
+    set("AGENT_TRIGGER", trigger.as_str().into());
+    set("AGENT_ATTEMPT", step.attempt.to_string().into());
+    set("AGENT_RESUMED", if step.resumed { "1" } else { "" }.into());
+    set("AGENT_PART", of(&here.part).into());
+    set("AGENT_STACK", of(&here.stack).into());
+    set("AGENT_HOST", here.node.host.clone().into());
+    Ok(env)
+}
+
+/// Runs `list` in order under `deadline` (time since boot); each script is written into the journal
+/// before its first instruction.
+///
+/// # Errors
+/// When a script cannot be started or written down.
+pub fn run(
+    lock: &ActionLock,
+    journal: &mut Journal,
+    worktree: &Path,
+    list: &[String],
+    env: &[(OsString, OsString)],
+    log: &Log,
+    deadline: Duration,
+) -> Result<Outcome> {
+    let commands: Result<Vec<_>> =
+        list.iter().map(|name| scripts::command(worktree, name)).collect();
+    // Before the first of them runs: one that is missing must not let the others run for nothing.
+    for (name, argv) in list.iter().zip(commands?) {
+        tracing::info!(script = %name, "running");
+        let script = Script { argv, folder: worktree.to_owned(), env: env.to_vec() };
+        let staged = script.stage(log.file())?;
+        journal.phase = Phase::Run;
+        if let Some(step) = &mut journal.step {
+            step.script = Some(Running { process: staged.process(), deadline });
+        }
+        lock.write(journal)?;
+        let outcome = match staged.go(deadline, || log.curb())? {
+            Ended::Exited(0) => continue,
+            Ended::Exited(75) => Outcome::Deferred,
+            Ended::Exited(code) => Outcome::Failed { code },
+            Ended::Signalled(signal) => Outcome::Killed { signal },
+            Ended::TimedOut => Outcome::TimedOut,
+        };
+        tracing::info!(script = %name, %outcome, "ended");
+        return Ok(outcome);
+    }
+    Ok(Outcome::Succeeded)
+}
+
+/// When scripts that start now have to be done, as time since boot.
+pub fn deadline(timeout: Duration) -> Duration {
+    since_boot() + timeout
+}
+
+/// How long ago `since` was, in seconds; 0 when the clock was set back meanwhile.
+pub fn seconds_since(since: DateTime<Utc>, now: DateTime<Utc>) -> f64 {
+    (now - since).to_std().map_or(0.0, |time| time.as_secs_f64())
+}
