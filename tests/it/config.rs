@@ -1,0 +1,437 @@
+//! The configuration: where it is looked for, how files are laid over one another, and what is
+//! said when something in them is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pmpy::config::{
+    self, Mode, NamedAddress, Settings, Source, Sources, TreeSettings, World, known_keys,
+};
+use pmpy::domain::plan::{OnRewrite, Update, When};
+use tempfile::TempDir;
+
+const EXAMPLE: &str = include_str!("../../examples/agent.toml");
+
+fn root_world() -> World {
+    World::of(&Sources { is_root: true, ..Sources::default() }).unwrap()
+}
+
+fn parse(text: &str) -> Result<Settings, config::Error> {
+    let mut source = Source::default();
+    source.add("agent.toml", text);
+    Settings::parse(root_world(), &source)
+}
+
+fn complaint(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+/// A world of its own, with `files` written below `.pmpy`.
+fn world_with(files: &[(&str, &str)]) -> (TempDir, Sources) {
+    let root = TempDir::new().unwrap();
+    for (name, text) in files {
+        let path = root.path().join(".pmpy").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        put(&path, text.as_bytes());
+    }
+    let sources = Sources { root: Some(root.path().to_owned()), ..Sources::default() };
+    (root, sources)
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    File::create(path).unwrap().write_all(bytes).unwrap();
+}
+
+#[test]
+fn root_and_others_have_their_usual_folders() {
+    let root = root_world();
+    assert_eq!(root.root, PathBuf::from("/root/gitrepo"));
+    assert_eq!(root.config_file, PathBuf::from("/etc/pmpy/agent.toml"));
+    assert_eq!(root.logs, PathBuf::from("/var/log/pmpy"));
+
+    let home = Some(PathBuf::from("/home/ann"));
+    let ann = World::of(&Sources { home, ..Sources::default() }).unwrap();
+    assert_eq!(ann.root, PathBuf::from("/home/ann/gitrepo"));
+    assert_eq!(ann.config_dir, PathBuf::from("/home/ann/.config/pmpy/agent.d"));
+    assert_eq!(ann.state, PathBuf::from("/home/ann/.local/state/pmpy"));
+
+    let nobody = World::of(&Sources::default()).unwrap_err().to_string();
+    assert!(nobody.contains("\nhint: set HOME"), "{nobody}");
+}
+
+#[test]
+fn a_named_root_is_a_world_of_its_own() {
+    let root = Some(PathBuf::from("/srv/w"));
+    let world = World::of(&Sources { root, is_root: true, ..Sources::default() }).unwrap();
+    assert!(world.own);
+    for folder in
+        [&world.config_file, &world.config_dir, &world.nodeinfo, &world.state, &world.logs]
+    {
+        assert!(folder.starts_with("/srv/w/.pmpy"), "{}", folder.display());
+    }
+
+    let mut source = Source::default();
+    source.add("agent.toml", "root = \"/root/gitrepo\"");
+    let settings = Settings::parse(world, &source).unwrap();
+    assert_eq!(settings.world.root, PathBuf::from("/srv/w"), "the command line wins");
+}
+
+#[test]
+fn a_machine_without_any_file_has_the_defaults() {
+    let (root, sources) = world_with(&[]);
+    let settings = Settings::load(&sources).unwrap();
+    assert_eq!(settings.world.root, root.path());
+    assert_eq!(settings.splay, Duration::ZERO);
+    assert!(settings.repos.is_empty());
+    let repo = settings.unlisted;
+    assert_eq!(repo.mode, Mode::Work);
+    assert_eq!(repo.policy.rewritten, OnRewrite::Refuse);
+    assert_eq!(repo.timeout, Duration::from_secs(3600));
+    assert_eq!(repo.network_timeout, Duration::from_secs(120));
+    assert!(repo.policy.active && repo.poll && !repo.insecure);
+}
+
+#[test]
+fn a_repository_wins_over_the_defaults_and_they_over_ours() {
+    let settings = parse(
+        r#"
+        root = "/srv/git/"
+        [node]
+        part = "web"
+        [defaults]
+        timeout = "10m"
+        update = "merge"
+        env = { A = "1", B = "1" }
+        when = "1h"
+        [repo.spog]
+        url = "https://git.example.org/spog.git"
+        update = "reset"
+        env = { B = "2" }
+        [repo.away]
+        url = ["git@a:x", "/srv/b.git"]
+        path = "/data//away/"
+        mode = "dangerous"
+        paths = ["**", "!**/*.md"]
+        "#,
+    )
+    .unwrap();
+    assert_eq!(settings.part.as_deref(), Some("web"));
+    let spog = &settings.repos["spog"];
+    assert_eq!(spog.path.as_deref(), Some(Path::new("/srv/git/spog")));
+    assert_eq!(spog.timeout, Duration::from_secs(600));
+    assert_eq!(spog.policy.update, Update::Reset);
+    assert_eq!(spog.env["A"], "1");
+    assert_eq!(spog.env["B"], "2");
+    assert_eq!(spog.policy.when, When::Every(Duration::from_secs(3600)));
+    assert!(!spog.fixed.when, "[defaults] gives way to .pmpy.toml");
+    let away = &settings.repos["away"];
+    assert_eq!(away.path.as_deref(), Some(Path::new("/data/away")));
+    assert_eq!(away.urls.len(), 2);
+    assert_eq!(away.mode, Mode::InPlace);
+    assert_eq!(away.policy.rewritten, OnRewrite::Refuse);
+    assert!(away.fixed.paths);
+    assert_eq!(settings.unlisted.policy.update, Update::Merge);
+    assert_eq!(settings.unlisted.path, None);
+}
+
+#[test]
+fn agent_d_is_read_by_name_and_laid_over_agent_toml() {
+    let (_root, sources) = world_with(&[
+        ("agent.toml", "[defaults]\ntimeout = \"5m\"\n"),
+        ("agent.d/b.toml", "[repo.b]\nurl = \"/srv/b\"\n"),
+        ("agent.d/a.toml", "[repo.a]\nurl = \"/srv/a\"\n[defaults]\nnetwork_timeout = \"1m\"\n"),
+        ("agent.d/notes.txt", "not ours"),
+        ("agent.d/.#a.toml", "an editor's"),
+    ]);
+    let settings = Settings::load(&sources).unwrap();
+    assert_eq!(settings.repos.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(settings.repos["b"].timeout, Duration::from_secs(300));
+    assert_eq!(settings.repos["b"].network_timeout, Duration::from_secs(60));
+}
+
+#[test]
+fn what_stands_in_two_files_is_refused_with_both_places() {
+    for (first, second, place, told) in [
+        ("[repo.a]\n", "\n[repo.a]\n", "2:7", "\"a\" stands in two files"),
+        ("[defaults]\ntimeout = \"1m\"\n", "[defaults]\ntimeout = \"2m\"", "2:1", "\"timeout\""),
+        ("splay = \"1s\"\n", "splay = \"1s\"", "1:1", "\"splay\""),
+    ] {
+        let (root, sources) = world_with(&[("agent.toml", first), ("agent.d/x.toml", second)]);
+        let error = Settings::load(&sources).unwrap_err().to_string();
+        let own = root.path().join(".pmpy").display().to_string();
+        assert!(error.starts_with(&format!("{own}/agent.d/x.toml:{place}: {told}")), "{error}");
+        assert!(error.contains(&format!("\nhint: it stands at {own}/agent.toml:")), "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_value_in_a_later_file_is_found_in_that_file() {
+    let (root, sources) = world_with(&[
+        ("agent.toml", "# ünïcode\nsplay = \"1s\"\n"),
+        ("agent.d/a.toml", "[repo.a]\n"),
+        ("agent.d/b.toml", "[repo.b]\nenv = { Ä = \"é\", B = 3 }\n"),
+    ]);
+    let error = Settings::load(&sources).unwrap_err().to_string();
+    let file = root.path().join(".pmpy/agent.d/b.toml");
+    assert!(error.starts_with(&format!("{}:2:", file.display())), "{error}");
+}
+
+#[test]
+fn a_named_file_is_read_alone_and_must_exist() {
+    let (root, mut sources) = world_with(&[
+        ("agent.toml", "nonsense"),
+        ("agent.d/a.toml", "nonsense"),
+        ("other.toml", "splay = \"7s\""),
+    ]);
+    sources.config = Some(root.path().join(".pmpy/other.toml"));
+    assert_eq!(Settings::load(&sources).unwrap().splay, Duration::from_secs(7));
+
+    sources.config = Some(root.path().join("missing.toml"));
+    let error = Settings::load(&sources).unwrap_err().to_string();
+    assert!(error.contains("missing.toml: there is no such file\nhint: "), "{error}");
+}
+
+#[test]
+fn what_is_no_plain_text_file_is_refused_at_once() {
+    let (root, sources) = world_with(&[("agent.toml", "")]);
+    let path = root.path().join(".pmpy/agent.toml");
+    let refused = || Settings::load(&sources).unwrap_err().to_string();
+
+    put(&path, b"splay = \"\xff\"");
+    assert!(refused().contains("agent.toml: is not UTF-8 text: byte 10"), "{}", refused());
+    put(&path, &vec![b'#'; (1 << 20) + 1]);
+    assert!(refused().contains("larger than 1 MiB"), "{}", refused());
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(refused().contains("not a regular file"), "{}", refused());
+    fs::remove_dir(&path).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    assert!(refused().contains("not a regular file"), "{}", refused());
+    // A loop of links cannot be read by anybody, root included.
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    assert!(refused().contains("agent.toml: cannot be read: "), "{}", refused());
+}
+
+#[test]
+fn every_complaint_names_its_place_and_what_to_write_instead() {
+    for (text, place, what, hint) in [
+        // Not TOML.
+        ("root = ", "1:8", "not valid TOML", "double quotes"),
+        ("splay = \"1s\"\nsplay = \"2s\"", "2:1", "second time", "keep one"),
+        ("[repo.a]\n[repo.a]", "2:7", "second time", "keep one"),
+        // Keys.
+        ("\n  sply = \"1s\"", "2:3", "unknown key \"sply\"", "did you mean \"splay\"?"),
+        ("timeout = \"1s\"", "1:1", "\"timeout\"", "it belongs in [defaults] or [repo.NAME]"),
+        ("[repo.a]\nbrokers = []", "2:1", "\"brokers\"", "it belongs in [bus]"),
+        ("[node]\nzzz = 1", "2:1", "unknown key \"zzz\"", "write one of part, stack"),
+        ("[defaults]\nurl = \"/a\"", "2:7", "\"url\"", "it belongs in [repo.NAME]"),
+        ("[defaults]\npath = \"/a\"", "2:8", "\"path\"", "it belongs in [repo.NAME]"),
+        ("[defaults]\ntarget = \"/a\"", "2:10", "\"target\"", "it belongs in [repo.NAME]"),
+        // Kinds of values.
+        ("splay = 30", "1:9", "integer `30`", "a text in double quotes"),
+        ("[defaults]\nactive = \"yes\"", "2:10", "string \"yes\"", "true or false"),
+        ("[defaults]\nscripts = \"a\"", "2:11", "string", "a list"),
+        ("[defaults]\nwhen = [1]", "2:8", "sequence", "a text in double quotes"),
+        ("[repo.a]\nurl = 1", "2:7", "integer", "or a list of them"),
+        ("[defaults]\ndepth = -1", "2:9", "integer `-1`", "a whole number"),
+        ("[defaults]\nmode = 1", "2:8", "wrong kind", "one word in double quotes"),
+        ("node = 1", "1:8", "wrong kind", "a section"),
+        // Times.
+        ("splay = \"5\"", "1:9", "\"5\" is not a time", "a number and its unit"),
+        ("splay = \"2years\"", "1:9", "longer than a year", "shorter"),
+        ("[defaults]\ntimeout = \"0s\"", "2:11", "longer than nothing", "above 0"),
+        ("[defaults]\nwhen = \"change\"", "2:8", "\"change\"", "\"changed\", \"always\""),
+        ("[defaults]\nwhen = \"0s\"", "2:8", "\"0s\"", "\"changed\", \"always\""),
+        // Words.
+        ("[defaults]\nupdate = \"fastforward\"", "2:10", "\"fastforward\"", "\"fast-forward\"?"),
+        ("[defaults]\nrewritten = \"no\"", "2:13", "\"no\"", "follow, refuse"),
+        ("[defaults]\nmode = \"puppet\"", "2:8", "\"puppet\"", "\"puppetmaster\"?"),
+        ("[repo.a]\nnames = \"exakt\"", "2:9", "\"exakt\"", "\"exact\"?"),
+        // Paths.
+        ("root = \"git\"", "1:8", "not an absolute path", "beginning with \"/\""),
+        ("root = \"~/git\"", "1:8", "not an absolute path", "home folder"),
+        ("root = \"/a/../b\"", "1:8", "\"..\"", "the path that it stands for"),
+        ("metrics_file = \"m\"", "1:16", "not an absolute path", "beginning with"),
+        ("on_change = []", "1:13", "empty", "a program"),
+        ("on_change = [\"page\"]", "1:13", "not an absolute path", "beginning with"),
+        ("[repo.a]\nenv_file = \"x\"", "2:12", "not an absolute path", "beginning"),
+        ("[repo.a]\nkey_file = \"x\"", "2:12", "not an absolute path", "beginning"),
+        ("[repo.a]\ntarget = \"x\"", "2:10", "not an absolute path", "beginning"),
+        ("[repo.a]\npath = \"/\"", "2:8", "holds the root", "/root/gitrepo/a"),
+        ("[repo.a]\npath = \"/root/gitrepo/\"", "2:8", "holds the root", "/root/gitrepo/a"),
+        ("[repo.a]\n[repo.b]\npath = \"/root/gitrepo/a/x\"", "3:8", "overlap", "agent.toml:1:7"),
+        ("[repo.a]\npath = \"/x\"\n[repo.b]\npath = \"/x/\"", "4:8", "overlap", ":2:8"),
+        // Names.
+        ("[repo.\"a/b\"]", "1:7", "\"a/b\" cannot be the name of a repository", "letters"),
+        ("[repo.\"-a\"]", "1:7", "\"-a\"", "begin with none"),
+        ("[repo.\".pmpy\"]", "1:7", "\".pmpy\"", "begin with none"),
+        ("[node]\npart = \"../x\"", "2:8", "\"../x\"", "letters"),
+        ("[node]\nstack = \"\"", "2:9", "\"\"", "letters"),
+        ("[repo.a]\nbranch = \"a..b\"", "2:10", "not a branch name", "such as \"main\""),
+        ("[repo.a]\nbranch = \"{role}\"", "2:10", "placeholder", "{part}, {stack} and {host}"),
+        // Addresses.
+        ("[repo.a]\nurl = \"\"", "2:7", "not the address", "git@git.example.org"),
+        ("[repo.a]\nurl = []", "2:7", "empty", "at least one"),
+        ("[repo.a]\nurl = [\"/a\", \"-x\"]", "2:14", "not the address", "git@"),
+        ("[repo.a]\nurl = \"ext::sh -c id\"", "2:7", "helper program", "git@"),
+        ("[repo.a]\nurl = \"gopher://a/b\"", "2:7", "kind that git does not know", "git@"),
+        ("[repo.a]\nurl = \"../a.git\"", "2:7", "not an absolute path", "beginning with"),
+        ("[repo.a]\nurl = \"https://a/\\u0007\"", "2:7", "\\u{7}", "git@"),
+        // Scripts, patterns, variables.
+        ("[repo.a]\nscripts = [\"a\", \"../b\"]", "2:17", "leaves the repository", "from the top"),
+        ("[repo.a]\nscripts = [\"/b\"]", "2:12", "leaves the repository", "from the top"),
+        ("[repo.a]\nscripts = [\"\"]", "2:12", "not the path of a script", "from the top"),
+        ("[repo.a]\nscripts = []", "2:11", "empty", "leave the key out"),
+        ("[repo.a]\npaths = [\"a[\"]", "2:10", "\"a[\" is not a pattern", "web/**"),
+        ("[repo.a]\npaths = [\"!\"]", "2:10", "empty", "web/**"),
+        ("[repo.a]\npaths = [\"/web/\"]", "2:10", "never matches", "write \"web/**\""),
+        ("[repo.a]\npaths = [\"!a\"]", "2:9", "none is left", "\"**\""),
+        ("[repo.a]\nenv = { \"A-B\" = \"x\" }", "2:9", "\"A-B\"", "letters"),
+        ("[repo.a]\nenv = { AGENT_X = \"x\" }", "2:9", "AGENT_", "another name"),
+        ("[repo.a]\nenv = { A = \"\\u0000\" }", "2:13", "NUL", "leave it out"),
+        // Sections of later versions are judged all the same.
+        ("[bus]\nheartbeat = \"x\"", "2:13", "not a time", "unit"),
+        ("[webhook]\nbind = \"9419\"", "2:8", "\"9419\"", "127.0.0.1:9419"),
+    ] {
+        let error = complaint(text);
+        let (message, hints) = error.split_once("\nhint: ").unwrap_or((&error, ""));
+        assert!(message.starts_with(&format!("agent.toml:{place}: ")), "{text}\n{error}");
+        assert!(message.contains(what), "{text}\n{error}");
+        assert!(hints.contains(hint), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn a_complaint_about_an_address_does_not_tell_its_password() {
+    for url in ["gopher://u:hush@h/a", "https://u:hush@h/\\u0007"] {
+        let error = complaint(&format!("[repo.a]\nurl = \"{url}\""));
+        assert!(!error.contains("hush"), "{error}");
+    }
+}
+
+#[test]
+fn what_this_version_cannot_do_is_said_plainly() {
+    for (text, place) in [
+        ("[repo.a]\nuser = \"www\"", "2:8"),
+        ("[defaults]\nuser = \"www\"", "2:8"),
+        ("[repo.a]\nmode = \"puppetmaster\"", "2:8"),
+        ("[repo.a]\npoll = false", "2:8"),
+        ("[repo.a]\ndepth = 1", "2:9"),
+        ("[repo.a]\nmatch = [\"v*\"]", "2:9"),
+        ("[bus]\nhost = \"/\"", "1:1"),
+        ("[listen]", "1:1"),
+        ("[webhook]", "1:1"),
+    ] {
+        let error = complaint(text);
+        assert!(error.starts_with(&format!("agent.toml:{place}: ")), "{text}\n{error}");
+        assert!(error.contains("is not available in this version of the agent"), "{error}");
+    }
+    parse("[repo.a]\npoll = true\ndepth = 0\nmode = \"dangerous\"\nnames = \"exact\"").unwrap();
+}
+
+#[test]
+fn a_revision_sets_what_the_machine_did_not_fix() {
+    let tree = TreeSettings::parse("when = \"always\"\ntimeout = \"2h\"\npaths = [\"a/**\"]\n");
+    let settings = parse("[defaults]\nwhen = \"5m\"\n[repo.a]\npaths = [\"b/**\"]\n").unwrap();
+    let merged = settings.repos["a"].with_tree(&tree.unwrap());
+    assert_eq!(merged.policy.when, When::Always);
+    assert_eq!(merged.paths, ["b/**"]);
+    assert_eq!(merged.timeout, Duration::from_secs(3600), "only ever shorter");
+
+    let hold = TreeSettings::parse("hold = \"moving house\"").unwrap().hold;
+    assert_eq!(hold.as_deref(), Some("moving house"));
+}
+
+#[test]
+fn an_invalid_pmpy_toml_says_where() {
+    for (text, told) in [
+        ("hold = true", ".pmpy.toml:1:8: wrong kind of value"),
+        ("\nuser = \"root\"", ".pmpy.toml:2:1: unknown key \"user\""),
+        ("scripts = [\"../x\"]", ".pmpy.toml:1:12: \"../x\" leaves the repository"),
+    ] {
+        let error = TreeSettings::parse(text).unwrap_err();
+        assert!(error.starts_with(told), "{error}");
+    }
+}
+
+#[test]
+fn init_names_a_repository_by_its_address_unless_told() {
+    for (text, name) in [
+        ("git@git.example.org:ops.git", "ops"),
+        ("https://git.example.org/team/spog/", "spog"),
+        ("/srv/git/a=b/x.git", "x"),
+        ("web=https://git.example.org/x?a=b", "web"),
+    ] {
+        assert_eq!(text.parse::<NamedAddress>().unwrap().name, name, "{text}");
+    }
+    for text in ["https://git.example.org/.git", "web=", "ext::x"] {
+        assert!(text.parse::<NamedAddress>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_example_copied_as_it_is_changes_nothing() {
+    let copied = parse(EXAMPLE).unwrap();
+    assert_eq!(format!("{copied:?}"), format!("{:?}", parse("").unwrap()));
+}
+
+#[test]
+fn the_example_shows_every_key_and_no_other() {
+    let set = uncommented(EXAMPLE);
+    let error = complaint(&set);
+    assert!(error.contains("is not available in this version"), "all else is in order: {error}");
+
+    let table: toml::Table = set.parse().unwrap();
+    let mut shown: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (key, value) in &table {
+        let (title, values) = match key.as_str() {
+            "repo" => ("[repo.NAME]", value.get("spog")),
+            _ => ("", None),
+        };
+        shown.entry("").or_default().insert(key.clone());
+        let section = values.or(Some(value)).and_then(toml::Value::as_table);
+        let title = known_keys()
+            .into_iter()
+            .map(|(known, _)| known)
+            .find(|known| *known == format!("[{key}]"))
+            .unwrap_or(title);
+        for key in section.into_iter().flat_map(toml::Table::keys) {
+            shown.entry(title).or_default().insert(key.clone());
+        }
+    }
+    // The keys of a repository are shown once: in [defaults] or in [repo.NAME].
+    let defaults = shown.remove("[defaults]").unwrap();
+    shown.entry("[repo.NAME]").or_default().extend(defaults);
+    for (title, keys) in known_keys().into_iter().filter(|(title, _)| *title != "[defaults]") {
+        let keys: BTreeSet<String> = keys.iter().map(|&key| key.to_owned()).collect();
+        assert_eq!(shown.remove(title).unwrap_or_default(), keys, "{title}");
+    }
+}
+
+#[test]
+fn the_documentation_tells_of_every_key() {
+    let text = include_str!("../../docs/configuration.md");
+    for (title, keys) in known_keys() {
+        assert!(text.contains(title), "{title}");
+        for key in keys {
+            assert!(
+                text.contains(&format!("`{key}`")) || text.contains(&format!("[{key}")),
+                "{key}"
+            );
+        }
+    }
+}
+
+/// The text with every setting that stands behind a lone `#` switched on.
+fn uncommented(text: &str) -> String {
+    let set = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).is_some();
+    text.lines()
+        .map(|line| if set(line) { &line[1..] } else { line })
+        .collect::<Vec<_>>()
+        .join("\n")
+}

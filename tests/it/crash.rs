@@ -1,0 +1,444 @@
+//! The crash enumerator: kills the agent on entering each of its system calls that change
+//! anything, once more at another point of the recovery, and then looks whether the next ticks put
+//! all of it right by themselves.
+//!
+//! strace injects the kill. It follows no child, so that "the third rename" is that of the one
+//! process under test: the tick, the worker of a repository, or the worker that recovers. A call
+//! that is killed on entry did not happen; between two kills in a row lies every state that a crash
+//! can leave. Random times would prove little: on a busy machine most of them miss.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::sandbox::{Ran, Sandbox, set_mode, text, wait_until};
+
+/// The system calls that leave a trace outside the process. Not each machine has each of them.
+const CALLS: [&str; 33] = [
+    "write",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "mkdir",
+    "mkdirat",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "ftruncate",
+    "fallocate",
+    "utimensat",
+    "flock",
+    "clone",
+    "clone3",
+    "vfork",
+    "execve",
+    "wait4",
+    "waitid",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "kill",
+];
+
+pub(crate) const NAME: &str = "ops";
+const TICK: [&str; 3] = ["tick", "--trigger", "cron"];
+const WORKER: [&str; 4] = ["worker", NAME, "--trigger", "cron"];
+
+/// How many machines are killed side by side.
+const LANES: usize = 2;
+
+/// A revision that is not acted upon by then is wedged.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// After so many bad rounds the rest would tell nothing new.
+const ENOUGH: usize = 5;
+
+/// Looks from the inside whether all is as promised while a script runs. Lines with `!` are wrong.
+const SUSPICIOUS_WORK: &str = r#"
+world=$AGENT_ROOT/..
+note() { echo "$* $AGENT_REVISION" >> "$world/runs"; }
+export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
+
+exec 9> "$world/one-at-a-time"
+flock --nonblock 9 || note '! two at once'
+[ "$(head -n 1 .temp/nodeinfo/currentaction.txt)" = "$AGENT_REVISION" ] ||
+    note '! currentaction.txt names another revision'
+[ "$(cat .temp/nodeinfo/lastaction.txt 2> /dev/null)" != "$AGENT_REVISION" ] ||
+    note '! run again after it was recorded'
+[ "$(git rev-parse HEAD)" = "$AGENT_REVISION" ] || note '! HEAD is elsewhere'
+if grep --quiet "^start $AGENT_REVISION" "$world/runs" && [ "${AGENT_RESUMED-}" != 1 ]; then
+    note '! not told that an earlier run was cut off'
+fi
+# An index of its own holds no times and sizes, so that git compares every byte.
+export GIT_INDEX_FILE=$world/index.$$
+git read-tree "$AGENT_REVISION" && git diff --quiet &&
+    [ -z "$(git ls-files --others --exclude-standard)" ] || note '! torn tree'
+rm -f "$GIT_INDEX_FILE"
+
+note start
+sleep 0.05
+note end
+"#;
+
+/// Where a process is killed: on entering the `nth` such call.
+#[derive(Clone, Debug)]
+struct Point {
+    call: &'static str,
+    nth: usize,
+}
+
+/// What the enumeration counted.
+#[derive(Default)]
+pub(crate) struct Totals {
+    points: usize,
+    second_kills: usize,
+    wedged: usize,
+    wrong_runs: usize,
+    ended_twice: usize,
+    named_ticks: usize,
+    most_ticks: usize,
+    pub(crate) findings: Vec<String>,
+}
+
+impl Totals {
+    fn add(&mut self, other: Self) {
+        self.points += other.points;
+        self.second_kills += other.second_kills;
+        self.wedged += other.wedged;
+        self.wrong_runs += other.wrong_runs;
+        self.ended_twice += other.ended_twice;
+        self.named_ticks += other.named_ticks;
+        self.most_ticks = self.most_ticks.max(other.most_ticks);
+        self.findings.extend(other.findings);
+    }
+}
+
+/// One machine that is killed again and again, and the number of revisions pushed to it so far.
+pub(crate) struct Stand {
+    pub(crate) machine: Sandbox,
+    round: usize,
+}
+
+impl Stand {
+    pub(crate) fn new() -> Self {
+        let machine = Sandbox::with(NAME, &[("bin/work/common/work.sh", SUSPICIOUS_WORK)]);
+        let mut stand = Self { machine, round: 0 };
+        stand.push();
+        stand.machine.tick().ok();
+        stand
+    }
+
+    /// Pushes a revision that changes, adds and removes files and folders, flips an execute bit,
+    /// and turns a file into a folder, that into a link, and that into a file again.
+    pub(crate) fn push(&mut self) -> String {
+        self.round += 1;
+        let round = self.round;
+        self.machine.push_with(NAME, |desk| change(desk, round).unwrap())
+    }
+
+    /// Lets the agent hear of what was pushed, as the tick that starts a worker does.
+    fn poll(&self) {
+        self.machine.agent(&["tick", "--dry-run"]);
+    }
+
+    /// Runs the agent and kills it at `point`; whether it got that far.
+    fn killed(&self, calls: &[&str], nth: usize, arguments: &[&str]) -> bool {
+        // A question mark: no complaint about a call that this machine does not have.
+        let set: Vec<String> = calls.iter().map(|call| format!("?{call}")).collect();
+        let inject = format!("inject={}:signal=SIGKILL:when={nth}", set.join(","));
+        let ran = self.traced(&["-e", &inject], arguments);
+        match ran.code {
+            None => true,
+            _ => {
+                ran.ok();
+                false
+            }
+        }
+    }
+
+    /// Runs the agent under strace, with the calls that are traced in `FOLDER/trace`.
+    fn traced(&self, options: &[&str], arguments: &[&str]) -> Ran {
+        let set: Vec<String> = CALLS.iter().map(|call| format!("?{call}")).collect();
+        let mut strace = self.machine.command("strace");
+        strace
+            .args(["-o", text(&self.machine.path("trace"))])
+            .args(["-e", &format!("trace={}", set.join(","))])
+            .args(options)
+            .arg("--")
+            .args(self.machine.agent_line(arguments));
+        Ran::of(&mut strace)
+    }
+
+    /// Every point of a worker that takes one revision in, in the order it comes to them.
+    fn points(&mut self) -> Vec<Point> {
+        self.push();
+        self.poll();
+        self.traced(&[], &WORKER).ok();
+        let trace = fs::read_to_string(self.machine.path("trace")).unwrap();
+        let mut points: Vec<Point> = Vec::new();
+        for line in trace.lines() {
+            let name = line.split('(').next().unwrap_or_default();
+            if let Some(&call) = CALLS.iter().find(|call| **call == name) {
+                let nth = points.iter().filter(|point| point.call == call).count() + 1;
+                points.push(Point { call, nth });
+            }
+        }
+        points
+    }
+
+    /// Ticks until `revision` is acted upon and nothing is under way, or patience ends.
+    pub(crate) fn converge(&self, revision: &str, totals: &mut Totals) {
+        let start = Instant::now();
+        let mut ticks = 0;
+        loop {
+            let ran = self.machine.tick();
+            ticks += 1;
+            if self.settled(revision) {
+                break;
+            }
+            if start.elapsed() > PATIENCE {
+                totals.wedged += 1;
+                totals.findings.push(format!("  wedged; the last tick: {ran}"));
+                break;
+            }
+            // Cut off twice, a revision waits its minute. A person need not: that is what
+            // naming the repository is for.
+            if self.machine.state(NAME) == "failing" {
+                totals.named_ticks += 1;
+                self.machine.agent(&["tick", NAME, "--trigger", "cron"]);
+            } else {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        totals.most_ticks = totals.most_ticks.max(ticks);
+    }
+
+    fn settled(&self, revision: &str) -> bool {
+        let journal = self.machine.clone_of(NAME).join(".git/pmpy/journal");
+        self.machine.lastaction(NAME).as_deref() == Some(revision)
+            && !self.machine.currentaction(NAME).exists()
+            && !journal.exists()
+    }
+
+    /// What is not as it has to be once `revision` is acted upon.
+    pub(crate) fn findings(&self, revision: &str) -> Vec<String> {
+        let clone = self.machine.clone_of(NAME);
+        let mut findings = Vec::new();
+        let mut expect = |holds: bool, finding: String| {
+            if !holds {
+                findings.push(format!("  {finding}"));
+            }
+        };
+        let head = self.machine.head(NAME);
+        expect(head == revision, format!("HEAD is {head}"));
+        let acted = self.machine.lastaction(NAME);
+        expect(acted.as_deref() == Some(revision), format!("lastaction.txt holds {acted:?}"));
+        let current = fs::read_to_string(self.machine.currentaction(NAME)).ok();
+        expect(current.is_none(), format!("currentaction.txt is left: {current:?}"));
+        let row = self.machine.row(NAME);
+        expect(
+            row["state"] == "current",
+            format!("the state is {}: {}", row["state"], row["reason"]),
+        );
+        let differences = self.machine.differences(NAME);
+        expect(differences.is_empty(), format!("git status: {differences}"));
+        let torn = self.bytes_that_differ(revision);
+        expect(torn.is_empty(), format!("the files differ from the revision: {torn}"));
+        expect(!clone.join(".git/pmpy/journal").exists(), "the journal is left".to_owned());
+        for file in self.machine.files_below(&self.machine.root()) {
+            expect(!is_debris(&file), format!("{} is left", file.display()));
+        }
+        findings
+    }
+
+    /// The files that are not as in `revision`, by their bytes: an index of its own holds no times
+    /// and sizes that could deceive git.
+    fn bytes_that_differ(&self, revision: &str) -> String {
+        let clone = self.machine.clone_of(NAME);
+        let index = self.machine.path("index");
+        let git = |arguments: &[&str]| {
+            let mut git = self.machine.command("git");
+            git.current_dir(&clone).env("GIT_INDEX_FILE", &index).args(arguments);
+            Ran::of(&mut git).ok().stdout
+        };
+        git(&["read-tree", revision]);
+        git(&["diff", "--name-only"])
+    }
+
+    /// Pushes a revision, kills the worker at `first`, the agent at `point` and the recovery at
+    /// some other point, ticks, and looks. Whether `point` was reached.
+    fn round(&mut self, first: Option<&Point>, point: &Point, victim: &[&str]) -> (bool, Totals) {
+        let mut totals = Totals::default();
+        let revision = self.push();
+        let before = self.machine.runs().len();
+        if victim == WORKER {
+            self.poll();
+        }
+        if let Some(first) = first {
+            self.killed(&[first.call], first.nth, &WORKER);
+        }
+        let hit = self.killed(&[point.call], point.nth, victim);
+        if hit {
+            totals.points += 1;
+            // Spread over the recovery, and the same at each repetition.
+            let nth = 1 + self.round.wrapping_mul(2_654_435_761) / 128 % 24;
+            totals.second_kills += usize::from(self.killed(&CALLS, nth, &WORKER));
+        }
+        self.converge(&revision, &mut totals);
+        totals.findings.extend(self.findings(&revision));
+        let runs = self.machine.runs();
+        let wrong: Vec<&String> =
+            runs[before..].iter().filter(|run| run.starts_with('!')).collect();
+        totals.wrong_runs += wrong.len();
+        totals.findings.extend(wrong.iter().map(|run| format!("  the script saw: {run}")));
+        let end = format!("end {revision}");
+        match runs[before..].iter().filter(|run| **run == end).count() {
+            0 => totals.findings.push("  its script never came to its end".to_owned()),
+            1 => {}
+            _ => totals.ended_twice += 1,
+        }
+        if !totals.findings.is_empty() {
+            let heading =
+                format!("killed at {point:?} (before that: {first:?}), round {}", self.round);
+            totals.findings.insert(0, heading);
+        }
+        (hit, totals)
+    }
+}
+
+/// The files of one round; each differs from the last in every way that git knows.
+fn change(desk: &Path, round: usize) -> std::io::Result<()> {
+    let files = desk.join("files");
+    fs::create_dir_all(&files)?;
+    for number in 1..=4 {
+        fs::write(files.join(format!("kept-{number}")), format!("{number} of {round}\n"))?;
+    }
+    fs::write(files.join("tool"), "#!/bin/sh\n")?;
+    set_mode(&files.join("tool"), if round.is_multiple_of(2) { 0o755 } else { 0o644 });
+    let only = |round: usize| desk.join(format!("only-{round}/deep"));
+    let _ = fs::remove_dir_all(desk.join(format!("only-{}", round - 1)));
+    fs::create_dir_all(only(round))?;
+    fs::write(only(round).join("file"), "here today\n")?;
+    let swap = desk.join("swap");
+    match swap.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(&swap)?,
+        Ok(_) => fs::remove_file(&swap)?,
+        Err(_) => {}
+    }
+    match round % 3 {
+        0 => fs::write(&swap, "a file\n"),
+        1 => fs::create_dir(&swap).and_then(|()| fs::write(swap.join("inner"), "in a folder\n")),
+        _ => symlink("files", &swap),
+    }
+}
+
+/// Whether a file is what only an unfinished run leaves: a lock of git, a pack that was being
+/// received, or a temporary file.
+fn is_debris(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let in_git = file.components().any(|part| part.as_os_str() == ".git");
+    (in_git && name.ends_with(".lock"))
+        || name.starts_with("pack_git2_")
+        || name.starts_with("tmp_")
+        || name.starts_with(".pmpy-tmp")
+        || name.starts_with(".currentaction")
+        || (name.starts_with('.') && name.ends_with(".new"))
+}
+
+/// Kills `victim` at every point, after the worker was killed at each of `firsts`; prints the
+/// totals, and fails on any finding or on fewer points than `least`.
+fn enumerate(what: &str, victim: &[&str], firsts: &[Option<Point>], least: usize) {
+    let tasks = firsts.iter().flat_map(|first| CALLS.iter().map(move |call| (first, *call)));
+    let queue = Mutex::new(tasks);
+    let bad = AtomicUsize::new(0);
+    let lane = || {
+        let mut stand = Stand::new();
+        let mut totals = Totals::default();
+        loop {
+            let task = queue.lock().unwrap().next();
+            let Some((first, call)) = task else { return totals };
+            for nth in 1.. {
+                let (hit, round) = stand.round(first.as_ref(), &Point { call, nth }, victim);
+                if !round.findings.is_empty() {
+                    bad.fetch_add(1, Ordering::Relaxed);
+                    stand = Stand::new();
+                }
+                totals.add(round);
+                if bad.load(Ordering::Relaxed) >= ENOUGH {
+                    return totals;
+                }
+                if !hit {
+                    break;
+                }
+            }
+        }
+    };
+    let mut totals = Totals::default();
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+        for lane in lanes {
+            totals.add(lane.join().unwrap());
+        }
+    });
+    let Totals { points, second_kills, wedged, wrong_runs, ended_twice, .. } = totals;
+    let Totals { named_ticks, most_ticks, findings, .. } = totals;
+    println!(
+        "{what}: crash points={points} second kills={second_kills} wedged={wedged} \
+         wrong runs={wrong_runs} ended twice={ended_twice} named ticks={named_ticks} \
+         most ticks={most_ticks}"
+    );
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+    assert!(points >= least, "only {points} points: the enumeration did not see what it has to");
+}
+
+#[test]
+fn every_killed_system_call_of_a_tick_is_put_right_by_the_next() {
+    enumerate("tick", &TICK, &[None], 3);
+}
+
+#[test]
+fn every_killed_system_call_of_a_worker_is_put_right_by_the_next_tick() {
+    enumerate("worker", &WORKER, &[None], 60);
+}
+
+#[test]
+fn every_killed_system_call_of_a_recovery_is_put_right_by_the_next_tick() {
+    let points = Stand::new().points();
+    // While it applies the change, while the script runs, and while it clears up.
+    let breaks = [points.len() / 2, points.len() * 3 / 4, points.len().saturating_sub(4)];
+    let firsts: Vec<Option<Point>> = breaks.iter().map(|&at| points.get(at).cloned()).collect();
+    enumerate("recovery", &WORKER, &firsts, 60);
+}
+
+#[test]
+fn an_action_goes_on_and_records_itself_when_its_tick_is_killed() {
+    let patient = "touch \"$AGENT_ROOT/../started\"
+        until [ -e \"$AGENT_ROOT/../go\" ]; do sleep 0.01; done\n";
+    let machine = Sandbox::with(NAME, &[("work.sh", patient)]);
+    let mut tick = machine.agent_command(&TICK).stdin(Stdio::null()).spawn().unwrap();
+    wait_until("the script runs", || machine.path("started").exists());
+    tick.kill().unwrap();
+    tick.wait().unwrap();
+    assert_eq!(machine.state(NAME), "acting");
+    assert_eq!(machine.lastaction(NAME), None);
+
+    fs::write(machine.path("go"), "").unwrap();
+    wait_until("the action is recorded", || machine.lastaction(NAME).is_some());
+    wait_until("the action has cleared up", || !machine.currentaction(NAME).exists());
+    assert_eq!(machine.lastaction(NAME), Some(machine.head(NAME)));
+}

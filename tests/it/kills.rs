@@ -1,0 +1,73 @@
+//! Random kills: `kill -9` of a worker and its tick at any time, while somebody keeps pushing. The
+//! enumeration in `crash` covers the system calls; this covers what nobody thought of.
+
+use std::fs;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::crash::{NAME, Stand, Totals};
+
+/// How long after its start a tick is killed, at most, in milliseconds; an undisturbed one is about
+/// as long at it.
+const WINDOW: u64 = 250;
+
+#[test]
+fn random_kills_while_somebody_pushes_are_put_right() {
+    let kills: u64 = if std::env::var_os("PMPY_LONG").is_some() { 1_000 } else { 30 };
+    let mut stand = Stand::new();
+    let machine = &stand.machine;
+    let enough = AtomicBool::new(false);
+    let push_on = || {
+        let mut number = 0;
+        while !enough.load(Ordering::Relaxed) {
+            number += 1;
+            machine.push(NAME, &[("pushed", &format!("{number}\n"))]);
+        }
+        number
+    };
+    let kill_on = || {
+        let killed = (0..kills).map(|number| kill_a_tick(&stand, number)).sum::<u64>();
+        enough.store(true, Ordering::Relaxed);
+        killed
+    };
+    let (pushed, killed) = thread::scope(|scope| {
+        let pusher = scope.spawn(push_on);
+        let killed = kill_on();
+        (pusher.join().unwrap(), killed)
+    });
+    let mut totals = Totals::default();
+    let revision = stand.push();
+    stand.converge(&revision, &mut totals);
+    let findings = [totals.findings, stand.findings(&revision)].concat();
+    let runs = stand.machine.runs();
+    let complaints: Vec<&String> = runs.iter().filter(|run| run.starts_with('!')).collect();
+    println!("kills: ticks={kills} workers killed={killed} pushes={pushed}");
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+    assert!(complaints.is_empty(), "the scripts saw: {complaints:?}");
+    assert!(killed * 3 > kills, "only {killed} of {kills} kills hit a worker");
+}
+
+/// Starts a tick and kills it, and the workers that it has by then, after a while; how many workers.
+fn kill_a_tick(stand: &Stand, number: u64) -> u64 {
+    // By name, so that no backoff keeps it from working.
+    let mut tick = stand.machine.agent_command(&["tick", NAME]);
+    let mut tick = tick.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    // Spread evenly over the window, in no order.
+    thread::sleep(Duration::from_millis(number * 2_654_435_761 % WINDOW));
+    let workers = children_of(tick.id());
+    // One may have come to its end just now.
+    let killed = workers.iter().filter(|worker| kill_process(**worker, Signal::KILL).is_ok());
+    let killed = killed.count() as u64;
+    tick.kill().unwrap();
+    tick.wait().unwrap();
+    killed
+}
+
+fn children_of(pid: u32) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split(' ').filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}

@@ -1,0 +1,32 @@
+//! All integration tests in one binary, one module per capability. Each test is a sentence over
+//! real things: real git, the real binary, a folder of its own.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start programs, write files and read the clock as a person would"
+)]
+
+mod bad_input;
+mod bootstrap;
+mod check;
+mod config;
+mod crash;
+mod demo;
+mod docs;
+mod hostile;
+mod housekeeping;
+mod idle;
+mod kills;
+mod model;
+mod probe;
+mod quiet;
+mod repair;
+mod sandbox;
+mod scripts;
+mod states;
+mod steering;
+mod tidy;
+mod tree_settings;
+mod updates;
+mod while_acting;
+mod worktree;

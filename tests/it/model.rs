@@ -1,0 +1,356 @@
+//! Random sequences of everything that happens to a machine, against a small model of what must hold
+//! after each step: never two runs at once, `lastaction.txt` only after a success, a held repository
+//! rests, a pinned one stays, a hand edit is never touched, HEAD goes forward only. Once it is quiet
+//! and nothing is in the way, two ticks bring everything up to date.
+//!
+//! `PMPY_SEED=N` repeats one sequence; `PMPY_LONG=1` runs ten thousand, or as many as twenty minutes
+//! allow.
+
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use stand::{Mode, NAME, Stand};
+
+use crate::sandbox::wait_until;
+
+mod stand;
+
+/// Steps of one sequence.
+const STEPS: usize = 15;
+/// How many machines go through sequences side by side.
+const LANES: usize = 2;
+/// System calls at which a worker is killed.
+const CALLS: [&str; 12] = [
+    "write",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "mkdirat",
+    "symlinkat",
+    "openat",
+    "clone3",
+];
+
+/// What happens to a machine.
+#[derive(Clone, Debug)]
+enum Step {
+    Push,
+    ForcePush { back: u64 },
+    Tick,
+    NamedTick,
+    KilledAt { call: &'static str, nth: usize },
+    KilledAfter { milliseconds: u64 },
+    Hang { victim: Victim, another: Another },
+    Script(Mode),
+    Edit,
+    Revert,
+    Hold,
+    Unhold,
+    Rollback,
+    Accept,
+    Redo,
+    Reboot,
+}
+
+/// Who is killed while a script hangs.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Nobody,
+    Tick,
+    Worker,
+    Script,
+}
+
+/// What comes while a script hangs.
+#[derive(Clone, Copy, Debug)]
+enum Another {
+    Nothing,
+    Tick,
+    Push,
+}
+
+/// Xorshift: the same steps for the same seed, everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % limit
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+
+    fn step(&mut self) -> Step {
+        match self.below(32) {
+            0..7 => Step::Push,
+            7 => Step::ForcePush { back: self.below(3) },
+            8..13 => Step::Tick,
+            13..15 => Step::NamedTick,
+            15..18 => {
+                Step::KilledAt { call: self.one_of(&CALLS), nth: 1 + self.below(14) as usize }
+            }
+            18..20 => Step::KilledAfter { milliseconds: self.below(120) },
+            20..22 => Step::Hang {
+                victim: self.one_of(&[
+                    Victim::Nobody,
+                    Victim::Tick,
+                    Victim::Worker,
+                    Victim::Script,
+                ]),
+                another: self.one_of(&[Another::Nothing, Another::Tick, Another::Push]),
+            },
+            22..25 => Step::Script(self.one_of(&[Mode::Ok, Mode::Ok, Mode::Fail, Mode::Defer])),
+            25 => Step::Edit,
+            26 => Step::Revert,
+            27 => Step::Hold,
+            28 => Step::Unhold,
+            29 if self.below(2) == 0 => Step::Redo,
+            29 => Step::Rollback,
+            30 => Step::Accept,
+            _ => Step::Reboot,
+        }
+    }
+}
+
+/// One sequence: the machine, what the model knows of it, and what happened so far.
+struct Story<'s> {
+    stand: &'s Stand,
+    mode: Mode,
+    /// What a person wrote into `page`.
+    edited: Option<String>,
+    /// How many scripts had begun when it was held.
+    held: Option<usize>,
+    /// How many scripts had begun when it was rolled back.
+    pinned: usize,
+    /// The rewritten revision that a person took.
+    accepted: Option<String>,
+}
+
+impl<'s> Story<'s> {
+    fn new(stand: &'s Stand) -> Self {
+        let pinned = stand.started().len();
+        Self { stand, mode: Mode::Ok, edited: None, held: None, pinned, accepted: None }
+    }
+
+    fn agent(&self, arguments: &[&str]) {
+        let ran = self.stand.machine.agent(arguments);
+        assert!(matches!(ran.code, Some(0..=2)), "{ran}");
+    }
+
+    fn set(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.stand.set(mode);
+    }
+
+    fn page(&self) -> std::path::PathBuf {
+        self.stand.machine.clone_of(NAME).join("page")
+    }
+
+    fn revert(&mut self) {
+        if self.edited.take().is_some() {
+            fs::write(self.page(), self.stand.page_of(&self.stand.head())).unwrap();
+        }
+    }
+
+    /// Lets `step` happen, and checks what must hold afterwards.
+    fn happen(&mut self, step: &Step) {
+        let (head, mark) = (self.stand.head(), self.stand.mark());
+        let stand = self.stand;
+        match step {
+            Step::Push => drop(stand.push_onto(&stand.tip())),
+            Step::ForcePush { back } => {
+                let parent = (0..=*back).fold(stand.tip(), |tip, _| stand.parent_of(&tip));
+                stand.push_onto(&parent);
+            }
+            Step::Tick => self.agent(&["tick", "--trigger", "cron"]),
+            Step::NamedTick => self.agent(&["tick", NAME]),
+            Step::KilledAt { call, nth } => stand.worker_killed_at(call, *nth),
+            Step::KilledAfter { milliseconds } => {
+                stand.worker_killed_after(Duration::from_millis(*milliseconds));
+            }
+            Step::Hang { victim, another } => self.hang(*victim, *another),
+            Step::Script(mode) => self.set(*mode),
+            Step::Edit => {
+                let text = format!("edited by hand at {}\n", stand.started().len());
+                fs::write(self.page(), &text).unwrap();
+                self.edited = Some(text);
+            }
+            Step::Revert => self.revert(),
+            Step::Hold => {
+                self.agent(&["hold", NAME, "the model says so"]);
+                self.held.get_or_insert(stand.started().len());
+            }
+            Step::Unhold => self.unhold(),
+            Step::Rollback => {
+                self.pinned = stand.started().len();
+                self.agent(&["rollback", NAME]);
+            }
+            Step::Accept => self.accept(),
+            Step::Redo => self.agent(&["redo", NAME]),
+            Step::Reboot => stand.reboot(),
+        }
+        self.check(&head, mark.as_deref());
+    }
+
+    fn unhold(&mut self) {
+        self.agent(&["unhold", NAME]);
+        self.held = None;
+    }
+
+    fn accept(&mut self) {
+        let tip = self.stand.tip();
+        self.agent(&["accept", NAME, &tip]);
+        self.accepted = Some(tip);
+    }
+
+    /// A tick whose script hangs, until somebody is killed or it is let go.
+    fn hang(&mut self, victim: Victim, another: Another) {
+        let stand = self.stand;
+        let (go, before) = (stand.machine.path("go"), stand.started().len());
+        let _ = fs::remove_file(&go);
+        stand.set(Mode::Hang);
+        let mut tick = stand.spawn(&["tick", "--trigger", "cron"]);
+        let mut ended = false;
+        wait_until("a script hangs, or the tick has nothing to run", || {
+            ended = tick.try_wait().unwrap().is_some();
+            ended || stand.started().len() > before
+        });
+        if !ended {
+            match victim {
+                Victim::Nobody => {}
+                Victim::Tick => tick.kill().unwrap(),
+                Victim::Worker => stand.kill_worker(),
+                Victim::Script => stand.kill_script(),
+            }
+            if matches!(another, Another::Push) {
+                stand.push_onto(&stand.tip());
+            }
+            if matches!(another, Another::Push | Another::Tick) {
+                self.agent(&["tick", "--trigger", "cron"]);
+            }
+        }
+        stand.set(self.mode);
+        fs::write(go, "").unwrap();
+        tick.wait().unwrap();
+        stand.settle();
+    }
+
+    /// What must hold after every step. `head` and `mark` are as they were before it.
+    fn check(&self, head: &str, mark: Option<&str>) {
+        let stand = self.stand;
+        assert_eq!(stand.complaints(), Vec::<String>::new(), "the scripts complain");
+        if let Some(acted) = stand.machine.lastaction(NAME) {
+            assert!(stand.succeeded().contains(&acted), "{acted} never succeeded");
+        }
+        let started = stand.started();
+        if let Some(before) = self.held {
+            assert_eq!(started.len(), before, "a held repository acted");
+        }
+        let (now, pin) = (stand.head(), stand.pin());
+        if let Some(pin) = &pin {
+            let others: Vec<_> = started[self.pinned..].iter().filter(|it| *it != pin).collect();
+            assert!(others.is_empty(), "pinned at {pin}, and acted upon {others:?}");
+        }
+        if now != head && pin.as_ref() != Some(&now) && self.accepted.as_ref() != Some(&now) {
+            assert!(stand.contains(&now, head), "HEAD went from {head} to {now}");
+            let seen = mark.is_none_or(|mark| stand.contains(&now, mark));
+            assert!(seen, "HEAD went to {now}, which lacks {mark:?}, seen upstream before");
+        }
+        if let Some(edited) = &self.edited {
+            let page = fs::read_to_string(self.page()).unwrap();
+            assert_eq!(&page, edited, "what a person wrote was touched");
+        }
+    }
+
+    /// Takes everything out of the way; then two ticks are enough.
+    fn quiet(&mut self) {
+        self.set(Mode::Ok);
+        self.unhold();
+        self.revert();
+        self.stand.settle();
+        self.agent(&["tick", NAME]);
+        let machine = &self.stand.machine;
+        if matches!(machine.state(NAME).as_str(), "rewritten" | "diverged") {
+            self.accept();
+        }
+        self.agent(&["tick", NAME]);
+        let (tip, row) = (self.stand.tip(), machine.row(NAME));
+        assert_eq!(row["state"], "current", "{row:#}");
+        assert_eq!(self.stand.head(), tip, "{row:#}");
+        assert_eq!(machine.lastaction(NAME), Some(tip.clone()), "{row:#}");
+        assert!(!machine.currentaction(NAME).exists());
+        assert!(!machine.private(NAME, "journal").exists());
+        assert_eq!(fs::read(self.page()).unwrap(), self.stand.page_of(&tip));
+        assert_eq!(machine.differences(NAME), "");
+    }
+}
+
+/// Goes through the sequence of `seed`; the steps are in `told` should it fail.
+fn sequence(stand: &Stand, seed: u64, told: &Mutex<String>) {
+    let mut dice = Dice::new(seed);
+    let mut story = Story::new(stand);
+    *told.lock().unwrap() = format!("PMPY_SEED={seed}");
+    for _ in 0..STEPS {
+        let step = dice.step();
+        told.lock().unwrap().push_str(&format!("\n  {step:?}"));
+        story.happen(&step);
+    }
+    told.lock().unwrap().push_str("\n  quiet");
+    story.quiet();
+}
+
+/// One machine after another sequence, until `seeds` are used up or it is late; the number of those.
+fn lane(seeds: &AtomicU64, last: u64, until: Instant) -> u64 {
+    let told = Mutex::new(String::new());
+    let mut done = 0;
+    let run = std::panic::AssertUnwindSafe(|| {
+        let stand = Stand::new();
+        loop {
+            let seed = seeds.fetch_add(1, Ordering::Relaxed);
+            if seed > last || Instant::now() > until {
+                return;
+            }
+            sequence(&stand, seed, &told);
+            done += 1;
+        }
+    });
+    if let Err(panic) = std::panic::catch_unwind(run) {
+        eprintln!("to repeat it: {}", told.lock().unwrap());
+        std::panic::resume_unwind(panic);
+    }
+    done
+}
+
+#[test]
+fn whatever_happens_the_promises_hold_and_quiet_means_up_to_date_in_two_ticks() {
+    let seed = std::env::var("PMPY_SEED").ok().map(|text| text.parse().unwrap());
+    let long = std::env::var_os("PMPY_LONG").is_some();
+    let (first, last, limit) = match (seed, long) {
+        (Some(seed), _) => (seed, seed, Duration::from_secs(600)),
+        (None, true) => (1, 10_000, Duration::from_secs(1_200)),
+        (None, false) => (1, 60, Duration::from_secs(25)),
+    };
+    let (seeds, until) = (AtomicU64::new(first), Instant::now() + limit);
+    let lanes = if seed.is_some() { 1 } else { LANES };
+    let done: u64 = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(|| lane(&seeds, last, until))).collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap()).sum()
+    });
+    println!("model: sequences={done} steps={}", done * STEPS as u64);
+    assert!(done > 0, "not one sequence was gone through");
+}

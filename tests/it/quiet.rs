@@ -1,0 +1,281 @@
+//! The quiet rule: cron mails whatever a tick prints, so it prints when somebody should look. And
+//! what a tick tells other programs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::sandbox::{Ran, Sandbox, set_mode, text};
+
+/// A `work.sh` that fails while FOLDER/`bad` is there, with a lot to say.
+const FAILS_WHILE_BAD: &str = "\
+[ ! -e \"$AGENT_ROOT/../bad\" ] && exit 0
+for line in $(seq 1 40); do echo line $line; done
+exit 3
+";
+
+fn machine() -> Sandbox {
+    let machine = Sandbox::with("ops", &[("work.sh", FAILS_WHILE_BAD)]);
+    assert_eq!(printed(&machine.tick().ok()), "", "the first tick went well");
+    machine
+}
+
+fn printed(ran: &Ran) -> String {
+    format!("{}{}", ran.stdout, ran.stderr)
+}
+
+/// Makes the next actions fail, and pushes one.
+fn go_bad(machine: &Sandbox) {
+    fs::write(machine.path("bad"), "").unwrap();
+    machine.push("ops", &[("page", "bad\n")]);
+}
+
+#[test]
+fn a_tick_that_does_nothing_or_does_well_is_silent() {
+    let machine = machine();
+    assert_eq!(printed(&machine.tick().ok()), "");
+    machine.push("ops", &[("page", "two\n")]);
+    assert_eq!(printed(&machine.tick().ok()), "");
+    machine.agent(&["hold", "ops", "x"]).ok();
+    assert_eq!(printed(&machine.tick().ok()), "", "who holds it knows");
+    machine.agent(&["unhold", "ops"]).ok();
+    assert_eq!(printed(&machine.tick().ok()), "");
+}
+
+#[test]
+fn a_failure_is_told_once_with_the_end_of_the_output_and_once_when_it_is_over() {
+    let machine = machine();
+    go_bad(&machine);
+    let told = printed(&machine.tick().exits(1));
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0].starts_with("ops: failing (was current): "), "{told}");
+    assert!(lines[0].contains("exited 3") && lines[0].contains("next try"), "{told}");
+    let (quoted, rest): (Vec<&str>, Vec<&str>) =
+        lines[1..].iter().partition(|line| line.starts_with("    "));
+    assert_eq!(rest, Vec::<&str>::new(), "{told}");
+    assert!((1..=10).contains(&quoted.len()), "{told}");
+    assert!(told.contains("line 40"), "the end is what tells: {told}");
+
+    assert_eq!(printed(&machine.tick().exits(1)), "", "it waits");
+    machine.wait_is_over("ops");
+    assert_eq!(printed(&machine.tick().exits(1)), "", "the same trouble again");
+
+    fs::remove_file(machine.path("bad")).unwrap();
+    machine.wait_is_over("ops");
+    let told = printed(&machine.tick().ok());
+    assert!(told.starts_with("ops: current (was failing for "), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert_eq!(printed(&machine.tick().ok()), "");
+}
+
+#[test]
+fn trouble_that_lasts_is_told_once_a_day() {
+    let machine = machine();
+    go_bad(&machine);
+    machine.tick().exits(1);
+    let file = machine.root().join(".pmpy/reported.json");
+    let mut reported: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    reported["ops"]["at"] = "2020-01-01T00:00:00Z".into();
+    fs::write(&file, reported.to_string()).unwrap();
+    let told = printed(&machine.tick().exits(1));
+    assert!(told.starts_with("ops: still failing, since "), "{told}");
+    assert_eq!(printed(&machine.tick().exits(1)), "");
+}
+
+#[test]
+fn a_remote_that_is_away_for_a_moment_is_not_told() {
+    let machine = machine();
+    fs::rename(machine.server("ops"), machine.path("away")).unwrap();
+    assert_eq!(printed(&machine.tick().ok()), "");
+    let poll = machine.private("ops", "poll");
+    let mut known: Value = serde_json::from_slice(&fs::read(&poll).unwrap()).unwrap();
+    known["unreachable"]["since"] = "2020-01-01T00:00:00Z".into();
+    fs::write(&poll, known.to_string()).unwrap();
+    let told = printed(&machine.tick().exits(1));
+    assert!(told.starts_with("ops: unreachable"), "{told}");
+    fs::rename(machine.path("away"), machine.server("ops")).unwrap();
+    assert!(printed(&machine.tick().ok()).starts_with("ops: current (was unreachable"));
+}
+
+#[test]
+fn what_the_script_prints_cannot_steer_the_readers_terminal() {
+    let machine = Sandbox::with("ops", &[("work.sh", "printf '\\033]0;owned\\007x\\n'; exit 1\n")]);
+    let told = printed(&machine.tick().exits(1));
+    assert!(!told.contains(['\u{1b}', '\u{7}']), "{told:?}");
+}
+
+#[test]
+fn quiet_is_quieter_still() {
+    let machine = machine();
+    go_bad(&machine);
+    assert_eq!(printed(&machine.agent(&["-q", "tick"]).exits(1)), "");
+}
+
+#[test]
+fn an_idle_tick_writes_nothing_but_the_time_of_last_tick() {
+    let machine = machine();
+    machine.tick().ok();
+    let stamp = |machine: &Sandbox| -> Vec<_> {
+        machine
+            .files_below(&machine.root())
+            .into_iter()
+            .filter(|path| !path.ends_with("last-tick"))
+            .map(|path| {
+                let meta = fs::metadata(machine.root().join(&path)).unwrap();
+                (path, meta.modified().unwrap(), meta.len())
+            })
+            .collect()
+    };
+    let last = machine.root().join(".pmpy/last-tick");
+    let (before, then) = (stamp(&machine), fs::metadata(&last).unwrap().modified().unwrap());
+    machine.tick().ok();
+    assert_eq!(stamp(&machine), before);
+    assert!(fs::metadata(&last).unwrap().modified().unwrap() > then);
+}
+
+#[test]
+fn on_change_is_run_at_each_change_with_what_changed() {
+    let machine = machine();
+    let command = machine.path("page-me");
+    fs::write(
+        &command,
+        "#!/bin/sh\necho \"$1 $AGENT_REPO $AGENT_WAS $AGENT_STATE $AGENT_REASON\" >> \"$2\"\n",
+    )
+    .unwrap();
+    set_mode(&command, 0o755);
+    let pages = machine.path("pages");
+    machine.configure(&format!(
+        "on_change = [\"{}\", \"-x\", \"{}\"]\n",
+        text(&command),
+        text(&pages)
+    ));
+    machine.tick().ok();
+    assert!(!pages.exists(), "nothing has changed");
+    go_bad(&machine);
+    machine.tick().exits(1);
+    machine.tick().exits(1);
+    let told = fs::read_to_string(&pages).unwrap();
+    assert!(told.starts_with("-x ops current failing "), "{told}");
+    assert!(told.contains("exited 3"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    fs::remove_file(machine.path("bad")).unwrap();
+    machine.wait_is_over("ops");
+    machine.tick().ok();
+    let told = fs::read_to_string(&pages).unwrap();
+    assert!(told.lines().nth(1).unwrap().starts_with("-x ops failing current"), "{told}");
+}
+
+#[test]
+fn an_on_change_command_that_fails_fails_nothing_else() {
+    let machine = machine();
+    machine.configure("on_change = [\"/opt/none/page\"]\n");
+    go_bad(&machine);
+    machine.tick().exits(1);
+    fs::remove_file(machine.path("bad")).unwrap();
+    machine.wait_is_over("ops");
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "current");
+}
+
+#[test]
+fn the_metrics_file_says_what_the_status_says() {
+    let machine = machine();
+    let file = machine.path("pmpy.prom");
+    machine.configure(&format!("metrics_file = \"{}\"\n", text(&file)));
+    machine.tick().ok();
+    let metrics = fs::read_to_string(&file).unwrap();
+    let current = "pmpy_repository_state{repository=\"ops\",state=\"current\"} 1";
+    assert!(metrics.contains(current), "{metrics}");
+    assert!(metrics.contains("pmpy_healthy 1"), "{metrics}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    go_bad(&machine);
+    machine.tick().exits(1);
+    let metrics = fs::read_to_string(&file).unwrap();
+    assert!(metrics.contains("pmpy_healthy 0"), "{metrics}");
+}
+
+#[test]
+fn the_status_file_can_be_read_by_everybody_and_says_what_status_says() {
+    let machine = machine();
+    let file = machine.root().join(".pmpy/status.json");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    let written: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let said = machine.status();
+    assert_eq!(written["repositories"], said["repositories"]);
+    assert_eq!(written["healthy"], true);
+    for key in ["agent", "host", "part", "stack", "root", "at", "last_tick"] {
+        assert!(said.get(key).is_some(), "{key}");
+    }
+    let keys: Vec<&String> = said["repositories"][0].as_object().unwrap().keys().collect();
+    let mut expected = [
+        "name",
+        "path",
+        "remote",
+        "branch",
+        "state",
+        "reason",
+        "conditions",
+        "since",
+        "head",
+        "upstream",
+        "acted",
+        "attempt",
+        "next_try",
+        "published",
+    ];
+    expected.sort_unstable();
+    assert_eq!(keys, expected);
+}
+
+#[test]
+fn another_user_is_told_what_the_last_tick_said() {
+    let machine = machine();
+    let agent = machine.path("agent");
+    fs::copy(env!("CARGO_BIN_EXE_agent"), &agent).unwrap();
+    for folder in ["", "root"] {
+        set_mode(&machine.path(folder), 0o755);
+    }
+    let root = machine.root();
+    let ran = Ran::of(
+        machine
+            .command("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args([text(&agent), "--root", text(&root), "status", "--json"]),
+    );
+    if ran.stderr.contains("setpriv") {
+        // Only root can become somebody else.
+        return;
+    }
+    let said: Value = serde_json::from_str(&ran.ok().stdout).unwrap();
+    assert_eq!(said["repositories"], machine.status()["repositories"]);
+}
+
+#[test]
+fn the_private_records_are_private() {
+    let machine = machine();
+    let folder = machine.clone_of("ops").join(".git/pmpy");
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn a_password_in_an_address_is_shown_to_nobody() {
+    let script = "cat /proc/$$/environ | tr '\\0' '\\n'\nexit 1\n";
+    let machine = Sandbox::with("ops", &[("work.sh", script)]);
+    let url = "https://me:canary@git.example.invalid/ops.git?token=canary";
+    machine.git(&machine.clone_of("ops"), &["remote", "set-url", "origin", url]);
+    let mut said = String::new();
+    said += &printed(&machine.agent(&["-v", "tick"]));
+    for command in [
+        &["status", "-v"][..],
+        &["status", "--json"],
+        &["explain", "ops"],
+        &["log", "ops"],
+        &["history", "ops"],
+    ] {
+        said += &printed(&machine.agent(command));
+    }
+    said += &fs::read_to_string(machine.root().join(".pmpy/status.json")).unwrap();
+    assert!(said.contains("git.example.invalid"), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+}

@@ -1,0 +1,364 @@
+//! A [`Sandbox`]: one machine and one git server in a temporary folder, and the person who pushes.
+//! Real git, the real binary, nothing mocked, nothing outside the folder read or written, no
+//! network. It knows the contract's files and commands; it does not know the library.
+//!
+//! ```text
+//! FOLDER/home              HOME of everything that is started here
+//! FOLDER/server/NAME.git   what the machine pulls from; a bare repository
+//! FOLDER/desk/NAME         the clone that a person edits and pushes from
+//! FOLDER/root/NAME         the machine's clone; FOLDER/root is the agent's `--root`
+//! FOLDER/runs              one line for each thing that [`NOTES_ITS_RUNS`] saw
+//! ```
+//!
+//! ```ignore
+//! let machine = Sandbox::with("ops", &[("bin/work/common/work.sh", NOTES_ITS_RUNS)]);
+//! machine.tick().ok();
+//! let revision = machine.push("ops", &[("page", "new")]);
+//! machine.tick().ok();
+//! assert_eq!(machine.lastaction("ops"), Some(revision));
+//! assert_eq!(machine.state("ops"), "current");
+//! ```
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A `work.sh` that writes `start REVISION ATTEMPT` and `end REVISION` into `FOLDER/runs`.
+pub const NOTES_ITS_RUNS: &str = "\
+echo \"start $AGENT_REVISION $AGENT_ATTEMPT\" >> \"$AGENT_ROOT/../runs\"
+echo \"end $AGENT_REVISION\" >> \"$AGENT_ROOT/../runs\"
+";
+
+/// How long [`wait_until`] waits for what must come; long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One machine, one git server, one person who pushes.
+pub struct Sandbox {
+    folder: TempDir,
+}
+
+/// What a program did: exit code, output, error output.
+#[derive(Debug)]
+pub struct Ran {
+    /// What was started, for messages.
+    pub line: String,
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Its output.
+    pub stdout: String,
+    /// Its error output.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Runs `command` to its end with nothing on its standard input.
+    pub fn of(command: &mut Command) -> Self {
+        let line = format!("{command:?}");
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+        Self {
+            line,
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// This, once it is sure that it exited 0; panics with all its output otherwise.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        self.exits(0)
+    }
+
+    /// This, once it is sure that it exited with `code`; panics with all its output otherwise.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert!(self.code == Some(code), "exit code {code} was expected\n{self}");
+        self
+    }
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, code, stdout, stderr } = self;
+        write!(f, "{line}\nexit code: {code:?}\nstdout:\n{stdout}stderr:\n{stderr}")
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sandbox {
+    /// A machine with an empty root, and a server without repositories.
+    pub fn new() -> Self {
+        let sandbox = Self { folder: tempfile::tempdir().unwrap() };
+        for folder in ["home", "server", "desk", "root"] {
+            fs::create_dir(sandbox.path(folder)).unwrap();
+        }
+        sandbox
+    }
+
+    /// A machine with one clone, `name`, of a repository whose first commit holds `files`. No tick
+    /// has run yet.
+    pub fn with(name: &str, files: &[(&str, &str)]) -> Self {
+        let sandbox = Self::new();
+        sandbox.serve(name, files);
+        sandbox.clone_to_root(name);
+        sandbox
+    }
+
+    /// A path in the sandbox's folder.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    /// The agent's `--root`.
+    pub fn root(&self) -> PathBuf {
+        self.path("root")
+    }
+
+    /// The machine's clone of `name`.
+    pub fn clone_of(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// What the machine pulls `name` from; as a URL, it is this path.
+    pub fn server(&self, name: &str) -> PathBuf {
+        self.path("server").join(format!("{name}.git"))
+    }
+
+    /// Where a person edits `name` and pushes from.
+    pub fn desk(&self, name: &str) -> PathBuf {
+        self.path("desk").join(name)
+    }
+
+    /// Puts a new repository on the server, with a first commit of `files` on `main`; returns its
+    /// revision. The machine does not know of it yet.
+    pub fn serve(&self, name: &str, files: &[(&str, &str)]) -> String {
+        let (server, desk) = (self.server(name), self.desk(name));
+        let folder = self.folder.path();
+        self.git(folder, &["init", "--quiet", "--bare", "--initial-branch=main", text(&server)]);
+        self.git(folder, &["init", "--quiet", "--initial-branch=main", text(&desk)]);
+        self.git(&desk, &["remote", "add", "origin", text(&server)]);
+        self.push(name, files)
+    }
+
+    /// Clones `name` from the server into the root, as an administrator would.
+    pub fn clone_to_root(&self, name: &str) {
+        let (server, clone) = (self.server(name), self.clone_of(name));
+        self.git(self.folder.path(), &["clone", "--quiet", text(&server), text(&clone)]);
+    }
+
+    /// Writes `files` at the desk, commits everything there and pushes it; returns the revision.
+    pub fn push(&self, name: &str, files: &[(&str, &str)]) -> String {
+        self.push_with(name, |desk| {
+            for (path, content) in files {
+                let file = desk.join(path);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, content).unwrap();
+            }
+        })
+    }
+
+    /// Lets `edit` change the desk's files as it likes, commits everything there and pushes it;
+    /// returns the revision.
+    pub fn push_with(&self, name: &str, edit: impl FnOnce(&Path)) -> String {
+        let desk = self.desk(name);
+        edit(&desk);
+        self.git(&desk, &["add", "--all"]);
+        self.git(&desk, &["commit", "--quiet", "--allow-empty", "--message", "A change"]);
+        self.git(&desk, &["push", "--quiet", "--force", "origin", "HEAD:main"]);
+        self.git(&desk, &["rev-parse", "HEAD"])
+    }
+
+    /// Runs git in `folder`; returns its output without the last newline. Panics when it fails.
+    #[track_caller]
+    pub fn git(&self, folder: &Path, arguments: &[&str]) -> String {
+        let ran = Ran::of(self.command("git").current_dir(folder).args(arguments)).ok();
+        ran.stdout.trim_end_matches('\n').to_owned()
+    }
+
+    /// Any program in the sandbox's environment: nothing of the caller's but PATH, a HOME of its
+    /// own, and a git that reads no configuration of the machine and commits as one fixed person.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .env("LANG", "C.UTF-8")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .current_dir(self.folder.path());
+        for role in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{role}_NAME"), "Pat Pusher");
+            command.env(format!("GIT_{role}_EMAIL"), "pat@example.org");
+            command.env(format!("GIT_{role}_DATE"), "2026-11-22T09:00:00Z");
+        }
+        command
+    }
+
+    /// The command line of the agent with the sandbox's root, program first; for those who start
+    /// it under another program.
+    pub fn agent_line(&self, arguments: &[&str]) -> Vec<String> {
+        let root = self.root();
+        [env!("CARGO_BIN_EXE_agent"), "--root", text(&root)]
+            .iter()
+            .chain(arguments)
+            .map(|&word| word.to_owned())
+            .collect()
+    }
+
+    /// The agent with the sandbox's root, not started yet.
+    pub fn agent_command(&self, arguments: &[&str]) -> Command {
+        let line = self.agent_line(arguments);
+        let mut command = self.command(&line[0]);
+        command.args(&line[1..]);
+        command
+    }
+
+    /// Runs the agent with the sandbox's root to its end.
+    pub fn agent(&self, arguments: &[&str]) -> Ran {
+        Ran::of(&mut self.agent_command(arguments))
+    }
+
+    /// One tick, as the installed cron line starts it, to its end.
+    pub fn tick(&self) -> Ran {
+        self.agent(&["tick", "--trigger", "cron"])
+    }
+
+    /// Writes the machine's `agent.toml`.
+    pub fn configure(&self, toml: &str) {
+        let folder = self.root().join(".pmpy");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("agent.toml"), toml).unwrap();
+    }
+
+    /// Lets the time pass that a failed attempt at `name` has to wait.
+    #[track_caller]
+    pub fn wait_is_over(&self, name: &str) {
+        let file = self.private(name, "state");
+        let mut state: serde_json::Value =
+            serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let next = &mut state["attempt"]["next_try"];
+        assert!(next.is_string(), "{name} does not wait: {state:#}");
+        *next = "2020-01-01T00:00:00Z".into();
+        fs::write(file, state.to_string()).unwrap();
+    }
+
+    /// What `status --json` says.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        let ran = self.agent(&["status", "--json"]);
+        serde_json::from_str(&ran.stdout)
+            .unwrap_or_else(|error| panic!("status --json is no JSON: {error}\n{ran}"))
+    }
+
+    /// What `status --json` says of `name`.
+    #[track_caller]
+    pub fn row(&self, name: &str) -> serde_json::Value {
+        let status = self.status();
+        let rows = status["repositories"].as_array().expect("status has a list of repositories");
+        rows.iter()
+            .find(|row| row["name"] == name)
+            .unwrap_or_else(|| panic!("status does not know {name}: {status:#}"))
+            .clone()
+    }
+
+    /// The one word that `status` has for `name`.
+    #[track_caller]
+    pub fn state(&self, name: &str) -> String {
+        self.row(name)["state"].as_str().expect("a state is a word").to_owned()
+    }
+
+    /// The revision in `lastaction.txt`; `None` without the file. Panics when it holds anything but
+    /// one line.
+    #[track_caller]
+    pub fn lastaction(&self, name: &str) -> Option<String> {
+        let file = self.clone_of(name).join(".temp/nodeinfo/lastaction.txt");
+        let text = fs::read_to_string(file).ok()?;
+        let line = text.strip_suffix('\n').expect("lastaction.txt ends with a newline");
+        assert!(!line.contains('\n'), "lastaction.txt has more than one line: {text:?}");
+        Some(line.to_owned())
+    }
+
+    /// Where `currentaction.txt` of `name` is when there is one.
+    pub fn currentaction(&self, name: &str) -> PathBuf {
+        self.clone_of(name).join(".temp/nodeinfo/currentaction.txt")
+    }
+
+    /// A file of the agent's own in the machine's clone of `name`.
+    pub fn private(&self, name: &str, file: &str) -> PathBuf {
+        self.clone_of(name).join(".git/pmpy").join(file)
+    }
+
+    /// HEAD of the machine's clone.
+    #[track_caller]
+    pub fn head(&self, name: &str) -> String {
+        self.git(&self.clone_of(name), &["rev-parse", "HEAD"])
+    }
+
+    /// What `git status` has to say about the machine's clone; empty when nothing differs.
+    #[track_caller]
+    pub fn differences(&self, name: &str) -> String {
+        self.git(&self.clone_of(name), &["--no-optional-locks", "status", "--porcelain"])
+    }
+
+    /// The lines in `FOLDER/runs`.
+    pub fn runs(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("runs")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Every file and folder below `below` that is no folder on the way, relative to it.
+    pub fn files_below(&self, below: &Path) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut folders = vec![below.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let entry = entry.unwrap();
+                match entry.file_type().unwrap().is_dir() {
+                    true => folders.push(entry.path()),
+                    false => files.push(entry.path().strip_prefix(below).unwrap().to_owned()),
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+}
+
+/// Waits for what must come; panics with `what` when it has not come in a minute.
+#[track_caller]
+pub fn wait_until(what: &str, mut come: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !come() {
+        assert!(start.elapsed() < PATIENCE, "still waiting after {PATIENCE:?} until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Sets the permission bits of `file`.
+pub fn set_mode(file: &Path, mode: u32) {
+    fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A path of the sandbox as text; they all are UTF-8.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Whose `file` is.
+pub fn owner(file: &Path) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(file).unwrap())
+}
