@@ -333,6 +333,19 @@ fn a_repair_that_needs_the_remote_is_made_once_the_remote_is_back() {
     current_in_two_ticks(&machine, &next, "once it is back");
 }
 
+#[test]
+fn a_torn_object_on_the_server_is_told_and_hangs_nothing() {
+    let machine = machine();
+    machine.push(NAME, &[("docs/page", "three\n")]);
+    let server = machine.server(NAME);
+    let id = machine.git(&server, &["rev-parse", "main:docs/page"]);
+    Ruin::Truncated.strike(&server.join("objects").join(&id[..2]).join(&id[2..]));
+    machine.tick();
+    let row = machine.row(NAME);
+    assert_eq!(row["state"], "unreachable", "{row:#}");
+    assert!(row["reason"].as_str().unwrap().contains("is cut off"), "{row:#}");
+}
+
 fn aged(file: &Path, minutes: u64) {
     let time = SystemTime::now() - Duration::from_secs(60 * minutes);
     fs::File::options().write(true).open(file).unwrap().set_modified(time).unwrap();

@@ -140,6 +140,12 @@ fn a_running_action_is_left_alone() {
 }
 
 #[test]
+fn what_is_damaged_is_put_right_even_on_hold() {
+    let seen = Observed { damaged: Some("HEAD".into()), holds: vec![hold()], ..behind() };
+    assert_eq!(plan(&seen), Plan::Recover);
+}
+
+#[test]
 fn a_broken_repository_is_not_touched_even_with_a_dead_run_in_it() {
     let seen = Observed { broken: Some("bare".into()), leftover: true, ..behind() };
     assert_eq!(plan(&seen), Plan::Stopped);

@@ -102,6 +102,14 @@ fn acting_says_upon_what_and_which_process() {
 }
 
 #[test]
+fn damage_is_broken_until_it_is_put_right_and_mentioned_afterwards() {
+    let seen = Observed { damaged: Some("HEAD is damaged".into()), ..Observed::default() };
+    says(&seen, State::Broken, "HEAD is damaged");
+    let repaired = Some("put right by itself: HEAD".to_owned());
+    says(&Observed { repaired, ..current() }, State::Current, "put right by itself: HEAD");
+}
+
+#[test]
 fn broken_says_what_and_is_critical_at_once() {
     let seen = Observed { broken: Some("it is bare".into()), ..Observed::default() };
     says(&seen, State::Broken, "it is bare");

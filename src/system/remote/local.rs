@@ -3,18 +3,36 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use git2::{ErrorCode, Repository};
 
 use super::{Answer, Wanted, choose};
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::system::files;
-use crate::system::git::{Format, commit_of};
+use crate::system::git::{Format, commit_of, packs};
 
 /// The path that a local remote means.
 fn path(remote: &Remote) -> PathBuf {
     let url = remote.secret_url();
     PathBuf::from(url.strip_prefix("file://").unwrap_or(url))
+}
+
+/// Where the objects and refs of the repository at `path` are.
+fn git_dir(path: &Path) -> PathBuf {
+    let below = path.join(".git");
+    if below.is_dir() { below } else { path.to_owned() }
+}
+
+/// Makes sure that the objects of `remote` can be read to their ends: libgit2 reads them in this
+/// process, and never comes back from one that is torn.
+///
+/// # Errors
+/// Says which is torn.
+pub(super) fn must_be_whole(remote: &Remote) -> Result<()> {
+    match packs::torn_object(&git_dir(&path(remote))) {
+        Some(object) => bail!("{remote} is damaged: {} is cut off", object.display()),
+        None => Ok(()),
+    }
 }
 
 fn open(remote: &Remote) -> Result<Repository> {
@@ -58,8 +76,7 @@ pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
 /// gitrepository-layout(5); `None` leaves everything else to libgit2. A poll does no more than this
 /// each minute, and opening a repository costs twenty times as much.
 fn plain_ref(path: &Path, branch: &RefName) -> Option<Commit> {
-    let below = path.join(".git");
-    let git_dir = if below.is_dir() { below } else { path.to_owned() };
+    let git_dir = git_dir(path);
     let name = branch.local();
     let read = |file: &str, cap| files::read_small(&git_dir.join(file), cap).ok();
     if let Some(loose) = read(&name, 1024)? {

@@ -142,6 +142,9 @@ pub fn fetch(
     });
     let mut options = FetchOptions::new();
     options.remote_callbacks(callbacks).download_tags(AutotagOption::None).update_fetchhead(false);
+    if remote.scheme() == Some(Scheme::Local) {
+        local::must_be_whole(remote)?;
+    }
     shallow::keep(git.git_dir())?;
     let refspec = format!("+{}:{}", branch.local(), branch.tracking());
     let fetched = git
