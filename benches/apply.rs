@@ -83,10 +83,10 @@ fn update(clone: &Path, old: &Commit, new: &Commit) {
     let from = git.tree_of(old).unwrap();
     let change = Change::between(Some(from), git.tree_of(new).unwrap(), &git).unwrap();
     let worktree = Worktree::open(clone).unwrap();
-    let mut index = git.index().unwrap();
+    let index = git.index().unwrap();
     let ready = worktree.classify(&change, &git, &|path| index.staged(path)).unwrap();
     let written = worktree.apply(&ready, &git).unwrap();
-    index.update(&change, &written).unwrap();
+    git.update_index(&change, &written).unwrap();
     let head = ["update-ref", "HEAD", &new.to_string()];
     self::git(clone, &head, b"");
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match start(&cli) {
         Ok(code) => code.into(),
-        Err(error) => exit::report(&error).into(),
+        Err(error) => exit::report(&system::files::Fault::explained(error)).into(),
     }
 }
 

@@ -204,7 +204,7 @@ impl Attempt {
             (outcome.backs_off() && !first_cut_off).then(|| now + wait(number, host, &revision));
         let since = before
             .filter(|before| before.revision == revision && before.outcome.word() == outcome.word())
-            .map_or(now, |before| before.since);
+            .map_or(now, |before| before.since.min(now));
         Self { revision, number, outcome, since, next_try }
     }
 

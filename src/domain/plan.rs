@@ -359,6 +359,15 @@ impl Observed {
             })
     }
 
+    /// What stands in the way of putting right what a dead run left, wherever upstream is by now.
+    pub(super) fn blocked(&self) -> Option<&Finding> {
+        self.verdict
+            .as_ref()
+            .filter(|verdict| self.leftover && verdict.head == self.head)
+            .map(|verdict| &verdict.finding)
+            .filter(|finding| matches!(finding, Finding::Dirty { .. }))
+    }
+
     /// The latest attempt, when it was at `target`.
     pub(super) fn attempt_at(&self, target: Target) -> Option<&Attempt> {
         let (Target::Commit(revision) | Target::MergeOf(revision)) = target;

@@ -232,7 +232,7 @@ pub fn conditions(seen: &Observed, policy: &Policy) -> Vec<Condition> {
         }
         all.push(condition);
     }
-    let standing = target.and_then(|target| seen.standing(target));
+    let standing = target.and_then(|target| seen.standing(target)).or_else(|| seen.blocked());
     let found_at = seen.verdict.as_ref().map(|verdict| verdict.since);
     if let Some(finding) = standing {
         let (state, reason) = match finding {

@@ -87,17 +87,29 @@ pub enum Applied {
 /// # Errors
 /// When something cannot be read or written.
 pub fn apply(site: &Site, step: &Step) -> Result<Applied> {
-    let change = change_between(&site.git, step.head, step.target)?;
+    if let Applied::Dirty(paths) = rewrite(site, step.head, step.target)? {
+        return Ok(Applied::Dirty(paths));
+    }
+    let message = format!("agent: {}", step.target.short());
+    site.git.move_branch(&step.branch, step.head, step.target, &message)?;
+    lower_mark(site, step)?;
+    Ok(Applied::Yes)
+}
+
+/// Makes worktree and index those of `to` wherever they are those of `from`, which may have been
+/// half made. Resumable.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn rewrite(site: &Site, from: Option<Commit>, to: Commit) -> Result<Applied> {
+    let change = change_between(&site.git, from, to)?;
     let (worktree, ready) = match ready(site, &change) {
         Ok(ready) => ready,
         Err(Unready::Dirty(paths)) => return Ok(Applied::Dirty(shown(&paths))),
         Err(Unready::Failed(error)) => return Err(error),
     };
     let written = worktree.apply(&ready, &site.git)?;
-    site.git.index()?.update(&change, &written)?;
-    let message = format!("agent: {}", step.target.short());
-    site.git.move_branch(&step.branch, step.head, step.target, &message)?;
-    lower_mark(site, step)?;
+    site.git.update_index(&change, &written)?;
     Ok(Applied::Yes)
 }
 

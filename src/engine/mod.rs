@@ -1,7 +1,8 @@
 //! The way things go, in the order they go: [`roster`] (which repositories), [`observe`] (what is),
-//! [`tick`] (all of them once), [`reconcile`] (one of them, once, by its worker), [`recover`] (what a
-//! dead run left), [`repair`] (what is damaged), [`housekeeping`] (what piles up), [`steer`] (what people ask for),
-//! [`check`] (what a person should put right before it shows). Never prints; knows no library.
+//! [`tick`] (all of them once), [`reconcile`] (one of them, once, by its worker), [`clone`] and
+//! [`fetch`] (what upstream has), [`recover`] (what a dead run left), [`repair`] (what is damaged),
+//! [`housekeeping`] (what piles up), [`steer`] (what people ask for), [`check`] (what a person should
+//! put right before it shows). Never prints; knows no library.
 
 use crate::config::Settings;
 use crate::system::node::Node;
@@ -10,6 +11,7 @@ pub mod apply;
 pub mod bootstrap;
 pub mod check;
 pub mod clone;
+pub mod fetch;
 pub mod housekeeping;
 pub mod observe;
 pub mod reconcile;

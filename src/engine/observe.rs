@@ -9,6 +9,7 @@ use super::{Here, apply};
 use crate::config::Mode;
 use crate::domain::git::{Commit, RefName, Relation, Remote};
 use crate::domain::plan::{Observed, Policy, Running, Switch, Unreachable, Upstream};
+use crate::system::files::Fault;
 use crate::system::git::{self, Git, Head};
 use crate::system::lock::{self, Journal};
 use crate::system::node::{self, since_boot};
@@ -88,7 +89,7 @@ fn site<'a>(here: &'a Here, repo: &'a Repo) -> Result<Site<'a>> {
     Ok(Site { here, repo, git, records, head, branch })
 }
 
-/// An error chain as one sentence, for a `reason`.
+/// An error chain as one sentence, for a `reason`; with the remedy where the disk is to blame.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
@@ -98,7 +99,8 @@ pub fn one_line(error: &anyhow::Error) -> String {
             parts.push(text);
         }
     }
-    parts.join(": ")
+    let remedy = Fault::of(error).map_or_else(String::new, |fault| format!("; {}", fault.remedy()));
+    parts.join(": ") + &remedy
 }
 
 impl Site<'_> {
@@ -363,7 +365,8 @@ pub fn ask(
             .to_owned(),
         failures => failures.join("; "),
     };
-    let since = before.unreachable.as_ref().map_or(now, |known| known.since);
+    // What is younger than now was written under a clock that has since been set back.
+    let since = before.unreachable.as_ref().map_or(now, |known| known.since.min(now));
     Polled { unreachable: Some(Unreachable { since, reason }), ..before.clone() }
 }
 

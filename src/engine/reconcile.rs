@@ -7,28 +7,26 @@ use anyhow::{Result, bail};
 
 use super::Here;
 use super::apply::{self, Applied};
-use super::clone;
 use super::observe::{self, Opened, Site, one_line};
+use super::recover::Recovered;
 use super::repair::{self, Looked};
 use super::roster::{Found, Repo};
 use super::scripts::{self, Agenda};
-use super::{housekeeping, record, recover};
+use super::{clone, fetch, housekeeping, record, recover};
 use crate::config::RepoSettings;
 use crate::domain::action::{Attempt, Outcome, Trigger};
 use crate::domain::change::{Change, ChangeError};
 use crate::domain::git::{Commit, RefName};
 use crate::domain::paths::Patterns;
-use crate::domain::plan::{
-    Act, Finding, Observed, Pin, Plan, Request, Target, Unreachable, Upstream, decide,
-};
+use crate::domain::plan::{Act, Finding, Observed, Pin, Plan, Request, Target, Upstream, decide};
 use crate::system::git::merge::Merged;
-use crate::system::git::{Git, Head, git_dir_of};
-use crate::system::lock::{ActionLock, Ending, Journal, Phase, Step, Tried};
+use crate::system::git::{Head, git_dir_of};
+use crate::system::lock::{self, ActionLock, Ending, Journal, Phase, Step, Tried};
 use crate::system::logs::{self, Log};
 use crate::system::record::{Memory, Records};
-use crate::system::remote::{self, Progress};
+use crate::system::remote::Progress;
 use crate::system::worktree::Unready;
-use crate::system::{node, sweep};
+use crate::system::{node, process, sweep};
 
 /// How long a lock of git's is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -106,6 +104,15 @@ pub fn work(
             (Tried::Busy, true) => ActionLock::wait(&records)?,
             (Tried::Busy, false) => return Ok(Done::Busy),
         };
+        if let Some(worker) = lock::other_worker(&records, &here.node.boot_id)? {
+            // Somebody removed the lock file from under it. Its journal still keeps us apart.
+            drop(lock);
+            if !order.wait {
+                return Ok(Done::Busy);
+            }
+            process::outlast(worker, Duration::MAX, || {})?;
+            continue;
+        }
         records.asked_again()?;
         housekeeping::outlast_collecting(here, &lock, &git_dir)?;
         let mut outcome = pass(here, repo, &lock, order, progress);
@@ -166,7 +173,9 @@ fn pass(
     // Opened under the lock: another worker may have moved everything since.
     let mut site = reopened(here, repo)?;
     site.git.no_torn_object()?;
-    recover::recover(here, lock, &site)?;
+    if recover::recover(here, lock, &site)? == Recovered::Blocked {
+        return Ok(());
+    }
     sweep::stale(site.git.git_dir(), node::now())?;
     site = reopened(here, repo)?;
     grant(&site, order)?;
@@ -191,7 +200,7 @@ fn pass(
             Plan::Fetch { tip } => {
                 no_locks(&site)?;
                 journal = Some(lock.begin(order.request.trigger, &here.node.boot_id, now)?);
-                if !fetch(&site, tip, progress)? {
+                if !fetch::fetch(&site, tip, progress)? {
                     return lock.clear();
                 }
                 site = reopened(here, repo)?;
@@ -251,52 +260,6 @@ fn grant(site: &Site, order: &Order) -> Result<()> {
             let memory = Memory { accepted: Some(revision), ..site.records.memory()? };
             site.records.put_memory(&memory)
         }
-    }
-}
-
-/// Gets `tip`. `false`: no remote gave it; that is written down.
-fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Result<bool> {
-    let mut polled = site.records.polled();
-    let Some(branch) = polled.branch.clone() else { return Ok(false) };
-    let mut failures = Vec::new();
-    for remote in site.remotes() {
-        tracing::info!(repository = %site.repo.name, %remote, %branch, "fetching");
-        let limit = site.repo.settings.network_timeout;
-        let fetched = remote::permitted(&remote, site.repo.settings.insecure)
-            .and_then(|()| remote::fetch(&site.git, &remote, &branch, limit, &mut *progress));
-        match fetched {
-            Ok(()) => {
-                // The branch may have moved on between the poll and the fetch.
-                polled.tip = site.git.ref_commit(&branch.tracking())?.or(Some(tip));
-                if let Some(tip) = polled.tip
-                    && !site.git.has(tip)
-                {
-                    bail!("{tip} was fetched and cannot be read");
-                }
-                polled.unreachable = None;
-                site.records.put_polled(&polled)?;
-                if let Some(tip) = polled.tip {
-                    raise_mark(&site.git, &branch, tip)?;
-                }
-                return Ok(true);
-            }
-            Err(error) => failures.push(one_line(&error)),
-        }
-    }
-    let reason = failures.join("; ");
-    repair::must_be_sound(site, &reason)?;
-    let since = polled.unreachable.as_ref().map_or_else(node::now, |known| known.since);
-    polled.unreachable = Some(Unreachable { since, reason });
-    site.records.put_polled(&polled)?;
-    Ok(false)
-}
-
-/// Moves the high-water mark forward to `tip`, never back: going back takes a person or a setting.
-fn raise_mark(git: &Git, branch: &RefName, tip: Commit) -> Result<()> {
-    let mark = git.kept_ref(&branch.seen())?;
-    match mark {
-        Some(mark) if mark == tip || !git.contains(tip, mark)? => Ok(()),
-        _ => git.set_logged_ref(&branch.seen(), tip, "seen upstream"),
     }
 }
 
@@ -465,9 +428,12 @@ fn act_upon(
         logs::prune(&folder, ended)?;
     }
     let run = record::Run { id: &journal.id, trigger, step: &step, ending: &ending };
-    record::run(site, &run, Some(prepared))?;
-    written?;
+    let recorded = record::run(site, &run, Some(prepared));
+    // Whatever went wrong: without its journal, which a script may even have removed, this file would
+    // be taken for somebody's wish.
     lock.withdraw(&journal)?;
+    recorded?;
+    written?;
     lock.clear()
 }
 

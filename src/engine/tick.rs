@@ -29,6 +29,8 @@ const WORKERS: usize = 16;
 const STATUS: &str = "status.json";
 const REPORTED: &str = "reported.json";
 
+const GONE: &str = "it was removed while it was acted upon";
+
 /// What to do in one tick.
 #[derive(Clone, Debug)]
 pub struct Orders {
@@ -106,9 +108,12 @@ pub fn tick(here: &Here, orders: &Orders) -> Result<Tick> {
     let now = node::now();
     for it in &mut looked {
         if let Some(trouble) = troubles.get(&it.repo.name) {
-            it.repo = roster::one(here, &it.repo.name)?;
             let was = row_before(&before, &it.repo.name);
-            it.row = look(here, it.repo.clone(), was.clone(), None, now).row;
+            let Ok(repo) = roster::one(here, &it.repo.name) else {
+                hindered(&mut it.row, GONE, was, now);
+                continue;
+            };
+            *it = look(here, repo, was.clone(), None, now);
             if let Some(reason) = trouble {
                 hindered(&mut it.row, reason, was, now);
             }
@@ -132,7 +137,13 @@ pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
         .map(|repo| match row_before(&before, &repo.name) {
             // What belongs to somebody else is not for us to open; the last tick knew how it is.
             Some(row) if !node::owns(&repo.path) => Looked { repo, row, plan: None },
-            was => look(here, repo, was, None, now),
+            was => {
+                let mut it = look(here, repo, was.clone(), None, now);
+                if let Some((was, reason)) = was.and_then(unrecorded) {
+                    hindered(&mut it.row, &reason, Some(was), now);
+                }
+                it
+            }
         })
         .collect();
     Ok(status_of(here, looked, &machine, now))
@@ -176,6 +187,7 @@ fn look(
 ) -> Looked {
     let request =
         |orders: &Orders| Request { trigger: orders.trigger, named: !orders.names.is_empty() };
+    let mut trouble = None;
     let (seen, policy, remote, plan) = match observe::open(here, &repo) {
         Opened::Ready(site) => {
             let asked = match orders {
@@ -183,13 +195,11 @@ fn look(
                 Some(orders) if orders.wish == Wish::Follow => site.poll(now),
                 _ => Ok(site.records.polled()),
             };
-            let seen = match asked {
-                Ok(polled) => site.observe(&polled, now),
-                Err(error) => Observed {
-                    broken: Some(one_line(&error)),
-                    ..site.observe(&site.records.polled(), now)
-                },
-            };
+            let polled = asked.unwrap_or_else(|error| {
+                trouble = Some(one_line(&error));
+                site.records.polled()
+            });
+            let seen = site.observe(&polled, now);
             let policy = site.policy(&seen);
             let plan = orders.map(|orders| match orders.wish {
                 Wish::Follow if orders.dry_run => decide(&seen, &policy, request(orders), now),
@@ -229,10 +239,13 @@ fn look(
     };
     let remote = remote.map(|remote| remote.to_string());
     let last_acted = was.as_ref().and_then(|was| was.acted.clone());
-    let mut row = row(&repo, &seen, &policy, remote, was, now);
+    let mut row = row(&repo, &seen, &policy, remote, was.clone(), now);
     if seen.broken.is_some() && row.acted.is_none() {
         // What cannot be read now was known to the last tick.
         row.acted = last_acted;
+    }
+    if let Some(reason) = trouble {
+        hindered(&mut row, &reason, was, now);
     }
     Looked { repo, row, plan }
 }
@@ -274,14 +287,13 @@ fn row(
             seconds: known.map(|known| known.seconds),
         }
     });
-    let since = first
-        .since
-        .or(match first.state {
-            State::Current => acted.as_ref().and_then(|acted| acted.at),
-            _ => None,
-        })
-        .or(same)
-        .unwrap_or(now);
+    let acted_at = match first.state {
+        State::Current => acted.as_ref().and_then(|acted| acted.at),
+        _ => None,
+    };
+    // A time in the future was written under a clock that has since been set back.
+    let since = [first.since, acted_at, same].into_iter().flatten().find(|since| *since <= now);
+    let since = since.unwrap_or(now);
     let mut states: Vec<State> = all.iter().map(|condition| condition.state).collect();
     states.dedup();
     Row {
@@ -307,21 +319,27 @@ fn row(
     }
 }
 
-/// A worker that could not even write down what is wrong.
+/// What is wrong could not even be written down by whom it hindered. Whatever is more important than
+/// `failing` stays the state.
 fn hindered(row: &mut Row, reason: &str, was: Option<Row>, now: DateTime<Utc>) {
     let state = match row.state {
         // Nothing is cloned yet: the remote is what is missing.
         State::New | State::Unreachable if row.head.is_none() => State::Unreachable,
-        // The script of a worker that died may go on.
-        State::Acting | State::Broken | State::Failing => return,
+        state if state <= State::Failing => return,
         _ => State::Failing,
     };
-    row.since = was.filter(|was| was.state == state).map_or(now, |was| was.since);
+    row.since = was.filter(|was| was.state == state).map_or(now, |was| was.since.min(now));
     row.state = state;
     row.reason = Some(reason.to_owned());
     if row.conditions.first() != Some(&state) {
         row.conditions.insert(0, state);
     }
+}
+
+/// What only the last tick could say: a failure that stands in no record, and so has no number.
+fn unrecorded(was: Row) -> Option<(Row, String)> {
+    let reason = was.reason.clone().filter(|_| was.state == State::Failing && was.attempt == 0)?;
+    Some((was, reason))
 }
 
 /// Lets workers work on `jobs`, a bounded number at a time. For each: what it could not write down

@@ -16,6 +16,10 @@ use rustix::io::Errno;
 
 use super::pid::Process;
 
+mod fault;
+
+pub use fault::Fault;
+
 /// An open folder. Whatever happens to its path, it stays this folder.
 #[derive(Debug)]
 pub struct Dir {

@@ -191,6 +191,10 @@ impl ActionLock {
     /// # Errors
     /// When the journal cannot be written.
     pub fn begin(&self, trigger: Trigger, boot_id: &str, now: DateTime<Utc>) -> Result<Journal> {
+        let path = self.records.private.join("lock");
+        if !is_still_at(&self.file, &path) {
+            bail!("somebody removed {} while it was held", path.display());
+        }
         let worker = Process::current();
         let journal = Journal {
             format: FORMAT,
@@ -326,6 +330,15 @@ pub fn journal(records: &Records) -> Result<Option<Journal>> {
             step: None,
         })),
     }
+}
+
+/// The worker whose run is under way, when it is not this process.
+///
+/// # Errors
+/// As [`journal`].
+pub fn other_worker(records: &Records, boot_id: &str) -> Result<Option<Process>> {
+    let worker = journal(records)?.filter(|run| run.boot_id == boot_id).map(|run| run.worker);
+    Ok(worker.filter(|worker| *worker != Process::current() && worker.lives()))
 }
 
 /// `currentaction.txt`, as found.

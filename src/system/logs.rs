@@ -19,11 +19,11 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use chrono::{DateTime, Duration, NaiveDateTime, Utc};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::files;
+use super::files::{self, Fault};
 use crate::domain::action::Outcome;
 use crate::domain::git::Commit;
 
@@ -87,6 +87,13 @@ impl Log {
             .mode(0o750)
             .create(dir)
             .with_context(|| format!("cannot make the folder for logs {}", shown(dir)))?;
+        // A script that can say nothing fails at its next word, half-way. It had better not begin.
+        let free = fs2::available_space(dir)
+            .with_context(|| format!("cannot look at the disk of the logs {}", shown(dir)))?;
+        if free < OWN_LINES {
+            let told = format!("there is no room for a log in {}", shown(dir));
+            return Err(Error::new(Fault::Full).context(told));
+        }
         let stem = format!("{}-{}", at.format(FILE_TIME), &revision.to_string()[..12]);
         for number in 1..100 {
             let name = match number {

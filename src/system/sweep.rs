@@ -74,6 +74,9 @@ pub fn locks(git_dir: &Path) -> Result<Vec<Lock>> {
 fn remove_locks(git_dir: &Path, counts: impl Fn(SystemTime) -> bool) -> Result<()> {
     let mut locks = Vec::new();
     find_locks(git_dir, &mut locks)?;
+    if locks.is_empty() || git_works_in(git_dir) {
+        return Ok(());
+    }
     remove_unless_open(locks, counts)
 }
 
@@ -112,6 +115,26 @@ fn find_locks(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a git command of somebody's runs in the repository. Some hold a lock without having it
+/// open, a commit for as long as its editor is.
+fn git_works_in(git_dir: &Path) -> bool {
+    let Some(Ok(worktree)) = git_dir.parent().map(Path::canonicalize) else { return false };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    processes.flatten().map(|process| process.path()).any(|process| {
+        let is_git = std::fs::read(process.join("comm")).is_ok_and(|name| name.starts_with(b"git"));
+        // One that stays for good holds no lock for long.
+        let stays = || {
+            let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            line.windows(b"daemon".len()).any(|word| word == b"daemon")
+        };
+        let is_here = || {
+            std::fs::read_link(process.join("cwd"))
+                .is_ok_and(|folder| folder.starts_with(&worktree))
+        };
+        is_git && is_here() && !stays()
+    })
 }
 
 /// The files that some process has open, as far as we may look.

@@ -127,7 +127,7 @@ fn a_poll_that_cannot_be_written_is_told() {
     });
     machine.push("ops", &[("page", "two\n")]);
     let ran = tick(&machine).exits(1);
-    assert!(ran.stdout.starts_with("ops: broken"), "{ran}");
+    assert!(ran.stdout.starts_with("ops: failing"), "{ran}");
     assert!(ran.stdout.contains("pmpy/poll"), "{ran}");
     unplant(&file);
     tick(&machine).ok();

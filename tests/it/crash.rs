@@ -57,7 +57,7 @@ const CALLS: [&str; 33] = [
 
 pub(crate) const NAME: &str = "ops";
 const TICK: [&str; 3] = ["tick", "--trigger", "cron"];
-const WORKER: [&str; 4] = ["worker", NAME, "--trigger", "cron"];
+pub(crate) const WORKER: [&str; 4] = ["worker", NAME, "--trigger", "cron"];
 
 /// How many machines are killed side by side.
 const LANES: usize = 2;
@@ -152,12 +152,12 @@ impl Stand {
     }
 
     /// Lets the agent hear of what was pushed, as the tick that starts a worker does.
-    fn poll(&self) {
+    pub(crate) fn poll(&self) {
         self.machine.agent(&["tick", "--dry-run"]);
     }
 
     /// Runs the agent and kills it at `point`; whether it got that far.
-    fn killed(&self, calls: &[&str], nth: usize, arguments: &[&str]) -> bool {
+    pub(crate) fn killed(&self, calls: &[&str], nth: usize, arguments: &[&str]) -> bool {
         // A question mark: no complaint about a call that this machine does not have.
         let set: Vec<String> = calls.iter().map(|call| format!("?{call}")).collect();
         let inject = format!("inject={}:signal=SIGKILL:when={nth}", set.join(","));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::crash::{NAME, Stand, Totals};
+use crate::crash::{NAME, Stand, Totals, WORKER};
 
 /// How long after its start a tick is killed, at most, in milliseconds; an undisturbed one is about
 /// as long at it.
@@ -49,6 +49,42 @@ fn random_kills_while_somebody_pushes_are_put_right() {
     assert!(findings.is_empty(), "{}", findings.join("\n"));
     assert!(complaints.is_empty(), "the scripts saw: {complaints:?}");
     assert!(killed * 3 > kills, "only {killed} of {kills} kills hit a worker");
+}
+
+#[test]
+fn a_half_written_change_waits_for_a_hand_edit_to_go_and_is_then_carried_on() {
+    let mut stand = Stand::new();
+    let page = stand.machine.clone_of(NAME).join("files/kept-4");
+    half_write(&mut stand);
+    let before = stand.machine.git(&stand.machine.clone_of(NAME), &["show", "HEAD:files/kept-4"]);
+    fs::write(&page, "by hand\n").unwrap();
+
+    let revision = stand.push();
+    for _ in 0..2 {
+        stand.machine.tick().exits(1);
+        let row = stand.machine.row(NAME);
+        assert_eq!(row["state"], "dirty", "{row:#}");
+        assert!(row["reason"].as_str().unwrap().contains("files/kept-4"), "{row:#}");
+        assert_eq!(fs::read_to_string(&page).unwrap(), "by hand\n");
+    }
+    fs::write(&page, before + "\n").unwrap();
+    stand.machine.tick().ok();
+    let findings = stand.findings(&revision);
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
+
+/// Pushes a revision and lets the worker die when it has given some of its files their names.
+fn half_write(stand: &mut Stand) {
+    for nth in 2..20 {
+        stand.push();
+        stand.poll();
+        stand.killed(&["renameat", "renameat2"], nth, &WORKER);
+        if !stand.machine.differences(NAME).is_empty() {
+            return;
+        }
+        stand.machine.tick().ok();
+    }
+    panic!("no kill left a change half written");
 }
 
 /// Starts a tick and kills it, and the workers that it has by then, after a while; how many workers.

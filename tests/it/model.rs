@@ -235,7 +235,11 @@ impl<'s> Story<'s> {
                 Victim::Nobody => {}
                 Victim::Tick => tick.kill().unwrap(),
                 Victim::Worker => stand.kill_worker(),
-                Victim::Script => stand.kill_script(),
+                Victim::Script => {
+                    // What comes next is another attempt, and is not to hang as well.
+                    stand.set(self.mode);
+                    stand.kill_script();
+                }
             }
             if matches!(another, Another::Push) {
                 stand.push_onto(&stand.tip());

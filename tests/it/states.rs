@@ -163,7 +163,7 @@ fn a_foreign_currentaction_holds_whatever_its_age() {
     machine.push("ops", &[("page", "two\n")]);
     let years = Duration::from_secs(5 * 365 * 86_400);
     let now = SystemTime::now();
-    for (time, nagios) in [(now, 0), (now - years, 1), (now + years, 0)] {
+    for (time, nagios) in [(now, 0), (now + years, 0), (now - years, 1)] {
         let file = machine.currentaction("ops");
         fs::write(&file, "waiting for the DBA\n").unwrap();
         File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();

@@ -172,11 +172,11 @@ impl Lab {
         let from: Commit = self.git(&["rev-parse", "HEAD"]).parse().unwrap();
         let change = self.change(Some(&from), to);
         let git = self.open();
-        let mut index = git.index().unwrap();
+        let index = git.index().unwrap();
         let worktree = Worktree::open(&self.repo()).unwrap();
         let ready = worktree.classify(&change, &git, &|path| index.staged(path))?;
         let written = worktree.apply(&ready, &git).unwrap();
-        index.update(&change, &written).unwrap();
+        git.update_index(&change, &written).unwrap();
         self.git(&["update-ref", "--no-deref", "HEAD", &to.to_string()]);
         Ok(())
     }

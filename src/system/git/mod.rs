@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use git2::{ErrorCode, Oid, Repository, RepositoryOpenFlags, RepositoryState};
 
+use self::error::{explained, patiently};
 use crate::domain::git::{Commit, Id, RefName, Relation, Remote, Scheme};
 
+pub mod error;
 pub mod merge;
 pub mod objects;
 pub mod ownership;
@@ -351,10 +353,12 @@ impl Git {
                 if Some(now) != from && !self.contains(to, now)? {
                     bail!(moved_by_hand());
                 }
-                self.repo
-                    .reference_matching(&name, oid_of(&to.0)?, true, oid_of(&now.0)?, message)
-                    .map_err(|error| explained(&error))
-                    .with_context(|| format!("the ref {name} cannot be moved"))?;
+                let (from, to) = (oid_of(&now.0)?, oid_of(&to.0)?);
+                patiently(|| {
+                    let moved = self.repo.reference_matching(&name, to, true, from, message);
+                    moved.map_err(|error| explained(&error))
+                })
+                .with_context(|| format!("the ref {name} cannot be moved"))?;
             }
             None => {
                 self.repo
@@ -424,28 +428,6 @@ pub enum Format {
     Sha1,
     /// 32 bytes.
     Sha256,
-}
-
-/// libgit2's error with a hint where its text alone does not help.
-fn explained(error: &git2::Error) -> anyhow::Error {
-    let text = error.message();
-    if text.contains("extensions.refstorage") {
-        return anyhow!(
-            "it keeps its refs as a reftable, which libgit2 cannot read\n\
-             hint: git refs migrate --ref-format=files"
-        );
-    }
-    match error.code() {
-        ErrorCode::Owner => anyhow!(
-            "{text}\nhint: the agent works as the owner of a repository; \
-             run it as that user, or give the repository to this one with chown -R"
-        ),
-        ErrorCode::Locked => anyhow!(
-            "{text}\nhint: another git command works here, or one died: \
-             the lock is removed once it is ten minutes old and nobody has it open"
-        ),
-        _ => anyhow!("{text}"),
-    }
 }
 
 /// Whether two paths lead to one folder.

@@ -4,12 +4,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use git2::{ErrorCode, IndexEntry, IndexTime, ObjectType, Oid};
 
 use super::Git;
+use super::error::{Locked, explained, patiently};
 use crate::domain::change::{
     Change, Entry, MAX_TREE, Mode, ObjectError, Objects, RepoPath, Stat, Written,
 };
@@ -119,6 +120,87 @@ impl Git {
         fs::rename(&staged, &path).with_context(failed)?;
         self.index()
     }
+
+    /// Takes over the paths of `change` into the index, and no other, and brings it to disk.
+    /// `written` are its new paths as they look there.
+    ///
+    /// All of it happens under git's own lock, so that nothing that a person stages meanwhile is
+    /// lost. libgit2 takes that lock for the writing alone; it is given a draft beside the index.
+    ///
+    /// # Errors
+    /// When somebody else has the index locked, or the disk is full or fails.
+    pub fn update_index(&self, change: &Change, written: &[Written]) -> Result<()> {
+        let path = self.repo.path().join("index");
+        let lock = patiently(|| IndexLock::take(&path))?;
+        let draft = path.with_extension("pmpy.lock");
+        let told = || format!("cannot write the index {}", path.display());
+        copy_dated(&path, &draft).with_context(told)?;
+        let format = self.repo.object_format();
+        let mut index = git2::Index::open_ext(&draft, format).with_context(told)?;
+        // It is the repository's for as long as it takes: libgit2 looks into the worktree for files
+        // that changed in the very moment in which the index was written.
+        self.repo.set_index(&mut index).with_context(told)?;
+        let updated = Index(index).take_over(change, written);
+        let mut real = git2::Index::open_ext(&path, format).with_context(told)?;
+        self.repo.set_index(&mut real).with_context(told)?;
+        updated?;
+        lock.put_in_place(&draft, &path).with_context(told)?;
+        real.read(false).with_context(told)
+    }
+}
+
+/// Copies a file with its time, by which git tells what may have changed since. No file gives none.
+fn copy_dated(from: &Path, to: &Path) -> io::Result<()> {
+    let modified = match fs::metadata(from) {
+        Ok(meta) => meta.modified()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    fs::copy(from, to)?;
+    File::options().write(true).open(to)?.set_modified(modified)
+}
+
+/// `.git/index.lock`, as git takes it; gone with the value.
+struct IndexLock {
+    path: PathBuf,
+    /// Whether it still is in its place.
+    held: bool,
+}
+
+impl IndexLock {
+    fn take(index: &Path) -> Result<Self> {
+        let path = index.with_extension("lock");
+        let told = || format!("cannot make the lock {}", path.display());
+        match File::create_new(&path) {
+            Ok(_) => Ok(Self { path, held: true }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(anyhow::Error::new(Locked).context(format!(
+                    "cannot write the index: {} is there\n\
+                     hint: a git command may be running; if none is, remove it",
+                    path.display()
+                )))
+            }
+            Err(error) => Err(error).with_context(told),
+        }
+    }
+
+    /// The lock itself becomes the index, with what `draft` holds: no step of this can leave a lock
+    /// beside an index that is done.
+    fn put_in_place(mut self, draft: &Path, index: &Path) -> io::Result<()> {
+        fs::rename(draft, &self.path)?;
+        fs::rename(&self.path, index)?;
+        self.held = false;
+        Ok(())
+    }
+}
+
+impl Drop for IndexLock {
+    fn drop(&mut self) {
+        if self.held {
+            // Recovery takes away what stays.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// What is staged.
@@ -137,14 +219,7 @@ impl Index {
         Some(Entry { mode, id: Id::from_bytes(entry.id.as_bytes())? })
     }
 
-    /// Takes over the paths of `change`, and no other, and brings the index to disk. `written` are
-    /// its new paths as they look there.
-    ///
-    /// # Errors
-    /// When somebody else has the index locked, or the disk is full or fails.
-    pub fn update(&mut self, change: &Change, written: &[Written]) -> Result<()> {
-        // Somebody may have staged something since it was read.
-        self.0.read(false).context("cannot read the index again")?;
+    fn take_over(&mut self, change: &Change, written: &[Written]) -> Result<()> {
         for op in change.ops.iter().filter(|op| op.new.is_none()) {
             if self.staged(&op.path).is_none() {
                 continue;
@@ -160,14 +235,7 @@ impl Index {
     }
 
     fn write(&mut self) -> Result<()> {
-        self.0.write().map_err(|error| match error.code() {
-            ErrorCode::Locked => anyhow!(
-                "cannot write the index: {}\n\
-                 hint: a git command may be running; if none is, remove .git/index.lock",
-                error.message().escape_debug()
-            ),
-            _ => anyhow!("cannot write the index: {}", error.message().escape_debug()),
-        })?;
+        self.0.write().map_err(|error| explained(&error).context("cannot write the index"))?;
         if let Some(path) = self.0.path() {
             let synced = File::open(path).and_then(|index| index.sync_all());
             synced.with_context(|| format!("cannot sync the index {}", path.display()))?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use git2::{AutotagOption, Direction, FetchOptions, RemoteCallbacks};
 
+use super::git::error::explained;
 use super::git::{Format, Git, commit_of};
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
@@ -156,7 +157,7 @@ pub fn fetch(
     match (fetched, stopped) {
         (Ok(()), _) => Ok(()),
         (Err(_), Some(reason)) => Err(anyhow!("it {reason}")),
-        (Err(error), None) => Err(anyhow!("{}", error.message())),
+        (Err(error), None) => Err(explained(&error)),
     }
     .with_context(|| format!("cannot fetch {branch} from {remote}"))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{
     Access, AtFlags, FileType, Mode as Permissions, OFlags, StatVfsMountFlags, Statx,
     StatxAttributes,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::domain::change::{Change, Entry, MAX_BLOB, Mode, Objects, PathOp, RepoPath};
 use crate::domain::git::Id;
+use crate::system::files::Fault;
 
 /// How many strangers in a folder are named before the look at it ends.
 const STRANGERS: usize = 20;
@@ -79,19 +80,23 @@ impl Worktree {
         let disk = rustix::fs::fstatvfs(&self.root)
             .with_context(|| format!("cannot look at the disk of {}", self.path.display()))?;
         if disk.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            bail!("{} is on a read-only file system", self.path.display());
+            let told = format!("{} cannot be written to", self.path.display());
+            return Err(Error::new(Fault::ReadOnly).context(told));
         }
-        let writes = ready.change.ops.iter().zip(&ready.steps).filter(|(_, step)| step.writes());
-        let needed: u64 = writes.map(|(op, _)| op.size).sum();
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if needed > free {
-            bail!(
-                "the new files need {needed} bytes and the disk of {} has {free}\n\
-                 hint: free some space; the next tick goes on by itself",
-                self.path.display()
-            );
+        let writes = || ready.change.ops.iter().zip(&ready.steps).filter(|(_, step)| step.writes());
+        let check = |what, needed: u64, free: u64| {
+            let path = self.path.display();
+            let told =
+                || format!("the new files need {needed} {what} and the disk of {path} has {free}");
+            if needed > free { Err(Error::new(Fault::Full).context(told())) } else { Ok(()) }
+        };
+        let bytes = writes().map(|(op, _)| op.size).sum();
+        check("bytes", bytes, disk.f_bavail.saturating_mul(disk.f_frsize))?;
+        // Some file systems make inodes as they are needed, and say that they have none at all.
+        if disk.f_files == 0 {
+            return Ok(());
         }
-        Ok(())
+        check("inodes", writes().count() as u64, disk.f_favail)
     }
 }
 

@@ -260,9 +260,8 @@ fn an_index_that_is_locked_is_told_with_what_to_do() {
     let (lab, to) = between(&tree([("a", file("1"))]), &tree([("a", file("2"))]));
     let git = lab.open();
     let head = lab.git(&["rev-parse", "HEAD"]).parse().unwrap();
-    let mut index = git.index().unwrap();
     fs::write(lab.at(".git/index.lock"), "").unwrap();
-    let error = index.update(&lab.change(Some(&head), &to), &[]).unwrap_err().to_string();
+    let error = git.update_index(&lab.change(Some(&head), &to), &[]).unwrap_err().to_string();
     assert!(error.contains("hint: "), "{error}");
 }
 

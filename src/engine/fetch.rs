@@ -1,0 +1,63 @@
+//! Getting what upstream has, and remembering how far it was seen. Decides nothing about it.
+
+use anyhow::{Result, bail};
+
+use super::observe::{Site, one_line};
+use super::repair;
+use crate::domain::git::{Commit, RefName};
+use crate::domain::plan::Unreachable;
+use crate::system::files::Fault;
+use crate::system::git::Git;
+use crate::system::node;
+use crate::system::remote::{self, Progress};
+
+/// Gets `tip`. `false`: no remote gave it; that is written down.
+///
+/// # Errors
+/// When the disk fails, or what was fetched or is here cannot be read.
+pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Result<bool> {
+    let mut polled = site.records.polled();
+    let Some(branch) = polled.branch.clone() else { return Ok(false) };
+    let mut failures = Vec::new();
+    for remote in site.remotes() {
+        tracing::info!(repository = %site.repo.name, %remote, %branch, "fetching");
+        let limit = site.repo.settings.network_timeout;
+        let fetched = remote::permitted(&remote, site.repo.settings.insecure)
+            .and_then(|()| remote::fetch(&site.git, &remote, &branch, limit, &mut *progress));
+        match fetched {
+            Ok(()) => {
+                // The branch may have moved on between the poll and the fetch.
+                polled.tip = site.git.ref_commit(&branch.tracking())?.or(Some(tip));
+                if let Some(tip) = polled.tip
+                    && !site.git.has(tip)
+                {
+                    bail!("{tip} was fetched and cannot be read");
+                }
+                polled.unreachable = None;
+                site.records.put_polled(&polled)?;
+                if let Some(tip) = polled.tip {
+                    raise_mark(&site.git, &branch, tip)?;
+                }
+                return Ok(true);
+            }
+            // No remote can do anything about a full disk.
+            Err(error) if Fault::of(&error).is_some() => return Err(error),
+            Err(error) => failures.push(one_line(&error)),
+        }
+    }
+    let reason = failures.join("; ");
+    repair::must_be_sound(site, &reason)?;
+    let since = polled.unreachable.as_ref().map_or_else(node::now, |known| known.since);
+    polled.unreachable = Some(Unreachable { since, reason });
+    site.records.put_polled(&polled)?;
+    Ok(false)
+}
+
+/// Moves the high-water mark forward to `tip`, never back: going back takes a person or a setting.
+fn raise_mark(git: &Git, branch: &RefName, tip: Commit) -> Result<()> {
+    let mark = git.kept_ref(&branch.seen())?;
+    match mark {
+        Some(mark) if mark == tip || !git.contains(tip, mark)? => Ok(()),
+        _ => git.set_logged_ref(&branch.seen(), tip, "seen upstream"),
+    }
+}
