@@ -8,7 +8,7 @@ use comfy_table::Cell;
 use super::show;
 use crate::cli::{self, Global};
 use crate::domain::status::Severity;
-use crate::engine::check::{self, Level, Reach, Verdict};
+use crate::engine::check::{self, Level, Scope, Verdict};
 use crate::exit::Code;
 use crate::system::node::Node;
 
@@ -24,8 +24,8 @@ pub fn run(global: &Global, args: &cli::Check) -> Result<Code> {
             return Ok(Code::Usage);
         }
     };
-    let reach = if args.offline { Reach::Machine } else { Reach::Remotes };
-    let verdicts = check::check(settings, Node::here(), reach, Path::new("/"));
+    let scope = if args.offline { Scope::Machine } else { Scope::Remotes };
+    let verdicts = check::check(settings, Node::here(), scope, Path::new("/"));
     let least = if global.quiet { Level::Warn } else { Level::Ok };
     show::print(&text(&verdicts, least))?;
     Ok(match count(&verdicts, Level::Bad) {

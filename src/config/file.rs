@@ -11,8 +11,8 @@ use serde_spanned::Spanned;
 
 use super::list::{AbsoluteArgv, Argv, NonEmpty, OneOrMany, Patterns};
 use super::value::{
-    AbsolutePath, Address, Branch, Cadence, Line, RepoName, Script, Socket, Time, Token, Variable,
-    VariableValue, Wait,
+    AbsolutePath, Address, Branch, Cadence, Line, Proxy, RepoName, Script, Socket, Time, Token,
+    Variable, VariableValue, Wait,
 };
 use crate::domain::plan::{OnRewrite, Update};
 
@@ -68,7 +68,7 @@ pub struct Repo {
     pub password_file: Option<Spanned<AbsolutePath>>,
     pub ca_file: Option<Spanned<AbsolutePath>>,
     pub client_cert: Option<Spanned<AbsolutePath>>,
-    pub proxy: Option<Spanned<Line>>,
+    pub proxy: Option<Spanned<Proxy>>,
     pub target: Option<Spanned<AbsolutePath>>,
     pub names: Option<Spanned<Names>>,
     pub rename: Option<Spanned<BTreeMap<String, Line>>>,

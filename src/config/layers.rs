@@ -11,6 +11,7 @@ use super::file::{File, Repo, Tree};
 use super::source::{Error, Source};
 use super::{Fixed, Mode, RepoSettings, Settings, TreeSettings, World, later};
 use crate::domain::plan::{OnRewrite, Policy, Update, When};
+use crate::domain::remote::Reach;
 
 /// What `source` says about `world`.
 pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
@@ -74,10 +75,9 @@ fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
         paths: Vec::new(),
         scripts: None,
         timeout: Duration::from_secs(3600),
-        network_timeout: Duration::from_secs(120),
+        reach: Reach::default(),
         env: Default::default(),
         env_file: None,
-        insecure: false,
         fixed: Fixed {
             when: own.when.is_some(),
             paths: own.paths.is_some(),
@@ -123,7 +123,7 @@ fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
         settings.timeout = timeout.0;
     }
     if let Some(timeout) = &keys.network_timeout {
-        settings.network_timeout = timeout.0;
+        settings.reach.limit = timeout.0;
     }
     for (name, value) in &keys.env {
         settings.env.insert(name.0.clone(), value.0.clone());
@@ -131,8 +131,33 @@ fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
     if let Some(file) = &keys.env_file {
         settings.env_file = Some(file.0.clone());
     }
+    lay_reach_over(&mut settings.reach, keys);
+}
+
+fn lay_reach_over(reach: &mut Reach, keys: &Repo) {
     if let Some(insecure) = keys.insecure {
-        settings.insecure = insecure;
+        reach.insecure = insecure;
+    }
+    if let Some(depth) = &keys.depth {
+        reach.depth = *depth.get_ref();
+    }
+    if let Some(username) = &keys.username {
+        reach.username = Some(username.get_ref().0.clone());
+    }
+    let paths = [
+        (&mut reach.key_file, &keys.key_file),
+        (&mut reach.known_hosts, &keys.known_hosts),
+        (&mut reach.password_file, &keys.password_file),
+        (&mut reach.ca_file, &keys.ca_file),
+        (&mut reach.client_cert, &keys.client_cert),
+    ];
+    for (setting, key) in paths {
+        if let Some(path) = key {
+            *setting = Some(path.get_ref().0.clone());
+        }
+    }
+    if let Some(proxy) = &keys.proxy {
+        reach.proxy = Some(proxy.get_ref().0.clone());
     }
 }
 

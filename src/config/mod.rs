@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::domain::git::Remote;
 use crate::domain::plan::{Policy, When};
+use crate::domain::remote::Reach;
 
 pub use source::{Error, Source};
 pub use value::{NamedAddress, address, branch, duration, positive_duration, repo_name, token};
@@ -109,14 +110,12 @@ pub struct RepoSettings {
     pub scripts: Option<Vec<String>>,
     /// `timeout` for all scripts of an action.
     pub timeout: Duration,
-    /// `network_timeout` for a whole fetch.
-    pub network_timeout: Duration,
+    /// How its remotes may be reached.
+    pub reach: Reach,
     /// `env`.
     pub env: BTreeMap<String, String>,
     /// `env_file`.
     pub env_file: Option<PathBuf>,
-    /// `insecure`: whether `http://` and `git://` may be used.
-    pub insecure: bool,
     /// Which of the keys that `.pmpy.toml` may set were set by `[repo.NAME]`, which wins over it.
     pub fixed: Fixed,
 }

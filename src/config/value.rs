@@ -112,6 +112,19 @@ pub fn address(text: &str) -> Result<Remote, String> {
     }
 }
 
+/// A server that stands between us and the others.
+pub fn proxy(text: &str) -> Result<Remote, String> {
+    let remote = Remote::new(text);
+    let known = matches!(remote.scheme(), Some(Scheme::Http | Scheme::Https));
+    if !known || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(format!(
+            "\"{remote}\" is not the address of a proxy\n\
+             hint: write one such as \"http://proxy.example.org:3128\""
+        ));
+    }
+    Ok(remote)
+}
+
 /// An absolute path without `..`, in its plain form: no doubled slashes, none at the end.
 pub fn absolute_path(text: &str) -> Result<PathBuf, String> {
     let refused = |why: &str, hint: &str| Err(format!("{} {why}\nhint: {hint}", quoted(text)));
@@ -333,6 +346,8 @@ judged_text! {
     Line(String) = line;
     /// See [`address`].
     Address(Remote) = address;
+    /// See [`proxy`].
+    Proxy(Remote) = proxy;
     /// See [`when`].
     Cadence(When) = when;
     /// Where to listen: an IP address and a port.

@@ -1,7 +1,8 @@
 //! Decisions. Pure: nothing here touches files, processes, the network, the environment, git or the
 //! clock; time is an argument. Reading order: [`git`] (the words), [`action`] (one run and its
 //! retry), [`plan`] (what was seen, and what follows from it), [`status`] (the one word for it),
-//! [`change`] (how one tree becomes another, and which trees are refused).
+//! [`change`] (how one tree becomes another, and which trees are refused), [`remote`] (how servers are
+//! asked, and what they say).
 
 pub mod action;
 pub mod change;
@@ -12,5 +13,6 @@ pub mod ladder;
 pub mod metrics;
 pub mod paths;
 pub mod plan;
+pub mod remote;
 pub mod report;
 pub mod status;

@@ -14,6 +14,7 @@ use crate::domain::status::Status;
 use crate::system::access;
 use crate::system::machine::Machine;
 use crate::system::node::{self, Node};
+use crate::system::remote::Wire;
 use crate::system::root::{self, Kind};
 
 mod repository;
@@ -91,7 +92,7 @@ impl Verdict {
 
 /// What may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Scope {
     /// Everything, the remotes too.
     Remotes,
     /// Only what is on this machine.
@@ -104,7 +105,7 @@ pub fn misconfigured(error: &config::Error) -> Verdict {
 }
 
 /// Looks at everything. `base` is the folder in which this machine's crontabs are, `/`.
-pub fn check(settings: Settings, node: Node, reach: Reach, base: &Path) -> Vec<Verdict> {
+pub fn check(settings: Settings, node: Node, scope: Scope, base: &Path) -> Vec<Verdict> {
     let now = node::now();
     let mut verdicts = vec![configuration(&settings)];
     let here = match Here::new(settings.clone(), node.clone()) {
@@ -114,14 +115,14 @@ pub fn check(settings: Settings, node: Node, reach: Reach, base: &Path) -> Vec<V
         }
         Err(error) => {
             verdicts.push(Verdict::of(Level::Bad, "node", &error));
-            Here { settings, node, part: None, stack: None }
+            Here { settings, node, part: None, stack: None, wire: Wire::default() }
         }
     };
     verdicts.push(clock(now));
     let last = Machine::at(&here.settings.world.state).last_tick();
     verdicts.push(ticks(last, now, &bootstrap::cron_line(&here)));
     verdicts.extend(folders(&here));
-    verdicts.extend(repositories(&here, reach, now));
+    verdicts.extend(repositories(&here, scope, now));
     verdicts.push(rivals::verdict(&here, base));
     verdicts
 }
@@ -209,7 +210,7 @@ fn room(subject: &str, folder: &Path) -> Option<Verdict> {
 }
 
 /// The root, each repository, and what else lies under the root.
-fn repositories(here: &Here, reach: Reach, now: DateTime<Utc>) -> Vec<Verdict> {
+fn repositories(here: &Here, scope: Scope, now: DateTime<Utc>) -> Vec<Verdict> {
     let root = &here.settings.world.root;
     let all = match roster::repositories(here) {
         Ok(all) => all,
@@ -230,11 +231,11 @@ fn repositories(here: &Here, reach: Reach, now: DateTime<Utc>) -> Vec<Verdict> {
         1 => Verdict::ok("root", format!("{}, 1 repository", root.display())),
         many => Verdict::ok("root", format!("{}, {many} repositories", root.display())),
     }];
-    if reach == Reach::Machine && !all.is_empty() {
+    if scope == Scope::Machine && !all.is_empty() {
         verdicts.push(Verdict::ok("remotes", "not asked"));
     }
     for repo in &all {
-        verdicts.extend(repository::verdicts(here, repo, reach, now));
+        verdicts.extend(repository::verdicts(here, repo, scope, now));
     }
     verdicts.extend(strangers(here, &all));
     verdicts

@@ -5,30 +5,37 @@ use anyhow::{Context, Result, bail};
 use super::roster::Repo;
 use super::{Here, observe};
 use crate::domain::git::RefName;
+use crate::domain::plan::Unreachable;
+use crate::domain::remote::Wanted;
 use crate::system::git::Git;
-use crate::system::record::{Memory, Records};
-use crate::system::{remote, skeleton};
+use crate::system::record::{Memory, Polled, Records};
+use crate::system::{node, skeleton};
 
 /// Makes the skeleton of a clone and puts it in its place; fetching is the first pass's work.
 ///
 /// # Errors
 /// When no remote answers, or it cannot be made.
 pub fn make(here: &Here, repo: &Repo) -> Result<()> {
-    let settings = &repo.settings;
-    for remote in &settings.urls {
-        remote::permitted(remote, settings.insecure)?;
+    let Some(remote) = repo.settings.urls.first() else {
+        bail!("no url says where to clone it from")
+    };
+    let wanted = repo.branch(here)?.map_or(Wanted::Default, Wanted::Branch);
+    let (urls, reach) = (repo.settings.urls.clone(), &repo.settings.reach);
+    let polled = observe::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
+    if let Some(Unreachable { reason, .. }) = polled.unreachable {
+        bail!(reason);
     }
-    let format = observe::format_of(&settings.urls)?;
-    let Some(remote) = settings.urls.first() else { bail!("no url says where to clone it from") };
-    let branch = match repo.branch(here)? {
-        Some(branch) => branch,
+    let branch = match &polled.branch {
+        Some(branch) => branch.clone(),
         None => "main".parse::<RefName>()?,
     };
+    let format = polled.way.as_ref().map(|way| way.format).unwrap_or_default();
     skeleton::make(&repo.path, |staged| {
         let git = Git::create(staged, remote, format, &branch)?;
         let records = Records::of(git.git_dir(), staged);
         records.make(git.git_dir())?;
         let memory = Memory { init_due: true, ..records.memory()? };
+        records.put_polled(&polled)?;
         records.put_memory(&memory)
     })
     .with_context(|| format!("cannot clone {} from {remote}", repo.name))

@@ -9,7 +9,7 @@ use crate::domain::plan::Unreachable;
 use crate::system::files::Fault;
 use crate::system::git::Git;
 use crate::system::node;
-use crate::system::remote::{self, Progress};
+use crate::system::remote::{Order, Progress};
 
 /// Gets `tip`. `false`: no remote gave it; that is written down.
 ///
@@ -21,9 +21,10 @@ pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Re
     let mut failures = Vec::new();
     for remote in site.remotes() {
         tracing::info!(repository = %site.repo.name, %remote, %branch, "fetching");
-        let limit = site.repo.settings.network_timeout;
-        let fetched = remote::permitted(&remote, site.repo.settings.insecure)
-            .and_then(|()| remote::fetch(&site.git, &remote, &branch, limit, &mut *progress));
+        let reach = &site.repo.settings.reach;
+        let way = polled.way_of(&remote);
+        let order = Order { remote: &remote, reach, branch: &branch, tip: Some(tip), way };
+        let fetched = site.here.wire.fetch(&site.git, &order, &mut *progress);
         match fetched {
             Ok(()) => {
                 // The branch may have moved on between the poll and the fetch.

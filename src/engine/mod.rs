@@ -6,6 +6,7 @@
 
 use crate::config::Settings;
 use crate::system::node::Node;
+use crate::system::remote::Wire;
 
 pub mod apply;
 pub mod bootstrap;
@@ -24,7 +25,7 @@ pub mod steer;
 pub mod tick;
 
 /// What every step needs to know: the settings and who we are.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Here {
     /// What is configured.
     pub settings: Settings,
@@ -34,6 +35,8 @@ pub struct Here {
     pub part: Option<String>,
     /// Which stack it belongs to.
     pub stack: Option<String>,
+    /// How servers are reached.
+    pub wire: Wire,
 }
 
 impl Here {
@@ -52,6 +55,6 @@ impl Here {
             Some(stack) => Some(stack.clone()),
             None => word(nodeinfo, &["stacktype.txt", "stackkey.txt"])?,
         };
-        Ok(Self { settings, node, part, stack })
+        Ok(Self { settings, node, part, stack, wire: Wire::default() })
     }
 }

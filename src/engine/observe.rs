@@ -9,13 +9,13 @@ use super::{Here, apply};
 use crate::config::Mode;
 use crate::domain::git::{Commit, RefName, Relation, Remote};
 use crate::domain::plan::{Observed, Policy, Running, Switch, Unreachable, Upstream};
+use crate::domain::remote::{Reach, Wanted};
 use crate::system::files::Fault;
 use crate::system::git::{self, Git, Head};
 use crate::system::lock::{self, Journal};
 use crate::system::node::{self, since_boot};
 use crate::system::pid::Process;
 use crate::system::record::{LastAction, Memory, Polled, Records};
-use crate::system::remote::{self, Wanted};
 
 /// A repository that can be looked into.
 pub struct Site<'a> {
@@ -153,8 +153,8 @@ impl Site<'_> {
     /// When that cannot be written.
     pub fn poll(&self, now: DateTime<Utc>) -> Result<Polled> {
         let before = self.records.polled();
-        let insecure = self.repo.settings.insecure;
-        let mut after = ask(self.remotes(), insecure, &self.wanted(), &before, now);
+        let reach = &self.repo.settings.reach;
+        let mut after = ask(self.here, self.remotes(), reach, &self.wanted(), &before, now);
         if let Some(tip) = after.tip
             && before.tip == Some(tip)
             && !self.git.has(tip)
@@ -162,7 +162,7 @@ impl Site<'_> {
             // It answers, and what it says it has could not be had. Only a fetch ends that.
             after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
         }
-        if after != before && self.records.exist() {
+        if !after.says_the_same(&before) && self.records.exist() {
             self.records.put_polled(&after)?;
         }
         Ok(after)
@@ -337,22 +337,24 @@ impl Site<'_> {
 
 /// Asks each of `remotes` until one answers.
 pub fn ask(
+    here: &Here,
     remotes: Vec<Remote>,
-    insecure: bool,
+    reach: &Reach,
     wanted: &Wanted,
     before: &Polled,
     now: DateTime<Utc>,
 ) -> Polled {
     let mut failures = Vec::new();
     for (number, remote) in remotes.iter().enumerate() {
-        let asked = remote::permitted(remote, insecure).and_then(|()| remote::poll(remote, wanted));
-        match asked {
+        match here.wire.poll(remote, wanted, reach, before.way_of(remote)) {
             Ok(answer) => {
                 return Polled {
                     branch: answer.branch,
                     tip: answer.tip,
                     known: true,
                     mirror: number > 0,
+                    remote: Some(remote.to_string()),
+                    way: Some(answer.way),
                     unreachable: None,
                 };
             }
@@ -368,19 +370,4 @@ pub fn ask(
     // What is younger than now was written under a clock that has since been set back.
     let since = before.unreachable.as_ref().map_or(now, |known| known.since.min(now));
     Polled { unreachable: Some(Unreachable { since, reason }), ..before.clone() }
-}
-
-/// Which hash the repository is to use, from the first remote that answers.
-///
-/// # Errors
-/// When none does.
-pub fn format_of(remotes: &[Remote]) -> Result<git::Format> {
-    let mut last = anyhow::anyhow!("no url says where to clone it from");
-    for remote in remotes {
-        match remote::format(remote) {
-            Ok(format) => return Ok(format),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

@@ -27,7 +27,7 @@ use crate::system::git::repair::{self as files, Damage, Quarantine};
 use crate::system::git::{self, ACTED, Git, Head};
 use crate::system::lock::{self, ActionLock, Phase};
 use crate::system::record::{LastAction, LedTo, Records, Repair};
-use crate::system::remote::{self, Progress};
+use crate::system::remote::{Order, Progress};
 use crate::system::{node, syslog};
 
 /// How long a look for damage that found nothing to put right is not repeated for the same reason.
@@ -461,11 +461,10 @@ impl Work<'_> {
         };
         let mut failure = anyhow!("there is no remote to fetch from");
         for remote in remotes {
-            let limit = settings.network_timeout;
-            let fetched = remote::permitted(&remote, settings.insecure).and_then(|()| {
-                git.refill(&remote, branch, |empty| {
-                    remote::fetch(empty, &remote, branch, limit, &mut *progress)
-                })
+            let reach = &settings.reach;
+            let order = Order { remote: &remote, reach, branch, tip: None, way: None };
+            let fetched = git.refill(&remote, branch, |empty| {
+                self.here.wire.fetch(empty, &order, &mut *progress)
             });
             match fetched {
                 Ok(()) => return Ok(()),

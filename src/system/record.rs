@@ -19,6 +19,8 @@
 //! Every reader takes only a small regular file: a FIFO, a link, a folder or a gigabyte in its place
 //! is an answer, not a trap. Every writer goes through [`files::put`].
 
+mod polled;
+
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -32,8 +34,10 @@ use serde::{Deserialize, Serialize};
 use super::files;
 use super::pid::Process;
 use crate::domain::action::{Attempt, Finished};
-use crate::domain::git::{Commit, RefName};
-use crate::domain::plan::{Hold, Pin, TreeWhen, Unreachable, Verdict};
+use crate::domain::git::Commit;
+use crate::domain::plan::{Hold, Pin, TreeWhen, Verdict};
+
+pub use polled::Polled;
 
 /// The most that a state file may hold.
 const CAP: u64 = 256 * 1024;
@@ -84,22 +88,6 @@ pub struct Memory {
     pub init_due: bool,
     /// Submodules were said to be left out.
     pub submodules_told: bool,
-}
-
-/// `poll`: what the remote last said, written when that changes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Polled {
-    /// Which branch was asked for.
-    pub branch: Option<RefName>,
-    /// Its tip; `None`: the remote has no such branch.
-    pub tip: Option<Commit>,
-    /// Whether `tip` was ever learned.
-    pub known: bool,
-    /// Another than the first of several remotes said so.
-    #[serde(default)]
-    pub mirror: bool,
-    /// No remote answers.
-    pub unreachable: Option<Unreachable>,
 }
 
 /// `repair`: what the last look for damage led to.

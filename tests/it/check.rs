@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use pmpy::config::{Settings, Sources};
-use pmpy::engine::check::{self, Level, Reach, Verdict};
+use pmpy::engine::check::{self, Level, Scope, Verdict};
 use pmpy::system::node::Node;
 
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, text};
@@ -230,7 +230,7 @@ fn crontabs(machine: &Sandbox, root: Option<&Path>) -> Verdict {
         ..Sources::default()
     };
     let settings = Settings::load(&sources).unwrap();
-    check::check(settings, Node::here(), Reach::Machine, &machine.path("base"))
+    check::check(settings, Node::here(), Scope::Machine, &machine.path("base"))
         .into_iter()
         .find(|verdict| verdict.subject == "crontabs")
         .unwrap()

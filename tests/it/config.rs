@@ -90,8 +90,8 @@ fn a_machine_without_any_file_has_the_defaults() {
     assert_eq!(repo.mode, Mode::Work);
     assert_eq!(repo.policy.rewritten, OnRewrite::Refuse);
     assert_eq!(repo.timeout, Duration::from_secs(3600));
-    assert_eq!(repo.network_timeout, Duration::from_secs(120));
-    assert!(repo.policy.active && repo.poll && !repo.insecure);
+    assert_eq!(repo.reach.limit, Duration::from_secs(120));
+    assert!(repo.policy.active && repo.poll && !repo.reach.insecure);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn agent_d_is_read_by_name_and_laid_over_agent_toml() {
     let settings = Settings::load(&sources).unwrap();
     assert_eq!(settings.repos.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(settings.repos["b"].timeout, Duration::from_secs(300));
-    assert_eq!(settings.repos["b"].network_timeout, Duration::from_secs(60));
+    assert_eq!(settings.repos["b"].reach.limit, Duration::from_secs(60));
 }
 
 #[test]
@@ -321,7 +321,6 @@ fn what_this_version_cannot_do_is_said_plainly() {
         ("[defaults]\nuser = \"www\"", "2:8"),
         ("[repo.a]\nmode = \"puppetmaster\"", "2:8"),
         ("[repo.a]\npoll = false", "2:8"),
-        ("[repo.a]\ndepth = 1", "2:9"),
         ("[repo.a]\nmatch = [\"v*\"]", "2:9"),
         ("[bus]\nhost = \"/\"", "1:1"),
         ("[listen]", "1:1"),

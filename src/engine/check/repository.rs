@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::{Level, Reach, Verdict, room};
+use super::{Level, Scope, Verdict, room};
 use crate::domain::git::{RefName, Remote};
 use crate::domain::ladder::{self, Ladder};
+use crate::domain::remote::{Answer, Wanted};
 use crate::engine::Here;
 use crate::engine::apply;
 use crate::engine::observe::{self, Opened, Site};
 use crate::engine::roster::{Found, Repo};
 use crate::engine::scripts::{self, Agenda};
-use crate::system::remote::{self, Answer, Wanted};
 use crate::system::scripts as door;
 use crate::system::{access, node};
 
@@ -21,7 +21,7 @@ use crate::system::{access, node};
 const OURS: [&str; 2] = ["currentaction.txt", "lastaction.txt"];
 
 /// Everything about `repo`.
-pub fn verdicts(here: &Here, repo: &Repo, reach: Reach, now: DateTime<Utc>) -> Vec<Verdict> {
+pub fn verdicts(here: &Here, repo: &Repo, scope: Scope, now: DateTime<Utc>) -> Vec<Verdict> {
     let name = &repo.name;
     if !repo.settings.policy.active {
         return vec![Verdict::ok(name, "left alone: active = false")];
@@ -34,12 +34,12 @@ pub fn verdicts(here: &Here, repo: &Repo, reach: Reach, now: DateTime<Utc>) -> V
         Opened::Missing => {
             found.push(to_be_cloned(repo));
             found.extend(room(name, &repo.path));
-            match (repo.branch(here), reach) {
-                (Ok(branch), Reach::Remotes) => {
+            match (repo.branch(here), scope) {
+                (Ok(branch), Scope::Remotes) => {
                     let wanted = branch.map_or(Wanted::Default, Wanted::Branch);
-                    found.extend(remotes(repo, &repo.settings.urls, &wanted));
+                    found.extend(remotes(here, repo, &repo.settings.urls, &wanted));
                 }
-                (Ok(_), Reach::Machine) => {}
+                (Ok(_), Scope::Machine) => {}
                 (Err(error), _) => found.push(Verdict::of(Level::Bad, name, &error)),
             }
         }
@@ -47,8 +47,8 @@ pub fn verdicts(here: &Here, repo: &Repo, reach: Reach, now: DateTime<Utc>) -> V
             found.push(place(&site));
             found.extend(room(name, &repo.path));
             found.extend(stops(&site, now));
-            if reach == Reach::Remotes {
-                found.extend(remotes(repo, &site.remotes(), &site.wanted()));
+            if scope == Scope::Remotes {
+                found.extend(remotes(here, repo, &site.remotes(), &site.wanted()));
             }
             found.extend(programs(&site));
         }
@@ -129,7 +129,7 @@ fn stops(site: &Site, now: DateTime<Utc>) -> Vec<Verdict> {
 }
 
 /// Asks each remote; one mirror that answers is enough to work.
-fn remotes(repo: &Repo, remotes: &[Remote], wanted: &Wanted) -> Vec<Verdict> {
+fn remotes(here: &Here, repo: &Repo, remotes: &[Remote], wanted: &Wanted) -> Vec<Verdict> {
     let name = &repo.name;
     if remotes.is_empty() {
         let text = "there is no remote: neither a url in the configuration nor an origin\n\
@@ -140,8 +140,7 @@ fn remotes(repo: &Repo, remotes: &[Remote], wanted: &Wanted) -> Vec<Verdict> {
         .iter()
         .map(|remote| {
             let began = node::since_boot();
-            let asked = remote::permitted(remote, repo.settings.insecure)
-                .and_then(|()| remote::poll(remote, wanted));
+            let asked = here.wire.poll(remote, wanted, &repo.settings.reach, None);
             let took = node::since_boot().saturating_sub(began).as_secs_f64();
             match asked {
                 Ok(answer) => answered(name, remote, wanted, &answer, took),
@@ -163,7 +162,7 @@ fn answered(name: &str, remote: &Remote, wanted: &Wanted, answer: &Answer, took:
         Wanted::Default => None,
     };
     match (answer, asked) {
-        (Answer { branch: Some(branch), tip: Some(tip) }, _) => {
+        (Answer { branch: Some(branch), tip: Some(tip), .. }, _) => {
             let tip = tip.short();
             Verdict::ok(name, format!("{remote} has {branch} at {tip}, said in {took:.2} s"))
         }

@@ -14,6 +14,7 @@ use git2::{ErrorCode, Oid, Repository, RepositoryOpenFlags, RepositoryState};
 
 use self::error::{explained, patiently};
 use crate::domain::git::{Commit, Id, RefName, Relation, Remote, Scheme};
+use crate::domain::remote::Format;
 
 pub mod error;
 pub mod merge;
@@ -421,13 +422,12 @@ pub fn public_url(remote: &Remote) -> String {
     }
 }
 
-/// Which hash a repository names its objects by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// 20 bytes.
-    Sha1,
-    /// 32 bytes.
-    Sha256,
+/// By which hash a repository names its objects.
+pub(super) fn format_of(repo: &Repository) -> Format {
+    match repo.object_format() {
+        git2::ObjectFormat::Sha256 => Format::Sha256,
+        _ => Format::Sha1,
+    }
 }
 
 /// Whether two paths lead to one folder.

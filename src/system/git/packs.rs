@@ -13,7 +13,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use git2::{ErrorClass, ErrorCode, Indexer, Oid};
 
 use super::repair::Quarantine;
-use super::{Format, Git, oid_of};
+use super::{Git, format_of, oid_of};
 use crate::domain::git::{Id, RefName, Remote};
 use crate::system::files;
 
@@ -269,11 +269,7 @@ impl Git {
         fetch: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
         let folder = self.staging()?;
-        let format = match self.repo.object_format() {
-            git2::ObjectFormat::Sha256 => Format::Sha256,
-            _ => Format::Sha1,
-        };
-        let empty = Self::create(&folder, remote, format, branch)?;
+        let empty = Self::create(&folder, remote, format_of(&self.repo), branch)?;
         fetch(&empty)?;
         self.adopt(&empty.git_dir().join("objects/pack"))?;
         Ok(fs::remove_dir_all(folder)?)

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use git2::{ErrorCode, Repository};
 
-use super::{Answer, Wanted, choose};
 use crate::domain::git::{Commit, RefName, Remote};
+use crate::domain::remote::{Answer, Dialect, Format, Wanted, Way};
 use crate::system::files;
-use crate::system::git::{Format, commit_of, packs};
+use crate::system::git::{commit_of, format_of, packs};
 
 /// The path that a local remote means.
 fn path(remote: &Remote) -> PathBuf {
@@ -50,9 +50,11 @@ pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
     if let Wanted::Branch(branch) | Wanted::Preferably(branch) = wanted
         && let Some(tip) = plain_ref(&path(remote), branch)
     {
-        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip) });
+        let format = if tip.0.to_string().len() == 64 { Format::Sha256 } else { Format::Sha1 };
+        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip), way: way(format) });
     }
     let repo = open(remote)?;
+    let way = way(format_of(&repo));
     let tip_of = |branch: &RefName| match repo.refname_to_id(&branch.local()) {
         Ok(oid) => commit_of(oid).map(Some),
         Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
@@ -62,14 +64,18 @@ pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
     if let Wanted::Branch(branch) | Wanted::Preferably(branch) = wanted
         && let Some(tip) = tip_of(branch)?
     {
-        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip) });
+        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip), way });
     }
     let default = repo.find_reference("HEAD").ok().and_then(|head| {
         head.symbolic_target().ok()??.strip_prefix("refs/heads/")?.parse::<RefName>().ok()
     });
-    let branch = choose(wanted, default, |branch| matches!(tip_of(branch), Ok(Some(_))));
+    let branch = wanted.choose(default, |branch| matches!(tip_of(branch), Ok(Some(_))));
     let tip = branch.as_ref().map(tip_of).transpose()?.flatten();
-    Ok(Answer { branch, tip })
+    Ok(Answer { branch, tip, way })
+}
+
+fn way(format: Format) -> Way {
+    Way { dialect: Dialect::Files, format, ..Way::default() }
 }
 
 /// The tip of `branch` as it stands in a file of its own or in `packed-refs`, the two places of
@@ -87,11 +93,4 @@ fn plain_ref(path: &Path, branch: &RefName) -> Option<Commit> {
         .split(|&byte| byte == b'\n')
         .find(|line| line.strip_suffix(name.as_bytes()).is_some_and(|id| id.ends_with(b" ")))?;
     std::str::from_utf8(line).ok()?.split(' ').next()?.parse().ok()
-}
-
-pub(super) fn format(remote: &Remote) -> Result<Format> {
-    Ok(match open(remote)?.object_format() {
-        git2::ObjectFormat::Sha256 => Format::Sha256,
-        _ => Format::Sha1,
-    })
 }

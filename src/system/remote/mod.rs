@@ -1,15 +1,14 @@
 //! The wire: ask a remote where a branch is, and carry a fetch. Which way a remote is reached is
 //! decided here by its scheme; each way is a file of its own.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, anyhow, bail};
 use git2::{AutotagOption, Direction, FetchOptions, RemoteCallbacks};
 
 use super::git::error::explained;
-use super::git::{Format, Git, commit_of};
+use super::git::{Git, commit_of};
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
+use crate::domain::remote::{Answer, Reach, Wanted, Way};
 
 mod local;
 pub mod shallow;
@@ -17,54 +16,82 @@ pub mod shallow;
 /// The most that a fetch may receive: a hostile server must not fill the disk.
 const MOST_BYTES: usize = 8 << 30;
 
-/// Which branch to ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// This one.
-    Branch(RefName),
-    /// This one, or where the remote has none such, its default branch.
-    Preferably(RefName),
-    /// The remote's default branch.
-    Default,
-}
+/// What the polls and fetches of one process share: connections, and what they are kept open with.
+#[derive(Debug, Default)]
+pub struct Wire {}
 
-/// What a remote said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The branch that this is about; `None` when the remote is empty and none was named.
-    pub branch: Option<RefName>,
-    /// Its tip; `None` when there is no such branch.
+/// What to fetch.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// From where.
+    pub remote: &'a Remote,
+    /// Under which settings.
+    pub reach: &'a Reach,
+    /// Which branch.
+    pub branch: &'a RefName,
+    /// Where a poll found it; `None`: nobody asked yet.
     pub tip: Option<Commit>,
+    /// How that poll went.
+    pub way: Option<&'a Way>,
 }
 
-/// Whether a remote of this kind may be used at all.
+impl Wire {
+    /// Asks `remote` where the wanted branch is. `known` is how it answered last.
+    ///
+    /// # Errors
+    /// When it may not be used, does not answer, or with something that is no answer. A
+    /// [`Trouble`](crate::domain::remote::Trouble) in the chain says what that means for others.
+    pub fn poll(
+        &self,
+        remote: &Remote,
+        wanted: &Wanted,
+        reach: &Reach,
+        _known: Option<&Way>,
+    ) -> Result<Answer> {
+        match permitted(remote, reach)? {
+            Scheme::Local => local::poll(remote, wanted),
+            _ => listed(remote, wanted),
+        }
+    }
+
+    /// Brings the branch of `order` into `git` as its tracking ref.
+    ///
+    /// # Errors
+    /// When it fails, takes longer than it may, or sends too much; the tracking ref stays then.
+    pub fn fetch(
+        &self,
+        git: &Git,
+        order: &Order,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let Order { remote, branch, .. } = order;
+        match permitted(remote, order.reach)? {
+            Scheme::Local => {
+                local::must_be_whole(remote)?;
+                by_libgit2(git, order, progress)
+            }
+            _ => by_libgit2(git, order, progress),
+        }
+        .with_context(|| format!("cannot fetch {branch} from {remote}"))
+    }
+}
+
+/// The kind of a remote that may be used.
 ///
 /// # Errors
-/// Says why not.
-pub fn permitted(remote: &Remote, insecure: bool) -> Result<()> {
+/// Says why it may not.
+pub fn permitted(remote: &Remote, reach: &Reach) -> Result<Scheme> {
     match remote.scheme() {
-        Some(Scheme::Local) => Ok(()),
-        Some(Scheme::Git) if insecure => Ok(()),
-        Some(Scheme::Git | Scheme::Http) if !insecure => bail!(
+        Some(Scheme::Git | Scheme::Http) if !reach.insecure => bail!(
             "{remote} is neither encrypted nor authenticated\n\
              hint: use https or ssh, or set insecure = true where the network is trusted"
         ),
+        Some(scheme @ (Scheme::Local | Scheme::Git)) => Ok(scheme),
         Some(_) => bail!(
             "{remote}: this version reaches paths, file:// and git:// only\n\
              hint: mirror it to a path on this machine"
         ),
-        None => bail!("{remote}: its scheme is not known\nhint: use a path, file:// or git://"),
-    }
-}
-
-/// Asks `remote` where the wanted branch is.
-///
-/// # Errors
-/// When it does not answer, or with something that is no answer.
-pub fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
-    match remote.scheme() {
-        Some(Scheme::Local) => local::poll(remote, wanted),
-        _ => listed(remote, wanted),
+        None => bail!("{remote}: its scheme is not known\nhint: use https, ssh, a path or file://"),
     }
 }
 
@@ -81,26 +108,12 @@ fn listed(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
     let default = tip_of("HEAD")
         .and_then(|head| head.symref_target())
         .and_then(|target| target.strip_prefix("refs/heads/")?.parse::<RefName>().ok());
-    let branch = choose(wanted, default, |branch| tip_of(&branch.local()).is_some());
+    let branch = wanted.choose(default, |branch| tip_of(&branch.local()).is_some());
     let tip = match branch.as_ref().and_then(|branch| tip_of(&branch.local())) {
         Some(head) => Some(commit_of(head.oid())?),
         None => None,
     };
-    Ok(Answer { branch, tip })
-}
-
-/// The branch that `wanted` means on a remote with this default branch.
-fn choose(
-    wanted: &Wanted,
-    default: Option<RefName>,
-    has: impl Fn(&RefName) -> bool,
-) -> Option<RefName> {
-    match wanted {
-        Wanted::Branch(branch) => Some(branch.clone()),
-        Wanted::Preferably(branch) if has(branch) => Some(branch.clone()),
-        Wanted::Preferably(branch) => default.filter(&has).or_else(|| Some(branch.clone())),
-        Wanted::Default => default,
-    }
+    Ok(Answer { branch, tip, way: Way::default() })
 }
 
 /// How much of a fetch has arrived.
@@ -114,17 +127,10 @@ pub struct Progress {
     pub bytes: usize,
 }
 
-/// Brings `branch` of `remote` into `git` as its tracking ref.
-///
-/// # Errors
-/// When it fails, takes longer than `limit`, or sends too much; the tracking ref stays then.
-pub fn fetch(
-    git: &Git,
-    remote: &Remote,
-    branch: &RefName,
-    limit: Duration,
-    mut progress: impl FnMut(Progress),
-) -> Result<()> {
+/// Over libgit2's own transport.
+fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    let Order { remote, branch, .. } = order;
+    let limit = order.reach.limit;
     let deadline = since_boot() + limit;
     let mut stopped = None;
     let mut callbacks = RemoteCallbacks::new();
@@ -143,9 +149,6 @@ pub fn fetch(
     });
     let mut options = FetchOptions::new();
     options.remote_callbacks(callbacks).download_tags(AutotagOption::None).update_fetchhead(false);
-    if remote.scheme() == Some(Scheme::Local) {
-        local::must_be_whole(remote)?;
-    }
     shallow::keep(git.git_dir())?;
     let refspec = format!("+{}:{}", branch.local(), branch.tracking());
     let fetched = git
@@ -158,17 +161,5 @@ pub fn fetch(
         (Ok(()), _) => Ok(()),
         (Err(_), Some(reason)) => Err(anyhow!("it {reason}")),
         (Err(error), None) => Err(explained(&error)),
-    }
-    .with_context(|| format!("cannot fetch {branch} from {remote}"))
-}
-
-/// Which hash `remote` names its objects by.
-///
-/// # Errors
-/// When it does not answer.
-pub fn format(remote: &Remote) -> Result<Format> {
-    match remote.scheme() {
-        Some(Scheme::Local) => local::format(remote),
-        _ => Ok(Format::Sha1),
     }
 }

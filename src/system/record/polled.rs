@@ -1,0 +1,46 @@
+//! What a remote last said, so that a fetch, a look and the next poll need not ask it again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::git::{Commit, RefName, Remote};
+use crate::domain::plan::Unreachable;
+use crate::domain::remote::Way;
+
+/// `poll`: what the remote last said, written when that changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Polled {
+    /// Which branch was asked for.
+    pub branch: Option<RefName>,
+    /// Its tip; `None`: the remote has no such branch.
+    pub tip: Option<Commit>,
+    /// Whether `tip` was ever learned.
+    pub known: bool,
+    /// Another than the first of several remotes said so.
+    #[serde(default)]
+    pub mirror: bool,
+    /// Which remote said so, as it is displayed.
+    #[serde(default)]
+    pub remote: Option<String>,
+    /// How it was asked.
+    #[serde(default)]
+    pub way: Option<Way>,
+    /// No remote answers.
+    pub unreachable: Option<Unreachable>,
+}
+
+impl Polled {
+    /// How `remote` was asked last.
+    pub fn way_of(&self, remote: &Remote) -> Option<&Way> {
+        let same = self.remote.as_ref() == Some(&remote.to_string());
+        self.way.as_ref().filter(|_| same)
+    }
+
+    /// Whether nothing is new but how many bytes and how long it took.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same_way = match (&self.way, &other.way) {
+            (Some(one), Some(other)) => one.is_the_same(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same_way && Self { way: other.way.clone(), ..self.clone() } == *other
+    }
+}
