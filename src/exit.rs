@@ -65,11 +65,11 @@ pub fn report(error: &anyhow::Error) -> Code {
     code_of(error)
 }
 
-/// From now on a panic is told as the bug that it is, and ends the process with [`Code::Bug`].
+/// From now on a panic is told as the bug that it is. What catches it decides what it costs: one
+/// repository, or the process, which then ends with [`Code::Bug`].
 pub fn on_panic() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let _ = write!(anstream::stderr(), "{}", bug(panic.payload(), panic.location()));
-        std::process::exit(i32::from(Code::Bug.number()));
     }));
 }
 

@@ -1,6 +1,7 @@
 //! The program: parse, start the log, run, exit code.
 
 use std::io::IsTerminal;
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -13,9 +14,10 @@ use tracing::level_filters::LevelFilter;
 fn main() -> ExitCode {
     exit::on_panic();
     let cli = Cli::parse();
-    match start(&cli) {
-        Ok(code) => code.into(),
-        Err(error) => exit::report(&system::files::Fault::explained(error)).into(),
+    match catch_unwind(|| start(&cli)) {
+        Err(_) => Code::Bug.into(),
+        Ok(Ok(code)) => code.into(),
+        Ok(Err(error)) => exit::report(&system::files::Fault::explained(error)).into(),
     }
 }
 

@@ -23,7 +23,6 @@ pub fn refuse_sections(source: &Source, file: &File) -> Result<(), Error> {
 /// what is done anyway.
 pub fn refuse_keys(source: &Source, repo: &Repo) -> Result<(), Error> {
     let used = [
-        ("poll = false", unless(repo.poll.as_ref(), |&poll| poll)),
         ("this mode", unless(repo.mode.as_ref(), |&word| mode(word).is_some())),
         ("user", span(repo.user.as_ref())),
         ("target", span(repo.target.as_ref())),

@@ -233,6 +233,25 @@ impl Remote {
         &self.0
     }
 
+    /// The server that it is on, as scheme, host and port: what can be asked over one connection, and
+    /// what credentials are bound to. `None` for what is on this machine.
+    pub fn server(&self) -> Option<String> {
+        let scheme = self.scheme().filter(|scheme| *scheme != Scheme::Local)?;
+        let authority = match self.0.split_once("://") {
+            Some((_, rest)) => rest.split(['/', '?', '#']).next(),
+            None => self.0.split(':').next(),
+        };
+        let host = authority?.rsplit('@').next()?.to_ascii_lowercase();
+        let (word, port) = match scheme {
+            Scheme::Https => ("https", ":443"),
+            Scheme::Http => ("http", ":80"),
+            Scheme::Git => ("git", ":9418"),
+            _ => ("ssh", ":22"),
+        };
+        let host = host.strip_suffix(port).unwrap_or(&host);
+        Some(format!("{word}://{host}"))
+    }
+
     /// How it is reached; `None` for a scheme that is not known.
     pub fn scheme(&self) -> Option<Scheme> {
         if let Some((scheme, _)) = self.0.split_once("://") {
@@ -333,6 +352,22 @@ mod tests {
             ("https://git.example.org/\u{1b}[2J", "https://git.example.org/\\u{1b}[2J"),
         ] {
             assert_eq!(Remote::new(url).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn one_server_has_one_name() {
+        for (url, server) in [
+            ("https://user:secret@Git.example.org:443/a.git", Some("https://git.example.org")),
+            ("https://git.example.org:8443/a?x=@", Some("https://git.example.org:8443")),
+            ("http://[::1]:80/a", Some("http://[::1]")),
+            ("git@git.example.org:a.git", Some("ssh://git.example.org")),
+            ("ssh://git@git.example.org:22/a.git", Some("ssh://git.example.org")),
+            ("git://git.example.org/a", Some("git://git.example.org")),
+            ("/srv/git/a.git", None),
+            ("file:///srv/a", None),
+        ] {
+            assert_eq!(Remote::new(url).server().as_deref(), server, "{url}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::git::{Commit, RefName, Remote};
@@ -155,16 +155,78 @@ pub enum Trouble {
 }
 
 impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server => f.write_str("the server does not answer"),
-            Self::Credentials => f.write_str("the credentials are not accepted"),
-            Self::Later(None) => f.write_str("it asks to be left alone for a while"),
-            Self::Later(Some(time)) => {
-                write!(f, "it asks to be left alone for {}", humantime::format_duration(*time))
-            }
-        }
+    /// Nothing: the words around it in the chain say what happened.
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
     }
 }
 
 impl std::error::Error for Trouble {}
+
+/// Until when nobody asks, unless a person wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeftAlone {
+    /// Until when.
+    pub until: DateTime<Utc>,
+    /// How often that was the answer in a row.
+    pub times: u32,
+}
+
+/// The longest that a remote is left alone.
+const LONGEST: TimeDelta = TimeDelta::minutes(5);
+
+impl LeftAlone {
+    /// After `before`, when `trouble` was the answer at `now`. Credentials that are refused are tried
+    /// again after one, two, four and then every five minutes: many accounts are locked after a few
+    /// failures. A server that says how long waits no longer than that.
+    pub fn after(trouble: Trouble, before: Option<Self>, now: DateTime<Utc>) -> Option<Self> {
+        let times = before.map_or(1, |before| before.times.saturating_add(1));
+        let doubled = || TimeDelta::minutes(1 << times.saturating_sub(1).min(3));
+        let wait = match trouble {
+            Trouble::Server => return None,
+            Trouble::Later(Some(time)) => TimeDelta::from_std(time).unwrap_or(LONGEST),
+            Trouble::Credentials | Trouble::Later(None) => doubled(),
+        };
+        Some(Self { until: now + wait.min(LONGEST), times })
+    }
+
+    /// Whether it is not over at `now`. A time that is further away than anybody is ever left alone
+    /// was written under another clock.
+    pub fn lasts(&self, now: DateTime<Utc>) -> bool {
+        now < self.until && self.until - now <= LONGEST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_credentials_are_tried_again_ever_more_rarely_but_every_five_minutes() {
+        let now = DateTime::UNIX_EPOCH;
+        let mut left = None;
+        for minutes in [1, 2, 4, 5, 5] {
+            left = LeftAlone::after(Trouble::Credentials, left, now);
+            assert_eq!(left.unwrap().until - now, TimeDelta::minutes(minutes));
+        }
+    }
+
+    #[test]
+    fn a_server_is_left_alone_as_long_as_it_asks_for_and_no_longer_than_five_minutes() {
+        let now = DateTime::UNIX_EPOCH;
+        for (asked, seconds) in [(7, 7), (300, 300), (86_400, 300)] {
+            let trouble = Trouble::Later(Some(Duration::from_secs(asked)));
+            let left = LeftAlone::after(trouble, None, now).unwrap();
+            assert_eq!(left.until - now, TimeDelta::seconds(seconds));
+        }
+        assert_eq!(LeftAlone::after(Trouble::Server, None, now), None, "asked at the next tick");
+    }
+
+    #[test]
+    fn a_wait_that_was_written_under_a_clock_ahead_is_none() {
+        let now = DateTime::UNIX_EPOCH;
+        let left = LeftAlone { until: now + TimeDelta::minutes(3), times: 1 };
+        assert!(left.lasts(now) && !left.lasts(now + TimeDelta::minutes(3)));
+        assert!(!left.lasts(now - TimeDelta::days(365)));
+    }
+}

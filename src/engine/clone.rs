@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::roster::Repo;
-use super::{Here, observe};
+use super::{Here, poll};
 use crate::domain::git::RefName;
 use crate::domain::plan::Unreachable;
 use crate::domain::remote::Wanted;
@@ -21,7 +21,7 @@ pub fn make(here: &Here, repo: &Repo) -> Result<()> {
     };
     let wanted = repo.branch(here)?.map_or(Wanted::Default, Wanted::Branch);
     let (urls, reach) = (repo.settings.urls.clone(), &repo.settings.reach);
-    let polled = observe::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
+    let polled = poll::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
     if let Some(Unreachable { reason, .. }) = polled.unreachable {
         bail!(reason);
     }

@@ -1,5 +1,5 @@
 //! The way things go, in the order they go: [`roster`] (which repositories), [`observe`] (what is),
-//! [`tick`] (all of them once), [`reconcile`] (one of them, once, by its worker), [`clone`] and
+//! [`tick`] (all of them once: [`rounds`] asks, [`look`] decides, a [`crew`] works), [`reconcile`] (one of them, once, by its worker), [`clone`] and
 //! [`fetch`] (what upstream has), [`recover`] (what a dead run left), [`repair`] (what is damaged),
 //! [`housekeeping`] (what piles up), [`steer`] (what people ask for), [`check`] (what a person should
 //! put right before it shows). Never prints; knows no library.
@@ -12,14 +12,18 @@ pub mod apply;
 pub mod bootstrap;
 pub mod check;
 pub mod clone;
+pub mod crew;
 pub mod fetch;
 pub mod housekeeping;
+pub mod look;
 pub mod observe;
+pub mod poll;
 pub mod reconcile;
 pub mod record;
 pub mod recover;
 pub mod repair;
 pub mod roster;
+pub mod rounds;
 pub mod scripts;
 pub mod steer;
 pub mod tick;

@@ -8,8 +8,8 @@ use super::roster::{Found, Repo};
 use super::{Here, apply};
 use crate::config::Mode;
 use crate::domain::git::{Commit, RefName, Relation, Remote};
-use crate::domain::plan::{Observed, Policy, Running, Switch, Unreachable, Upstream};
-use crate::domain::remote::{Reach, Wanted};
+use crate::domain::plan::{Observed, Policy, Running, Switch, Upstream};
+use crate::domain::remote::Wanted;
 use crate::system::files::Fault;
 use crate::system::git::{self, Git, Head};
 use crate::system::lock::{self, Journal};
@@ -144,28 +144,6 @@ impl Site<'_> {
             [] => self.git.origin().into_iter().collect(),
             urls => urls.to_vec(),
         }
-    }
-
-    /// Asks the remotes where the branch is; the first that answers counts. What they said is
-    /// written down when it differs from what is known.
-    ///
-    /// # Errors
-    /// When that cannot be written.
-    pub fn poll(&self, now: DateTime<Utc>) -> Result<Polled> {
-        let before = self.records.polled();
-        let reach = &self.repo.settings.reach;
-        let mut after = ask(self.here, self.remotes(), reach, &self.wanted(), &before, now);
-        if let Some(tip) = after.tip
-            && before.tip == Some(tip)
-            && !self.git.has(tip)
-        {
-            // It answers, and what it says it has could not be had. Only a fetch ends that.
-            after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
-        }
-        if !after.says_the_same(&before) && self.records.exist() {
-            self.records.put_polled(&after)?;
-        }
-        Ok(after)
     }
 
     /// Reads everything that a decision depends on. `polled` is what the remote said.
@@ -333,41 +311,4 @@ impl Site<'_> {
     pub fn runs_scripts(&self) -> bool {
         self.repo.settings.mode == Mode::Work
     }
-}
-
-/// Asks each of `remotes` until one answers.
-pub fn ask(
-    here: &Here,
-    remotes: Vec<Remote>,
-    reach: &Reach,
-    wanted: &Wanted,
-    before: &Polled,
-    now: DateTime<Utc>,
-) -> Polled {
-    let mut failures = Vec::new();
-    for (number, remote) in remotes.iter().enumerate() {
-        match here.wire.poll(remote, wanted, reach, before.way_of(remote)) {
-            Ok(answer) => {
-                return Polled {
-                    branch: answer.branch,
-                    tip: answer.tip,
-                    known: true,
-                    mirror: number > 0,
-                    remote: Some(remote.to_string()),
-                    way: Some(answer.way),
-                    unreachable: None,
-                };
-            }
-            Err(error) => failures.push(one_line(&error)),
-        }
-    }
-    let reason = match failures.as_slice() {
-        [] => "no remote: neither a url in the configuration nor an origin in the clone; \
-               set url, or: git remote add origin URL"
-            .to_owned(),
-        failures => failures.join("; "),
-    };
-    // What is younger than now was written under a clock that has since been set back.
-    let since = before.unreachable.as_ref().map_or(now, |known| known.since.min(now));
-    Polled { unreachable: Some(Unreachable { since, reason }), ..before.clone() }
 }

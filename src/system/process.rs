@@ -238,13 +238,12 @@ impl Worker {
         Ok(Self { child })
     }
 
-    /// Whether it has ended, and then whether well; never waits.
+    /// Waits for its end: whether it ended well.
     ///
     /// # Errors
-    /// When the kernel does not let us look.
-    pub fn ended(&mut self) -> Result<Option<bool>> {
-        let status = self.child.try_wait().context("cannot look after a worker")?;
-        Ok(status.map(|status| status.success()))
+    /// When the kernel does not let us wait.
+    pub fn outlast(mut self) -> Result<bool> {
+        Ok(self.child.wait().context("cannot wait for a worker")?.success())
     }
 }
 
@@ -266,13 +265,6 @@ pub fn reported(mut report: File) -> Result<String> {
     report.rewind()?;
     report.take(MOST_REPORTED).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-}
-
-/// Waits until one of our children has ended, and leaves it for [`Worker::ended`].
-pub fn wait_for_any() {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    // Without children there is nothing to wait for.
-    let _ = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
 }
 
 /// Runs a command of the administrator's, such as `on_change`, to its end or for `limit`.

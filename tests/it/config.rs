@@ -320,7 +320,6 @@ fn what_this_version_cannot_do_is_said_plainly() {
         ("[repo.a]\nuser = \"www\"", "2:8"),
         ("[defaults]\nuser = \"www\"", "2:8"),
         ("[repo.a]\nmode = \"puppetmaster\"", "2:8"),
-        ("[repo.a]\npoll = false", "2:8"),
         ("[repo.a]\nmatch = [\"v*\"]", "2:9"),
         ("[bus]\nhost = \"/\"", "1:1"),
         ("[listen]", "1:1"),

@@ -1,10 +1,11 @@
 //! What a remote last said, so that a fetch, a look and the next poll need not ask it again.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::plan::Unreachable;
-use crate::domain::remote::Way;
+use crate::domain::remote::{LeftAlone, Way};
 
 /// `poll`: what the remote last said, written when that changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Polled {
     pub way: Option<Way>,
     /// No remote answers.
     pub unreachable: Option<Unreachable>,
+    /// What a remote asked for, or what asking again too soon would do harm to.
+    #[serde(default)]
+    pub left_alone: Option<LeftAlone>,
 }
 
 impl Polled {
@@ -33,6 +37,11 @@ impl Polled {
     pub fn way_of(&self, remote: &Remote) -> Option<&Way> {
         let same = self.remote.as_ref() == Some(&remote.to_string());
         self.way.as_ref().filter(|_| same)
+    }
+
+    /// Whether the remotes are not to be asked yet.
+    pub fn is_left_alone(&self, now: DateTime<Utc>) -> bool {
+        self.left_alone.is_some_and(|left| left.lasts(now))
     }
 
     /// Whether nothing is new but how many bytes and how long it took.

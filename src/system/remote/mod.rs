@@ -1,14 +1,17 @@
 //! The wire: ask a remote where a branch is, and carry a fetch. Which way a remote is reached is
 //! decided here by its scheme; each way is a file of its own.
 
-use anyhow::{Context, Result, anyhow, bail};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Error, Result, anyhow, bail};
 use git2::{AutotagOption, Direction, FetchOptions, RemoteCallbacks};
 
 use super::git::error::explained;
 use super::git::{Git, commit_of};
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
-use crate::domain::remote::{Answer, Reach, Wanted, Way};
+use crate::domain::remote::{Answer, Reach, Trouble, Wanted, Way};
 
 mod local;
 pub mod shallow;
@@ -18,7 +21,10 @@ const MOST_BYTES: usize = 8 << 30;
 
 /// What the polls and fetches of one process share: connections, and what they are kept open with.
 #[derive(Debug, Default)]
-pub struct Wire {}
+pub struct Wire {
+    /// Servers that did not answer, and what they were asked then.
+    silent: Mutex<BTreeMap<String, String>>,
+}
 
 /// What to fetch.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +52,45 @@ impl Wire {
         remote: &Remote,
         wanted: &Wanted,
         reach: &Reach,
+        known: Option<&Way>,
+    ) -> Result<Answer> {
+        let scheme = permitted(remote, reach)?;
+        let Some(server) = remote.server() else { return local::poll(remote, wanted) };
+        if let Some(reason) = self.silent().get(&server) {
+            return Err(Error::new(Trouble::Server).context(reason.clone()));
+        }
+        let asked = self.ask(scheme, remote, wanted, reach, known);
+        if let Err(error) = &asked
+            && let Some(Trouble::Server) = error.downcast_ref()
+        {
+            // The words around the trouble speak of the server, those before them of the repository.
+            let reason = error.chain().rev().nth(1).unwrap_or(error.root_cause());
+            self.silent().insert(server, reason.to_string());
+        }
+        asked
+    }
+
+    fn ask(
+        &self,
+        scheme: Scheme,
+        remote: &Remote,
+        wanted: &Wanted,
+        _reach: &Reach,
         _known: Option<&Way>,
     ) -> Result<Answer> {
-        match permitted(remote, reach)? {
+        match scheme {
             Scheme::Local => local::poll(remote, wanted),
             _ => listed(remote, wanted),
         }
+    }
+
+    /// Each server gets a new chance: for whoever stays up and asks again.
+    pub fn forget_silence(&self) {
+        self.silent().clear();
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings the branch of `order` into `git` as its tracking ref.

@@ -1,0 +1,118 @@
+//! The workers of one tick: as many side by side as there may be, each for one repository, begun the
+//! moment it is known that there is work. What they do is in [`reconcile`](super::reconcile).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::fs::File;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Scope;
+
+use anyhow::Result;
+
+use super::Here;
+use super::observe::one_line;
+use super::reconcile::Wish;
+use super::tick::Orders;
+use crate::system::process::{self, Worker};
+
+/// How many workers work at a time. A repository whose script takes an hour holds one place of one
+/// tick; the next tick has its own.
+const WORKERS: usize = 16;
+
+/// Starts workers and waits for them.
+pub struct Crew<'a> {
+    here: &'a Here,
+    orders: &'a Orders,
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    waiting: VecDeque<String>,
+    /// Threads that each wait for one worker.
+    busy: usize,
+    troubles: BTreeMap<String, Option<String>>,
+}
+
+impl<'a> Crew<'a> {
+    /// A crew without work.
+    pub fn new(here: &'a Here, orders: &'a Orders) -> Self {
+        Self { here, orders, book: Mutex::default() }
+    }
+
+    /// A worker is to work on the repository `name`, at once or as soon as one is free. `scope` ends
+    /// when all are done.
+    pub fn send<'s>(&'s self, scope: &'s Scope<'s, '_>, name: String) {
+        let mut book = self.book();
+        book.waiting.push_back(name);
+        if book.busy < WORKERS {
+            book.busy += 1;
+            scope.spawn(|| self.work_off());
+        }
+    }
+
+    /// The repositories that were worked on, each with what its worker could not write down itself.
+    pub fn troubles(self) -> BTreeMap<String, Option<String>> {
+        self.book.into_inner().unwrap_or_else(PoisonError::into_inner).troubles
+    }
+
+    fn work_off(&self) {
+        loop {
+            let mut book = self.book();
+            let Some(name) = book.waiting.pop_front() else {
+                book.busy -= 1;
+                return;
+            };
+            drop(book);
+            let trouble = self.work(&name).unwrap_or_else(|error| Some(one_line(&error)));
+            self.book().troubles.insert(name, trouble);
+        }
+    }
+
+    fn work(&self, name: &str) -> Result<Option<String>> {
+        let report = process::report_file()?;
+        let worker = Worker::start(&worker_args(self.here, self.orders, name), &report)?;
+        Ok(if worker.outlast()? { None } else { Some(said(report)) })
+    }
+
+    /// No thread can leave it half written: each change is one statement.
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a worker said before it ended.
+fn said(report: File) -> String {
+    match process::reported(report) {
+        Ok(text) if !text.is_empty() => text,
+        _ => "its worker ended without a word; the next tick looks again".to_owned(),
+    }
+}
+
+fn worker_args(here: &Here, orders: &Orders, name: &str) -> Vec<OsString> {
+    let world = &here.settings.world;
+    let mut args: Vec<OsString> = vec!["worker".into()];
+    if world.own {
+        args.extend(["--root".into(), world.root.clone().into()]);
+    }
+    if world.config_named {
+        args.extend(["--config".into(), world.config_file.clone().into()]);
+    }
+    args.extend(["--trigger".into(), orders.trigger.as_str().into()]);
+    if !orders.names.is_empty() {
+        args.push("--named".into());
+    }
+    if orders.wait {
+        args.push("--wait".into());
+    }
+    match orders.wish {
+        Wish::Follow => {}
+        Wish::Redo => args.push("--redo".into()),
+        Wish::Rollback(revision) => {
+            args.extend(["--rollback".into(), revision.to_string().into()]);
+        }
+        Wish::Accept(revision) => args.extend(["--accept".into(), revision.to_string().into()]),
+    }
+    args.extend(["--".into(), name.into()]);
+    args
+}

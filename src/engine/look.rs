@@ -1,0 +1,234 @@
+//! One repository looked at: its remote asked if that is wanted, what is to be done decided, and the
+//! row that says how it stands.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use chrono::{DateTime, Utc};
+
+use super::Here;
+use super::observe::{self, Opened, Site, one_line};
+use super::reconcile::Wish;
+use super::roster::Repo;
+use super::tick::Orders;
+use crate::domain::git::Remote;
+use crate::domain::plan::{Observed, Plan, Policy, Request, Unreachable, Upstream, decide};
+use crate::domain::status::{Acted, Condition, Row, State, conditions};
+
+/// A repository that is to be looked at.
+pub struct Job<'a> {
+    repo: &'a Repo,
+    opened: Opened<'a>,
+    /// What the last tick said of it.
+    was: Option<Row>,
+    /// With these, its remote is asked first, and something is decided.
+    orders: Option<&'a Orders>,
+    now: DateTime<Utc>,
+}
+
+/// One repository, looked at.
+pub struct Looked {
+    /// Which.
+    pub name: String,
+    /// How it stands.
+    pub row: Row,
+    /// What is to be done, if anybody asked.
+    pub plan: Option<Plan>,
+}
+
+impl<'a> Job<'a> {
+    /// Opens the repository.
+    pub fn new(
+        here: &'a Here,
+        repo: &'a Repo,
+        was: Option<Row>,
+        orders: Option<&'a Orders>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self { repo, opened: observe::open(here, repo), was, orders, now }
+    }
+
+    /// The server that will be asked first; `None`: none will be.
+    pub fn server(&self) -> Option<String> {
+        match &self.opened {
+            Opened::Ready(site) if self.orders.is_some_and(|orders| orders.follow()) => {
+                site.remotes().first().and_then(Remote::server)
+            }
+            _ => None,
+        }
+    }
+
+    /// Looks. A panic costs this repository alone.
+    pub fn look(self) -> Looked {
+        let (repo, was, now) = (self.repo, self.was.clone(), self.now);
+        catch_unwind(AssertUnwindSafe(|| self.look_inside())).unwrap_or_else(|_| {
+            let reason = "looking at it makes the agent fail, which is a bug in the agent; \
+                          please report what agent check says";
+            let seen = Observed { broken: Some(reason.to_owned()), ..Observed::default() };
+            let policy = &repo.settings.policy;
+            let remote = repo.settings.urls.first().map(ToString::to_string);
+            let row = row(repo, &seen, policy, remote, was, now);
+            tracing::error!(repository = %repo.name, "panicked");
+            Looked { name: repo.name.clone(), row, plan: None }
+        })
+    }
+
+    fn look_inside(self) -> Looked {
+        let Self { repo, opened, was, orders, now } = self;
+        let request =
+            |orders: &Orders| Request { trigger: orders.trigger, named: !orders.names.is_empty() };
+        let mut trouble = None;
+        let (seen, policy, remote, plan) = match opened {
+            Opened::Ready(site) => {
+                let known = site.records.polled();
+                let asked = match orders {
+                    Some(orders) if orders.asks(repo, &known, now) => site.poll(now),
+                    _ => Ok(known),
+                };
+                let polled = asked.unwrap_or_else(|error| {
+                    trouble = Some(one_line(&error));
+                    site.records.polled()
+                });
+                let seen = site.observe(&polled, now);
+                let policy = site.policy(&seen);
+                let plan = orders.map(|orders| match orders.wish {
+                    Wish::Follow if orders.dry_run => decide(&seen, &policy, request(orders), now),
+                    Wish::Follow if seen.running.is_some() && orders.joins() => Plan::Recover,
+                    Wish::Follow => first_look(decide(&seen, &policy, request(orders), now), &site),
+                    // What may be done about it is the worker's to find out, under the lock.
+                    _ => Plan::Recover,
+                });
+                (seen, policy, site.remotes().into_iter().next(), plan)
+            }
+            Opened::Missing => {
+                let seen = Observed {
+                    unreachable: was
+                        .as_ref()
+                        .filter(|row| row.state == State::Unreachable)
+                        .and_then(|row| {
+                            let reason = row.reason.clone()?;
+                            Some(Unreachable { since: row.since, reason })
+                        }),
+                    ..Observed::default()
+                };
+                let clone = Plan::Recover;
+                let policy = repo.settings.policy.clone();
+                let plan = orders.filter(|_| policy.active).map(|_| clone);
+                (seen, policy, repo.settings.urls.first().cloned(), plan)
+            }
+            Opened::Damaged(reason) => {
+                let seen = Observed { damaged: Some(reason), ..Observed::default() };
+                let policy = repo.settings.policy.clone();
+                let plan = orders.map(|orders| decide(&seen, &policy, request(orders), now));
+                (seen, policy, repo.settings.urls.first().cloned(), plan)
+            }
+            Opened::Broken(reason) => {
+                let seen = Observed { broken: Some(reason), ..Observed::default() };
+                let policy = repo.settings.policy.clone();
+                (seen, policy, repo.settings.urls.first().cloned(), None)
+            }
+        };
+        let remote = remote.map(|remote| remote.to_string());
+        let last_acted = was.as_ref().and_then(|was| was.acted.clone());
+        let mut row = row(repo, &seen, &policy, remote, was.clone(), now);
+        if seen.broken.is_some() && row.acted.is_none() {
+            // What cannot be read now was known to the last tick.
+            row.acted = last_acted;
+        }
+        if let Some(reason) = trouble {
+            hindered(&mut row, &reason, was, now);
+        }
+        Looked { name: repo.name.clone(), row, plan }
+    }
+}
+
+/// A repository that was never worked on has its folders made by a worker, even when it is held or
+/// there is nothing to act upon yet.
+fn first_look(plan: Plan, site: &Site) -> Plan {
+    match plan {
+        Plan::Idle | Plan::Stopped if !site.records.exist() => Plan::Recover,
+        plan => plan,
+    }
+}
+
+fn row(
+    repo: &Repo,
+    seen: &Observed,
+    policy: &Policy,
+    remote: Option<String>,
+    was: Option<Row>,
+    now: DateTime<Utc>,
+) -> Row {
+    let all = conditions(seen, policy);
+    let first = all.first().cloned().unwrap_or(Condition {
+        state: State::New,
+        reason: None,
+        since: None,
+        attempt: 0,
+        next_try: None,
+    });
+    let same = was.filter(|was| was.state == first.state).map(|was| was.since);
+    let acted = seen.acted.map(|revision| {
+        let known = seen.last_success.as_ref().filter(|known| known.revision == revision);
+        Acted {
+            revision,
+            subject: known.map(|known| known.subject.clone()),
+            at: known.map(|known| known.at).or(seen.acted_at),
+            trigger: known.map(|known| known.trigger.to_string()),
+            outcome: known.map(|known| known.outcome.word().to_owned()),
+            seconds: known.map(|known| known.seconds),
+        }
+    });
+    let acted_at = match first.state {
+        State::Current => acted.as_ref().and_then(|acted| acted.at),
+        _ => None,
+    };
+    // A time in the future was written under a clock that has since been set back.
+    let since = [first.since, acted_at, same].into_iter().flatten().find(|since| *since <= now);
+    let since = since.unwrap_or(now);
+    let mut states: Vec<State> = all.iter().map(|condition| condition.state).collect();
+    states.dedup();
+    Row {
+        name: repo.name.clone(),
+        path: repo.path.display().to_string(),
+        remote,
+        branch: seen.branch.as_ref().map(ToString::to_string),
+        state: first.state,
+        reason: first
+            .reason
+            .map(|reason| reason.replace("accept REPO", &format!("accept {}", repo.name))),
+        conditions: states,
+        since,
+        head: seen.head,
+        upstream: match seen.upstream {
+            Upstream::Tip { commit, .. } => Some(commit),
+            _ => None,
+        },
+        acted,
+        attempt: first.attempt,
+        next_try: first.next_try,
+        published: Vec::new(),
+    }
+}
+
+/// What is wrong could not even be written down by whom it hindered. Whatever is more important than
+/// `failing` stays the state.
+pub fn hindered(row: &mut Row, reason: &str, was: Option<Row>, now: DateTime<Utc>) {
+    let state = match row.state {
+        // Nothing is cloned yet: the remote is what is missing.
+        State::New | State::Unreachable if row.head.is_none() => State::Unreachable,
+        state if state <= State::Failing => return,
+        _ => State::Failing,
+    };
+    row.since = was.filter(|was| was.state == state).map_or(now, |was| was.since.min(now));
+    row.state = state;
+    row.reason = Some(reason.to_owned());
+    if row.conditions.first() != Some(&state) {
+        row.conditions.insert(0, state);
+    }
+}
+
+/// What only the last tick could say: a failure that stands in no record, and so has no number.
+pub fn unrecorded(was: Row) -> Option<(Row, String)> {
+    let reason = was.reason.clone().filter(|_| was.state == State::Failing && was.attempt == 0)?;
+    Some((was, reason))
+}

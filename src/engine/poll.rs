@@ -1,0 +1,79 @@
+//! The remotes of one repository, asked in their order where its branch is; and what they said, kept.
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+
+use super::Here;
+use super::observe::{Site, one_line};
+use crate::domain::git::Remote;
+use crate::domain::plan::Unreachable;
+use crate::domain::remote::{LeftAlone, Reach, Trouble, Wanted};
+use crate::system::record::Polled;
+
+impl Site<'_> {
+    /// Asks the remotes where the branch is; the first that answers counts. What they said is
+    /// written down when it differs from what is known.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn poll(&self, now: DateTime<Utc>) -> Result<Polled> {
+        let before = self.records.polled();
+        let reach = &self.repo.settings.reach;
+        let mut after = ask(self.here, self.remotes(), reach, &self.wanted(), &before, now);
+        if let Some(tip) = after.tip
+            && before.tip == Some(tip)
+            && !self.git.has(tip)
+        {
+            // It answers, and what it says it has could not be had. Only a fetch ends that.
+            after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
+        }
+        if !after.says_the_same(&before) && self.records.exist() {
+            self.records.put_polled(&after)?;
+        }
+        Ok(after)
+    }
+}
+
+/// Asks each of `remotes` until one answers.
+pub fn ask(
+    here: &Here,
+    remotes: Vec<Remote>,
+    reach: &Reach,
+    wanted: &Wanted,
+    before: &Polled,
+    now: DateTime<Utc>,
+) -> Polled {
+    let mut failures = Vec::new();
+    let mut left_alone = None;
+    for (number, remote) in remotes.iter().enumerate() {
+        match here.wire.poll(remote, wanted, reach, before.way_of(remote)) {
+            Ok(answer) => {
+                return Polled {
+                    branch: answer.branch,
+                    tip: answer.tip,
+                    known: true,
+                    mirror: number > 0,
+                    remote: Some(remote.to_string()),
+                    way: Some(answer.way),
+                    unreachable: None,
+                    left_alone: None,
+                };
+            }
+            Err(error) => {
+                let trouble = error.downcast_ref::<Trouble>().copied();
+                let after = trouble.and_then(|it| LeftAlone::after(it, before.left_alone, now));
+                left_alone = left_alone.max(after);
+                failures.push(one_line(&error));
+            }
+        }
+    }
+    let reason = match failures.as_slice() {
+        [] => "no remote: neither a url in the configuration nor an origin in the clone; \
+               set url, or: git remote add origin URL"
+            .to_owned(),
+        failures => failures.join("; "),
+    };
+    // What is younger than now was written under a clock that has since been set back.
+    let since = before.unreachable.as_ref().map_or(now, |known| known.since.min(now));
+    Polled { unreachable: Some(Unreachable { since, reason }), left_alone, ..before.clone() }
+}
