@@ -135,6 +135,17 @@ fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> 
             show::reason_and_hint(&unreachable.reason).0
         )
     }));
+    told.extend(
+        seen.asked.as_ref().map(|asked| format!("Last answer from {}.", show::asked(asked, now))),
+    );
+    told.extend(seen.left_alone.map(|until| {
+        let name = show::escaped(&row.name);
+        format!(
+            "It is left alone until {}, as it asked or because it refused us; at once with: \
+             agent tick {name}",
+            show::when(until, now)
+        )
+    }));
     told.push(match seen.acted {
         Some(acted) => {
             let subject = row.acted.as_ref().and_then(|acted| acted.subject.as_deref());

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use chrono::{DateTime, Duration, Local, TimeZone, Utc};
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row as Line, Table, Width};
 
+use crate::domain::remote::Asked;
 use crate::domain::report::{Change, Notice};
 use crate::domain::status::{Row, Severity};
 
@@ -191,6 +192,13 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Which remote answered last, how and when it was asked like that.
+pub fn asked(asked: &Asked, now: DateTime<Utc>) -> String {
+    let mirror = if asked.mirror { " (a mirror)" } else { "" };
+    let since = asked.way.since.map_or(String::new(), |since| format!(", {}", when(since, now)));
+    format!("{}{mirror}: {}{since}", escaped(&asked.remote), asked.way)
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::FixedOffset;
@@ -262,6 +270,7 @@ mod tests {
             acted: None,
             attempt: 0,
             next_try: None,
+            asked: None,
             published: Vec::new(),
         }
     }

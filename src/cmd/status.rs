@@ -254,6 +254,7 @@ fn facts(row: &Row, now: DateTime<Utc>) -> Vec<String> {
     let facts = [
         ("path", Some(show::escaped(&row.path))),
         ("remote", row.remote.as_deref().map(show::escaped)),
+        ("asked", row.asked.as_ref().map(|asked| show::asked(asked, now))),
         ("branch", row.branch.as_deref().map(show::escaped)),
         ("head", row.head.map(|head| head.to_string())),
         ("upstream", row.upstream.map(|upstream| upstream.to_string())),

@@ -111,6 +111,7 @@ mod tests {
             }),
             attempt: 3,
             next_try: None,
+            asked: None,
             published: Vec::new(),
         };
         let odd = Row { name: "a\"b\\c\nd".into(), acted: None, attempt: 0, ..row.clone() };

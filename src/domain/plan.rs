@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::{Attempt, Finished, Outcome, Trigger};
 use super::git::{Commit, RefName, Relation};
+use super::remote::Asked;
 
 /// What the configuration asks for, as far as a decision depends on it.
 #[derive(Clone, Debug)]
@@ -92,6 +93,10 @@ pub struct Observed {
     pub lagging: bool,
     /// No remote answered: since when and why.
     pub unreachable: Option<Unreachable>,
+    /// Until when no remote is asked, unless a person wants it.
+    pub left_alone: Option<DateTime<Utc>>,
+    /// Which remote answered last, and how it was asked.
+    pub asked: Option<Asked>,
     /// `lastaction.txt`.
     pub acted: Option<Commit>,
     /// When that was recorded.

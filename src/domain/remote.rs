@@ -131,7 +131,7 @@ pub struct Way {
     pub bytes: u64,
     /// How long it took.
     pub milliseconds: u64,
-    /// When this was found out; `None`: only now.
+    /// When this was found out, and these bytes and milliseconds measured; `None`: only now.
     pub since: Option<DateTime<Utc>>,
 }
 
@@ -140,6 +140,34 @@ impl Way {
     pub fn is_the_same(&self, other: &Self) -> bool {
         (self.dialect, self.format, &self.base) == (other.dialect, other.format, &other.base)
     }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.dialect {
+            Dialect::Files => return f.write_str("its files are read"),
+            Dialect::Direct => "git protocol v2 in one request",
+            Dialect::Discovered => "git protocol v2 in two requests",
+            Dialect::Old => "git protocol v0, which lists every ref",
+            Dialect::Dumb => "the list of refs of a plain web server",
+        };
+        write!(f, "{how}, {} bytes, {} ms", self.bytes, self.milliseconds)?;
+        match &self.base {
+            Some(base) => write!(f, ", redirected to {}", base.escape_debug()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Which remote was asked last with success, and how: for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Which, as it is displayed.
+    pub remote: String,
+    /// It is not the first of several.
+    pub mirror: bool,
+    /// How.
+    pub way: Way,
 }
 
 /// What a failure means for others and for later: stands in an error's chain, found by

@@ -155,6 +155,7 @@ mod tests {
             acted: None,
             attempt: 0,
             next_try: None,
+            asked: None,
             published: Vec::new(),
         }
     }

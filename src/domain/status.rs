@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::action::Outcome;
 use super::git::{Commit, Relation};
 use super::plan::{Finding, Goal, Observed, Policy, Target, Upstream, goal};
+use super::remote::Asked;
 
 /// What can be said of a repository; the first that applies, in this order, is its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -377,6 +378,9 @@ pub struct Row {
     pub attempt: u32,
     /// When a failed one is tried again.
     pub next_try: Option<DateTime<Utc>>,
+    /// Which remote answered last, and how it was asked.
+    #[serde(default)]
+    pub asked: Option<Asked>,
     /// Branches and tags at their targets (publish modes).
     pub published: Vec<Published>,
 }

@@ -2,6 +2,7 @@
 //! on, each with what to do. Changes nothing.
 
 use std::path::Path;
+use std::thread;
 
 use anyhow::Error;
 use chrono::{DateTime, Datelike, Duration, Utc};
@@ -89,6 +90,9 @@ impl Verdict {
         Self { remedy, ..Self::new(level, subject, said.join(": ")) }
     }
 }
+
+/// How many repositories are looked at at a time.
+const SIDE_BY_SIDE: usize = 16;
 
 /// What may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,8 +238,20 @@ fn repositories(here: &Here, scope: Scope, now: DateTime<Utc>) -> Vec<Verdict> {
     if scope == Scope::Machine && !all.is_empty() {
         verdicts.push(Verdict::ok("remotes", "not asked"));
     }
-    for repo in &all {
-        verdicts.extend(repository::verdicts(here, repo, scope, now));
+    // One remote that does not answer must not keep a person waiting for all the others.
+    for some in all.chunks(SIDE_BY_SIDE) {
+        let found = thread::scope(|threads| {
+            let looks: Vec<_> = some
+                .iter()
+                .map(|repo| threads.spawn(|| repository::verdicts(here, repo, scope, now)))
+                .collect();
+            looks.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+        });
+        for (repo, found) in some.iter().zip(found) {
+            verdicts.extend(found.unwrap_or_else(|_| {
+                vec![Verdict::bad(&repo.name, "looking at it makes the agent fail, which is a bug")]
+            }));
+        }
     }
     verdicts.extend(strangers(here, &all));
     verdicts

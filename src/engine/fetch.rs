@@ -19,7 +19,10 @@ pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Re
     let mut polled = site.records.polled();
     let Some(branch) = polled.branch.clone() else { return Ok(false) };
     let mut failures = Vec::new();
-    for remote in site.remotes() {
+    let mut remotes = site.remotes();
+    // The one that knew of the tip first; a stable sort leaves the others in their order.
+    remotes.sort_by_key(|remote| polled.way_of(remote).is_none());
+    for remote in remotes {
         tracing::info!(repository = %site.repo.name, %remote, %branch, "fetching");
         let reach = &site.repo.settings.reach;
         let way = polled.way_of(&remote);

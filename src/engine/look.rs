@@ -206,6 +206,7 @@ fn row(
         acted,
         attempt: first.attempt,
         next_try: first.next_try,
+        asked: seen.asked.clone(),
         published: Vec::new(),
     }
 }

@@ -152,6 +152,8 @@ impl Site<'_> {
             head: self.head_commit(),
             branch: polled.branch.clone().or_else(|| self.branch.clone()),
             unreachable: polled.unreachable.clone(),
+            left_alone: polled.left_alone.filter(|left| left.lasts(now)).map(|left| left.until),
+            asked: polled.asked(),
             ..Observed::default()
         };
         if let Err(error) = self.fill_records(&mut seen, now) {

@@ -7,7 +7,7 @@ use super::Here;
 use super::observe::{Site, one_line};
 use crate::domain::git::Remote;
 use crate::domain::plan::Unreachable;
-use crate::domain::remote::{LeftAlone, Reach, Trouble, Wanted};
+use crate::domain::remote::{LeftAlone, Reach, Trouble, Wanted, Way};
 use crate::system::record::Polled;
 
 impl Site<'_> {
@@ -27,7 +27,10 @@ impl Site<'_> {
             // It answers, and what it says it has could not be had. Only a fetch ends that.
             after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
         }
-        if !after.says_the_same(&before) && self.records.exist() {
+        if after.says_the_same(&before) {
+            return Ok(before);
+        }
+        if self.records.exist() {
             self.records.put_polled(&after)?;
         }
         Ok(after)
@@ -46,15 +49,18 @@ pub fn ask(
     let mut failures = Vec::new();
     let mut left_alone = None;
     for (number, remote) in remotes.iter().enumerate() {
-        match here.wire.poll(remote, wanted, reach, before.way_of(remote)) {
+        let known = before.way_of(remote);
+        match here.wire.poll(remote, wanted, reach, known) {
             Ok(answer) => {
+                let same = known.filter(|known| known.is_the_same(&answer.way));
+                let since = answer.way.since.or(same.and_then(|known| known.since)).or(Some(now));
                 return Polled {
                     branch: answer.branch,
                     tip: answer.tip,
                     known: true,
                     mirror: number > 0,
                     remote: Some(remote.to_string()),
-                    way: Some(answer.way),
+                    way: Some(Way { since, ..answer.way }),
                     unreachable: None,
                     left_alone: None,
                 };

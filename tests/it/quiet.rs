@@ -222,6 +222,7 @@ fn the_status_file_can_be_read_by_everybody_and_says_what_status_says() {
         "acted",
         "attempt",
         "next_try",
+        "asked",
         "published",
     ];
     expected.sort_unstable();

@@ -60,6 +60,7 @@ fn row(seen: &Observed, policy: &Policy) -> Row {
         acted: None,
         attempt: all[0].attempt,
         next_try: all[0].next_try,
+        asked: None,
         published: Vec::new(),
     }
 }

@@ -33,6 +33,7 @@ fn row(name: &str, state: State) -> Row {
         }),
         attempt: 0,
         next_try: None,
+        asked: None,
         published: Vec::new(),
     }
 }

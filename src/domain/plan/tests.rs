@@ -587,6 +587,8 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         let apart = relation.is_some_and(|relation| relation != Relation::Same);
         Observed {
             tree_when: None,
+            asked: None,
+            left_alone: None,
             damaged: None,
             repaired: None,
             head,

@@ -372,6 +372,7 @@ fn row(state: State, since: DateTime<Utc>) -> Row {
         acted: None,
         attempt: 0,
         next_try: None,
+        asked: None,
         published: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{Level, Scope, Verdict, room};
 use crate::domain::git::{RefName, Remote};
 use crate::domain::ladder::{self, Ladder};
-use crate::domain::remote::{Answer, Wanted};
+use crate::domain::remote::{Answer, Dialect, Wanted, Way};
 use crate::engine::Here;
 use crate::engine::apply;
 use crate::engine::observe::{self, Opened, Site};
@@ -138,14 +138,9 @@ fn remotes(here: &Here, repo: &Repo, remotes: &[Remote], wanted: &Wanted) -> Vec
     }
     let mut found: Vec<Verdict> = remotes
         .iter()
-        .map(|remote| {
-            let began = node::since_boot();
-            let asked = here.wire.poll(remote, wanted, &repo.settings.reach, None);
-            let took = node::since_boot().saturating_sub(began).as_secs_f64();
-            match asked {
-                Ok(answer) => answered(name, remote, wanted, &answer, took),
-                Err(error) => Verdict::of(Level::Bad, name, &error),
-            }
+        .map(|remote| match here.wire.poll(remote, wanted, &repo.settings.reach, None) {
+            Ok(answer) => answered(name, remote, wanted, &answer),
+            Err(error) => Verdict::of(Level::Bad, name, &error),
         })
         .collect();
     if found.iter().any(|verdict| verdict.level == Level::Ok) {
@@ -156,15 +151,21 @@ fn remotes(here: &Here, repo: &Repo, remotes: &[Remote], wanted: &Wanted) -> Vec
     found
 }
 
-fn answered(name: &str, remote: &Remote, wanted: &Wanted, answer: &Answer, took: f64) -> Verdict {
+fn answered(name: &str, remote: &Remote, wanted: &Wanted, answer: &Answer) -> Verdict {
     let asked: Option<&RefName> = match wanted {
         Wanted::Branch(branch) | Wanted::Preferably(branch) => Some(branch),
         Wanted::Default => None,
     };
     match (answer, asked) {
-        (Answer { branch: Some(branch), tip: Some(tip), .. }, _) => {
-            let tip = tip.short();
-            Verdict::ok(name, format!("{remote} has {branch} at {tip}, said in {took:.2} s"))
+        (Answer { way: way @ Way { dialect: Dialect::Dumb, .. }, .. }, _) => Verdict::bad(
+            name,
+            format!(
+                "{remote} is a plain web server ({way}), which cannot be fetched from\n\
+                 hint: serve it by git http-backend, ssh or a hosting service"
+            ),
+        ),
+        (Answer { branch: Some(branch), tip: Some(tip), way }, _) => {
+            Verdict::ok(name, format!("{remote} has {branch} at {}: {way}", tip.short()))
         }
         (_, Some(branch)) => Verdict::bad(
             name,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::plan::Unreachable;
-use crate::domain::remote::{LeftAlone, Way};
+use crate::domain::remote::{Asked, LeftAlone, Way};
 
 /// `poll`: what the remote last said, written when that changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,9 +47,15 @@ impl Polled {
     /// Whether nothing is new but how many bytes and how long it took.
     pub fn says_the_same(&self, other: &Self) -> bool {
         let same_way = match (&self.way, &other.way) {
-            (Some(one), Some(other)) => one.is_the_same(other),
+            (Some(one), Some(other)) => one.is_the_same(other) && one.since == other.since,
             (one, other) => one.is_none() && other.is_none(),
         };
         same_way && Self { way: other.way.clone(), ..self.clone() } == *other
+    }
+
+    /// The remote that answered last, and how it was asked.
+    pub fn asked(&self) -> Option<Asked> {
+        let (remote, way) = (self.remote.clone()?, self.way.clone()?);
+        Some(Asked { remote, mirror: self.mirror, way })
     }
 }
