@@ -111,6 +111,12 @@ pub enum Command {
     /// Work on one repository
     #[command(hide = true)]
     Worker(Worker),
+    /// Become another user and do what root asks for there
+    #[command(hide = true)]
+    Helper(Helper),
+    /// Answer what a helper was sent out for
+    #[command(hide = true)]
+    Errand,
     /// Become a script of an action
     #[command(hide = true)]
     Stage(Stage),
@@ -336,6 +342,17 @@ pub struct Worker {
     /// Take this rewritten revision
     #[arg(long, value_name = "REVISION", conflicts_with = "redo")]
     pub accept: Option<String>,
+}
+
+/// `helper --user NAME COMMAND`: how root does something as another user.
+#[derive(Args, Debug)]
+pub struct Helper {
+    /// Who to become
+    #[arg(long)]
+    pub user: String,
+    /// What to do then: a command line of ours
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<OsString>,
 }
 
 /// `stage PROGRAM [ARGUMENT…]`: the process that becomes a script.

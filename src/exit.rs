@@ -27,6 +27,16 @@ pub enum Code {
 }
 
 impl Code {
+    /// What a process of ours ended with.
+    pub fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Fine,
+            1 => Self::Attention,
+            2 => Self::Usage,
+            _ => Self::Bug,
+        }
+    }
+
     /// As the shell sees it.
     pub fn number(self) -> u8 {
         match self {

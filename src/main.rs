@@ -27,6 +27,10 @@ fn start(cli: &Cli) -> Result<Code> {
     if let Command::Stage(stage) = &cli.command {
         return cmd::worker::stage(stage);
     }
+    // Before there is a second thread, and before anything is read.
+    if let Command::Helper(helper) = &cli.command {
+        cmd::helper::become_user(helper)?;
+    }
     system::ffi::set_up_libgit2()?;
     start_log(&cli.global);
     cmd::run(cli)

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 
-use super::show;
+use super::{helper, show};
 use crate::cli;
 use crate::domain::git::{Commit, Relation};
 use crate::domain::plan::{
@@ -12,7 +12,7 @@ use crate::domain::plan::{
 };
 use crate::domain::report::Containment;
 use crate::domain::status::{Row, State};
-use crate::engine::{Here, roster, steer, tick};
+use crate::engine::{Here, steer, tick};
 use crate::exit::Code;
 
 /// `agent explain REPO [REVISION]`
@@ -20,10 +20,11 @@ use crate::exit::Code;
 /// # Errors
 /// When the repository cannot be looked into, or the revision names nothing.
 pub fn run(here: &Here, args: &cli::Explain) -> Result<Code> {
-    let repo = roster::one(here, &args.repo)?;
+    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+    let [repo] = ours.as_slice() else { return Ok(code) };
     let status = tick::survey(here, std::slice::from_ref(&args.repo))?;
     let Some(row) = status.repositories.first() else { bail!("{} is gone", args.repo) };
-    let explained = steer::explain(here, &repo, args.revision.as_deref())?;
+    let explained = steer::explain(here, repo, args.revision.as_deref())?;
     show::print(&match &explained.containment {
         Some((revision, found)) => containment(row, revision, *found),
         None => text(row, &explained.seen, &explained.policy, &explained.plan, status.at),

@@ -1,6 +1,6 @@
 //! `agent history`: what this machine acted upon, newest first.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
 use comfy_table::Cell;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::show;
 use crate::cli;
 use crate::domain::action::{Finished, Outcome};
 use crate::domain::status::Severity;
-use crate::engine::{Here, roster, steer};
+use crate::engine::{Here, steer};
 use crate::exit::Code;
 use crate::system::node;
 
@@ -36,14 +36,14 @@ struct Record<'a> {
 pub fn run(here: &Here, args: &cli::History) -> Result<Code> {
     let names: Vec<String> = args.repo.iter().cloned().collect();
     let mut histories = Vec::new();
-    for repo in roster::named(here, &names)? {
-        match steer::history(here, &repo) {
-            Ok(runs) => histories.push((repo.name, runs)),
+    for (name, found) in steer::histories(here, &names)? {
+        match found {
+            Ok(runs) => histories.push((name, runs)),
             // Beside others, one that cannot be read stops nobody.
-            Err(error) if names.is_empty() => {
-                tracing::warn!(repository = %repo.name, error = %format!("{error:#}"), "left out");
+            Err(why) if names.is_empty() => {
+                tracing::warn!(repository = %name, %why, "left out");
             }
-            Err(error) => return Err(error),
+            Err(why) => bail!(why),
         }
     }
     show::print(&match args.json {

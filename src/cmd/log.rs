@@ -8,9 +8,9 @@ use std::time::Duration;
 use anstream::adapter::strip_str;
 use anyhow::{Result, bail};
 
-use super::show;
+use super::{helper, show};
 use crate::cli;
-use crate::engine::{Here, roster, steer};
+use crate::engine::{Here, steer};
 use crate::exit::Code;
 use crate::system::logs::{self, Reader};
 
@@ -22,7 +22,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the repository is not known, there is no log, or one cannot be read.
 pub fn run(here: &Here, args: &cli::Log) -> Result<Code> {
-    let repo = roster::one(here, &args.repo)?;
+    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+    let [repo] = ours.as_slice() else { return Ok(code) };
     let dir = steer::log_folder(here, &repo.name);
     let mut out = anstream::stdout().lock();
     let printed = match args.follow {

@@ -1,6 +1,6 @@
 //! One file per command: settings in, text or JSON out. The only part that prints.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::{Cli, Command, Global};
 use crate::config::{self, Settings, Sources};
@@ -12,6 +12,7 @@ pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod explain;
+pub mod helper;
 pub mod history;
 pub mod init;
 pub mod log;
@@ -30,22 +31,31 @@ pub fn run(cli: &Cli) -> Result<Code> {
     let global = &cli.global;
     match &cli.command {
         Command::Init(args) => init::run(global, args),
-        Command::Tick(args) => tick::run(&here(global)?, global, args),
-        Command::Status(args) => status::run(&here(global)?, global, args),
-        Command::Explain(args) => explain::run(&here(global)?, args),
-        Command::History(args) => history::run(&here(global)?, args),
-        Command::Log(args) => log::run(&here(global)?, args),
-        Command::Redo(args) => steer::redo(&here(global)?, global, args),
-        Command::Rollback(args) => steer::rollback(&here(global)?, global, args),
-        Command::Hold(args) => steer::hold(&here(global)?, args),
-        Command::Unhold(args) => steer::unhold(&here(global)?, args),
-        Command::Accept(args) => steer::accept(&here(global)?, global, args),
         Command::Check(args) => check::run(global, args),
         Command::Demo => demo::run(),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-        Command::Worker(args) => worker::run(&here(global)?, args),
         Command::Stage(args) => worker::stage(args),
+        Command::Helper(args) => helper::run(args),
+        command => within(&here(global)?, global, command),
+    }
+}
+
+/// Runs a command that is about repositories.
+fn within(here: &Here, global: &Global, command: &Command) -> Result<Code> {
+    match command {
+        Command::Tick(args) => tick::run(here, global, args),
+        Command::Status(args) => status::run(here, global, args),
+        Command::Explain(args) => explain::run(here, args),
+        Command::History(args) => history::run(here, args),
+        Command::Log(args) => log::run(here, args),
+        Command::Redo(args) => steer::redo(here, global, args),
+        Command::Rollback(args) => steer::rollback(here, global, args),
+        Command::Hold(args) => steer::hold(here, args),
+        Command::Unhold(args) => steer::unhold(here, args),
+        Command::Accept(args) => steer::accept(here, global, args),
+        Command::Worker(args) => worker::run(here, args),
+        _ => bail!("this command is nobody's to delegate"),
     }
 }
 

@@ -4,12 +4,12 @@ use std::io::IsTerminal;
 
 use anyhow::Result;
 
-use super::{show, tick};
+use super::{helper, show, tick};
 use crate::cli::{self, Global};
 use crate::domain::action::Trigger;
 use crate::engine::reconcile::Wish;
 use crate::engine::tick::Orders;
-use crate::engine::{Here, roster, steer};
+use crate::engine::{Here, steer};
 use crate::exit::{Code, Usage};
 use crate::system::{node, process};
 
@@ -18,8 +18,9 @@ use crate::system::{node, process};
 /// # Errors
 /// When it is not known or held.
 pub fn redo(here: &Here, global: &Global, args: &cli::Redo) -> Result<Code> {
-    let repo = roster::one(here, &args.repo)?;
-    steer::must_not_be_held(here, &repo)?;
+    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+    let [repo] = ours.as_slice() else { return Ok(code) };
+    steer::must_not_be_held(here, repo)?;
     in_foreground(here, global, &repo.name, Trigger::Redo, Wish::Redo)
 }
 
@@ -28,9 +29,10 @@ pub fn redo(here: &Here, global: &Global, args: &cli::Redo) -> Result<Code> {
 /// # Errors
 /// When there is nothing to go back to, or it is held.
 pub fn rollback(here: &Here, global: &Global, args: &cli::Rollback) -> Result<Code> {
-    let repo = roster::one(here, &args.repo)?;
-    steer::must_not_be_held(here, &repo)?;
-    let revision = steer::rollback_target(here, &repo, args.revision.as_deref())?;
+    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+    let [repo] = ours.as_slice() else { return Ok(code) };
+    steer::must_not_be_held(here, repo)?;
+    let revision = steer::rollback_target(here, repo, args.revision.as_deref())?;
     let name = show::escaped(&repo.name);
     show::print(&format!(
         "{name}: going back to {}; it stays there until: agent unhold {name}\n",
@@ -44,9 +46,10 @@ pub fn rollback(here: &Here, global: &Global, args: &cli::Rollback) -> Result<Co
 /// # Errors
 /// When upstream has another revision, or it is held.
 pub fn accept(here: &Here, global: &Global, args: &cli::Accept) -> Result<Code> {
-    let repo = roster::one(here, &args.repo)?;
-    steer::must_not_be_held(here, &repo)?;
-    let revision = steer::acceptable(here, &repo, &args.revision)?;
+    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+    let [repo] = ours.as_slice() else { return Ok(code) };
+    steer::must_not_be_held(here, repo)?;
+    let revision = steer::acceptable(here, repo, &args.revision)?;
     in_foreground(here, global, &repo.name, Trigger::Manual, Wish::Accept(revision))
 }
 
@@ -83,7 +86,8 @@ pub fn hold(here: &Here, args: &cli::Hold) -> Result<Code> {
     let reason = args.reason().unwrap_or_else(|| "no reason given".to_owned());
     let now = node::now();
     let until = args.until.map(|length| now + length);
-    for repo in roster::named(here, &names)? {
+    let (ours, code) = helper::ours(here, &names)?;
+    for repo in ours {
         steer::hold(here, &repo, &reason, until)?;
         let name = show::escaped(&repo.name);
         let until = until.map_or_else(
@@ -92,7 +96,7 @@ pub fn hold(here: &Here, args: &cli::Hold) -> Result<Code> {
         );
         show::print(&format!("{name}: held ({}), {until}\n", show::escaped(&reason)))?;
     }
-    Ok(Code::Fine)
+    Ok(code)
 }
 
 /// `agent unhold [REPO|--all]`
@@ -101,7 +105,8 @@ pub fn hold(here: &Here, args: &cli::Hold) -> Result<Code> {
 /// When nothing is named, or something cannot be removed.
 pub fn unhold(here: &Here, args: &cli::Unhold) -> Result<Code> {
     let names = chosen(args.repo.as_deref(), args.all, "unhold")?;
-    for repo in roster::named(here, &names)? {
+    let (ours, code) = helper::ours(here, &names)?;
+    for repo in ours {
         let lifted = steer::unhold(here, &repo)?;
         let name = show::escaped(&repo.name);
         let mut said = Vec::new();
@@ -125,7 +130,7 @@ pub fn unhold(here: &Here, args: &cli::Unhold) -> Result<Code> {
         };
         show::print(&line)?;
     }
-    Ok(Code::Fine)
+    Ok(code)
 }
 
 /// The names that an order is about; stopping everything takes a word.

@@ -24,7 +24,6 @@ pub fn refuse_sections(source: &Source, file: &File) -> Result<(), Error> {
 pub fn refuse_keys(source: &Source, repo: &Repo) -> Result<(), Error> {
     let used = [
         ("this mode", unless(repo.mode.as_ref(), |&word| mode(word).is_some())),
-        ("user", span(repo.user.as_ref())),
         ("target", span(repo.target.as_ref())),
         ("names", unless(repo.names.as_ref(), |&names| names == Names::Exact)),
         ("rename", span(repo.rename.as_ref())),

@@ -58,6 +58,11 @@ pub fn tree(text: &str) -> Result<TreeSettings, Error> {
     })
 }
 
+/// What holds where nothing is configured.
+pub fn usual() -> RepoSettings {
+    repo(&Repo::default(), &Repo::default())
+}
+
 /// One repository's settings, all but its path.
 fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
     let mut settings = RepoSettings {
@@ -76,6 +81,7 @@ fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
         scripts: None,
         timeout: Duration::from_secs(3600),
         reach: Reach::default(),
+        user: None,
         env: Default::default(),
         env_file: None,
         fixed: Fixed {
@@ -130,6 +136,9 @@ fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
     }
     if let Some(file) = &keys.env_file {
         settings.env_file = Some(file.0.clone());
+    }
+    if let Some(user) = &keys.user {
+        settings.user = Some(user.get_ref().0.clone());
     }
     lay_reach_over(&mut settings.reach, keys);
 }

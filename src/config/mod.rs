@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::git::Remote;
 use crate::domain::plan::{Policy, When};
 use crate::domain::remote::Reach;
@@ -23,7 +25,7 @@ pub use source::{Error, Source};
 pub use value::{NamedAddress, address, branch, duration, positive_duration, repo_name, token};
 
 /// The folders that the agent reads and writes on this machine (contract: "files").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct World {
     /// The folder of the repositories.
     pub root: PathBuf,
@@ -80,7 +82,7 @@ pub struct Settings {
 }
 
 /// What happens with the repository's content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// Merge into the worktree and run the scripts.
     #[default]
@@ -90,7 +92,7 @@ pub enum Mode {
 }
 
 /// One repository's settings, complete.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RepoSettings {
     /// `url`, in order; empty: the clone's own `origin`.
     pub urls: Vec<Remote>,
@@ -112,6 +114,8 @@ pub struct RepoSettings {
     pub timeout: Duration,
     /// How its remotes may be reached.
     pub reach: Reach,
+    /// `user`: as whom everything is done; `None`: as the owner of the clone.
+    pub user: Option<String>,
     /// `env`.
     pub env: BTreeMap<String, String>,
     /// `env_file`.
@@ -121,7 +125,7 @@ pub struct RepoSettings {
 }
 
 /// Keys that the machine fixes against the repository's own `.pmpy.toml`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fixed {
     /// `when` stands in `[repo.NAME]`.
     pub when: bool,
@@ -219,6 +223,21 @@ impl Settings {
             return Err(Error::new(Some(name), reason));
         }
         Self::parse(world, &source)
+    }
+
+    /// What another process of ours read and judged: these repositories of `world` and no others.
+    pub fn handed_over(world: World, repos: BTreeMap<String, RepoSettings>) -> Self {
+        Self {
+            world,
+            files: Vec::new(),
+            splay: Duration::ZERO,
+            metrics_file: None,
+            on_change: Vec::new(),
+            part: None,
+            stack: None,
+            repos,
+            unlisted: layers::usual(),
+        }
     }
 
     /// Judges texts that were read already. In a world of its own, `root` stays what the command

@@ -203,8 +203,9 @@ impl fmt::Debug for RefName {
 }
 
 /// Where a repository is pulled from. Displays without user, password, query and fragment, so that
-/// it may stand in logs, errors and the scripts' environment.
-#[derive(Clone, PartialEq, Eq)]
+/// it may stand in logs, errors and the scripts' environment. Serialised it is whole: for processes of
+/// ours, never for a file.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote(String);
 
 /// How a remote is reached.

@@ -9,7 +9,7 @@ use super::git::{Commit, RefName, Relation};
 use super::remote::Asked;
 
 /// What the configuration asks for, as far as a decision depends on it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Policy {
     /// `active`: whether the repository is looked at.
     pub active: bool,
@@ -22,7 +22,7 @@ pub struct Policy {
 }
 
 /// How upstream's commits come into the worktree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Update {
     /// Only ever forward; local commits beside upstream's are `diverged`.
@@ -35,7 +35,7 @@ pub enum Update {
 }
 
 /// What to do when upstream no longer contains a revision that it once had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnRewrite {
     /// Keep what is here until a person accepts.
@@ -243,7 +243,7 @@ pub struct Request {
 }
 
 /// What to do about one repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Plan {
     /// Nothing. Nothing is written either.
     Idle,
@@ -266,7 +266,7 @@ pub enum Plan {
 }
 
 /// All that the doer needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Act {
     /// The commit checked out now.
     pub head: Option<Commit>,
@@ -287,7 +287,7 @@ pub struct Act {
 }
 
 /// Where an action goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// To this commit.
     Commit(Commit),

@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 /// How the remotes of a repository may be reached: what its settings say about the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {
     /// `insecure`: whether `http://` and `git://` may be used.
     pub insecure: bool,

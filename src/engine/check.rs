@@ -4,18 +4,19 @@
 use std::path::Path;
 use std::thread;
 
-use anyhow::Error;
+use anyhow::{Error, Result};
 use chrono::{DateTime, Datelike, Duration, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::Here;
 use super::bootstrap::{self, CronLine};
+use super::delegate;
 use super::roster::{self, Found};
 use crate::config::{self, Settings};
 use crate::domain::status::Status;
 use crate::system::access;
 use crate::system::machine::Machine;
 use crate::system::node::{self, Node};
-use crate::system::remote::Wire;
 use crate::system::root::{self, Kind};
 
 mod repository;
@@ -29,7 +30,7 @@ const JITTER: Duration = Duration::minutes(1);
 const LITTLE_ROOM: u64 = 100_000_000;
 
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Level {
     /// As it should be.
     Ok,
@@ -40,7 +41,7 @@ pub enum Level {
 }
 
 /// One finding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// What it is about: a part of the machine, or a repository.
     pub subject: String,
@@ -95,7 +96,7 @@ impl Verdict {
 const SIDE_BY_SIDE: usize = 16;
 
 /// What may be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scope {
     /// Everything, the remotes too.
     Remotes,
@@ -119,7 +120,7 @@ pub fn check(settings: Settings, node: Node, scope: Scope, base: &Path) -> Vec<V
         }
         Err(error) => {
             verdicts.push(Verdict::of(Level::Bad, "node", &error));
-            Here { settings, node, part: None, stack: None, wire: Wire::default() }
+            Here::bare(settings, node)
         }
     };
     verdicts.push(clock(now));
@@ -238,8 +239,36 @@ fn repositories(here: &Here, scope: Scope, now: DateTime<Utc>) -> Vec<Verdict> {
     if scope == Scope::Machine && !all.is_empty() {
         verdicts.push(Verdict::ok("remotes", "not asked"));
     }
+    let sorted = delegate::sort(here, all.clone());
+    verdicts.extend(side_by_side(here, &sorted.ours, scope, now));
+    for (user, repos) in &sorted.theirs {
+        let found = delegate::check(here, user, repos, scope);
+        verdicts.extend(found.unwrap_or_else(|error| {
+            repos.iter().map(|repo| Verdict::of(Level::Bad, &repo.name, &error)).collect()
+        }));
+    }
+    verdicts.extend(sorted.nobodys.into_iter().map(|(repo, why)| Verdict::bad(&repo.name, why)));
+    verdicts.extend(strangers(here, &all));
+    verdicts
+}
+
+/// What a helper finds out about all that was handed over to it.
+///
+/// # Errors
+/// When nothing can be said at all.
+pub fn errand(here: &Here, scope: Scope) -> Result<Vec<Verdict>> {
+    Ok(side_by_side(here, &roster::repositories(here)?, scope, node::now()))
+}
+
+fn side_by_side(
+    here: &Here,
+    repos: &[roster::Repo],
+    scope: Scope,
+    now: DateTime<Utc>,
+) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
     // One remote that does not answer must not keep a person waiting for all the others.
-    for some in all.chunks(SIDE_BY_SIDE) {
+    for some in repos.chunks(SIDE_BY_SIDE) {
         let found = thread::scope(|threads| {
             let looks: Vec<_> = some
                 .iter()
@@ -253,7 +282,6 @@ fn repositories(here: &Here, scope: Scope, now: DateTime<Utc>) -> Vec<Verdict> {
             }));
         }
     }
-    verdicts.extend(strangers(here, &all));
     verdicts
 }
 

@@ -19,6 +19,9 @@ use crate::system::process::{self, Worker};
 /// tick; the next tick has its own.
 const WORKERS: usize = 16;
 
+/// How much of what a worker says counts, in bytes.
+const MOST_REPORTED: u64 = 16 * 1024;
+
 /// Starts workers and waits for them.
 pub struct Crew<'a> {
     here: &'a Here,
@@ -71,7 +74,8 @@ impl<'a> Crew<'a> {
 
     fn work(&self, name: &str) -> Result<Option<String>> {
         let report = process::report_file()?;
-        let worker = Worker::start(&worker_args(self.here, self.orders, name), &report)?;
+        let args = worker_args(self.here, self.orders, name);
+        let worker = Worker::start(&args, self.here.parcel.as_ref(), &report)?;
         Ok(if worker.outlast()? { None } else { Some(said(report)) })
     }
 
@@ -83,7 +87,7 @@ impl<'a> Crew<'a> {
 
 /// What a worker said before it ended.
 fn said(report: File) -> String {
-    match process::reported(report) {
+    match process::reported(report, MOST_REPORTED) {
         Ok(text) if !text.is_empty() => text,
         _ => "its worker ended without a word; the next tick looks again".to_owned(),
     }
@@ -91,13 +95,18 @@ fn said(report: File) -> String {
 
 fn worker_args(here: &Here, orders: &Orders, name: &str) -> Vec<OsString> {
     let world = &here.settings.world;
-    let mut args: Vec<OsString> = vec!["worker".into()];
-    if world.own {
-        args.extend(["--root".into(), world.root.clone().into()]);
+    let mut args: Vec<OsString> = Vec::new();
+    if here.parcel.is_some() {
+        args.extend(["helper".into(), "--user".into(), here.node.user.name.clone().into()]);
+    } else {
+        if world.own {
+            args.extend(["--root".into(), world.root.clone().into()]);
+        }
+        if world.config_named {
+            args.extend(["--config".into(), world.config_file.clone().into()]);
+        }
     }
-    if world.config_named {
-        args.extend(["--config".into(), world.config_file.clone().into()]);
-    }
+    args.push("worker".into());
     args.extend(["--trigger".into(), orders.trigger.as_str().into()]);
     if !orders.names.is_empty() {
         args.push("--named".into());

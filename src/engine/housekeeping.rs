@@ -16,6 +16,9 @@ use crate::system::process::{self, Ended, Script};
 use crate::system::record::Collecting;
 use crate::system::{node, scripts, sweep};
 
+/// How much of what git says counts, in bytes.
+const MOST_SAID: u64 = 16 * 1024;
+
 /// From so many packs on they are joined.
 const MANY_PACKS: usize = 50;
 /// And from about so many loose objects on; git's own `gc.auto` is of this order.
@@ -166,7 +169,7 @@ fn collect(site: &Site, lock: &ActionLock) -> Result<Collected> {
         Ended::Exited(0) => Ok(Collected::Yes),
         Ended::TimedOut => bail!("took longer than {} minutes and was ended", LIMIT.as_secs() / 60),
         Ended::Exited(code) => {
-            bail!("exited {code}: {}", process::reported(output)?.escape_debug())
+            bail!("exited {code}: {}", process::reported(output, MOST_SAID)?.escape_debug())
         }
         Ended::Signalled(signal) => bail!("was killed by signal {signal}"),
     }

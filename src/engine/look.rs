@@ -63,10 +63,7 @@ impl<'a> Job<'a> {
         catch_unwind(AssertUnwindSafe(|| self.look_inside())).unwrap_or_else(|_| {
             let reason = "looking at it makes the agent fail, which is a bug in the agent; \
                           please report what agent check says";
-            let seen = Observed { broken: Some(reason.to_owned()), ..Observed::default() };
-            let policy = &repo.settings.policy;
-            let remote = repo.settings.urls.first().map(ToString::to_string);
-            let row = row(repo, &seen, policy, remote, was, now);
+            let row = broken_row(repo, reason.to_owned(), was, now);
             tracing::error!(repository = %repo.name, "panicked");
             Looked { name: repo.name.clone(), row, plan: None }
         })
@@ -209,6 +206,14 @@ fn row(
         asked: seen.asked.clone(),
         published: Vec::new(),
     }
+}
+
+/// The row of a repository that nobody could look into.
+pub fn broken_row(repo: &Repo, reason: String, was: Option<Row>, now: DateTime<Utc>) -> Row {
+    let seen = Observed { broken: Some(reason), ..Observed::default() };
+    let remote = repo.settings.urls.first().map(ToString::to_string);
+    let acted = was.as_ref().and_then(|was| was.acted.clone());
+    Row { acted, ..row(repo, &seen, &repo.settings.policy, remote, was, now) }
 }
 
 /// What is wrong could not even be written down by whom it hindered. Whatever is more important than

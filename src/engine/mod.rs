@@ -4,6 +4,8 @@
 //! [`housekeeping`] (what piles up), [`steer`] (what people ask for), [`check`] (what a person should
 //! put right before it shows). Never prints; knows no library.
 
+use std::fs::File;
+
 use crate::config::Settings;
 use crate::system::node::Node;
 use crate::system::remote::Wire;
@@ -13,6 +15,7 @@ pub mod bootstrap;
 pub mod check;
 pub mod clone;
 pub mod crew;
+pub mod delegate;
 pub mod fetch;
 pub mod housekeeping;
 pub mod look;
@@ -41,6 +44,8 @@ pub struct Here {
     pub stack: Option<String>,
     /// How servers are reached.
     pub wire: Wire,
+    /// What root handed over to us, who work for it as another user; `None`: we work for ourselves.
+    pub parcel: Option<File>,
 }
 
 impl Here {
@@ -59,6 +64,11 @@ impl Here {
             Some(stack) => Some(stack.clone()),
             None => word(nodeinfo, &["stacktype.txt", "stackkey.txt"])?,
         };
-        Ok(Self { settings, node, part, stack, wire: Wire::default() })
+        Ok(Self { part, stack, ..Self::bare(settings, node) })
+    }
+
+    /// Without what the machine says of itself.
+    pub fn bare(settings: Settings, node: Node) -> Self {
+        Self { settings, node, part: None, stack: None, wire: Wire::default(), parcel: None }
     }
 }

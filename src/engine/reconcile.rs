@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 
 use super::Here;
 use super::apply::{self, Applied};
@@ -43,7 +44,7 @@ pub struct Order {
 }
 
 /// What a person asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wish {
     /// Nothing in particular.
     Follow,

@@ -53,6 +53,7 @@ pub fn repositories(here: &Here) -> Result<Vec<Repo>> {
             Kind::Clone { .. } => Found::Clone,
             Kind::Linked => Found::Unfit(LINKED),
             Kind::Bare => Found::Unfit(BARE),
+            Kind::Closed => Found::Unfit(CLOSED),
             Kind::Plain if path.read_dir().is_ok_and(|mut inside| inside.next().is_some()) => {
                 Found::Unfit(
                     "the folder is there, is no repository and is not empty; \
@@ -66,6 +67,10 @@ pub fn repositories(here: &Here) -> Result<Vec<Repo>> {
         };
         all.insert(name.clone(), Repo { name: name.clone(), path, settings: repo.clone(), found });
     }
+    if here.parcel.is_some() {
+        // Only what was handed over is ours to look at.
+        return Ok(all.into_values().collect());
+    }
     for entry in root::entries(&settings.world.root)? {
         let found = match entry.kind {
             // The same clone under a second name: a link or a bind mount.
@@ -73,6 +78,7 @@ pub fn repositories(here: &Here) -> Result<Vec<Repo>> {
             Kind::Clone { .. } => Found::Clone,
             Kind::Linked => Found::Unfit(LINKED),
             Kind::Bare => Found::Unfit(BARE),
+            Kind::Closed => Found::Unfit(CLOSED),
             Kind::Plain => continue,
         };
         all.entry(entry.name.clone()).or_insert_with(|| Repo {
@@ -87,6 +93,8 @@ pub fn repositories(here: &Here) -> Result<Vec<Repo>> {
 
 const LINKED: &str = "it is a linked worktree or a submodule; only whole clones are acted upon: \
                       move it out of the root or clone it";
+const CLOSED: &str = "permission denied: the user it is worked on as cannot reach it; \
+                      move it, or let that user into the folders above it";
 const BARE: &str = "it is bare: it has no worktree to act in; move it out of the root";
 
 /// The repositories with these names; all when there are none.

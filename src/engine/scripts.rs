@@ -16,7 +16,7 @@ use crate::domain::ladder::{self, Ladder};
 use crate::system::files;
 use crate::system::lock::{ActionLock, Journal, Phase, Running, Step};
 use crate::system::logs::Log;
-use crate::system::node::{self, since_boot};
+use crate::system::node::{self, User, since_boot};
 use crate::system::process::{Ended, Script};
 use crate::system::record::Memory;
 use crate::system::scripts;
@@ -67,16 +67,8 @@ pub fn init_due(here: &Here, memory: &Memory) -> bool {
     memory.init_due && memory.init_done.as_deref() != Some(here.node.machine_id.as_str())
 }
 
-/// The variables that do not depend on the run: the user's, those of `env_file`, and `env`. A later
-/// one wins over an earlier one of that name.
-///
-/// # Errors
-/// When `env_file` cannot be read, can be read by others, or holds something else than variables.
-pub fn standing_environment(
-    here: &Here,
-    settings: &RepoSettings,
-) -> Result<Vec<(OsString, OsString)>> {
-    let user = &here.node.user;
+/// What a user has at least, whoever starts something in that name.
+pub fn environment_of(user: &User) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = Vec::new();
     let mut set = |key: &str, value: OsString| env.push((key.into(), value));
     set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
@@ -88,6 +80,20 @@ pub fn standing_environment(
     if let Some(zone) = node::time_zone() {
         set("TZ", zone.into());
     }
+    env
+}
+
+/// The variables that do not depend on the run: the user's, those of `env_file`, and `env`. A later
+/// one wins over an earlier one of that name.
+///
+/// # Errors
+/// When `env_file` cannot be read, can be read by others, or holds something else than variables.
+pub fn standing_environment(
+    here: &Here,
+    settings: &RepoSettings,
+) -> Result<Vec<(OsString, OsString)>> {
+    let mut env = environment_of(&here.node.user);
+    let mut set = |key: &str, value: OsString| env.push((key.into(), value));
     if let Some(path) = &settings.env_file {
         let text = files::read_private(path, 1 << 20)?;
         let pairs = env_file::parse(&text)

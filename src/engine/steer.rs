@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::Here;
-use super::observe::{self, Opened, Site};
-use super::roster::Repo;
+use super::delegate::{self, Sorted};
+use super::observe::{self, Opened, Site, one_line};
+use super::roster::{self, Repo};
 use crate::domain::action::{Finished, Outcome, Trigger};
 use crate::domain::git::Commit;
 use crate::domain::plan::{Hold, Observed, Plan, Policy, Request, Upstream, decide};
@@ -227,12 +228,26 @@ fn containment(site: &Site, seen: &Observed, text: &str) -> Result<(Commit, Cont
     Ok((commit, found))
 }
 
-/// Finished runs, oldest first.
+/// The finished runs of one repository, oldest first, or why they cannot be read.
+pub type History = (String, Result<Vec<Finished>, String>);
+
+/// The finished runs of the repositories with these names, or of all.
 ///
 /// # Errors
-/// When the repository or its history cannot be read.
-pub fn history(here: &Here, repo: &Repo) -> Result<Vec<Finished>> {
-    site(here, repo)?.records.history()
+/// When a name is not known, or a helper does not answer.
+pub fn histories(here: &Here, names: &[String]) -> Result<Vec<History>> {
+    let Sorted { ours, theirs, nobodys } = delegate::sort(here, roster::named(here, names)?);
+    let mut all: Vec<History> =
+        nobodys.into_iter().map(|(repo, why)| (repo.name, Err(why))).collect();
+    for (user, repos) in &theirs {
+        all.extend(delegate::histories(here, user, repos)?);
+    }
+    all.extend(ours.into_iter().map(|repo| {
+        let runs = site(here, &repo).and_then(|site| site.records.history());
+        (repo.name, runs.map_err(|error| one_line(&error)))
+    }));
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(all)
 }
 
 /// The folder of a repository's logs.

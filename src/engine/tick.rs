@@ -2,13 +2,17 @@
 //! how everything stands. A repository that cannot be worked on is a row in the status and stops
 //! nobody.
 
+use std::path::Path;
 use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::crew::Crew;
-use super::look::{Job, Looked, hindered, unrecorded};
+use super::delegate::{self, Report, Sorted};
+use super::look::{Job, Looked, broken_row, hindered, unrecorded};
+use super::observe::one_line;
 use super::reconcile::Wish;
 use super::roster::{self, Repo};
 use super::{Here, rounds};
@@ -27,7 +31,7 @@ const REPORTED: &str = "reported.json";
 const GONE: &str = "it was removed while it was acted upon";
 
 /// What to do in one tick.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Orders {
     /// These repositories only; all when empty.
     pub names: Vec<String>,
@@ -84,17 +88,99 @@ pub struct Tick {
 pub fn tick(here: &Here, orders: &Orders) -> Result<Tick> {
     let machine = Machine::at(&here.settings.world.state);
     let before: Option<Status> = machine.read(STATUS);
-    let now = node::now();
     let repositories = roster::repositories(here)?;
     roster::known(here, &repositories, &orders.names)?;
+    let mut looked = everybody(here, repositories, &before, Some(orders))?;
+    looked.sort_by(|one, other| one.name.cmp(&other.name));
+    let decisions =
+        looked.iter().filter_map(|it| Some((it.name.clone(), it.plan.clone()?))).collect();
+    let now = node::now();
+    if orders.dry_run || here.parcel.is_some() {
+        let status = status_of(here, looked, &machine, now);
+        return Ok(Tick { status, decisions, notices: Vec::new(), changes: Vec::new() });
+    }
+    machine.tick_ended(now)?;
+    let status = status_of(here, looked, &machine, now);
+    tell(&machine, status, decisions, now)
+}
+
+/// What a helper finds out about all that was handed over to it, and with orders does there.
+///
+/// # Errors
+/// When nothing can be said at all.
+pub fn errand(here: &Here, orders: Option<&Orders>) -> Result<Vec<Report>> {
+    let before: Option<Status> = Machine::at(&here.settings.world.state).read(STATUS);
+    let repositories = roster::repositories(here)?;
+    let looked = ours(here, &repositories, &before, orders);
+    Ok(looked.into_iter().map(|it| Report { row: it.row, plan: it.plan }).collect())
+}
+
+/// Everybody's repositories: ours here, those of others by helpers, all at the same time.
+fn everybody(
+    here: &Here,
+    repositories: Vec<Repo>,
+    before: &Option<Status>,
+    orders: Option<&Orders>,
+) -> Result<Vec<Looked>> {
+    let Sorted { ours: own, theirs, nobodys } = delegate::sort(here, repositories);
+    let now = node::now();
+    let broken = |repo: &Repo, why: String| {
+        let was = row_before(before, &repo.name);
+        Looked { name: repo.name.clone(), row: broken_row(repo, why, was, now), plan: None }
+    };
+    let mut looked: Vec<Looked> =
+        nobodys.into_iter().map(|(repo, why)| broken(&repo, why)).collect();
+    thread::scope(|scope| {
+        let helpers: Vec<_> = theirs
+            .iter()
+            .map(|(user, repos)| {
+                (repos, scope.spawn(move || delegate::look(here, user, repos, orders)))
+            })
+            .collect();
+        looked.extend(ours(here, &own, before, orders));
+        for (repos, helper) in helpers {
+            let reports =
+                helper.join().unwrap_or_else(|_| bail!("its helper failed, which is a bug"));
+            match reports {
+                Ok(reports) => {
+                    looked.extend(reports.into_iter().map(|Report { row, plan }| Looked {
+                        name: row.name.clone(),
+                        row,
+                        plan,
+                    }))
+                }
+                Err(error) => {
+                    let why = one_line(&error);
+                    looked.extend(repos.iter().map(|repo| broken(repo, why.clone())));
+                }
+            }
+        }
+        Ok(looked)
+    })
+}
+
+/// Looks at `repositories`, which are ours, and with orders lets workers work where there is work.
+fn ours(
+    here: &Here,
+    repositories: &[Repo],
+    before: &Option<Status>,
+    orders: Option<&Orders>,
+) -> Vec<Looked> {
+    let now = node::now();
     let jobs = repositories.iter().map(|repo| {
-        let asked = orders.names.is_empty() || orders.names.contains(&repo.name);
-        let asked = asked && repo.settings.policy.active;
-        Job::new(here, repo, row_before(&before, &repo.name), asked.then_some(orders), now)
+        let asked = orders.filter(|orders| {
+            let named = orders.names.is_empty() || orders.names.contains(&repo.name);
+            named && repo.settings.policy.active
+        });
+        Job::new(here, repo, row_before(before, &repo.name), asked, now)
     });
     let jobs = jobs.collect();
-    let crew = Crew::new(here, orders);
     let mut looked: Vec<Looked> = Vec::new();
+    let Some(orders) = orders else {
+        rounds::all(jobs, |it| looked.push(it));
+        return looked;
+    };
+    let crew = Crew::new(here, orders);
     thread::scope(|scope| {
         rounds::all(jobs, |it| {
             let work = matches!(it.plan, Some(Plan::Recover | Plan::Fetch { .. } | Plan::Run(_)));
@@ -104,29 +190,21 @@ pub fn tick(here: &Here, orders: &Orders) -> Result<Tick> {
             looked.push(it);
         });
     });
-    looked.sort_by(|one, other| one.name.cmp(&other.name));
-    let decisions =
-        looked.iter().filter_map(|it| Some((it.name.clone(), it.plan.clone()?))).collect();
-    if orders.dry_run {
-        let status = status_of(here, looked, &machine, now);
-        return Ok(Tick { status, decisions, notices: Vec::new(), changes: Vec::new() });
-    }
     let now = node::now();
     for (name, trouble) in crew.troubles() {
         let Some(it) = looked.iter_mut().find(|it| it.name == name) else { continue };
-        let was = row_before(&before, &name);
+        let was = row_before(before, &name);
         let Ok(repo) = roster::one(here, &name) else {
             hindered(&mut it.row, GONE, was, now);
             continue;
         };
-        *it = Job::new(here, &repo, was.clone(), None, now).look();
+        let after = Job::new(here, &repo, was.clone(), None, now).look();
+        *it = Looked { plan: it.plan.take(), ..after };
         if let Some(reason) = trouble {
             hindered(&mut it.row, &reason, was, now);
         }
     }
-    machine.tick_ended(now)?;
-    let status = status_of(here, looked, &machine, now);
-    tell(&machine, status, decisions, now)
+    looked
 }
 
 /// How everything stands, without asking any remote.
@@ -137,20 +215,31 @@ pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
     let machine = Machine::at(&here.settings.world.state);
     let before: Option<Status> = machine.read(STATUS);
     let now = node::now();
-    let looked = roster::named(here, names)?
-        .into_iter()
-        .map(|repo| match row_before(&before, &repo.name) {
+    let repositories = roster::named(here, names)?;
+    let looked =
+        if here.node.user.uid == 0 {
+            everybody(here, repositories, &before, None)?
+        } else {
             // What belongs to somebody else is not for us to open; the last tick knew how it is.
-            Some(row) if !node::owns(&repo.path) => Looked { name: repo.name, row, plan: None },
-            was => {
-                let mut it = Job::new(here, &repo, was.clone(), None, now).look();
-                if let Some((was, reason)) = was.and_then(unrecorded) {
-                    hindered(&mut it.row, &reason, Some(was), now);
-                }
-                it
-            }
-        })
-        .collect();
+            let known =
+                |repo: &Repo| row_before(&before, &repo.name).filter(|_| !node::owns(&repo.path));
+            let (strange, own): (Vec<_>, Vec<_>) =
+                repositories.into_iter().partition(|repo| known(repo).is_some());
+            let mut looked = everybody(here, own, &before, None)?;
+            looked.extend(strange.into_iter().filter_map(|repo| {
+                Some(Looked { row: known(&repo)?, name: repo.name, plan: None })
+            }));
+            looked
+        };
+    let mut looked = looked;
+    for it in &mut looked {
+        if let Some((was, reason)) = row_before(&before, &it.name).and_then(unrecorded)
+            && node::owns(Path::new(&it.row.path))
+        {
+            hindered(&mut it.row, &reason, Some(was), now);
+        }
+    }
+    looked.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(status_of(here, looked, &machine, now))
 }
 

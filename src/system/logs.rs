@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result, bail};
 use chrono::{DateTime, Duration, NaiveDateTime, Utc};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fchown, fstat};
+use rustix::process::{Gid, Uid};
 
 use super::files::{self, Fault};
 use crate::domain::action::Outcome;
@@ -69,6 +70,28 @@ pub fn folder_name(name: &str) -> String {
         }
     }
     folder
+}
+
+/// Makes the folder of `name`'s logs below `logs`, and gives it to the user who writes there.
+///
+/// # Errors
+/// When it cannot be made or given away.
+pub fn give_to(logs: &Path, name: &str, uid: u32, gid: u32) -> Result<()> {
+    let name = folder_name(name);
+    let told = || format!("cannot make the folder for logs {}", shown(&logs.join(&name)));
+    files::ensure_dir(logs, 0o755)?;
+    match DirBuilder::new().mode(0o750).create(logs.join(&name)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(told);
+        }
+        _ => {}
+    }
+    let folder = files::Dir::open(logs)?.beneath(name.as_bytes()).with_context(told)?;
+    let meta = fstat(&folder)?;
+    if (meta.st_uid, meta.st_gid) == (uid, gid) {
+        return Ok(());
+    }
+    fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).with_context(told)
 }
 
 impl Log {

@@ -10,6 +10,7 @@ pub mod logs;
 pub mod machine;
 pub mod node;
 pub mod pid;
+pub mod privilege;
 pub mod process;
 pub mod record;
 pub mod remote;

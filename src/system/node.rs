@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
+use uzers::os::unix::UserExt;
+
 use super::files;
 
 /// Who and where we are.
@@ -30,6 +32,8 @@ pub struct Node {
 pub struct User {
     /// The number.
     pub uid: u32,
+    /// The number of the primary group.
+    pub gid: u32,
     /// The login name, or the number where there is no entry.
     pub name: String,
     /// The home folder; `/` where there is no entry.
@@ -73,22 +77,34 @@ impl User {
     /// The user that we run as.
     pub fn current() -> Self {
         let uid = rustix::process::geteuid().as_raw();
-        match uzers::get_user_by_uid(uid) {
-            Some(user) => {
-                use uzers::os::unix::UserExt;
-                Self {
-                    uid,
-                    name: user.name().to_string_lossy().into_owned(),
-                    home: user.home_dir().to_owned(),
-                    shell: user.shell().to_owned(),
-                }
-            }
-            None => Self {
-                uid,
-                name: uid.to_string(),
-                home: PathBuf::from("/"),
-                shell: PathBuf::from("/bin/sh"),
-            },
+        Self::numbered(uid).unwrap_or_else(|| Self {
+            uid,
+            gid: rustix::process::getegid().as_raw(),
+            name: uid.to_string(),
+            home: PathBuf::from("/"),
+            shell: PathBuf::from("/bin/sh"),
+        })
+    }
+
+    /// The user with this number; `None` where passwd has none such.
+    pub fn numbered(uid: u32) -> Option<Self> {
+        uzers::get_user_by_uid(uid).map(Self::from)
+    }
+
+    /// The user with this name; `None` where passwd has none such.
+    pub fn named(name: &str) -> Option<Self> {
+        uzers::get_user_by_name(name).map(Self::from)
+    }
+}
+
+impl From<uzers::User> for User {
+    fn from(user: uzers::User) -> Self {
+        Self {
+            uid: user.uid(),
+            gid: user.primary_group_id(),
+            name: user.name().to_string_lossy().into_owned(),
+            home: user.home_dir().to_owned(),
+            shell: user.shell().to_owned(),
         }
     }
 }
@@ -102,6 +118,11 @@ pub fn user_name(uid: u32) -> String {
 /// The file that this program was started from.
 pub fn program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("agent"))
+}
+
+/// The command line that we were started with, without the program.
+pub fn arguments() -> Vec<OsString> {
+    std::env::args_os().skip(1).collect()
 }
 
 /// The user who asked: behind sudo(8) the one who typed it.

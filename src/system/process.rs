@@ -25,8 +25,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often a waiting worker looks after the log.
 const BEAT: Duration = Duration::from_millis(250);
 
-/// How much of a report counts, in bytes.
-const MOST_REPORTED: u64 = 16 * 1024;
+/// The most that a parcel holds, in bytes.
+const MOST_HANDED_OVER: u64 = 16 << 20;
 
 /// This very program, even when the file it was started from has been replaced since.
 const OURSELVES: &str = "/proc/self/exe";
@@ -218,24 +218,54 @@ pub fn tell_on_interrupt(text: &'static str) -> Result<()> {
     }
 }
 
-/// A worker of ours for one repository.
+/// A process of ours for one repository, or for all those of a user.
 pub struct Worker {
     child: Child,
 }
 
 impl Worker {
-    /// Starts `agent ARGS…`; its standard output goes to `report`. It makes a session of its own
-    /// and outlives us.
+    /// Starts `agent ARGS…`; its standard output goes to `report`, and it finds `parcel` in its
+    /// standard input. It makes a session of its own and outlives us.
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn start(args: &[OsString], report: &File) -> Result<Self> {
+    pub fn start(args: &[OsString], parcel: Option<&File>, report: &File) -> Result<Self> {
         let child = ours_with(args)
-            .stdin(Stdio::null())
+            .stdin(input(parcel)?)
             .stdout(report.try_clone()?)
             .spawn()
             .context("cannot start a worker")?;
         Ok(Self { child })
+    }
+
+    /// Starts `agent ARGS…` with nothing of our environment but `env`; it becomes another user
+    /// itself. Without a `report` it speaks where we do.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn start_for(
+        args: &[OsString],
+        env: &[(OsString, OsString)],
+        parcel: &File,
+        report: Option<&File>,
+    ) -> Result<Self> {
+        let mut command = ours_with(args);
+        command.env_clear().envs(env.iter().map(|(key, value)| (key, value)));
+        command.stdin(input(Some(parcel))?);
+        if let Some(report) = report {
+            command.stdout(report.try_clone()?);
+        }
+        Ok(Self { child: command.spawn().context("cannot start a helper")? })
+    }
+
+    /// Waits for its end: its exit code, as the shell has it.
+    ///
+    /// # Errors
+    /// When the kernel does not let us wait.
+    pub fn code(mut self) -> Result<u8> {
+        let status = self.child.wait().context("cannot wait for a helper")?;
+        let code = status.code().or(status.signal().map(|signal| 128 + signal));
+        Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
 
     /// Waits for its end: whether it ended well.
@@ -256,15 +286,51 @@ pub fn report_file() -> Result<File> {
     Ok(memfd_create("report", MemfdFlags::CLOEXEC).context("no memory for a report")?.into())
 }
 
-/// The beginning of what a process wrote into its [`report_file`].
+/// The beginning of what a process wrote into its [`report_file`], at most `cap` bytes.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn reported(mut report: File) -> Result<String> {
+pub fn reported(mut report: File, cap: u64) -> Result<String> {
     let mut bytes = Vec::new();
     report.rewind()?;
-    report.take(MOST_REPORTED).read_to_end(&mut bytes)?;
+    report.take(cap).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+/// A file without a name that holds `content` and can never be changed again, for the standard input
+/// of a process of ours.
+///
+/// # Errors
+/// When the kernel does not give one.
+pub fn parcel(content: &[u8]) -> Result<File> {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("parcel", flags).context("no memory for a parcel")?);
+    file.write_all(content)?;
+    let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&file, all).context("a parcel cannot be sealed")?;
+    Ok(file)
+}
+
+/// The parcel in our standard input, and its content. Several processes may read one at a time.
+///
+/// # Errors
+/// When there is none.
+pub fn handed_over() -> Result<(File, Vec<u8>)> {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+    let file = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let size = file.metadata()?.len().min(MOST_HANDED_OVER);
+    let mut content = vec![0; size as usize];
+    file.read_exact_at(&mut content, 0).context("there is no parcel")?;
+    Ok((file, content))
+}
+
+fn input(parcel: Option<&File>) -> Result<Stdio> {
+    Ok(match parcel {
+        Some(parcel) => parcel.try_clone()?.into(),
+        None => Stdio::null(),
+    })
 }
 
 /// Runs a command of the administrator's, such as `on_change`, to its end or for `limit`.

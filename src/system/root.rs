@@ -30,6 +30,8 @@ pub enum Kind {
     Linked,
     /// A repository without worktree.
     Bare,
+    /// We may not look: permission denied.
+    Closed,
     /// No repository.
     Plain,
 }
@@ -68,6 +70,7 @@ pub fn kind_of(path: &Path) -> Kind {
     match path.join(".git").metadata() {
         Ok(git) if git.is_dir() => Kind::Clone { id: (git.dev(), git.ino()) },
         Ok(_) => Kind::Linked,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Kind::Closed,
         Err(_) if path.join("HEAD").is_file() && path.join("objects").is_dir() => Kind::Bare,
         Err(_) => Kind::Plain,
     }

@@ -317,8 +317,7 @@ fn a_complaint_about_an_address_does_not_tell_its_password() {
 #[test]
 fn what_this_version_cannot_do_is_said_plainly() {
     for (text, place) in [
-        ("[repo.a]\nuser = \"www\"", "2:8"),
-        ("[defaults]\nuser = \"www\"", "2:8"),
+        ("[repo.a]\nafter_user = \"www\"", "2:14"),
         ("[repo.a]\nmode = \"puppetmaster\"", "2:8"),
         ("[repo.a]\nmatch = [\"v*\"]", "2:9"),
         ("[bus]\nhost = \"/\"", "1:1"),

@@ -32,5 +32,6 @@ mod tidy;
 mod time;
 mod tree_settings;
 mod updates;
+mod users;
 mod while_acting;
 mod worktree;

@@ -12,10 +12,10 @@ use crate::domain::remote::{Answer, Dialect, Wanted, Way};
 use crate::engine::Here;
 use crate::engine::apply;
 use crate::engine::observe::{self, Opened, Site};
-use crate::engine::roster::{Found, Repo};
+use crate::engine::roster::Repo;
 use crate::engine::scripts::{self, Agenda};
+use crate::system::access;
 use crate::system::scripts as door;
-use crate::system::{access, node};
 
 /// Files of ours that a script made for an older loop reads or writes itself.
 const OURS: [&str; 2] = ["currentaction.txt", "lastaction.txt"];
@@ -26,7 +26,10 @@ pub fn verdicts(here: &Here, repo: &Repo, scope: Scope, now: DateTime<Utc>) -> V
     if !repo.settings.policy.active {
         return vec![Verdict::ok(name, "left alone: active = false")];
     }
-    let mut found: Vec<Verdict> = owner(here, repo).into_iter().collect();
+    let mut found = Vec::new();
+    if here.parcel.is_some() {
+        found.push(Verdict::ok(name, format!("worked on as {}", here.node.user.name)));
+    }
     match observe::open(here, repo) {
         Opened::Broken(reason) | Opened::Damaged(reason) => {
             found.push(Verdict::bad(name, reason));
@@ -54,29 +57,6 @@ pub fn verdicts(here: &Here, repo: &Repo, scope: Scope, now: DateTime<Utc>) -> V
         }
     }
     found
-}
-
-/// That the clone is somebody else's, if so.
-fn owner(here: &Here, repo: &Repo) -> Option<Verdict> {
-    if repo.found != Found::Clone {
-        return None;
-    }
-    let us = &here.node.user;
-    match node::owner(&repo.path) {
-        Ok(uid) if uid == us.uid => None,
-        Ok(uid) => {
-            let (owner, path) = (node::user_name(uid), repo.path.display());
-            Some(Verdict::warn(
-                &repo.name,
-                format!(
-                    "{path} belongs to {owner}, and this is {}\n\
-                     hint: run the agent as {owner}, or: chown -R {} {path}",
-                    us.name, us.name
-                ),
-            ))
-        }
-        Err(error) => Some(Verdict::of(Level::Warn, &repo.name, &error)),
-    }
 }
 
 fn to_be_cloned(repo: &Repo) -> Verdict {

@@ -1,0 +1,188 @@
+//! Root's agent and the clones of other users: everything there is done as their owner.
+
+use std::fs;
+use std::os::unix::fs::lchown;
+use std::path::{Path, PathBuf};
+
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, owner, set_mode, text};
+
+/// Who has no rights on any Debian.
+const NOBODY: u32 = 65_534;
+/// Another one.
+const DAEMON: u32 = 1;
+
+/// Says as whom it runs.
+const TELLS_WHO: &str = "\
+id -u; id -gn; id -G; echo \"$HOME $USER $LOGNAME\"; umask
+grep -E '^(Uid|NoNewPrivs)' /proc/self/status
+echo \"secret $SECRET\"
+echo done > made-by-work
+echo \"end $AGENT_REVISION\" >> .temp/runs
+";
+
+/// A machine whose clone `ops`, and what it is pulled from, belong to nobody.
+fn machine(script: &str) -> Sandbox {
+    assert_eq!(rustix::process::geteuid().as_raw(), 0, "only root can become somebody else");
+    let machine = Sandbox::with("ops", &[("work.sh", script), (".gitignore", "made-by-work\n")]);
+    for folder in ["", "root"] {
+        set_mode(&machine.path(folder), 0o755);
+    }
+    // The person at the desk and we look into them as well.
+    fs::write(machine.path("home/.gitconfig"), "[safe]\n\tdirectory = *\n").unwrap();
+    give(&machine, "ops", NOBODY);
+    machine
+}
+
+fn give(machine: &Sandbox, name: &str, user: u32) {
+    for place in [machine.clone_of(name), machine.server(name)] {
+        give_all(&place, user);
+    }
+}
+
+fn give_all(place: &Path, user: u32) {
+    if place.is_dir() && !place.is_symlink() {
+        for entry in fs::read_dir(place).unwrap() {
+            give_all(&entry.unwrap().path(), user);
+        }
+    }
+    lchown(place, Some(user), Some(user)).unwrap();
+}
+
+/// Pushes as the server's owner would have received it.
+fn push(machine: &Sandbox, files: &[(&str, &str)]) -> String {
+    let revision = machine.push("ops", files);
+    give_all(&machine.server("ops"), NOBODY);
+    revision
+}
+
+fn files(machine: &Sandbox) -> Vec<PathBuf> {
+    let clone = machine.clone_of("ops");
+    machine.files_below(&clone).iter().map(|file| clone.join(file)).collect()
+}
+
+/// Nothing in the clone belongs to anybody but its owner.
+fn assert_owned(machine: &Sandbox) {
+    for file in files(machine) {
+        assert_eq!(owner(&file), NOBODY, "{}", file.display());
+    }
+}
+
+#[test]
+fn a_clone_of_another_user_is_worked_on_as_that_user() {
+    let machine = machine(TELLS_WHO);
+    let revision = push(&machine, &[("page", "two\n")]);
+    machine.tick().ok();
+    assert_eq!(machine.lastaction("ops"), Some(revision));
+    assert_eq!(machine.state("ops"), "current");
+    assert_owned(&machine);
+
+    let log = machine.agent(&["log", "ops"]).ok().stdout;
+    for said in
+        ["65534\nnogroup\n65534\n", " nobody nobody\n0022\n", "Uid:\t65534\t65534\t65534\t65534"]
+    {
+        assert!(log.contains(said), "{said}\n{log}");
+    }
+    assert!(log.contains("NoNewPrivs:\t0"), "scripts may use sudo: {log}");
+    assert!(machine.agent(&["explain", "ops"]).ok().stdout.contains("is current"));
+    assert!(machine.agent(&["history", "ops"]).ok().stdout.contains("cron"));
+    assert!(machine.agent(&["check", "--offline"]).stdout.contains("worked on as nobody"));
+}
+
+#[test]
+fn what_a_person_asks_for_reaches_the_clone_of_another_user() {
+    let machine = machine(TELLS_WHO);
+    let first = machine.head("ops");
+    machine.tick().ok();
+    let second = push(&machine, &[("page", "two\n")]);
+    machine.tick().ok();
+    assert_eq!(machine.lastaction("ops"), Some(second));
+
+    machine.agent(&["rollback", "ops"]).ok();
+    assert_eq!(machine.lastaction("ops"), Some(first));
+    assert_eq!(machine.state("ops"), "pinned");
+    machine.agent(&["hold", "ops", "because"]).ok();
+    assert_eq!(machine.state("ops"), "held");
+    machine.agent(&["redo", "ops"]).exits(1);
+    machine.agent(&["unhold", "ops"]).ok();
+    machine.agent(&["redo", "ops"]).ok();
+    assert_owned(&machine);
+}
+
+#[test]
+fn a_secret_that_only_root_may_read_reaches_the_script_and_nobody_else() {
+    let machine = machine(TELLS_WHO);
+    let file = machine.path("secrets.env");
+    fs::write(&file, "SECRET=canary\n").unwrap();
+    set_mode(&file, 0o600);
+    let remote = machine.git(&machine.clone_of("ops"), &["remote", "get-url", "origin"]);
+    machine.configure(&format!(
+        "[repo.ops]\nurl = \"{}\"\nenv_file = \"{}\"\n[repo.other]\nurl = \"/none\"\nenv = {{ KEY = \"others\" }}\n",
+        remote.trim(),
+        text(&file)
+    ));
+    machine.tick();
+    assert!(machine.agent(&["log", "ops"]).ok().stdout.contains("secret canary"));
+    for file in files(&machine) {
+        let content = fs::read(&file).unwrap();
+        let found = content.windows(6).any(|word| word == b"canary");
+        assert!(!found, "{}", file.display());
+    }
+}
+
+#[test]
+fn a_tick_of_root_does_the_clones_of_several_users_and_its_own() {
+    let machine = machine(NOTES_ITS_RUNS);
+    let runs = machine.path("runs");
+    fs::write(&runs, "").unwrap();
+    set_mode(&runs, 0o666);
+    for name in ["mine", "other"] {
+        machine.serve(name, &[("work.sh", "id -u > .temp/who\n")]);
+        machine.clone_to_root(name);
+    }
+    give(&machine, "other", DAEMON);
+    machine.tick().ok();
+    let who = |name: &str| fs::read_to_string(machine.clone_of(name).join(".temp/who")).unwrap();
+    assert_eq!((who("mine").trim(), who("other").trim()), ("0", "1"));
+    assert_eq!(machine.runs().len(), 2, "and nobody's as well");
+    for name in ["mine", "ops", "other"] {
+        assert_eq!(machine.state(name), "current", "{name}");
+    }
+}
+
+#[test]
+fn a_clone_whose_owner_does_not_exist_is_broken_and_never_roots() {
+    let machine = machine(TELLS_WHO);
+    give(&machine, "ops", 54_321);
+    machine.tick().exits(1);
+    let row = machine.row("ops");
+    assert_eq!(row["state"], "broken");
+    assert!(row["reason"].as_str().unwrap().contains("54321"), "{row:#}");
+    assert!(!machine.clone_of("ops").join("made-by-work").exists());
+}
+
+#[test]
+fn a_configured_user_who_is_missing_breaks_the_repository_and_no_other() {
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
+    machine.serve("other", &[("work.sh", "true\n")]);
+    machine.clone_to_root("other");
+    machine.configure("[repo.ops]\nuser = \"nobody-of-that-name\"\n");
+    machine.tick().exits(1);
+    let row = machine.row("ops");
+    assert_eq!(row["state"], "broken");
+    assert!(row["reason"].as_str().unwrap().contains("nobody-of-that-name"), "{row:#}");
+    assert!(machine.runs().is_empty());
+    assert_eq!(machine.state("other"), "current");
+}
+
+#[test]
+fn a_clone_that_its_owner_cannot_reach_is_broken_and_says_so() {
+    let machine = machine(TELLS_WHO);
+    set_mode(&machine.path("root"), 0o700);
+    machine.tick().exits(1);
+    let row = machine.row("ops");
+    assert_eq!(row["state"], "broken", "{row:#}");
+    let reason = row["reason"].as_str().unwrap().to_lowercase();
+    assert!(reason.contains("permission denied"), "{row:#}");
+    let said = machine.agent(&["check", "--offline"]).exits(1).stdout.to_lowercase();
+    assert!(said.contains("permission denied"), "{said}");
+}
