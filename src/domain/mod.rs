@@ -2,7 +2,7 @@
 //! clock; time is an argument. Reading order: [`git`] (the words), [`action`] (one run and its
 //! retry), [`plan`] (what was seen, and what follows from it), [`status`] (the one word for it),
 //! [`change`] (how one tree becomes another, and which trees are refused), [`remote`] (how servers are
-//! asked, and what they say).
+//! asked, and what they say), [`wire`] (the same as bytes).
 
 pub mod action;
 pub mod change;
@@ -16,3 +16,4 @@ pub mod plan;
 pub mod remote;
 pub mod report;
 pub mod status;
+pub mod wire;

@@ -1,0 +1,67 @@
+//! Any bytes as what a git server sends: they are read or refused, the same in pieces as whole, and
+//! what is shown of them cannot move a terminal's cursor or break its line.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pmpy::domain::git::RefName;
+use pmpy::domain::remote::{Format, Wanted};
+use pmpy::domain::wire::{
+    Advertising, Answers, NotAnAnswer, Part, answer, prefixes, read_advertisement, read_ls_refs,
+};
+
+fn harmless(error: &NotAnAnswer) {
+    let shown = error.to_string();
+    assert!(!shown.contains(|c: char| c.is_control()) && shown.len() < 4000, "{shown:?}");
+}
+
+/// All that came of an answer to a fetch, which was given in pieces of `size`.
+fn parts(mut answers: Answers, bytes: &[u8], size: usize) -> Result<Vec<u8>, NotAnAnswer> {
+    let mut all = Vec::new();
+    for piece in bytes.chunks(size) {
+        answers.feed(piece, &mut |part| {
+            match part {
+                Part::Pack(bytes) => all.extend_from_slice(bytes),
+                Part::Shallow(id) => all.extend_from_slice(id.0.as_bytes()),
+                Part::Unshallow(id) => all.extend(id.0.as_bytes().iter().rev()),
+            }
+            Ok::<_, NotAnAnswer>(())
+        })?;
+    }
+    all.push(u8::from(answers.is_complete()));
+    Ok(all)
+}
+
+fuzz_target!(|input: (u8, &[u8])| {
+    let (size, bytes) = (usize::from(input.0.max(1)), input.1);
+    let branch: RefName = "main".parse().expect("a name");
+    let wanted = [Wanted::Branch(branch.clone()), Wanted::Preferably(branch), Wanted::Default];
+
+    for format in [Format::Sha1, Format::Sha256] {
+        match read_ls_refs(format, bytes) {
+            Ok(refs) => wanted.iter().for_each(|wanted| drop(answer(wanted, &refs))),
+            Err(error) => harmless(&error),
+        }
+    }
+
+    for wanted in &wanted {
+        let whole = read_advertisement(prefixes(wanted), bytes);
+        let mut reader = Advertising::new(prefixes(wanted));
+        let fed = bytes.chunks(size).try_fold(0, |taken, piece| Ok(taken + reader.feed(piece)?));
+        let pieces = fed.and_then(|_| reader.finish());
+        match (whole, pieces) {
+            (Ok(whole), Ok(pieces)) => {
+                assert_eq!(whole, pieces);
+                answer(wanted, &whole.refs);
+            }
+            (Err(error), _) => harmless(&error),
+            (Ok(_), Err(error)) => panic!("whole it is one, in pieces {error}"),
+        }
+    }
+
+    for answers in [Answers::v2, || Answers::v0(0), || Answers::v0(1)] {
+        let whole = parts(answers(), bytes, bytes.len().max(1));
+        assert_eq!(whole, parts(answers(), bytes, size));
+        whole.as_ref().err().into_iter().for_each(harmless);
+    }
+});
