@@ -7,7 +7,7 @@
 use std::fs::File;
 
 use crate::config::Settings;
-use crate::system::node::Node;
+use crate::system::node::{Node, runtime_folder};
 use crate::system::remote::Wire;
 
 pub mod apply;
@@ -69,6 +69,11 @@ impl Here {
 
     /// Without what the machine says of itself.
     pub fn bare(settings: Settings, node: Node) -> Self {
-        Self { settings, node, part: None, stack: None, wire: Wire::default(), parcel: None }
+        // What belongs to a world of its own lies within it; else sockets belong where they vanish
+        // with the machine.
+        let state = settings.world.state.join("ssh");
+        let runtime = runtime_folder().filter(|_| !settings.world.own).map(|it| it.join("ssh"));
+        let wire = Wire::new(runtime.into_iter().chain([state]).collect());
+        Self { settings, node, part: None, stack: None, wire, parcel: None }
     }
 }

@@ -53,7 +53,9 @@ pub fn ask(
         match here.wire.poll(remote, wanted, reach, known) {
             Ok(answer) => {
                 let same = known.filter(|known| known.is_the_same(&answer.way));
-                let since = answer.way.since.or(same.and_then(|known| known.since)).or(Some(now));
+                let since = answer.way.since.or(same.and_then(|known| known.since));
+                // What is younger than now was written under a clock that has since been set back.
+                let since = since.filter(|since| *since <= now).or(Some(now));
                 return Polled {
                     branch: answer.branch,
                     tip: answer.tip,

@@ -143,6 +143,23 @@ pub fn search_path() -> Option<OsString> {
     std::env::var_os("PATH")
 }
 
+/// The first of the variables `names` that is set, not empty and text.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
+pub fn variable(names: &[&str]) -> Option<String> {
+    names.iter().filter_map(|name| std::env::var(name).ok()).find(|value| !value.is_empty())
+}
+
+/// The folder for what lives as long as the machine is up, or as its user is logged in; need not
+/// exist yet. `None` where the system has none for us.
+pub fn runtime_folder() -> Option<PathBuf> {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        return Some(PathBuf::from("/run/pmpy"));
+    }
+    let users = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
+    users.is_dir().then(|| users.join("pmpy"))
+}
+
 /// Whether a script of ours started us: it has its repository's name in its environment.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
 pub fn within_an_action() -> bool {

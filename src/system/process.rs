@@ -20,6 +20,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+mod dialogue;
+
+pub use dialogue::{Dialogue, Farewell};
+
 /// How long a script has between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often a waiting worker looks after the log.

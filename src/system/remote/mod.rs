@@ -2,19 +2,27 @@
 //! decided here by its scheme; each way is a file of its own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use git2::{AutotagOption, Direction, FetchOptions, RemoteCallbacks};
+use git2::{AutotagOption, FetchOptions, RemoteCallbacks};
 
+use super::git::Git;
 use super::git::error::explained;
-use super::git::{Git, commit_of};
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
 use crate::domain::remote::{Answer, Reach, Trouble, Wanted, Way};
 
+mod address;
+mod daemon;
+mod haves;
+mod http;
 mod local;
+mod receive;
 pub mod shallow;
+mod ssh;
+mod stream;
 
 /// The most that a fetch may receive: a hostile server must not fill the disk.
 const MOST_BYTES: usize = 8 << 30;
@@ -24,6 +32,9 @@ const MOST_BYTES: usize = 8 << 30;
 pub struct Wire {
     /// Servers that did not answer, and what they were asked then.
     silent: Mutex<BTreeMap<String, String>>,
+    http: http::Http,
+    /// The connections that ssh keeps open.
+    masters: ssh::Masters,
 }
 
 /// What to fetch.
@@ -42,11 +53,16 @@ pub struct Order<'a> {
 }
 
 impl Wire {
+    /// With the sockets of shared ssh connections in the first of `folders` that will do.
+    pub fn new(folders: Vec<PathBuf>) -> Self {
+        Self { masters: ssh::Masters::below(folders), ..Self::default() }
+    }
+
     /// Asks `remote` where the wanted branch is. `known` is how it answered last.
     ///
     /// # Errors
     /// When it may not be used, does not answer, or with something that is no answer. A
-    /// [`Trouble`](crate::domain::remote::Trouble) in the chain says what that means for others.
+    /// [`Trouble`] in the chain says what that means for others.
     pub fn poll(
         &self,
         remote: &Remote,
@@ -75,22 +91,30 @@ impl Wire {
         scheme: Scheme,
         remote: &Remote,
         wanted: &Wanted,
-        _reach: &Reach,
-        _known: Option<&Way>,
+        reach: &Reach,
+        known: Option<&Way>,
     ) -> Result<Answer> {
         match scheme {
             Scheme::Local => local::poll(remote, wanted),
-            _ => listed(remote, wanted),
+            Scheme::Http | Scheme::Https => self.http.poll(remote, wanted, reach, known),
+            Scheme::Git => daemon::poll(remote, wanted, reach, known),
+            Scheme::Ssh => ssh::poll(&self.masters, remote, wanted, reach, known),
         }
-    }
-
-    /// Each server gets a new chance: for whoever stays up and asks again.
-    pub fn forget_silence(&self) {
-        self.silent().clear();
     }
 
     fn silent(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that `remote` could be asked, as far as this machine alone can tell.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn ready(&self, remote: &Remote, reach: &Reach) -> Result<()> {
+        match permitted(remote, reach)? {
+            Scheme::Ssh => ssh::ready(remote, reach),
+            Scheme::Local | Scheme::Git | Scheme::Http | Scheme::Https => Ok(()),
+        }
     }
 
     /// Brings the branch of `order` into `git` as its tracking ref.
@@ -109,7 +133,9 @@ impl Wire {
                 local::must_be_whole(remote)?;
                 by_libgit2(git, order, progress)
             }
-            _ => by_libgit2(git, order, progress),
+            Scheme::Http | Scheme::Https => self.http.fetch(git, order, progress),
+            Scheme::Git => daemon::fetch(git, order, progress),
+            Scheme::Ssh => ssh::fetch(&self.masters, git, order, progress),
         }
         .with_context(|| format!("cannot fetch {branch} from {remote}"))
     }
@@ -125,34 +151,9 @@ pub fn permitted(remote: &Remote, reach: &Reach) -> Result<Scheme> {
             "{remote} is neither encrypted nor authenticated\n\
              hint: use https or ssh, or set insecure = true where the network is trusted"
         ),
-        Some(scheme @ (Scheme::Local | Scheme::Git)) => Ok(scheme),
-        Some(_) => bail!(
-            "{remote}: this version reaches paths, file:// and git:// only\n\
-             hint: mirror it to a path on this machine"
-        ),
+        Some(scheme) => Ok(scheme),
         None => bail!("{remote}: its scheme is not known\nhint: use https, ssh, a path or file://"),
     }
-}
-
-/// Over libgit2's own transport, which downloads every ref.
-fn listed(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
-    let mut handle = git2::Remote::create_detached(remote.secret_url())
-        .with_context(|| format!("{remote} is no address"))?;
-    let connection = handle
-        .connect_auth(Direction::Fetch, None, None)
-        .map_err(|error| anyhow!("{}", error.message()))
-        .with_context(|| format!("{remote} does not answer"))?;
-    let heads = connection.list().with_context(|| format!("{remote} does not list its refs"))?;
-    let tip_of = |name: &str| heads.iter().find(|head| head.name() == name);
-    let default = tip_of("HEAD")
-        .and_then(|head| head.symref_target())
-        .and_then(|target| target.strip_prefix("refs/heads/")?.parse::<RefName>().ok());
-    let branch = wanted.choose(default, |branch| tip_of(&branch.local()).is_some());
-    let tip = match branch.as_ref().and_then(|branch| tip_of(&branch.local())) {
-        Some(head) => Some(commit_of(head.oid())?),
-        None => None,
-    };
-    Ok(Answer { branch, tip, way: Way::default() })
 }
 
 /// How much of a fetch has arrived.

@@ -1,16 +1,44 @@
-//! The edges of a shallow clone, kept across a fetch from this machine: libgit2's local transport
-//! knows of none and removes the list, which leaves a history with holes. Asks no remote.
+//! The edges of a shallow clone: the list of commits that are here without their parents. Kept across
+//! a fetch from this machine, because libgit2's local transport knows of none and removes the list,
+//! which leaves a history with holes. Asks no remote.
 
+use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Result;
 
+use crate::domain::git::Commit;
 use crate::system::files;
 
 /// The list, and in `pmpy` its copy while a fetch goes on.
 const NAME: &str = "shallow";
 /// The most that it may hold, in bytes: a hundred thousand edges.
 const CAP: u64 = 8 << 20;
+
+/// The list of the clone with this git directory; lines that are none are left out.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn read(git_dir: &Path) -> Result<Vec<Commit>> {
+    let list = files::read_small(&git_dir.join(NAME), CAP)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&list).lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// Replaces the list.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn write(git_dir: &Path, edges: &BTreeSet<Commit>) -> Result<()> {
+    if edges.is_empty() {
+        return files::remove(git_dir, NAME);
+    }
+    let mut list = String::new();
+    for edge in edges {
+        let _ = writeln!(list, "{edge}");
+    }
+    files::put(git_dir, NAME, list.as_bytes(), 0o644)
+}
 
 /// Copies the list of the clone with this git directory; a clone that is not shallow has none, or an
 /// empty one, where libgit2 died on its way to removing it.
@@ -81,6 +109,17 @@ mod tests {
         files::put(dir, NAME, b"renewed\n", 0o644).unwrap();
         put_back(dir).unwrap();
         assert_eq!(list(dir).as_deref(), Some(&b"renewed\n"[..]));
+    }
+
+    #[test]
+    fn a_list_is_read_as_it_was_written() {
+        let dir = git_dir();
+        let dir = dir.path();
+        let edges = BTreeSet::from(["1", "2"].map(|digit| digit.repeat(40).parse().unwrap()));
+        write(dir, &edges).unwrap();
+        assert_eq!(read(dir).unwrap(), Vec::from_iter(edges));
+        write(dir, &BTreeSet::new()).unwrap();
+        assert_eq!(read(dir).unwrap(), []);
     }
 
     #[test]

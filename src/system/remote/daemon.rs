@@ -1,0 +1,105 @@
+//! git://: a plain connection to git-daemon(1), neither encrypted nor authenticated.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+
+use super::address::Address;
+use super::stream::{self, CONNECT, Conversation, Line};
+use super::{Order, Progress};
+use crate::domain::git::Remote;
+use crate::domain::remote::{Answer, Reach, Trouble, Wanted, Way};
+use crate::system::git::Git;
+use crate::system::node::since_boot;
+
+/// Where git-daemon(1) listens.
+const PORT: u16 = 9418;
+/// The shortest wait: none at all would mean for ever.
+const BRIEF: Duration = Duration::from_millis(1);
+
+/// See [`Wire::poll`](super::Wire::poll).
+pub(super) fn poll(
+    remote: &Remote,
+    wanted: &Wanted,
+    reach: &Reach,
+    known: Option<&Way>,
+) -> Result<Answer> {
+    let address = Address::of(remote)?;
+    let deadline = since_boot() + reach.limit;
+    stream::poll(wanted, known, &|| open(&address, reach.limit, deadline))
+}
+
+/// See [`Wire::fetch`](super::Wire::fetch).
+pub(super) fn fetch(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    let address = Address::of(order.remote)?;
+    let limit = order.reach.limit;
+    let deadline = since_boot() + limit;
+    stream::fetch(git, order, &|| open(&address, limit, deadline), progress)
+}
+
+/// Connects, and names the repository.
+fn open(address: &Address, limit: Duration, deadline: Duration) -> Result<Conversation<TcpStream>> {
+    let host = address.to_string();
+    let stream = connect(address).map_err(|error| {
+        Error::new(Trouble::Server).context(format!("{host} does not answer: {error}"))
+    })?;
+    // Without it the question may wait until the greeting is acknowledged.
+    stream.set_nodelay(true)?;
+    let greeting = format!("git-upload-pack {}\0host={host}\0\0version=2\0", address.path);
+    let mut conversation = Conversation::new(stream, host, limit, deadline);
+    write!(conversation, "{:04x}{greeting}", greeting.len() + 4)?;
+    Ok(conversation)
+}
+
+impl Line for TcpStream {
+    fn read(&mut self, into: &mut [u8], patience: Duration) -> io::Result<usize> {
+        self.set_read_timeout(Some(patience.max(BRIEF)))?;
+        Read::read(self, into)
+    }
+
+    fn write(&mut self, bytes: &[u8], patience: Duration) -> io::Result<usize> {
+        self.set_write_timeout(Some(patience.max(BRIEF)))?;
+        Write::write(self, bytes)
+    }
+
+    fn leave(self) {}
+
+    fn reason(self) -> Option<Error> {
+        None
+    }
+}
+
+/// Tries each address of the host; all of them share the time.
+fn connect(address: &Address) -> io::Result<TcpStream> {
+    let deadline = since_boot() + CONNECT;
+    let addresses = resolve(address)?;
+    let mut left = addresses.len() as u32;
+    let mut last = io::Error::other("its name stands for no address");
+    for address in addresses {
+        let share = deadline.saturating_sub(since_boot()) / left.max(1);
+        match TcpStream::connect_timeout(&address, share.max(Duration::from_millis(100))) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+        left = left.saturating_sub(1);
+    }
+    Err(last)
+}
+
+/// The addresses of the host. The system's resolver knows no deadline; so it is waited for from
+/// outside.
+fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    let place = (address.host.clone(), address.port.unwrap_or(PORT));
+    let (found, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody listens any more when it took too long.
+        let _ = found.send(place.to_socket_addrs().map(Iterator::collect));
+    });
+    waiting
+        .recv_timeout(CONNECT)
+        .map_err(|_| io::Error::other("nobody tells its address"))?
+        .map_err(|error: io::Error| io::Error::other(format!("its name is not known: {error}")))
+}

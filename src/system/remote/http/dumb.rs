@@ -1,0 +1,43 @@
+//! A plain web server with a repository's files: what `info/refs` and `HEAD` say. Bytes in, refs out.
+
+use crate::domain::wire::Listed;
+
+/// The most bytes that such an `info/refs` may have: a hundred thousand refs.
+pub(super) const MOST: u64 = 8 << 20;
+
+/// The refs that `info/refs` lists; `None` when it is something else, such as a page for people.
+pub(super) fn refs(info: &[u8]) -> Option<Vec<Listed>> {
+    let mut refs = Vec::new();
+    for line in std::str::from_utf8(info).ok()?.lines() {
+        let (id, name) = line.split_once('\t')?;
+        refs.push(Listed { name: name.to_owned(), id: id.parse().ok()?, target: None });
+    }
+    Some(refs)
+}
+
+/// What the content of `HEAD` stands for, among `refs`.
+pub(super) fn head(refs: &[Listed], head: &[u8]) -> Option<Listed> {
+    let target = std::str::from_utf8(head).ok()?.trim().strip_prefix("ref: ")?;
+    let found = refs.iter().find(|listed| listed.name == target)?;
+    Some(Listed { name: "HEAD".to_owned(), id: found.id, target: Some(target.to_owned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_tell_the_refs_and_a_page_does_not() {
+        let id = "1".repeat(40);
+        let info = format!("{id}\trefs/heads/main\n{id}\trefs/tags/v1^{{}}\n");
+        let found = refs(info.as_bytes()).unwrap();
+        assert_eq!(found.len(), 2);
+        let target = |content: &[u8]| head(&found, content).and_then(|listed| listed.target);
+        assert_eq!(target(b"ref: refs/heads/main\n").as_deref(), Some("refs/heads/main"));
+        assert_eq!(target(b"ref: refs/heads/gone\n"), None);
+        assert_eq!(target(id.as_bytes()), None);
+        assert_eq!(refs(b""), Some(vec![]));
+        assert_eq!(refs(b"<html>\n"), None);
+        assert_eq!(refs(&[0xff, 0xfe]), None);
+    }
+}

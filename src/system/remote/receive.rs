@@ -1,0 +1,184 @@
+//! The end of every fetch, whichever protocol carried it: what to ask for, and the answer on its way
+//! into the object store. Knows git's messages and the clone; how bytes travel it does not know.
+//!
+//! Order, so that a death between any two steps leaves a clone that git accepts: the edges of a
+//! shallow history, the pack, the tracking ref.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::haves::{haves, is_complete};
+use super::{MOST_BYTES, Order, Progress, shallow};
+use crate::domain::git::{Commit, RefName};
+use crate::domain::remote::Format;
+use crate::domain::wire::{Answers, Part, Request};
+use crate::system::git::Git;
+use crate::system::git::error::explained;
+use crate::system::git::format_of;
+use crate::system::node::since_boot;
+
+/// How much is read at once.
+const PIECE: usize = 64 << 10;
+
+/// A fetch into one clone: made before anything is asked, it knows what is here.
+pub(super) struct Delivery<'a> {
+    git: &'a Git,
+    branch: &'a RefName,
+    limit: Duration,
+    deadline: Duration,
+    format: Format,
+    haves: Vec<Commit>,
+    shallow: Vec<Commit>,
+    depth: u32,
+}
+
+impl<'a> Delivery<'a> {
+    /// Of what `order` names, into `git`. Its time runs from now on.
+    ///
+    /// # Errors
+    /// When what is here cannot be read.
+    pub(super) fn new(git: &'a Git, order: &Order<'a>) -> Result<Self> {
+        let limit = order.reach.limit;
+        shallow::put_back(git.git_dir())?;
+        let haves = haves(git, order.branch)?;
+        let is_first = haves.is_empty();
+        Ok(Self {
+            git,
+            branch: order.branch,
+            limit,
+            deadline: since_boot() + limit,
+            format: format_of(git.for_the_wire()?),
+            // Later fetches bring what is new, however much: a history cut between HEAD and the new
+            // tip would make them strangers.
+            depth: if is_first { order.reach.depth } else { 0 },
+            shallow: if is_first { Vec::new() } else { shallow::read(git.git_dir())? },
+            haves,
+        })
+    }
+
+    /// How many commits of history are asked for; 0: all.
+    pub(super) fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// What to ask for, to get `wants`.
+    ///
+    /// # Errors
+    /// When the server names its objects by another hash than the clone.
+    pub(super) fn request<'b>(
+        &'b self,
+        format: Format,
+        wants: &'b [Commit],
+    ) -> Result<Request<'b>> {
+        ensure!(
+            format == self.format,
+            "it names its objects by {}, and the clone by {}\n\
+             hint: move the clone away; the next tick clones it anew",
+            hash(format),
+            hash(self.format)
+        );
+        let (haves, shallow) = (&self.haves, &self.shallow);
+        Ok(Request { format, wants, haves, shallow, depth: self.depth })
+    }
+
+    /// Makes `tip` the tracking ref when all of it is here already; tells whether it did.
+    ///
+    /// # Errors
+    /// When history cannot be read or the ref not be written.
+    pub(super) fn needs_nothing(&self, tip: Commit) -> Result<bool> {
+        let is_here = is_complete(self.git, self.branch, tip)?;
+        if is_here {
+            self.track(tip)?;
+        }
+        Ok(is_here)
+    }
+
+    /// Takes the answer from `reader`, puts its pack into the clone and makes `tip` the tracking
+    /// ref. `edges`: what the server said before to be without its parents there. Reads no further
+    /// than the end of the answer.
+    ///
+    /// # Errors
+    /// When the answer is none, is not whole, too large or too slow, or the disk fails; the tracking
+    /// ref stays then. A [`NotAnAnswer`](crate::domain::wire::NotAnAnswer) in the chain is the
+    /// server's.
+    pub(super) fn receive(
+        &self,
+        tip: Commit,
+        edges: &[Commit],
+        mut answers: Answers,
+        reader: &mut dyn Read,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        // libgit2 leaves this number to its own transports.
+        let received = Cell::new(0);
+        let odb = self.git.for_the_wire()?.odb()?;
+        let mut pack = odb.packwriter().map_err(|error| explained(&error))?;
+        pack.progress(|stats| {
+            progress(Progress {
+                received: stats.received_objects(),
+                total: stats.total_objects(),
+                bytes: received.get(),
+            });
+            true
+        });
+        let mut list: BTreeSet<Commit> = self.shallow.iter().copied().collect();
+        list.extend(edges);
+        let mut filled: BTreeSet<Commit> = BTreeSet::new();
+        let mut piece = vec![0; PIECE];
+        while !answers.is_complete() {
+            if since_boot() > self.deadline {
+                bail!("it took longer than {}", humantime::format_duration(self.limit));
+            }
+            let count = match reader.read(&mut piece) {
+                Ok(0) => bail!("the answer ends in the middle"),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).context("the answer breaks off"),
+            };
+            received.set(received.get() + count);
+            ensure!(received.get() <= MOST_BYTES, "it sends more than {MOST_BYTES} bytes");
+            let bytes = piece.get(..count).unwrap_or_default();
+            answers.feed(bytes, &mut |part| -> Result<()> {
+                match part {
+                    Part::Shallow(edge) => drop(list.insert(edge)),
+                    Part::Unshallow(edge) => drop(filled.insert(edge)),
+                    // The library's `Write` tells no cause; libgit2 does.
+                    Part::Pack(bytes) => pack
+                        .write_all(bytes)
+                        .map_err(|_| explained(&git2::Error::last_error(-1)))
+                        .context("the pack cannot be taken")?,
+                }
+                Ok(())
+            })?;
+        }
+
+        let before: BTreeSet<Commit> = self.shallow.iter().copied().collect();
+        if list != before {
+            shallow::write(self.git.git_dir(), &list)?;
+        }
+        pack.commit().map_err(|error| explained(&error)).context("the pack cannot be taken")?;
+        drop(pack);
+        if !filled.is_empty() {
+            list.retain(|edge| !filled.contains(edge));
+            shallow::write(self.git.git_dir(), &list)?;
+        }
+        ensure!(self.git.has(tip), "it sent a pack without {tip}");
+        self.track(tip)
+    }
+
+    fn track(&self, tip: Commit) -> Result<()> {
+        self.git.set_ref(&self.branch.tracking(), tip, "fetch")
+    }
+}
+
+/// The name of a hash, for people.
+fn hash(format: Format) -> &'static str {
+    match format {
+        Format::Sha1 => "SHA-1",
+        Format::Sha256 => "SHA-256",
+    }
+}

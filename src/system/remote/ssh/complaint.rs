@@ -1,0 +1,203 @@
+//! What ssh complains of, in words for whoever has to put it right. Pure: text in, error out.
+
+use std::path::Path;
+
+use anyhow::{Error, anyhow};
+
+use crate::domain::remote::Trouble;
+use crate::system::remote::address::Address;
+
+/// The most characters of foreign words that are shown.
+const MOST_WORDS: usize = 300;
+
+/// With what a server was tried.
+pub(super) struct Tried<'a> {
+    /// Where.
+    pub address: &'a Address,
+    /// `key_file`.
+    pub key_file: Option<&'a Path>,
+    /// `known_hosts`.
+    pub known_hosts: Option<&'a Path>,
+}
+
+/// Why ssh gave up that ended with `code` and wrote `text` to its standard error; `None` when it
+/// does not say.
+pub(super) fn explained(tried: &Tried, code: Option<i32>, text: &str) -> Option<Error> {
+    let Tried { address, .. } = tried;
+    let line_with = |word: &str| text.lines().find(|line| line.contains(word));
+    if text.contains("HOST IDENTIFICATION HAS CHANGED") || text.contains("is revoked") {
+        return Some(changed_key(tried, text));
+    }
+    if text.contains("Host key verification failed") {
+        return Some(unknown_host(address, tried.known_hosts));
+    }
+    if let Some(line) = line_with("Permission denied (") {
+        return Some(not_let_in(tried, line));
+    }
+    if line_with("Too many authentication failures").is_some() {
+        return Some(Error::new(Trouble::Credentials).context(format!(
+            "{address} gives up before the right key is tried\n\
+             hint: set key_file, so that only this key is"
+        )));
+    }
+    let silent = [
+        "Could not resolve hostname",
+        "connect to host",
+        "kex_exchange_identification",
+        "banner exchange",
+        "Connection closed by",
+        "Connection reset by",
+        "Connection timed out",
+        "not responding",
+    ];
+    if let Some(line) = silent.into_iter().find_map(line_with) {
+        let line = line.trim().trim_start_matches("ssh: ");
+        return Some(
+            Error::new(Trouble::Server)
+                .context(format!("{address} does not answer: {}", words(line))),
+        );
+    }
+    if code == Some(127) {
+        return Some(anyhow!(
+            "{address} has no git: {}\nhint: install git there, or let its sshd find git-upload-pack",
+            words(text)
+        ));
+    }
+    match words(text) {
+        none if none.is_empty() => None,
+        words => Some(anyhow!("{address} says: {words}")),
+    }
+}
+
+/// That nobody can tell whether it is the right server.
+pub(super) fn unknown_host(address: &Address, known_hosts: Option<&Path>) -> Error {
+    let known = file(known_hosts);
+    let port = address.port.map(|port| format!("-p {port} ")).unwrap_or_default();
+    anyhow!(
+        "the host key of {address} is not known here\n\
+         hint: ssh-keyscan {port}{} >> {known}, and compare what \"ssh-keygen -lf {known}\" shows \
+         with the fingerprint that its administrator publishes",
+        address.host
+    )
+}
+
+/// What the server is called in a list of known hosts.
+pub(super) fn known_name(address: &Address) -> String {
+    match address.port {
+        Some(port) => format!("[{}]:{port}", address.host),
+        None => address.host.clone(),
+    }
+}
+
+fn changed_key(tried: &Tried, text: &str) -> Error {
+    let Tried { address, .. } = tried;
+    let shown = text.split_whitespace().find(|word| word.starts_with("SHA256:"));
+    let shown = shown.map(|print| format!(" ({})", words(print.trim_end_matches('.'))));
+    let name = known_name(address);
+    anyhow!(
+        "the host key of {address} is another one than before{}: it may be another machine\n\
+         hint: if it was changed on purpose: ssh-keygen -f {} -R \"{name}\", then add the new one",
+        shown.unwrap_or_default(),
+        file(tried.known_hosts)
+    )
+}
+
+fn not_let_in(tried: &Tried, line: &str) -> Error {
+    let Tried { address, key_file, .. } = tried;
+    let methods = line.split_once("denied (").map_or("", |(_, rest)| rest);
+    let text = if !methods.contains("publickey") {
+        format!(
+            "{address} asks for a password, and nobody is there to type it\n\
+             hint: have it let in a key, and set key_file"
+        )
+    } else if let Some(key) = key_file {
+        format!(
+            "{address} does not let in the key {}\n\
+             hint: add {}.pub there, for reading this repository; a key with a passphrase needs an agent",
+            key.display(),
+            key.display()
+        )
+    } else {
+        format!(
+            "{address} lets in none of the keys of the user who runs this\n\
+             hint: set key_file to a key that it knows"
+        )
+    };
+    Error::new(Trouble::Credentials).context(text)
+}
+
+fn file(known_hosts: Option<&Path>) -> String {
+    known_hosts.map_or_else(|| "~/.ssh/known_hosts".to_owned(), |it| it.display().to_string())
+}
+
+/// Foreign text as one line that can be shown; what ssh says of sharing connections is left out.
+pub(super) fn words(text: &str) -> String {
+    let noise = ["ControlSocket ", "mux_client_", "Warning: ", "**"];
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !noise.iter().any(|begin| line.starts_with(begin)))
+        .collect();
+    lines.join("; ").chars().take(MOST_WORDS).collect::<String>().escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::git::Remote;
+
+    fn told(code: i32, complaints: &str) -> Option<(String, Option<Trouble>)> {
+        let address = Address::of(&Remote::new("ssh://git@git.example.org:2222/a")).unwrap();
+        let known_hosts = Some(Path::new("/etc/pmpy/known_hosts"));
+        let tried = Tried { address: &address, key_file: None, known_hosts };
+        let error = explained(&tried, Some(code), complaints)?;
+        Some((error.to_string(), error.downcast_ref().copied()))
+    }
+
+    #[test]
+    fn each_complaint_of_ssh_becomes_a_sentence() {
+        let server = Some(Trouble::Server);
+        let credentials = Some(Trouble::Credentials);
+        for (complaint, words, trouble) in [
+            ("ssh: Could not resolve hostname x: Name or service not known", "Name or", server),
+            ("ssh: connect to host x port 22: Connection refused", "answer: connect to", server),
+            ("kex_exchange_identification: Connection closed by remote host", "closed", server),
+            ("Connection timed out during banner exchange", "timed out", server),
+            ("git@x: Permission denied (publickey).", "hint: set key_file", credentials),
+            ("git@x: Permission denied (password).", "nobody is there to type it", credentials),
+            ("Received disconnect: Too many authentication failures", "key_file", credentials),
+            ("ERROR: Repository not found.", "says: ERROR: Repository not found.", None),
+            ("fatal: '/a' does not appear to be a git repository", "does not appear", None),
+            ("evil \u{1b}[2J", "evil \\u{1b}[2J", None),
+        ] {
+            let (text, found) = told(255, complaint).unwrap();
+            assert!(text.contains(words) && text.starts_with("git.example.org:2222 "), "{text}");
+            assert_eq!(found, trouble, "{text}");
+        }
+    }
+
+    #[test]
+    fn host_keys_that_are_unknown_or_changed_are_told_apart() {
+        let verification = "Host key verification failed.\r\n";
+        let (unknown, trouble) = told(255, verification).unwrap();
+        assert!(unknown.contains("is not known here") && trouble.is_none(), "{unknown}");
+        assert!(unknown.contains("ssh-keyscan -p 2222 git.example.org >> /etc/pmpy/known_hosts"));
+        let changed = format!(
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\n\
+             The fingerprint for the ED25519 key sent by the remote host is\nSHA256:abc.\n{verification}"
+        );
+        let (changed, _) = told(255, &changed).unwrap();
+        assert!(changed.contains("another one than before (SHA256:abc)"), "{changed}");
+        assert!(
+            changed.contains("ssh-keygen -f /etc/pmpy/known_hosts -R \"[git.example.org]:2222\"")
+        );
+    }
+
+    #[test]
+    fn a_server_without_git_is_told_apart_from_one_without_the_repository() {
+        let (text, _) = told(127, "bash: line 1: git-upload-pack: command not found").unwrap();
+        assert!(text.starts_with("git.example.org:2222 has no git: "), "{text}");
+        let noise = "mux_client_request_session: session request failed\nControlSocket x exists\n";
+        assert_eq!(told(255, noise), None);
+    }
+}
