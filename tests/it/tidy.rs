@@ -12,8 +12,18 @@ const LONG_FILES: [(&str, &str); 1] =
     [("src/domain/plan/tests.rs", "one table: the rows of one function")];
 
 /// Doors that another door may use, beside those that every door may.
-const DOORS_TO_DOORS: [(&str, &str); 4] =
-    [("lock", "record"), ("remote::ssh", "process"), ("remote", "git"), ("remote::local", "git")];
+const DOORS_TO_DOORS: [(&str, &str); 10] = [
+    ("lock", "record"),
+    ("remote::ssh", "process"),
+    ("remote", "git"),
+    ("remote::local", "git"),
+    ("remote::haves", "git"),
+    ("remote::receive", "git"),
+    ("remote::stream", "git"),
+    ("remote::daemon", "git"),
+    ("remote::ssh", "git"),
+    ("remote::http", "git"),
+];
 
 /// Doors that every door may use: those that only read, and the safe way to write.
 const COMMON_DOORS: [&str; 4] = ["files", "ffi", "node", "pid"];

@@ -1,0 +1,164 @@
+//! Credentials: they go to the server that they are for and to nobody else, and no trace of them is
+//! left anywhere.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::servers::{Face, HttpProxy, Https, PASSWORD, USER};
+
+use super::{acted, converges, news, pull_from, reason, trusting};
+
+/// A file with the password that only its owner may read.
+fn password_file(machine: &Sandbox, password: &str) -> PathBuf {
+    let file = machine.path("password");
+    fs::write(&file, format!("{password}\n")).unwrap();
+    set_mode(&file, 0o600);
+    file
+}
+
+/// `[defaults]` with the server's authority and a user's password.
+fn signed_in(machine: &Sandbox, server: &Https, password: &str) -> String {
+    let file = password_file(machine, password);
+    format!("{}username = {USER:?}\npassword_file = {file:?}\n", trusting(server))
+}
+
+#[test]
+fn a_password_is_read_anew_each_time() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    let settings = signed_in(&machine, &server, PASSWORD);
+    pull_from(&machine, &settings, &[("ops", server.url_at("auth/", "ops"))]);
+    let revision = news(&machine, "ops", "new");
+    converges(&machine, "ops", &revision);
+    server.change_password("changed");
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "unreachable");
+    password_file(&machine, "changed");
+    let revision = news(&machine, "ops", "newer");
+    machine.agent(&["tick", "ops"]).ok();
+    assert_eq!(machine.lastaction("ops"), Some(revision), "{:#}", machine.row("ops"));
+}
+
+#[test]
+fn a_redirect_to_another_host_takes_no_credentials_along() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    let settings = signed_in(&machine, &server, PASSWORD);
+    pull_from(&machine, &settings, &[("ops", server.url_at("elsewhere/", "ops"))]);
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
+    let other = server.port(Face::Other);
+    let requests = server.requests();
+    assert!(requests.iter().all(|request| request.port != other || !request.authorized));
+
+    // Within the same server, they may come along.
+    let url = server.url_at("redirect/301/auth/", "ops");
+    pull_from(&machine, &settings, &[("ops", url)]);
+    machine.agent(&["tick", "ops"]).ok();
+    assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
+}
+
+#[test]
+fn nobody_is_ever_asked_for_a_password() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    pull_from(&machine, &trusting(&server), &[("ops", server.url_at("auth/", "ops"))]);
+    let (asked, ask) = (machine.path("asked"), machine.path("ask"));
+    fs::write(&ask, format!("#!/bin/sh\n: > '{}'\necho secret\n", text(&asked))).unwrap();
+    set_mode(&ask, 0o755);
+    let mut agent = machine.agent_command(&["tick", "ops"]);
+    agent.env("GIT_ASKPASS", &ask).env("SSH_ASKPASS", &ask).env("DISPLAY", ":0");
+    Ran::of(&mut agent).ok();
+    assert!(!asked.exists());
+    assert_eq!(machine.state("ops"), "unreachable");
+}
+
+#[test]
+fn no_trace_of_a_credential_is_left_anywhere() {
+    const CANARY: &str = "canary-4711";
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    server.change_password(CANARY);
+    let mut said = String::new();
+    let in_url = server.url_at("auth/", "ops").replace("://", &format!("://{USER}:{CANARY}@"));
+    let wrong = server.url_at("auth/", "ops").replace("://", &format!("://{USER}:x{CANARY}@"));
+    let proxied = HttpProxy::with_password();
+    let bad_proxy = proxied.url().replace("://", &format!("://{USER}:{CANARY}@"));
+    let in_file = signed_in(&machine, &server, CANARY);
+    let by_proxy = format!("{}proxy = {bad_proxy:?}\n", trusting(&server));
+    for (settings, url) in [
+        (trusting(&server), in_url.clone()),
+        (in_file, server.url_at("auth/", "ops")),
+        (trusting(&server), wrong),
+        (trusting(&server), in_url.replace("auth/", "status/500/")),
+        (trusting(&server), in_url.replace("localhost", "git.invalid")),
+        (by_proxy, server.url("ops")),
+    ] {
+        pull_from(&machine, &settings, &[("ops", url)]);
+        machine.push("ops", &[("bin/work/common/work.sh", "env; cat /proc/$PPID/cmdline\n")]);
+        let trace = machine.path("trace");
+        let agent = machine.agent_line(&["-v", "tick", "ops"]);
+        let mut strace = machine.command("strace");
+        strace.args(["-f", "-s", "9999", "-v", "-e", "trace=execve", "-o", text(&trace)]);
+        said += &Ran::of(strace.args(agent)).to_string();
+        said += &fs::read_to_string(&trace).unwrap();
+        for command in
+            [["status", "-v"], ["status", "--json"], ["explain", "ops"], ["history", "ops"]]
+        {
+            said += &machine.agent(&command).to_string();
+        }
+        said += &machine.agent(&["check"]).to_string();
+        said += &machine.agent(&["log", "ops"]).to_string();
+    }
+    assert!(said.contains("AGENT_REMOTE"), "the script's environment was seen");
+    assert!(!said.contains(CANARY), "{said}");
+    let root = machine.root();
+    for file in machine.files_below(&root) {
+        let content = fs::read(root.join(&file)).unwrap_or_default();
+        let holds = content.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
+        assert!(!holds || file.ends_with("agent.toml"), "{} holds it", file.display());
+    }
+}
+
+#[test]
+fn a_proxy_that_wants_a_password_is_told_apart_from_the_server() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    let proxy = HttpProxy::with_password();
+    let through = |url: String| format!("{}proxy = {url:?}\n", trusting(&server));
+    pull_from(&machine, &through(proxy.url()), &[("ops", server.url("ops"))]);
+    machine.tick().ok();
+    let why = reason(&machine, "ops");
+    assert!(why.contains("407") && why.contains("proxy"), "{why}");
+    assert_eq!(proxy.connected(), 0);
+
+    let revision = news(&machine, "ops", "new");
+    pull_from(&machine, &through(proxy.url_with_password()), &[("ops", server.url("ops"))]);
+    machine.agent(&["tick", "ops"]).ok();
+    assert_eq!(machine.lastaction("ops"), Some(revision), "{:#}", machine.row("ops"));
+    assert!(proxy.connected() > 0);
+}
+
+#[test]
+fn the_usual_variables_name_a_proxy() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
+    for (variable, other, passes) in [
+        ("https_proxy", "", true),
+        ("HTTPS_PROXY", "", true),
+        ("ALL_PROXY", "", true),
+        ("http_proxy", "", false),
+        ("https_proxy", "localhost", false),
+        ("https_proxy", ".example.org,localhost", false),
+        ("https_proxy", "example.org", true),
+    ] {
+        let proxy = HttpProxy::open();
+        let mut agent = machine.agent_command(&["tick", "ops"]);
+        agent.env(variable, proxy.url()).env("no_proxy", other);
+        Ran::of(&mut agent).ok();
+        assert_eq!(machine.state("ops"), "current", "{variable}: {:#}", machine.row("ops"));
+        assert_eq!(proxy.connected() > 0, passes, "{variable}, no_proxy={other}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Servers that answer, and not with what was asked for: each is told in words, the last good
+//! revision stays, and nobody is asked more often than he wants.
+
+use crate::sandbox::Sandbox;
+use crate::servers::{Daemon, Face, Https};
+
+use super::{acted, converges, news, pull_from, reason, trusting};
+
+fn with_https() -> (Sandbox, Https) {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    (machine, server)
+}
+
+/// What `status` says after one tick that pulls from `url`, when nothing could be had.
+#[track_caller]
+fn refused(machine: &Sandbox, defaults: &str, url: String) -> String {
+    let good = machine.lastaction("ops");
+    pull_from(machine, defaults, &[("ops", url.clone())]);
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "unreachable", "{url}: {:#}", machine.row("ops"));
+    assert_eq!(machine.lastaction("ops"), good, "{url}");
+    reason(machine, "ops")
+}
+
+/// What is written for a person has these words in it, whatever their case.
+#[track_caller]
+fn says(text: &str, words: &[&str]) {
+    let lower = text.to_lowercase();
+    for word in words {
+        assert!(lower.contains(&word.to_lowercase()), "no {word:?} in: {text}");
+    }
+}
+
+#[test]
+fn each_refusal_of_a_web_server_is_told_in_its_own_words() {
+    let (machine, server) = with_https();
+    for (way, words) in [
+        ("status/401/", ["401", "username"]),
+        ("status/403/", ["403", ""]),
+        ("status/404/", ["404", ""]),
+        ("status/429/", ["429", ""]),
+        ("status/500/", ["500", ""]),
+        ("status/503/", ["503", ""]),
+        ("busy/", ["503", ""]),
+        ("loop/", ["redirect", ""]),
+    ] {
+        let machine_text = refused(&machine, &trusting(&server), server.url_at(way, "ops"));
+        says(&machine_text, &words);
+        // A server that wants to be left alone is asked under another name all the same.
+        pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
+        machine.agent(&["tick", "ops"]).ok();
+        assert_eq!(machine.state("ops"), "current", "{way}: {:#}", machine.row("ops"));
+    }
+}
+
+#[test]
+fn a_server_that_asks_to_be_left_alone_is_left_alone_unless_a_person_asks() {
+    let (machine, server) = with_https();
+    for way in ["status/429/", "busy/"] {
+        refused(&machine, &trusting(&server), server.url_at(way, "ops"));
+        server.forget_requests();
+        machine.tick().ok();
+        assert_eq!(server.requests(), [], "{way}");
+        machine.agent(&["tick", "ops"]).ok();
+        assert!(!server.requests().is_empty(), "{way}");
+        pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
+        machine.agent(&["tick", "ops"]).ok();
+    }
+}
+
+#[test]
+fn a_server_that_is_ill_is_asked_again_at_the_next_tick() {
+    let (machine, server) = with_https();
+    for way in ["status/500/", "status/503/", "status/404/"] {
+        refused(&machine, &trusting(&server), server.url_at(way, "ops"));
+        server.forget_requests();
+        machine.tick().ok();
+        assert!(!server.requests().is_empty(), "{way}");
+    }
+}
+
+#[test]
+fn credentials_that_are_refused_are_not_tried_at_every_tick() {
+    let (machine, server) = with_https();
+    refused(&machine, &trusting(&server), server.url_at("auth/", "ops"));
+    server.forget_requests();
+    machine.tick().ok();
+    assert_eq!(server.requests(), []);
+}
+
+#[test]
+fn each_certificate_that_cannot_be_trusted_is_told_in_its_own_words() {
+    let (machine, server) = with_https();
+    for (face, words) in [
+        (Face::Expired, ["expired", "2020"]),
+        (Face::SelfSigned, ["certificate", "ca_file"]),
+        (Face::WrongHost, ["certificate", "localhost"]),
+        (Face::ClientCertificate, ["client_cert", ""]),
+    ] {
+        says(&refused(&machine, &trusting(&server), server.url_on(face, "ops")), &words);
+    }
+    let untrusted = refused(&machine, "", server.url("ops"));
+    says(&untrusted, &["certificate", "ca_file"]);
+    assert!(server.requests().iter().all(|request| request.status == 400), "nothing was asked");
+}
+
+#[test]
+fn a_client_certificate_opens_the_door() {
+    let (machine, server) = with_https();
+    let settings = format!("{}client_cert = {:?}", trusting(&server), server.client_certificate());
+    pull_from(&machine, &settings, &[("ops", server.url_on(Face::ClientCertificate, "ops"))]);
+    let revision = news(&machine, "ops", "new");
+    converges(&machine, "ops", &revision);
+}
+
+#[test]
+fn a_name_that_nobody_knows_and_a_port_where_nobody_is_are_told_apart() {
+    let (machine, server) = with_https();
+    let nowhere = "https://git.invalid/ops.git".to_owned();
+    says(&refused(&machine, "", nowhere), &["git.invalid", "name"]);
+    let closed = "https://localhost:1/ops.git".to_owned();
+    says(&refused(&machine, "", closed), &["localhost", "refused"]);
+    let no_git = server.url_on(Face::Good, "nothing-of-this-name");
+    says(&refused(&machine, &trusting(&server), no_git), &["404"]);
+}
+
+#[test]
+fn what_is_neither_encrypted_nor_authenticated_is_refused_unless_it_is_allowed() {
+    let (machine, server) = with_https();
+    let daemon = Daemon::of(&machine);
+    for url in [server.url_on(Face::Plain, "ops"), daemon.url("ops")] {
+        let why = refused(&machine, "", url.clone());
+        says(&why, &["neither encrypted nor authenticated", "insecure = true"]);
+        pull_from(&machine, "insecure = true", &[("ops", url.clone())]);
+        let revision = news(&machine, "ops", &url);
+        converges(&machine, "ops", &revision);
+    }
+    assert!(server.requests().iter().all(|request| request.status == 200));
+}
+
+#[test]
+fn a_redirect_from_https_to_http_is_not_followed() {
+    let (machine, server) = with_https();
+    let script = format!(
+        "printf 'Status: 302\\nLocation: http://localhost:{}/ops.git/info/refs?%s\\n\\n' \
+         \"$QUERY_STRING\"",
+        server.port(Face::Plain)
+    );
+    server.answer_with("downgrade", &script);
+    let url = server.url_at("cgi/downgrade/", "ops");
+    let settings = format!("{}insecure = true", trusting(&server));
+    says(&refused(&machine, &settings, url), &["redirect"]);
+    let plain = server.port(Face::Plain);
+    assert!(server.requests().iter().all(|request| request.port != plain));
+}
