@@ -112,11 +112,16 @@ pub fn notice(notice: &Notice, now: DateTime<Utc>) -> String {
     let row = &notice.row;
     let name = escaped(&row.name);
     let state = row.state;
-    let head = match (notice.change, notice.was) {
+    let head = match (notice.change, &notice.was) {
+        (Change::Moved, was) => {
+            let old = was.as_ref().and_then(|was| was.branch.as_deref()).unwrap_or("another one");
+            let new = row.branch.as_deref().unwrap_or_default();
+            return format!("{name}: follows {} now, no longer {}", escaped(new), escaped(old));
+        }
         (Change::Worse, Some(was)) => format!("{name}: {state} (was {})", was.state),
         (Change::Worse, None) => format!("{name}: {state}"),
         (Change::Still, was) => {
-            let since = was.map_or(row.since, |was| was.since);
+            let since = was.as_ref().map_or(row.since, |was| was.since);
             format!("{name}: still {state}, since {}", when(since, now))
         }
         (Change::Better, Some(was)) => {
@@ -283,14 +288,19 @@ mod tests {
             next_try: Some(now() + Duration::minutes(2)),
             ..row(State::Failing)
         };
-        let was = Told { state: State::Current, since: now(), at: now() };
+        let was = Told { state: State::Current, branch: None, since: now(), at: now() };
         let told = Notice { change: Change::Worse, was: Some(was), row: failing.clone() };
         let text = notice(&told, now());
         let start = "spog: failing (was current): 1234abc exited 1, attempt 1, next try in 2 min, ";
         assert!(text.starts_with(start), "{text}");
 
-        let was = Told { state: State::Failing, since: now() - Duration::days(3), at: now() };
-        let told = Notice { change: Change::Still, was: Some(was), row: failing };
+        let was = Told {
+            state: State::Failing,
+            branch: None,
+            since: now() - Duration::days(3),
+            at: now(),
+        };
+        let told = Notice { change: Change::Still, was: Some(was.clone()), row: failing };
         let text = notice(&told, now());
         assert!(text.starts_with("spog: still failing, since 3 days ago, "), "{text}");
 

@@ -176,7 +176,8 @@ pub fn pattern(text: &str) -> Result<String, String> {
         format!(
             "{} is not a pattern: {}\nhint: write one such as \"web/**\" or \"!**/*.md\"",
             quoted(text),
-            error.kind()
+            // It repeats characters of the pattern.
+            error.kind().to_string().escape_debug()
         )
     })?;
     Ok(text.to_owned())

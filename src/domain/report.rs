@@ -20,10 +20,13 @@ pub struct Reported {
 }
 
 /// The last settled state of a repository.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// The word.
     pub state: State,
+    /// Which branch was followed.
+    #[serde(default)]
+    pub branch: Option<String>,
     /// When that state began.
     pub since: DateTime<Utc>,
     /// When it was told, or noted silently where it is a good one.
@@ -50,6 +53,8 @@ pub enum Change {
     Still,
     /// Out of it.
     Better,
+    /// To another branch, as when upstream's default branch was renamed.
+    Moved,
 }
 
 /// How one revision stands to this machine.
@@ -81,32 +86,37 @@ pub fn due(previous: &Reported, status: &Status, now: DateTime<Utc>) -> (Vec<Not
     let mut notices = Vec::new();
     let mut reported = Reported::default();
     for row in &status.repositories {
-        let was = previous.repositories.get(&row.name).copied();
+        let was = previous.repositories.get(&row.name);
         let (change, told) = judge(row, was, now);
         if let Some(told) = told {
             reported.repositories.insert(row.name.clone(), told);
         }
         if let Some(change) = change {
-            notices.push(Notice { change, was, row: row.clone() });
+            notices.push(Notice { change, was: was.cloned(), row: row.clone() });
         }
     }
     (notices, reported)
 }
 
 /// Whether `row` is news after `was`, and what is to be remembered of it.
-fn judge(row: &Row, was: Option<Told>, now: DateTime<Utc>) -> (Option<Change>, Option<Told>) {
-    let fresh = Told { state: row.state, since: row.since, at: now };
+fn judge(row: &Row, was: Option<&Told>, now: DateTime<Utc>) -> (Option<Change>, Option<Told>) {
+    let branch = row.branch.clone().or(was.and_then(|was| was.branch.clone()));
+    let fresh = Told { state: row.state, branch: branch.clone(), since: row.since, at: now };
+    let moved = |was: &Told| was.branch.is_some() && was.branch != branch;
     match (standing(row, now), was) {
-        (Standing::Passing, was) => (None, was),
-        (Standing::Good, Some(was)) if was.state == row.state => (None, Some(was)),
+        (Standing::Passing, was) => (None, was.cloned()),
+        (Standing::Good, Some(was)) if was.state == row.state => {
+            let change = moved(was).then_some(Change::Moved);
+            (change, Some(Told { branch, ..was.clone() }))
+        }
         (Standing::Good, Some(was)) if !is_good(was.state) => (Some(Change::Better), Some(fresh)),
         (Standing::Good, _) => (None, Some(fresh)),
         (Standing::Bad, Some(was)) if was.state == row.state => {
             // Either way round: what was told under a clock since set back must not silence us.
             if (now - was.at).abs() >= Duration::days(1) {
-                (Some(Change::Still), Some(Told { at: now, ..was }))
+                (Some(Change::Still), Some(Told { at: now, ..was.clone() }))
             } else {
-                (None, Some(was))
+                (None, Some(was.clone()))
             }
         }
         (Standing::Bad, _) => (Some(Change::Worse), Some(fresh)),
@@ -286,9 +296,9 @@ mod tests {
         let (_, reported) = due(&reported, &status(vec![row(Acting, minutes(1))]), minutes(1));
         let (notices, reported) =
             due(&reported, &status(vec![row(Failing, minutes(2))]), minutes(2));
-        assert_eq!(notices[0].was.map(|told| told.state), Some(Current));
+        assert_eq!(notices[0].was.as_ref().map(|told| told.state), Some(Current));
         let (notices, _) = due(&reported, &status(vec![row(Current, minutes(9))]), minutes(9));
-        assert_eq!(notices[0].was.map(|told| told.since), Some(minutes(2)));
+        assert_eq!(notices[0].was.as_ref().map(|told| told.since), Some(minutes(2)));
     }
 
     #[test]
@@ -306,5 +316,19 @@ mod tests {
             due(&Reported::default(), &status(vec![row(Failing, start())]), start());
         let text = serde_json::to_string(&reported).unwrap();
         assert_eq!(serde_json::from_str::<Reported>(&text).unwrap(), reported);
+    }
+
+    #[test]
+    fn another_branch_is_told_once() {
+        let mut told = Reported::default();
+        for (branch, expected) in
+            [("main", None), ("main", None), ("trunk", Some(Change::Moved)), ("trunk", None)]
+        {
+            let mut status = status(vec![row(State::Current, start())]);
+            status.repositories[0].branch = Some(branch.to_owned());
+            let (notices, after) = due(&told, &status, minutes(1));
+            assert_eq!(notices.first().map(|notice| notice.change), expected, "{branch}");
+            told = after;
+        }
     }
 }

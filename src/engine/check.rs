@@ -123,6 +123,7 @@ pub fn check(settings: Settings, node: Node, scope: Scope, base: &Path) -> Vec<V
             Here::bare(settings, node)
         }
     };
+    verdicts.push(program(&here));
     verdicts.push(clock(now));
     let last = Machine::at(&here.settings.world.state).last_tick();
     verdicts.push(ticks(last, now, &bootstrap::cron_line(&here)));
@@ -145,6 +146,26 @@ fn identity(here: &Here) -> Verdict {
     let name = |word: &Option<String>| word.clone().unwrap_or_else(|| "none".to_owned());
     let (part, stack) = (name(&here.part), name(&here.stack));
     Verdict::ok("node", format!("{}, part {part}, stack {stack}", here.node.host))
+}
+
+/// Whoever can replace the agent decides what its user runs each minute.
+fn program(here: &Here) -> Verdict {
+    let program = node::program();
+    let user = &here.node.user;
+    match access::replaceable_by_others(&program, user.uid) {
+        Ok(None) => Verdict::ok("program", program.display().to_string()),
+        Ok(Some(part)) => Verdict::warn(
+            "program",
+            format!(
+                "others than {} can replace {}: they may write {}\n\
+                 hint: install -o root -g root -m 755 agent /usr/local/bin/agent",
+                user.name,
+                program.display(),
+                part.display()
+            ),
+        ),
+        Err(error) => Verdict::of(Level::Warn, "program", &error),
+    }
 }
 
 fn clock(now: DateTime<Utc>) -> Verdict {

@@ -112,7 +112,7 @@ fn join(site: &Site, lock: &ActionLock) -> Result<()> {
 
 enum Collected {
     Yes,
-    /// There is no git, or it would run a program that the repository names.
+    /// There is no git, or it might run a program that the repository names.
     NoGit,
 }
 
@@ -123,7 +123,7 @@ fn collect(site: &Site, lock: &ActionLock) -> Result<Collected> {
     let Some(git) = scripts::find_program("git".as_ref(), &path, &site.repo.path) else {
         return Ok(Collected::NoGit);
     };
-    if site.git.setting("gc.recentObjectsHook").is_some() {
+    if site.git.names_programs_for_gc() {
         return Ok(Collected::NoGit);
     }
     let mut argv = vec![git.into_os_string()];
@@ -146,6 +146,7 @@ fn collect(site: &Site, lock: &ActionLock) -> Result<Collected> {
         ("GIT_CONFIG_NOSYSTEM", "1".into()),
         ("GIT_CONFIG_GLOBAL", "/dev/null".into()),
         ("GIT_TERMINAL_PROMPT", "0".into()),
+        ("GIT_NO_LAZY_FETCH", "1".into()),
     ];
     let script = Script {
         argv,

@@ -214,9 +214,8 @@ fn ours(
 pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
     let machine = Machine::at(&here.settings.world.state);
     let before: Option<Status> = machine.read(STATUS);
-    let now = node::now();
     let repositories = roster::named(here, names)?;
-    let looked =
+    let mut looked =
         if here.node.user.uid == 0 {
             everybody(here, repositories, &before, None)?
         } else {
@@ -231,7 +230,7 @@ pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
             }));
             looked
         };
-    let mut looked = looked;
+    let now = node::now();
     for it in &mut looked {
         if let Some((was, reason)) = row_before(&before, &it.name).and_then(unrecorded)
             && node::owns(Path::new(&it.row.path))

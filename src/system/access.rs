@@ -1,7 +1,9 @@
-//! What the system would let us do in a folder, and how much room is left there: asked, never tried,
-//! so that looking changes nothing.
+//! What the system would let us and others do in a folder, how much room is left there, and what kind
+//! of disk it is on: asked, never tried, so that looking changes nothing.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -28,6 +30,51 @@ pub fn free_space(folder: &Path) -> Result<u64> {
     let standing = standing(folder);
     fs2::available_space(standing)
         .with_context(|| format!("cannot ask how much room is left in {}", standing.display()))
+}
+
+/// The file systems of linux/magic.h that other machines write as well.
+const SHARED: [(u32, &str); 7] = [
+    (0x0000_6969, "NFS"),
+    (0x0000_517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+];
+
+/// The name of the network file system that `folder` is on; `None` for a disk of this machine.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn shared_with_other_machines(folder: &Path) -> Result<Option<&'static str>> {
+    let standing = standing(folder);
+    let found = rustix::fs::statfs(standing)
+        .with_context(|| format!("cannot ask what disk {} is on", standing.display()))?;
+    // The kernel's numbers have 32 bits; how wide the field is depends on the machine.
+    let kind = found.f_type as u32;
+    Ok(SHARED.into_iter().find(|(magic, _)| *magic == kind).map(|(_, name)| name))
+}
+
+/// Who else than user `uid` and root could replace the program at `path`: the first file or folder on
+/// the way that they may write.
+///
+/// # Errors
+/// When the way cannot be looked at.
+pub fn replaceable_by_others(path: &Path, uid: u32) -> Result<Option<PathBuf>> {
+    for part in path.ancestors() {
+        let meta = fs::symlink_metadata(part)
+            .with_context(|| format!("cannot look at {}", part.display()))?;
+        let mode = meta.mode();
+        let foreign = meta.uid() != 0 && meta.uid() != uid;
+        let by_group = mode & 0o020 != 0 && uid == 0 && meta.gid() != 0;
+        // In a folder with the sticky bit, nobody replaces what belongs to somebody else.
+        let by_others = mode & 0o002 != 0 && mode & 0o1000 == 0;
+        if foreign || (!meta.is_symlink() && (by_group || by_others)) {
+            return Ok(Some(part.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// The nearest folder on the way to `path` that exists.

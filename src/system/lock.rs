@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::files;
 use super::node;
 use super::pid::Process;
-use super::record::Records;
+use super::record::{Records, is_newer};
 use crate::domain::action::{Outcome, Trigger};
 use crate::domain::git::{Commit, RefName};
 use crate::domain::plan::Hold;
@@ -313,11 +313,10 @@ fn is_still_at(file: &File, path: &Path) -> bool {
 pub fn journal(records: &Records) -> Result<Option<Journal>> {
     let path = records.private.join(JOURNAL);
     let Some(bytes) = files::read_small(&path, 64 * 1024)? else { return Ok(None) };
+    if is_newer(&bytes, FORMAT) {
+        bail!("{} was written by a newer agent\nhint: let that one finish its run", path.display());
+    }
     match serde_json::from_slice::<Journal>(&bytes) {
-        Ok(journal) if journal.format > FORMAT => bail!(
-            "{} was written by a newer agent\nhint: let that one finish its run",
-            path.display()
-        ),
         Ok(journal) => Ok(Some(journal)),
         Err(_) => Ok(Some(Journal {
             format: FORMAT,

@@ -62,8 +62,8 @@ pub enum LastAction {
     Missing,
     /// It names this revision.
     Revision(Commit),
-    /// It names nothing; counts as missing, and is told.
-    Unusable(String),
+    /// It names nothing; counts as missing, and is told in the log.
+    Unusable,
 }
 
 /// `state`: what a worker remembers, written under the lock only.
@@ -171,20 +171,24 @@ impl Records {
     /// `lastaction.txt` and when it was written.
     pub fn last_action(&self) -> (LastAction, Option<DateTime<Utc>>) {
         let path = self.public.join("lastaction.txt");
+        let unusable = |what: String| {
+            tracing::warn!(file = %path.display(), found = %what, "counts as never acted upon");
+            LastAction::Unusable
+        };
         let found = match files::read_small(&path, 4096) {
             Ok(None) => LastAction::Missing,
             Ok(Some(bytes)) => {
                 let text = String::from_utf8_lossy(&bytes);
-                match text.trim().parse() {
-                    Ok(commit) => LastAction::Revision(commit),
-                    Err(_) => LastAction::Unusable(format!(
-                        "{} holds \"{}\", which is no full revision; counted as never acted upon",
-                        path.display(),
-                        text.chars().take(60).collect::<String>().escape_debug()
-                    )),
-                }
+                text.trim().parse().map_or_else(
+                    |_| {
+                        unusable(
+                            text.chars().take(60).collect::<String>().escape_debug().to_string(),
+                        )
+                    },
+                    LastAction::Revision,
+                )
             }
-            Err(error) => LastAction::Unusable(format!("{error:#}; counted as never acted upon")),
+            Err(error) => unusable(error.to_string()),
         };
         let at = match found {
             LastAction::Revision(_) => {
@@ -217,12 +221,14 @@ impl Records {
         let Some(bytes) = self.read("state")? else {
             return Ok(Memory { format: FORMAT, ..Memory::default() });
         };
-        match serde_json::from_slice::<Memory>(&bytes) {
-            Ok(memory) if memory.format > FORMAT => anyhow::bail!(
+        if is_newer(&bytes, FORMAT) {
+            anyhow::bail!(
                 "{} was written by a newer agent\nhint: run that one, or remove the file; \
                  the count of attempts goes with it",
                 self.private.join("state").display()
-            ),
+            );
+        }
+        match serde_json::from_slice::<Memory>(&bytes) {
             Ok(memory) => Ok(memory),
             Err(error) => {
                 tracing::warn!(file = %self.private.join("state").display(), %error,
@@ -446,6 +452,15 @@ impl Records {
     fn put(&self, name: &str, value: &impl Serialize) -> Result<()> {
         files::put(&self.private, name, &serde_json::to_vec(value)?, 0o600)
     }
+}
+
+/// Whether a later version of the agent wrote this. All that can be known of its format is its number.
+pub(super) fn is_newer(bytes: &[u8], ours: u32) -> bool {
+    #[derive(Deserialize)]
+    struct Numbered {
+        format: u32,
+    }
+    serde_json::from_slice::<Numbered>(bytes).is_ok_and(|found| found.format > ours)
 }
 
 /// Puts `.temp/` into `.git/info/exclude`, once.

@@ -71,27 +71,39 @@ pub fn locks(git_dir: &Path) -> Result<Vec<Lock>> {
         .collect())
 }
 
+/// A file as it was found: one that is made anew under the same name is another.
+type Found = (PathBuf, (u64, i64, i64));
+
+fn found(path: &Path, counts: &impl Fn(SystemTime) -> bool) -> Option<Found> {
+    let meta = path.symlink_metadata().ok()?;
+    let counts = meta.modified().is_ok_and(counts);
+    counts.then(|| (path.to_owned(), (meta.ino(), meta.ctime(), meta.ctime_nsec())))
+}
+
 fn remove_locks(git_dir: &Path, counts: impl Fn(SystemTime) -> bool) -> Result<()> {
     let mut locks = Vec::new();
     find_locks(git_dir, &mut locks)?;
+    // First the locks, then the processes: whoever took one of these is seen if it still lives. A git
+    // command that begins meanwhile takes another lock, which is left to it.
+    let locks: Vec<Found> = locks.iter().filter_map(|path| found(path, &counts)).collect();
     if locks.is_empty() || git_works_in(git_dir) {
         return Ok(());
     }
-    remove_unless_open(locks, counts)
+    remove_unless_open(locks)
 }
 
-fn remove_unless_open(mut paths: Vec<PathBuf>, counts: impl Fn(SystemTime) -> bool) -> Result<()> {
-    paths
-        .retain(|path| path.symlink_metadata().and_then(|meta| meta.modified()).is_ok_and(&counts));
-    if paths.is_empty() {
+fn remove_unless_open(files: Vec<Found>) -> Result<()> {
+    if files.is_empty() {
         return Ok(());
     }
     let open = open_files();
-    for path in paths {
+    for file in files {
+        let path = &file.0;
         // Open files are known by their paths without symbolic links.
-        if !path.canonicalize().is_ok_and(|real| open.contains(&real)) {
+        let is_open = path.canonicalize().map_or(true, |real| open.contains(&real));
+        if !is_open && found(path, &|_| true).as_ref() == Some(&file) {
             tracing::info!(file = %path.display(), "left by a dead process: removed");
-            remove(&path)?;
+            remove(path)?;
         }
     }
     Ok(())
@@ -159,16 +171,18 @@ fn remove_temporaries(git_dir: &Path, counts: impl Fn(SystemTime) -> bool) -> Re
         for entry in entries.flatten().filter(|it| it.file_type().is_ok_and(|it| it.is_file())) {
             let name = entry.file_name();
             match name.as_bytes() {
-                name if name.starts_with(b"pack_git2_") => received.push(entry.path()),
+                name if name.starts_with(b"pack_git2_") => {
+                    received.extend(found(&entry.path(), &|_| true));
+                }
                 name if name.starts_with(b"tmp_") || name.starts_with(b".tmp-") => {
-                    temporary.push(entry.path())
+                    temporary.extend(found(&entry.path(), &counts));
                 }
                 _ => {}
             }
         }
     }
-    remove_unless_open(received, |_| true)?;
-    remove_unless_open(temporary, counts)
+    remove_unless_open(received)?;
+    remove_unless_open(temporary)
 }
 
 /// Removes the files and folders directly in `folder` that `is_old` picks by name and last change.

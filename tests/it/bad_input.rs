@@ -1,16 +1,14 @@
 //! What somebody may have planted, a dying disk may have left, or git may have in store: nothing of
 //! it may hang a tick, end it, or reach beyond the repository.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox};
 
-fn machine() -> Sandbox {
+pub(crate) fn machine() -> Sandbox {
     let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "one\n")]);
     machine.tick().ok();
     machine
@@ -46,7 +44,7 @@ fn unplant(path: &Path) {
 
 /// One tick, which must end by itself.
 #[track_caller]
-fn tick(machine: &Sandbox) -> Ran {
+pub(crate) fn tick(machine: &Sandbox) -> Ran {
     let line = machine.agent_line(&["tick", "--trigger", "cron"]);
     let ran = Ran::of(machine.command("timeout").args(["--signal=KILL", "20"]).args(&line));
     assert!(matches!(ran.code, Some(0 | 1)), "{ran}");
@@ -55,7 +53,7 @@ fn tick(machine: &Sandbox) -> Ran {
 }
 
 /// How often an action ended.
-fn ended(machine: &Sandbox) -> usize {
+pub(crate) fn ended(machine: &Sandbox) -> usize {
     machine.runs().iter().filter(|run| run.starts_with("end ")).count()
 }
 
@@ -211,6 +209,52 @@ fn whatever_stands_at_currentaction_holds() {
 }
 
 #[test]
+fn a_folder_of_records_that_is_missing_is_made_and_one_that_cannot_be_is_told() {
+    let machine = machine();
+    let temp = machine.clone_of("ops").join(".temp");
+    fs::remove_dir_all(&temp).unwrap();
+    for kind in ["garbage", "fifo", "link"] {
+        plant(&machine, kind, &temp);
+        let (acted, ended) = (machine.head("ops"), ended(&machine));
+        let revision = machine.push("ops", &[("page", kind)]);
+        for _ in 0..2 {
+            tick(&machine).exits(1);
+            let row = machine.row("ops");
+            assert!(row["reason"].to_string().contains("/.temp"), "{kind}: {row:#}");
+        }
+        assert_eq!((machine.head("ops"), self::ended(&machine)), (acted, ended), "{kind}");
+        unplant(&temp);
+        // The first makes the folders; with them went the record, so it acts again.
+        tick(&machine).ok();
+        tick(&machine).ok();
+        assert_eq!(machine.lastaction("ops"), Some(revision), "{kind}");
+        fs::remove_dir_all(&temp).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_of_records_that_is_read_only_stops_before_any_script_runs() {
+    use crate::disk::Mounted;
+    let machine = machine();
+    let folder = machine.clone_of("ops").join(".temp/nodeinfo");
+    let mounted = Mounted::bind(&folder, &folder);
+    mounted.remount("bind,ro");
+    let revision = machine.push("ops", &[("page", "two\n")]);
+    for _ in 0..2 {
+        tick(&machine).exits(1);
+        let reason = machine.row("ops")["reason"].to_string();
+        assert!(reason.contains(".temp/nodeinfo/"), "{reason}");
+        assert!(reason.contains("make the file system writable"), "{reason}");
+        assert_eq!(ended(&machine), 1);
+        assert_eq!(machine.differences("ops"), "");
+    }
+    mounted.remount("bind,rw");
+    tick(&machine).ok();
+    assert_eq!(machine.lastaction("ops"), Some(revision));
+    assert_eq!(ended(&machine), 2);
+}
+
+#[test]
 fn the_machines_own_files_may_be_lost() {
     for name in ["status.json", "reported.json", "last-tick"] {
         for kind in ["empty", "garbage"] {
@@ -252,152 +296,24 @@ fn the_stack_type_wins_over_the_stack_key() {
 }
 
 #[test]
-fn folders_that_are_no_repositories_are_passed_over() {
-    let machine = machine();
-    fs::create_dir(machine.root().join("notes")).unwrap();
-    fs::create_dir(machine.root().join(".hidden")).unwrap();
-    fs::write(machine.root().join("file"), "x").unwrap();
-    symlink("/nowhere", machine.root().join("dangling")).unwrap();
-    tick(&machine).ok();
-    assert_eq!(machine.status()["repositories"].as_array().unwrap().len(), 1);
+fn what_is_wrong_in_a_pushed_pattern_cannot_steer_the_terminal() {
+    let text = "paths = [\"[\\u001b-\\u0001]\"]\n";
+    let told = pmpy::config::TreeSettings::parse(text).unwrap_err();
+    assert!(told.contains("is not a pattern: invalid range"), "{told}");
+    assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "{told:?}");
 }
 
 #[test]
-fn a_repository_under_two_names_is_one() {
+fn a_root_may_be_named_from_where_one_stands() {
     let machine = machine();
-    symlink(machine.clone_of("ops"), machine.root().join("zz-alias")).unwrap();
-    tick(&machine).ok();
-    assert_eq!(machine.status()["repositories"].as_array().unwrap().len(), 1);
-}
-
-#[test]
-fn repositories_with_odd_names_are_worked_on_like_any_other() {
-    let machine = machine();
-    let odd: [(&[u8], &str); 5] = [
-        (b"with space", "with space"),
-        (b"new\nline", "new\\nline"),
-        (b"not-\xff-utf8", "not-\\xff-utf8"),
-        (b"$(touch canary)", "$(touch canary)"),
-        (b"-rf", "-rf"),
-    ];
-    for (name, _) in odd {
-        let path = machine.root().join(OsStr::from_bytes(name));
-        fs::rename(machine.clone_of("ops"), &path).unwrap();
-        machine.clone_to_root("ops");
-    }
     let revision = machine.push("ops", &[("page", "two\n")]);
-    tick(&machine).ok();
-    for (name, shown) in odd {
-        let path = machine.root().join(OsStr::from_bytes(name));
-        assert_eq!(machine.git(&path, &["rev-parse", "HEAD"]), revision, "{shown}");
-        assert_eq!(machine.row(shown)["state"], "current", "{shown}");
-        machine.agent(&["log", "--", shown]).ok();
-        machine.agent(&["hold", "--", shown, "x"]).ok();
-        machine.agent(&["unhold", "--", shown]).ok();
-    }
-    let text = machine.agent(&["status"]).ok().stdout;
-    assert!(text.lines().any(|line| line.starts_with("new\\nline")), "{text}");
-}
-
-#[test]
-fn paths_with_odd_names_arrive_as_they_are() {
-    let machine = machine();
-    let names: [&[u8]; 4] = [b"with space", b"$(id)", b"-rf", "ünïcode".as_bytes()];
-    machine.push_with("ops", |desk| {
-        for name in names {
-            fs::write(desk.join(OsStr::from_bytes(name)), name).unwrap();
-        }
-        symlink("page", desk.join("link")).unwrap();
-    });
-    tick(&machine).ok();
-    assert_eq!(machine.state("ops"), "current");
-    assert_eq!(machine.differences("ops"), "");
-}
-
-#[test]
-fn a_shallow_clone_follows_like_any_other() {
-    let machine = machine();
-    machine.push("ops", &[("page", "two\n")]);
-    fs::remove_dir_all(machine.clone_of("ops")).unwrap();
-    let url = format!("file://{}", text(&machine.server("ops")));
-    machine.git(&machine.root(), &["clone", "--quiet", "--depth", "1", &url, "ops"]);
-    tick(&machine).ok();
-    assert_eq!(machine.state("ops"), "current");
-    for page in ["three\n", "four\n"] {
-        let revision = machine.push("ops", &[("page", page)]);
-        tick(&machine).ok();
-        assert_eq!(machine.lastaction("ops"), Some(revision));
-        assert_eq!(machine.state("ops"), "current");
-        assert_eq!(machine.differences("ops"), "");
-    }
-}
-
-#[test]
-fn a_sha256_repository_follows_like_any_other() {
-    let machine = Sandbox::new();
-    let (server, desk) = (machine.server("ops"), machine.desk("ops"));
-    let init = ["init", "--quiet", "--object-format=sha256", "--initial-branch=main"];
-    machine.git(&machine.root(), &[&init[..], &["--bare", text(&server)]].concat());
-    machine.git(&machine.root(), &[&init[..], &[text(&desk)]].concat());
-    machine.git(&desk, &["remote", "add", "origin", text(&server)]);
-    machine.push("ops", &[("work.sh", NOTES_ITS_RUNS)]);
-    machine.clone_to_root("ops");
-    tick(&machine).ok();
-    let revision = machine.push("ops", &[("page", "two\n")]);
-    tick(&machine).ok();
-    assert_eq!(revision.len(), 64);
+    let mut tick = machine.command(env!("CARGO_BIN_EXE_agent"));
+    Ran::of(tick.args(["--root", "root", "tick"])).ok();
     assert_eq!(machine.lastaction("ops"), Some(revision));
-    assert_eq!(machine.state("ops"), "current");
     assert_eq!(machine.differences("ops"), "");
-    assert_eq!(ended(&machine), 2);
-}
-
-#[test]
-fn a_reftable_is_broken_with_the_remedy() {
-    let machine = machine();
-    let clone = machine.clone_of("ops");
-    let migrate = |format: &str| {
-        let option = format!("--ref-format={format}");
-        Ran::of(machine.command("git").current_dir(&clone).args(["refs", "migrate", &option]))
-    };
-    if migrate("reftable").code != Some(0) {
-        // This git is older than reftables; a newer one on the same disk would have written this.
-        machine.git(&clone, &["config", "core.repositoryFormatVersion", "1"]);
-        machine.git(&clone, &["config", "extensions.refStorage", "reftable"]);
-        tick(&machine).exits(1);
-        assert_eq!(machine.state("ops"), "broken");
-        return;
-    }
-    tick(&machine).exits(1);
-    let row = machine.row("ops");
-    assert_eq!(row["state"], "broken");
-    assert!(row["reason"].to_string().contains("git refs migrate --ref-format=files"), "{row:#}");
-    migrate("files").ok();
-    tick(&machine).ok();
-    assert_eq!(machine.state("ops"), "current");
-}
-
-#[test]
-fn nothing_of_the_repositorys_own_configuration_is_run() {
-    let machine = machine();
-    let clone = machine.clone_of("ops");
-    let canary = machine.path("canary");
-    let touch = format!("touch {}", text(&canary));
-    for hook in ["pre-merge-commit", "post-merge", "post-checkout", "reference-transaction"] {
-        let path = clone.join(".git/hooks").join(hook);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, format!("#!/bin/sh\n{touch}\n")).unwrap();
-        crate::sandbox::set_mode(&path, 0o755);
-    }
-    for key in ["core.fsmonitor", "filter.x.smudge", "filter.x.clean", "core.sshCommand"] {
-        machine.git(&clone, &["config", key, &touch]);
-    }
-    let _ = fs::remove_file(&canary);
-    machine.push("ops", &[(".gitattributes", "* filter=x\n"), ("page", "two\n")]);
-    tick(&machine).ok();
-    assert_eq!(machine.state("ops"), "current");
-    assert!(!canary.exists());
-    assert_eq!(fs::read_to_string(clone.join("page")).unwrap(), "two\n");
+    let mut status = machine.command(env!("CARGO_BIN_EXE_agent"));
+    let status = status.current_dir(machine.clone_of("ops")).env("AGENT_ROOT", "..");
+    assert!(Ran::of(status.args(["status", "--oneline"])).ok().stdout.starts_with("ops current"));
 }
 
 #[test]

@@ -54,7 +54,8 @@ impl Mounted {
         mounted
     }
 
-    fn remount(&self, options: &str) {
+    /// Mounts it anew with other options.
+    pub fn remount(&self, options: &str) {
         let options = format!("remount,{options}");
         Ran::of(Command::new("mount").args(["-o", &options]).arg(&self.at)).ok();
     }

@@ -153,6 +153,70 @@ fn whoever_switched_garbage_collection_off_is_obeyed() {
     assert!(most > MOST_PACKS, "{most} packs");
 }
 
+/// Lets housekeeping be due: many packs, and an object that nothing needs and that is old enough for
+/// git to ask whether anybody still wants it.
+fn let_garbage_gather(machine: &Sandbox) {
+    let clone = machine.clone_of(NAME);
+    let mut hash = machine.command("git");
+    hash.current_dir(&clone).args(["hash-object", "-w", "--stdin"]).stdin(Stdio::piped());
+    let mut hash = hash.stdout(Stdio::piped()).spawn().unwrap();
+    hash.stdin.take().unwrap().write_all(b"nobody wants this").unwrap();
+    let id = String::from_utf8(hash.wait_with_output().unwrap().stdout).unwrap();
+    let object = git_dir(machine).join("objects").join(&id[..2]).join(id[2..].trim());
+    let a_year_ago = SystemTime::now() - Duration::from_secs(365 * 86_400);
+    fs::set_permissions(&object, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    fs::File::options().write(true).open(&object).unwrap().set_modified(a_year_ago).unwrap();
+    for number in 0..MOST_PACKS {
+        let mut pack = machine.command("git");
+        pack.current_dir(&clone).args(["pack-objects", "--quiet", ".git/objects/pack/pack"]);
+        let mut pack = pack.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let blob = machine.path(&format!("blob-{number}"));
+        fs::write(&blob, number.to_string()).unwrap();
+        let id = machine.git(&clone, &["hash-object", "-w", text(&blob)]);
+        pack.stdin.take().unwrap().write_all(format!("{id}\n").as_bytes()).unwrap();
+        assert!(pack.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn no_program_that_the_clone_names_is_run_when_garbage_is_collected() {
+    let canary = "canary";
+    let hook = |machine: &Sandbox| format!("touch {}", text(&machine.path(canary)));
+    let included = |machine: &Sandbox| {
+        let file = machine.path("included");
+        fs::write(&file, format!("[gc]\n\trecentObjectsHook = {}\n", hook(machine))).unwrap();
+        text(&file).to_owned()
+    };
+    type Setting<'a> = (&'a str, &'a dyn Fn(&Sandbox) -> String);
+    let settings: [Setting; 4] = [
+        ("gc.recentObjectsHook", &hook),
+        ("include.path", &included),
+        ("includeIf.hasconfig:remote.*.url:**.path", &included),
+        ("remote.origin.promisor", &|_| "true".to_owned()),
+    ];
+    for (key, value) in settings {
+        let machine = machine();
+        let clone = machine.clone_of(NAME);
+        let_garbage_gather(&machine);
+        assert!(packs(&machine) >= MOST_PACKS);
+        machine.git(&clone, &["config", "extensions.worktreeConfig", "true"]);
+        machine.git(&clone, &["config", "--worktree", key, &value(&machine)]);
+        let told = machine.path("git-was-run");
+        let git = format!("#!/bin/sh\ntouch {}\nexec /usr/bin/env -S git \"$@\"\n", text(&told));
+        fs::create_dir(machine.path("bin")).unwrap();
+        fs::write(machine.path("bin/git"), git).unwrap();
+        crate::sandbox::set_mode(&machine.path("bin/git"), 0o755);
+        machine.push(NAME, &[("number", "1\n")]);
+        let mut tick = machine.agent_command(&["tick", "--trigger", "cron"]);
+        Ran::of(tick.env("PATH", machine.path("bin"))).ok();
+        assert!(!machine.path(canary).exists(), "{key}");
+        assert!(!told.exists(), "{key}: git was started");
+        assert!(packs(&machine) < MOST_PACKS, "{key}: {} packs", packs(&machine));
+        machine.git(&clone, &["config", "--worktree", "--unset", key]);
+        machine.git(&clone, &["fsck", "--strict"]);
+    }
+}
+
 #[test]
 fn saved_heads_go_after_ninety_days_and_what_was_damaged_after_thirty() {
     let machine = machine();

@@ -3,10 +3,14 @@
 //! rests, a pinned one stays, a hand edit is never touched, HEAD goes forward only. Once it is quiet
 //! and nothing is in the way, two ticks bring everything up to date.
 //!
-//! `PMPY_SEED=N` repeats one sequence; `PMPY_LONG=1` runs ten thousand, or as many as twenty minutes
-//! allow.
+//! Twenty sequences, each with a seed of its own, are the life of one machine; what they leave behind
+//! is the next one's to live with. A failure prints the seeds of that life so far: `PMPY_SEED=1-13`
+//! repeats it, `PMPY_SEED=13` only its last sequence. `PMPY_LONG=1` goes through ten thousand.
 
 use std::fs;
+use std::num::NonZero;
+use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -20,8 +24,8 @@ mod stand;
 
 /// Steps of one sequence.
 const STEPS: usize = 15;
-/// How many machines go through sequences side by side.
-const LANES: usize = 2;
+/// Sequences that one machine goes through.
+const LIFE: u64 = 20;
 /// System calls at which a worker is killed.
 const CALLS: [&str; 12] = [
     "write",
@@ -38,7 +42,7 @@ const CALLS: [&str; 12] = [
     "clone3",
 ];
 
-/// What happens to a machine.
+/// What happens to a machine. `percent` is of the time that a worker takes when nobody kills it.
 #[derive(Clone, Debug)]
 enum Step {
     Push,
@@ -46,7 +50,7 @@ enum Step {
     Tick,
     NamedTick,
     KilledAt { call: &'static str, nth: usize },
-    KilledAfter { milliseconds: u64 },
+    KilledAfter { percent: u32 },
     Hang { victim: Victim, another: Another },
     Script(Mode),
     Edit,
@@ -104,7 +108,7 @@ impl Dice {
             15..18 => {
                 Step::KilledAt { call: self.one_of(&CALLS), nth: 1 + self.below(14) as usize }
             }
-            18..20 => Step::KilledAfter { milliseconds: self.below(120) },
+            18..20 => Step::KilledAfter { percent: self.below(150) as u32 },
             20..22 => Step::Hang {
                 victim: self.one_of(&[
                     Victim::Nobody,
@@ -180,9 +184,7 @@ impl<'s> Story<'s> {
             Step::Tick => self.agent(&["tick", "--trigger", "cron"]),
             Step::NamedTick => self.agent(&["tick", NAME]),
             Step::KilledAt { call, nth } => stand.worker_killed_at(call, *nth),
-            Step::KilledAfter { milliseconds } => {
-                stand.worker_killed_after(Duration::from_millis(*milliseconds));
-            }
+            Step::KilledAfter { percent } => stand.worker_killed_after(*percent),
             Step::Hang { victim, another } => self.hang(*victim, *another),
             Step::Script(mode) => self.set(*mode),
             Step::Edit => {
@@ -304,11 +306,11 @@ impl<'s> Story<'s> {
     }
 }
 
-/// Goes through the sequence of `seed`; the steps are in `told` should it fail.
+/// Goes through the sequence of `seed`; `told` is what happened, should it fail.
 fn sequence(stand: &Stand, seed: u64, told: &Mutex<String>) {
     let mut dice = Dice::new(seed);
     let mut story = Story::new(stand);
-    *told.lock().unwrap() = format!("PMPY_SEED={seed}");
+    *told.lock().unwrap() = format!("seed {seed}");
     for _ in 0..STEPS {
         let step = dice.step();
         told.lock().unwrap().push_str(&format!("\n  {step:?}"));
@@ -318,43 +320,65 @@ fn sequence(stand: &Stand, seed: u64, told: &Mutex<String>) {
     story.quiet();
 }
 
-/// One machine after another sequence, until `seeds` are used up or it is late; the number of those.
-fn lane(seeds: &AtomicU64, last: u64, until: Instant) -> u64 {
+/// The life of one machine: the sequences of `seeds`, one after the other.
+fn life(seeds: RangeInclusive<u64>) {
     let told = Mutex::new(String::new());
-    let mut done = 0;
-    let run = std::panic::AssertUnwindSafe(|| {
+    let first = *seeds.start();
+    let reached = AtomicU64::new(first);
+    let run = AssertUnwindSafe(|| {
         let stand = Stand::new();
-        loop {
-            let seed = seeds.fetch_add(1, Ordering::Relaxed);
-            if seed > last || Instant::now() > until {
-                return;
-            }
+        for seed in seeds {
+            reached.store(seed, Ordering::Relaxed);
             sequence(&stand, seed, &told);
-            done += 1;
         }
     });
-    if let Err(panic) = std::panic::catch_unwind(run) {
-        eprintln!("to repeat it: {}", told.lock().unwrap());
-        std::panic::resume_unwind(panic);
+    if let Err(panic) = catch_unwind(run) {
+        let last = reached.into_inner();
+        eprintln!("to repeat it: PMPY_SEED={first}-{last}\n{}", told.lock().unwrap());
+        resume_unwind(panic);
     }
-    done
+}
+
+/// The seeds that `PMPY_SEED` asks for: one, or a life from one to another.
+fn wanted() -> Option<RangeInclusive<u64>> {
+    let text = std::env::var("PMPY_SEED").ok()?;
+    let (first, last) = text.split_once('-').unwrap_or((&text, &text));
+    Some(first.parse().unwrap()..=last.parse().unwrap())
 }
 
 #[test]
 fn whatever_happens_the_promises_hold_and_quiet_means_up_to_date_in_two_ticks() {
-    let seed = std::env::var("PMPY_SEED").ok().map(|text| text.parse().unwrap());
+    if let Some(seeds) = wanted() {
+        return life(seeds);
+    }
     let long = std::env::var_os("PMPY_LONG").is_some();
-    let (first, last, limit) = match (seed, long) {
-        (Some(seed), _) => (seed, seed, Duration::from_secs(600)),
-        (None, true) => (1, 10_000, Duration::from_secs(1_200)),
-        (None, false) => (1, 60, Duration::from_secs(25)),
+    let (lives, until) = match long {
+        true => (10_000 / LIFE, None),
+        false => (3, Some(Instant::now() + Duration::from_secs(25))),
     };
-    let (seeds, until) = (AtomicU64::new(first), Instant::now() + limit);
-    let lanes = if seed.is_some() { 1 } else { LANES };
-    let done: u64 = thread::scope(|scope| {
-        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(|| lane(&seeds, last, until))).collect();
-        lanes.into_iter().map(|lane| lane.join().unwrap()).sum()
+    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let lane = || {
+        while until.is_none_or(|until| Instant::now() < until) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= lives {
+                return;
+            }
+            life(1 + number * LIFE..=(number + 1) * LIFE);
+            done.fetch_add(LIFE, Ordering::Relaxed);
+        }
+    };
+    // Now and then each of them waits for something.
+    let lanes = 1 + thread::available_parallelism().map_or(1, NonZero::get);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        lanes.into_iter().for_each(|lane| lane.join().unwrap());
     });
-    println!("model: sequences={done} steps={}", done * STEPS as u64);
+    let done = done.into_inner();
+    println!(
+        "model: sequences={done} seeds=1-{done} steps={} seconds={}",
+        done * STEPS as u64,
+        start.elapsed().as_secs()
+    );
     assert!(done > 0, "not one sequence was gone through");
 }

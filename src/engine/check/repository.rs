@@ -42,16 +42,22 @@ pub fn verdicts(here: &Here, repo: &Repo, scope: Scope, now: DateTime<Utc>) -> V
                     let wanted = branch.map_or(Wanted::Default, Wanted::Branch);
                     found.extend(remotes(here, repo, &repo.settings.urls, &wanted));
                 }
-                (Ok(_), Scope::Machine) => {}
+                (Ok(_), Scope::Machine) => {
+                    found.extend(unprepared(here, repo, &repo.settings.urls))
+                }
                 (Err(error), _) => found.push(Verdict::of(Level::Bad, name, &error)),
             }
         }
         Opened::Ready(site) => {
             found.push(place(&site));
+            found.extend(shared(&site));
             found.extend(room(name, &repo.path));
             found.extend(stops(&site, now));
-            if scope == Scope::Remotes {
-                found.extend(remotes(here, repo, &site.remotes(), &site.wanted()));
+            match scope {
+                Scope::Remotes => {
+                    found.extend(remotes(here, repo, &site.remotes(), &site.wanted()));
+                }
+                Scope::Machine => found.extend(unprepared(here, repo, &site.remotes())),
             }
             found.extend(programs(&site));
         }
@@ -88,6 +94,24 @@ fn place(site: &Site) -> Verdict {
         }
     }
     Verdict::ok(&repo.name, format!("a clone at {}", repo.path.display()))
+}
+
+/// That other machines may write it too, if so.
+fn shared(site: &Site) -> Option<Verdict> {
+    let name = &site.repo.name;
+    let path = site.repo.path.display();
+    match access::shared_with_other_machines(site.git.git_dir()) {
+        Ok(None) => None,
+        Ok(Some(kind)) => Some(Verdict::warn(
+            name,
+            format!(
+                "{path} is on {kind}: a lock there is lost when its server restarts, and another \
+                 machine that works in the same clone is not seen to be alive\n\
+                 hint: give each machine a clone on a disk of its own"
+            ),
+        )),
+        Err(error) => Some(Verdict::of(Level::Warn, name, &error)),
+    }
 }
 
 /// What keeps it from acting by somebody's will.
@@ -129,6 +153,13 @@ fn remotes(here: &Here, repo: &Repo, remotes: &[Remote], wanted: &Wanted) -> Vec
         }
     }
     found
+}
+
+/// What this machine lacks to ask each remote, which are not asked.
+fn unprepared(here: &Here, repo: &Repo, remotes: &[Remote]) -> Vec<Verdict> {
+    let ready = |remote: &Remote| here.wire.ready(remote, &repo.settings.reach);
+    let failures = remotes.iter().filter_map(|remote| ready(remote).err());
+    failures.map(|error| Verdict::of(Level::Bad, &repo.name, &error)).collect()
 }
 
 fn answered(name: &str, remote: &Remote, wanted: &Wanted, answer: &Answer) -> Verdict {

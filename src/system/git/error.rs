@@ -63,3 +63,30 @@ pub(in crate::system) fn explained(error: &git2::Error) -> anyhow::Error {
         _ => anyhow!("{text}"),
     }
 }
+
+/// The index is whole, and of a kind that libgit2 does not know.
+#[derive(Debug)]
+pub(super) struct UnknownKind;
+
+impl fmt::Display for UnknownKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("libgit2 does not know this kind")
+    }
+}
+
+impl std::error::Error for UnknownKind {}
+
+/// Why libgit2 cannot read the index, with what makes git write another kind.
+pub(super) fn unreadable_index(error: &git2::Error) -> anyhow::Error {
+    let text = error.message();
+    if !text.contains("unsupported") {
+        return anyhow!("{}", text.escape_debug());
+    }
+    let kinds = [
+        ("'link'", "it is split over two files\nhint: git update-index --no-split-index"),
+        ("'sdir'", "it is sparse\nhint: git sparse-checkout reapply --no-sparse-index"),
+    ];
+    let known = kinds.into_iter().find(|(extension, _)| text.contains(extension));
+    let told = known.map_or_else(|| text.escape_debug().to_string(), |(_, told)| told.to_owned());
+    anyhow::Error::new(UnknownKind).context(told)
+}

@@ -6,11 +6,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use git2::{ErrorCode, IndexEntry, IndexTime, ObjectType, Oid};
 
 use super::Git;
-use super::error::{Locked, explained, patiently};
+use super::error::{Locked, explained, patiently, unreadable_index};
 use crate::domain::change::{
     Change, Entry, MAX_TREE, Mode, ObjectError, Objects, RepoPath, Stat, Written,
 };
@@ -93,7 +93,7 @@ impl Git {
         };
         read().map(Index).map_err(|error: git2::Error| {
             let path = self.repo.path().join("index");
-            anyhow!("cannot read the index {}: {}", path.display(), error.message().escape_debug())
+            unreadable_index(&error).context(format!("cannot read the index {}", path.display()))
         })
     }
 

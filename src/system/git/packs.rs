@@ -89,17 +89,21 @@ fn small(mut packs: Vec<Pack>) -> Vec<Pack> {
     packs
 }
 
+/// The loose objects, those of one folder after another.
 fn loose(git_dir: &Path) -> Vec<(PathBuf, Oid)> {
-    let objects = git_dir.join("objects");
+    let Ok(folders) = fs::read_dir(git_dir.join("objects")) else { return Vec::new() };
+    let mut folders: Vec<PathBuf> = folders.flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    let name = |path: &Path| path.file_name().and_then(OsStr::to_str).map(str::to_owned);
     let mut found = Vec::new();
-    for number in 0..=u8::MAX {
-        let folder = format!("{number:02x}");
-        let Ok(entries) = fs::read_dir(objects.join(&folder)) else { continue };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let id = name.to_str().and_then(|rest| format!("{folder}{rest}").parse::<Id>().ok());
+    for folder in folders {
+        // Beside the folders of objects stand "info" and "pack".
+        let Some(first) = name(&folder).filter(|first| first.len() == 2) else { continue };
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let id = name(&path).and_then(|rest| format!("{first}{rest}").parse::<Id>().ok());
             if let Some(oid) = id.and_then(|id| oid_of(&id).ok()) {
-                found.push((entry.path(), oid));
+                found.push((path, oid));
             }
         }
     }
@@ -170,6 +174,27 @@ impl Git {
             git2::ObjectFormat::Sha256 => 32,
             _ => 20,
         }
+    }
+
+    /// Whether git's garbage collection could start a program that the clone's own configuration
+    /// names: a hook of its own, which no setting on the command line takes back, or what fetches the
+    /// objects that a partial clone lacks. Parts that are included may say either, under conditions
+    /// that only git understands.
+    pub fn names_programs_for_gc(&self) -> bool {
+        let named = |pattern: &str| -> Result<bool, git2::Error> {
+            let config = self.repo.config()?;
+            let mut entries = config.entries(Some(pattern))?;
+            entries.next().transpose().map(|entry| entry.is_some())
+        };
+        [
+            r"^gc\.recentobjectshook$",
+            r"^include(if)?\.",
+            r"^extensions\.partialclone$",
+            r"^remote\..*\.promisor$",
+        ]
+        .iter()
+        // What cannot be read may say anything.
+        .any(|pattern| named(pattern).unwrap_or(true))
     }
 
     /// Puts the small packs and the loose objects into one new pack; whatever they hold stays,

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use git2::{ObjectType, Oid};
 
+use super::error::UnknownKind;
 use super::packs::torn_object;
 use super::{Git, id_of, oid_of};
 use crate::domain::git::{Commit, Id, RefName};
@@ -374,7 +375,7 @@ impl Git {
 
     /// Whether the index is damaged, and not just of a kind that libgit2 does not know.
     pub fn index_is_damaged(&self) -> bool {
-        self.index().err().is_some_and(|error| !format!("{error:#}").contains("unsupported"))
+        self.index().err().is_some_and(|error| error.downcast_ref::<UnknownKind>().is_none())
     }
 
     /// Whether the object can be read and is what its name says.

@@ -230,8 +230,11 @@ fn what_belongs_to_another_user_in_a_clone_breaks_it_until_that_is_put_right() {
         return;
     }
     fs::create_dir_all(target.in_clone(".git/hooks")).unwrap();
+    // The folder itself says whose the clone is: nobody finds that the rest is not nobody's.
+    let path = target.in_clone("");
+    chown(&path, Some(NOBODY), None).unwrap();
+    target.breaks("foreign folder", "chown -R", |_| chown(&path, Some(us), None).unwrap());
     for part in [
-        "",
         ".git",
         ".git/config",
         ".git/HEAD",

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use git2::{Oid, Repository, Signature};
+use git2::{Oid, Repository, Signature, Time};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::sandbox::{Ran, Sandbox, text, wait_until};
@@ -49,15 +49,23 @@ pub struct Stand {
     pub machine: Sandbox,
     server: Repository,
     pages: RefCell<usize>,
+    /// How long a worker takes that nobody kills.
+    undisturbed: Duration,
 }
 
 impl Stand {
     pub fn new() -> Self {
         let machine = Sandbox::with(NAME, &[("work.sh", OBEDIENT), ("page", "page 0\n")]);
         let server = Repository::open_bare(machine.server(NAME)).unwrap();
-        let stand = Self { machine, server, pages: RefCell::new(0) };
+        let undisturbed = Duration::ZERO;
+        let mut stand = Self { machine, server, pages: RefCell::new(0), undisturbed };
         stand.set(Mode::Ok);
         stand.machine.tick().ok();
+        stand.push_onto(&stand.tip());
+        stand.machine.agent(&["tick", "--dry-run"]).ok();
+        let start = Instant::now();
+        stand.machine.agent(&["worker", NAME, "--trigger", "cron"]).ok();
+        stand.undisturbed = start.elapsed();
         stand
     }
 
@@ -86,7 +94,9 @@ impl Stand {
         let kind = if page.is_multiple_of(3) { 0o120_000 } else { 0o100_644 };
         tree.insert("either", blob, kind).unwrap();
         let tree = self.server.find_tree(tree.write().unwrap()).unwrap();
-        let pat = Signature::now("Pat Pusher", "pat@example.org").unwrap();
+        // The same revisions at each repetition.
+        let time = Time::new(1_800_000_000 + page as i64, 0);
+        let pat = Signature::new("Pat Pusher", "pat@example.org", &time).unwrap();
         let message = format!("Page {page}");
         let commit = self.server.commit(None, &pat, &pat, &message, &tree, &[&parent]).unwrap();
         self.server.reference("refs/heads/main", commit, true, "push").unwrap();
@@ -175,11 +185,11 @@ impl Stand {
         self.settle();
     }
 
-    /// Runs the worker and kills it after `time`.
-    pub fn worker_killed_after(&self, time: Duration) {
+    /// Runs the worker and kills it after `percent` hundredths of what it takes undisturbed.
+    pub fn worker_killed_after(&self, percent: u32) {
         self.machine.agent(&["tick", "--dry-run"]);
         let mut worker = self.spawn(&["worker", NAME, "--trigger", "cron"]);
-        thread::sleep(time);
+        thread::sleep(self.undisturbed * percent / 100);
         worker.kill().unwrap();
         worker.wait().unwrap();
         self.settle();

@@ -1,0 +1,85 @@
+//! What a power cut may take: a name must never come to disk before the content that it stands for.
+//! No test here cuts the power; the order of the system calls shows it.
+
+use std::fs;
+
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text};
+
+/// The calls of one worker that bring something to disk or give something its name, in their order,
+/// with the path of each descriptor.
+fn calls_of_a_worker(machine: &Sandbox) -> Vec<String> {
+    let trace = machine.path("trace");
+    machine.agent(&["tick", "--dry-run"]).ok();
+    let mut strace = machine.command("strace");
+    strace.args(["-y", "-s", "4096", "-o", text(&trace)]);
+    strace.args(["-e", "trace=fsync,fdatasync,syncfs,?rename,?renameat,renameat2,?link,?linkat"]);
+    strace.args(machine.agent_line(&["worker", "ops", "--trigger", "cron"]));
+    Ran::of(&mut strace).ok();
+    let calls = fs::read_to_string(trace).unwrap();
+    calls.lines().filter(|call| !call.contains(" = -1 ")).map(str::to_owned).collect()
+}
+
+fn gives_a_name(call: &str) -> bool {
+    call.starts_with("rename") || call.starts_with("link")
+}
+
+/// Where `calls` give something the name `name`, for the last time; and the name that it had before.
+#[track_caller]
+fn named(calls: &[String], name: &str) -> (usize, String) {
+    let ends = |quoted: &str| quoted == name || quoted.ends_with(&format!("/{name}"));
+    let found = calls.iter().enumerate().rev().find_map(|(at, call)| {
+        let mut quoted = call.split('"').skip(1).step_by(2);
+        let (from, to) = (quoted.next()?, quoted.next()?);
+        (gives_a_name(call) && ends(to)).then(|| (at, from.rsplit('/').next().unwrap().to_owned()))
+    });
+    found.unwrap_or_else(|| panic!("nothing gets the name {name}:\n{}", calls.join("\n")))
+}
+
+/// Where `calls` last bring the file or folder at a path that ends like this to disk.
+#[track_caller]
+fn synced(calls: &[String], path: &str) -> usize {
+    let ends = |call: &String| call.starts_with('f') && call.contains(&format!("{path}>)"));
+    let found = calls.iter().rposition(ends);
+    found.unwrap_or_else(|| panic!("{path} is not synced:\n{}", calls.join("\n")))
+}
+
+#[test]
+fn content_is_on_disk_before_its_name_and_each_step_before_the_next() {
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "one\n")]);
+    machine.tick().ok();
+    machine.push("ops", &[("page", "two\n"), ("new/file", "two\n")]);
+    let calls = calls_of_a_worker(&machine);
+    for name in ["page", "file", "refs/heads/main", "journal", "lastaction.txt", "state"] {
+        let (at, before) = named(&calls, name);
+        assert!(synced(&calls, &before) < at, "{name}:\n{}", calls.join("\n"));
+    }
+    let pack = calls.iter().find(|call| gives_a_name(call) && call.contains(".pack\"")).unwrap();
+    let received = pack.split('"').nth(1).unwrap();
+    assert!(synced(&calls, received) < named(&calls, "page").0);
+
+    let order = [
+        ("the worktree", synced(&calls, "ops/new")),
+        ("the branch", named(&calls, "refs/heads/main").0),
+        ("its folder", synced(&calls, "refs/heads")),
+        ("the record", named(&calls, "lastaction.txt").0),
+        ("what is remembered", named(&calls, "state").0),
+    ];
+    for pair in order.windows(2) {
+        let [(first, at), (second, later)] = pair else { unreachable!() };
+        assert!(at < later, "{first} before {second}:\n{}", calls.join("\n"));
+    }
+}
+
+#[test]
+fn many_files_are_on_disk_before_the_branch_moves() {
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "one\n")]);
+    machine.tick().ok();
+    machine.push_with("ops", |desk| {
+        for number in 0..300 {
+            fs::write(desk.join(format!("many-{number}")), number.to_string()).unwrap();
+        }
+    });
+    let calls = calls_of_a_worker(&machine);
+    let whole_disk = calls.iter().rposition(|call| call.starts_with("syncfs(")).unwrap();
+    assert!(whole_disk < named(&calls, "refs/heads/main").0, "{}", calls.join("\n"));
+}
