@@ -261,23 +261,7 @@ mod tests {
     }
 
     fn row(state: State) -> Row {
-        Row {
-            name: "spog".into(),
-            path: String::new(),
-            remote: None,
-            branch: None,
-            state,
-            reason: None,
-            conditions: Vec::new(),
-            since: now(),
-            head: None,
-            upstream: None,
-            acted: None,
-            attempt: 0,
-            next_try: None,
-            asked: None,
-            published: Vec::new(),
-        }
+        Row::bare("spog", state, now())
     }
 
     #[test]

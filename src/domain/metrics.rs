@@ -91,16 +91,6 @@ mod tests {
 
     fn status() -> Status {
         let row = Row {
-            name: "spog".into(),
-            path: "/root/gitrepo/spog".into(),
-            remote: None,
-            branch: None,
-            state: State::Failing,
-            reason: None,
-            conditions: Vec::new(),
-            since: "2026-11-22T09:00:00Z".parse().unwrap(),
-            head: None,
-            upstream: None,
             acted: Some(Acted {
                 revision: "ab".repeat(20).parse().unwrap(),
                 subject: None,
@@ -110,9 +100,7 @@ mod tests {
                 seconds: Some(0.8),
             }),
             attempt: 3,
-            next_try: None,
-            asked: None,
-            published: Vec::new(),
+            ..Row::bare("spog", State::Failing, "2026-11-22T09:00:00Z".parse().unwrap())
         };
         let odd = Row { name: "a\"b\\c\nd".into(), acted: None, attempt: 0, ..row.clone() };
         Status {

@@ -151,23 +151,7 @@ mod tests {
     }
 
     fn row(state: State, since: DateTime<Utc>) -> Row {
-        Row {
-            name: "spog".into(),
-            path: "/root/gitrepo/spog".into(),
-            remote: None,
-            branch: None,
-            state,
-            reason: None,
-            conditions: vec![state],
-            since,
-            head: None,
-            upstream: None,
-            acted: None,
-            attempt: 0,
-            next_try: None,
-            asked: None,
-            published: Vec::new(),
-        }
+        Row::bare("spog", state, since)
     }
 
     fn status(rows: Vec<Row>) -> Status {

@@ -418,6 +418,30 @@ pub struct Published {
     pub reason: Option<String>,
 }
 
+#[cfg(test)]
+impl Row {
+    /// A repository of which nothing is known but its name and state: what tests begin with.
+    pub fn bare(name: &str, state: State, since: DateTime<Utc>) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: String::new(),
+            remote: None,
+            branch: None,
+            state,
+            reason: None,
+            conditions: vec![state],
+            since,
+            head: None,
+            upstream: None,
+            acted: None,
+            attempt: 0,
+            next_try: None,
+            asked: None,
+            published: Vec::new(),
+        }
+    }
+}
+
 impl Row {
     /// This row as the condition that gave it its state.
     pub fn condition(&self) -> Condition {

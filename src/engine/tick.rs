@@ -190,15 +190,21 @@ fn ours(
             looked.push(it);
         });
     });
+    let troubles = crew.troubles();
+    if troubles.is_empty() {
+        return looked;
+    }
+    // What was worked on is looked at again, and a script may have removed it.
+    let left = roster::repositories(here).unwrap_or_default();
     let now = node::now();
-    for (name, trouble) in crew.troubles() {
+    for (name, trouble) in troubles {
         let Some(it) = looked.iter_mut().find(|it| it.name == name) else { continue };
         let was = row_before(before, &name);
-        let Ok(repo) = roster::one(here, &name) else {
+        let Some(repo) = left.iter().find(|repo| repo.name == name) else {
             hindered(&mut it.row, GONE, was, now);
             continue;
         };
-        let after = Job::new(here, &repo, was.clone(), None, now).look();
+        let after = Job::new(here, repo, was.clone(), None, now).look();
         *it = Looked { plan: it.plan.take(), ..after };
         if let Some(reason) = trouble {
             hindered(&mut it.row, &reason, was, now);

@@ -46,22 +46,14 @@ fn pushed() -> Observed {
 
 fn row(seen: &Observed, policy: &Policy) -> Row {
     let all = conditions(seen, policy);
+    let since = all[0].since.unwrap_or(now() - Duration::minutes(7));
     Row {
-        name: "spog".into(),
-        path: String::new(),
-        remote: None,
-        branch: None,
-        state: all[0].state,
         reason: all[0].reason.clone(),
         conditions: all.iter().map(|condition| condition.state).collect(),
-        since: all[0].since.unwrap_or(now() - Duration::minutes(7)),
         head: seen.head,
-        upstream: None,
-        acted: None,
         attempt: all[0].attempt,
         next_try: all[0].next_try,
-        asked: None,
-        published: Vec::new(),
+        ..Row::bare("spog", all[0].state, since)
     }
 }
 

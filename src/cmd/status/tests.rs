@@ -13,14 +13,9 @@ fn now() -> DateTime<Utc> {
 fn row(name: &str, state: State) -> Row {
     let revision = "1234abcd56".repeat(4).parse().unwrap();
     Row {
-        name: name.into(),
         path: format!("/root/gitrepo/{name}"),
         remote: Some("https://git.example.org/spog".into()),
         branch: Some("main".into()),
-        state,
-        reason: None,
-        conditions: vec![state],
-        since: now() - Duration::minutes(7),
         head: Some(revision),
         upstream: Some(revision),
         acted: Some(Acted {
@@ -31,10 +26,7 @@ fn row(name: &str, state: State) -> Row {
             outcome: Some("succeeded".into()),
             seconds: Some(0.8),
         }),
-        attempt: 0,
-        next_try: None,
-        asked: None,
-        published: Vec::new(),
+        ..Row::bare(name, state, now() - Duration::minutes(7))
     }
 }
 

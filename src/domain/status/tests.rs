@@ -358,23 +358,7 @@ fn the_words_are_those_of_json() {
 }
 
 fn row(state: State, since: DateTime<Utc>) -> Row {
-    Row {
-        name: "ops".into(),
-        path: String::new(),
-        remote: None,
-        branch: None,
-        state,
-        reason: None,
-        conditions: vec![state],
-        since,
-        head: None,
-        upstream: None,
-        acted: None,
-        attempt: 0,
-        next_try: None,
-        asked: None,
-        published: Vec::new(),
-    }
+    Row::bare("ops", state, since)
 }
 
 fn machine(last_tick: Option<Duration>, states: &[State]) -> bool {
