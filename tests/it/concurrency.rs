@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,6 @@ fn a_person_with_git_and_the_agent_do_not_lose_each_others_work() {
     machine.configure("[repo.ops]\nupdate = \"merge\"\n");
     machine.tick().ok();
     let clone = machine.clone_of(NAME);
-    let done = AtomicBool::new(false);
     let git =
         |arguments: &[&str]| Ran::of(machine.command("git").current_dir(&clone).args(arguments));
     // A command that meets the agent's lock is typed again, as people do.
@@ -168,10 +167,13 @@ fn a_person_with_git_and_the_agent_do_not_lose_each_others_work() {
         panic!("git never has its turn: {ran}\n{:#}", machine.row(NAME));
     };
     let mut committed = Vec::new();
+    // Two commits a round at most: a person who never stops would fill the clone with loose objects.
+    let (turn, turns) = mpsc::sync_channel(2);
     thread::scope(|scope| {
         let person = scope.spawn(|| {
+            let turns = turns;
             let mut committed = Vec::new();
-            while !done.load(Ordering::Relaxed) {
+            while turns.recv().is_ok() {
                 let name = format!("note-{}", committed.len());
                 fs::write(clone.join(&name), "mine\n").unwrap();
                 insist(&["add", &name]);
@@ -184,12 +186,15 @@ fn a_person_with_git_and_the_agent_do_not_lose_each_others_work() {
         });
         let rounds = if is_long() { 200 } else { 12 };
         for round in 1..=rounds {
+            for _ in 0..2 {
+                let _ = turn.try_send(());
+            }
             machine.push(NAME, &[("page", &format!("{round}\n")), ("other/file", "x\n")]);
             let ran = machine.tick();
             // Not 70, and nothing that a later tick does not mend.
             assert!(matches!(ran.code, Some(0 | 1)), "{ran}");
         }
-        done.store(true, Ordering::Relaxed);
+        drop(turn);
         committed = person.join().unwrap();
     });
     let mut last = None;
