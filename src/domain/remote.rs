@@ -72,6 +72,31 @@ pub enum Wanted {
     Preferably(RefName),
     /// The remote's default branch.
     Default,
+    /// Every ref of some kinds; and where this branch is, or without one the default.
+    Every {
+        /// The branch.
+        branch: Option<RefName>,
+        /// Which.
+        kinds: Kinds,
+    },
+}
+
+/// Which of a remote's refs are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    /// Those below `refs/heads/`.
+    pub branches: bool,
+    /// Those below `refs/tags/`.
+    pub tags: bool,
+}
+
+/// A branch or a tag of a remote.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tip {
+    /// Its full name, which is foreign text and may be none that git allows.
+    pub name: String,
+    /// What it points at: a commit, of annotated tags the tag object.
+    pub id: Commit,
 }
 
 impl Wanted {
@@ -85,7 +110,8 @@ impl Wanted {
             Self::Branch(branch) => Some(branch.clone()),
             Self::Preferably(branch) if has(branch) => Some(branch.clone()),
             Self::Preferably(branch) => default.filter(&has).or_else(|| Some(branch.clone())),
-            Self::Default => default,
+            Self::Default | Self::Every { branch: None, .. } => default,
+            Self::Every { branch, .. } => branch.clone(),
         }
     }
 }
@@ -97,6 +123,8 @@ pub struct Answer {
     pub branch: Option<RefName>,
     /// Its tip; `None` when there is no such branch.
     pub tip: Option<Commit>,
+    /// Every ref that was asked for, by name; empty when one branch was.
+    pub refs: Vec<Tip>,
     /// How it was asked.
     pub way: Way,
 }

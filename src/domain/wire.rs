@@ -12,7 +12,7 @@ mod refs;
 
 pub use answers::{Answers, Part};
 pub use refs::{
-    Advertisement, Advertising, Capabilities, Listed, Version, answer, ls_refs, prefixes,
+    Advertisement, Advertising, Capabilities, Listed, Version, answer, every, ls_refs, prefixes,
     read_advertisement, read_ls_refs,
 };
 

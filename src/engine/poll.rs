@@ -12,23 +12,23 @@ use crate::system::record::Polled;
 
 impl Site<'_> {
     /// Asks the remotes where the branch is; the first that answers counts. What they said is
-    /// written down when it differs from what is known.
+    /// written down when it differs from what they said `before`.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub fn poll(&self, now: DateTime<Utc>) -> Result<Polled> {
-        let before = self.records.polled();
+    pub fn poll(&self, before: &Polled, now: DateTime<Utc>) -> Result<Polled> {
         let reach = &self.repo.settings.reach;
-        let mut after = ask(self.here, self.remotes(), reach, &self.wanted(), &before, now);
+        let mut after = ask(self.here, &self.remotes, reach, &self.wanted(), before, now);
         if let Some(tip) = after.tip
+            && before.unreachable.is_some()
             && before.tip == Some(tip)
             && !self.git.has(tip)
         {
             // It answers, and what it says it has could not be had. Only a fetch ends that.
             after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
         }
-        if after.says_the_same(&before) {
-            return Ok(before);
+        if after.says_the_same(before) {
+            return Ok(Polled { refs: after.refs, ..before.clone() });
         }
         if self.records.exist() {
             self.records.put_polled(&after)?;
@@ -40,7 +40,7 @@ impl Site<'_> {
 /// Asks each of `remotes` until one answers.
 pub fn ask(
     here: &Here,
-    remotes: Vec<Remote>,
+    remotes: &[Remote],
     reach: &Reach,
     wanted: &Wanted,
     before: &Polled,
@@ -60,6 +60,7 @@ pub fn ask(
                     branch: answer.branch,
                     tip: answer.tip,
                     known: true,
+                    refs: matches!(wanted, Wanted::Every { .. }).then_some(answer.refs),
                     mirror: number > 0,
                     remote: Some(remote.to_string()),
                     way: Some(Way { since, ..answer.way }),
@@ -83,5 +84,10 @@ pub fn ask(
     };
     // What is younger than now was written under a clock that has since been set back.
     let since = before.unreachable.as_ref().map_or(now, |known| known.since.min(now));
-    Polled { unreachable: Some(Unreachable { since, reason }), left_alone, ..before.clone() }
+    Polled {
+        unreachable: Some(Unreachable { since, reason }),
+        left_alone,
+        refs: None,
+        ..before.clone()
+    }
 }

@@ -57,7 +57,11 @@ pub fn entries(root: &Path) -> Result<Vec<Entry>> {
         }
         let path = entry.path();
         // Links are followed: people link repositories into the root.
-        if path.is_dir() {
+        let is_dir = match entry.file_type() {
+            Ok(kind) if !kind.is_symlink() => kind.is_dir(),
+            _ => path.is_dir(),
+        };
+        if is_dir {
             found.push(Entry { name: shown(name.as_bytes()), kind: kind_of(&path), path });
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{NotAnAnswer, Packet, name_of, next_packet, put, put_session, shown};
 use crate::domain::git::{Commit, RefName};
-use crate::domain::remote::{Format, Wanted};
+use crate::domain::remote::{Format, Tip, Wanted};
 
 /// The most lines that a server may need to say what it can do.
 const MOST_CAPABILITIES: usize = 256;
@@ -25,7 +25,37 @@ pub fn prefixes(wanted: &Wanted) -> Vec<String> {
         Wanted::Branch(branch) => vec![branch.local()],
         Wanted::Preferably(branch) => vec![branch.local(), "HEAD".to_owned()],
         Wanted::Default => vec!["HEAD".to_owned()],
+        Wanted::Every { branch, kinds } => {
+            let branch = branch.as_ref().map_or("HEAD".to_owned(), RefName::local);
+            let mut prefixes = vec![branch];
+            prefixes.extend(kinds.branches.then(|| BRANCHES.to_owned()));
+            prefixes.extend(kinds.tags.then(|| TAGS.to_owned()));
+            prefixes
+        }
     }
+}
+
+/// Where branches are.
+const BRANCHES: &str = "refs/heads/";
+/// Where tags are.
+const TAGS: &str = "refs/tags/";
+
+/// The branches and tags among `refs`, by name, each once, when every one of a kind is wanted.
+pub fn every(wanted: &Wanted, refs: &[Listed]) -> Vec<Tip> {
+    let Wanted::Every { kinds, .. } = wanted else { return Vec::new() };
+    let is_wanted = |name: &str| {
+        (kinds.branches && name.starts_with(BRANCHES))
+            // Servers of version 0 also list what annotated tags stand for.
+            || (kinds.tags && name.starts_with(TAGS) && !name.ends_with("^{}"))
+    };
+    // No server of git's has such names; they would be lines of their own in a list.
+    let is_sane = |name: &str| !name.contains(char::is_control);
+    let wanted = refs.iter().filter(|listed| is_wanted(&listed.name) && is_sane(&listed.name));
+    let mut tips: Vec<Tip> =
+        wanted.map(|listed| Tip { name: listed.name.clone(), id: listed.id }).collect();
+    tips.sort();
+    tips.dedup_by(|one, other| one.name == other.name);
+    tips
 }
 
 /// Asks a server of protocol version 2 for its refs that begin with one of `prefixes`.

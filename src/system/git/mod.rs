@@ -1,7 +1,7 @@
 //! The only user of libgit2: open, observe, fetch, merge, refs. It never checks out a tree, never
 //! runs anything, and reads no configuration but the repository's own.
 //!
-//! Objects and the index are in [`objects`], the files of the object store in [`packs`], damaged ones
+//! Many refs at once are in [`packed`], objects and the index in [`objects`], the files of the object store in [`packs`], damaged ones
 //! in [`repair`]; the wire is `system::remote`.
 #![expect(clippy::disallowed_types, reason = "the one door to libgit2")]
 
@@ -17,9 +17,11 @@ use crate::domain::git::{Commit, Id, RefName, Relation, Remote, Scheme};
 use crate::domain::remote::Format;
 
 pub mod error;
+pub mod log;
 pub mod merge;
 pub mod objects;
 pub mod ownership;
+pub mod packed;
 pub mod packs;
 pub mod repair;
 
@@ -278,6 +280,29 @@ impl Git {
         Ok(Some(blob.content().to_owned()))
     }
 
+    /// What a ref points at, which of an annotated tag is the tag; `None` when there is no such ref.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn ref_id(&self, name: &str) -> Result<Option<Commit>> {
+        match self.repo.refname_to_id(name) {
+            Ok(oid) => commit_of(oid).map(Some),
+            Err(error) if missing(&error) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("the ref {name} cannot be read")),
+        }
+    }
+
+    /// Whether an object of any kind is here.
+    pub fn has_object(&self, id: Commit) -> bool {
+        oid_of(&id.0).is_ok_and(|oid| self.repo.odb().is_ok_and(|odb| odb.exists(oid)))
+    }
+
+    /// The commit that an object is or, as an annotated tag, stands for.
+    pub fn peeled(&self, id: Commit) -> Option<Commit> {
+        let found = self.repo.find_object(oid_of(&id.0).ok()?, None).ok()?;
+        commit_of(found.peel_to_commit().ok()?.id()).ok()
+    }
+
     /// Points a full ref name at `to`, whatever it pointed at before; with a log entry.
     ///
     /// # Errors
@@ -433,7 +458,7 @@ pub(super) fn format_of(repo: &Repository) -> Format {
 /// Whether two paths lead to one folder.
 fn same_folder(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino()));
-    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+    one == other || matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// The git directory of a worktree, found without opening the repository: `.git` where that is a

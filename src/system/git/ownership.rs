@@ -8,13 +8,13 @@
 
 use std::fmt;
 use std::fs::{self, Metadata};
+use std::iter;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What decides about the content and the conduct of a clone, by its path in it, and whether a folder
+/// What in a clone decides about its content and conduct, by its path in it, and whether a folder
 /// or a file is expected there. The objects themselves are checked by their hash.
-const PARTS: [(&str, Expected); 13] = [
-    (".", Expected::Folder),
+const PARTS: [(&str, Expected); 12] = [
     (".git", Expected::Folder),
     (".git/config", Expected::File),
     (".git/config.worktree", Expected::File),
@@ -94,26 +94,30 @@ impl std::error::Error for ForeignPart {}
 /// # Errors
 /// Names the part, and says what to do.
 pub fn check(worktree: &Path, uid: u32) -> Result<(), ForeignPart> {
-    for (name, expected) in PARTS {
-        let path: PathBuf = worktree.join(name).components().collect();
+    // A slash at its end would follow a link.
+    let worktree: PathBuf = worktree.components().collect();
+    let parts = PARTS.iter().map(|(name, expected)| (worktree.join(name), *expected));
+    for (path, expected) in iter::once((worktree.clone(), Expected::Folder)).chain(parts) {
+        let Ok(found) = fs::symlink_metadata(&path) else { continue };
         // Both a symbolic link and what it leads to.
-        let looks = [fs::symlink_metadata(&path), fs::metadata(&path)];
-        for found in looks.into_iter().flatten() {
-            if let Some(fault) = fault(&found, uid) {
-                return Err(ForeignPart { path, fault });
-            }
-        }
-        if let Ok(found) = fs::metadata(&path) {
-            let right = match expected {
-                Expected::File => found.is_file(),
-                Expected::Folder => found.is_dir(),
-            };
-            if !right {
-                return Err(ForeignPart { path, fault: Fault::Kind(expected) });
-            }
+        let target = if found.is_symlink() { fs::metadata(&path).ok() } else { None };
+        let fault = fault(&found, uid)
+            .or_else(|| target.as_ref().and_then(|target| fault(target, uid)))
+            .or_else(|| wrong_kind(target.as_ref().unwrap_or(&found), expected));
+        if let Some(fault) = fault {
+            return Err(ForeignPart { path, fault });
         }
     }
     Ok(())
+}
+
+/// A symbolic link is one that leads nowhere, which is as good as nothing.
+fn wrong_kind(found: &Metadata, expected: Expected) -> Option<Fault> {
+    let right = match expected {
+        Expected::File => found.is_file(),
+        Expected::Folder => found.is_dir(),
+    };
+    (!right && !found.is_symlink()).then_some(Fault::Kind(expected))
 }
 
 fn fault(found: &Metadata, uid: u32) -> Option<Fault> {

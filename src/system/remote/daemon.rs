@@ -1,8 +1,7 @@
 //! git://: a plain connection to git-daemon(1), neither encrypted nor authenticated.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::mpsc;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
@@ -14,6 +13,7 @@ use crate::domain::git::Remote;
 use crate::domain::remote::{Answer, Reach, Trouble, Wanted, Way};
 use crate::system::git::Git;
 use crate::system::node::since_boot;
+use crate::system::tcp;
 
 /// Where git-daemon(1) listens.
 const PORT: u16 = 9418;
@@ -43,7 +43,8 @@ pub(super) fn fetch(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)
 /// Connects, and names the repository.
 fn open(address: &Address, limit: Duration, deadline: Duration) -> Result<Conversation<TcpStream>> {
     let host = address.to_string();
-    let stream = connect(address).map_err(|error| {
+    let port = address.port.unwrap_or(PORT);
+    let stream = tcp::connect(&address.host, port, since_boot() + CONNECT).map_err(|error| {
         Error::new(Trouble::Server).context(format!("{host} does not answer: {error}"))
     })?;
     // Without it the question may wait until the greeting is acknowledged.
@@ -70,36 +71,4 @@ impl Line for TcpStream {
     fn reason(self) -> Option<Error> {
         None
     }
-}
-
-/// Tries each address of the host; all of them share the time.
-fn connect(address: &Address) -> io::Result<TcpStream> {
-    let deadline = since_boot() + CONNECT;
-    let addresses = resolve(address)?;
-    let mut left = addresses.len() as u32;
-    let mut last = io::Error::other("its name stands for no address");
-    for address in addresses {
-        let share = deadline.saturating_sub(since_boot()) / left.max(1);
-        match TcpStream::connect_timeout(&address, share.max(Duration::from_millis(100))) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-        left = left.saturating_sub(1);
-    }
-    Err(last)
-}
-
-/// The addresses of the host. The system's resolver knows no deadline; so it is waited for from
-/// outside.
-fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
-    let place = (address.host.clone(), address.port.unwrap_or(PORT));
-    let (found, waiting) = mpsc::channel();
-    std::thread::spawn(move || {
-        // Nobody listens any more when it took too long.
-        let _ = found.send(place.to_socket_addrs().map(Iterator::collect));
-    });
-    waiting
-        .recv_timeout(CONNECT)
-        .map_err(|_| io::Error::other("nobody tells its address"))?
-        .map_err(|error: io::Error| io::Error::other(format!("its name is not known: {error}")))
 }

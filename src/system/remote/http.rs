@@ -13,7 +13,7 @@ use self::meter::Count;
 use self::place::Place;
 use self::talk::{DISCOVER, Question, Shared, Talk};
 use super::receive::Delivery;
-use super::{Order, Progress};
+use super::{Goal, Order, Progress, Update};
 use crate::domain::git::{Commit, Remote};
 use crate::domain::remote::{Answer, Dialect, Format, Reach, Wanted, Way};
 use crate::domain::wire::{
@@ -25,6 +25,7 @@ use crate::system::node::{self, since_boot};
 mod dumb;
 mod login;
 mod meter;
+mod names;
 mod netrc;
 mod place;
 mod proxy;
@@ -36,8 +37,8 @@ mod trouble;
 const RESULT: &str = "application/x-git-upload-pack-result";
 /// The type of what a git server says first.
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
-/// The most bytes that the refs may take that were asked for.
-const MOST_ASKED: u64 = 4 << 20;
+/// The most bytes that the refs may take that were asked for: half a million of them.
+const MOST_ASKED: u64 = 32 << 20;
 /// The most bytes that all refs of a server may take.
 const MOST_REFS: u64 = 256 << 20;
 /// The most redirects that are followed.
@@ -91,6 +92,7 @@ impl Http {
         let known = known.filter(|way| is_fresh(way));
         let found = talk.list(wanted, known)?;
         let (branch, tip) = wire::answer(wanted, &found.refs);
+        let refs = wire::every(wanted, &found.refs);
         let mut way = Way {
             dialect: found.dialect,
             format: found.format,
@@ -102,7 +104,7 @@ impl Http {
         if way.since.is_none() || !known.is_some_and(|known| known.is_the_same(&way)) {
             way.since = Some(node::now());
         }
-        Ok(Answer { branch, tip, way })
+        Ok(Answer { branch, tip, refs, way })
     }
 
     /// See [`Wire::fetch`](super::Wire::fetch).
@@ -115,22 +117,35 @@ impl Http {
         let delivery = Delivery::new(git, order)?;
         let talk = Talk::new(&self.shared, order.remote, order.reach)?;
         let known = order.way.filter(|way| is_fresh(way));
-        let polled = order.tip.zip(known.and_then(|way| talk.found_before(way)));
-        if let Some((tip, found)) = polled {
-            match talk.fetch(&delivery, tip, &found, progress)? {
+        let found = known.and_then(|way| talk.found_before(way));
+        let (branch, tip) = match order.goal {
+            Goal::Branch { branch, tip } => (branch, tip),
+            Goal::Refs(updates) => {
+                let found = match found {
+                    Some(found) => found,
+                    None => talk.discover(&wire::prefixes(&Wanted::Default))?,
+                };
+                return match talk.fetch(&delivery, updates, &found, progress)? {
+                    Fetched::Done => Ok(()),
+                    Fetched::Moved(reason) => Err(reason),
+                };
+            }
+        };
+        if let Some((tip, found)) = tip.zip(found) {
+            match talk.fetch(&delivery, &[Update::of(branch, tip)], &found, progress)? {
                 Fetched::Done => return Ok(()),
                 Fetched::Moved(reason) => tracing::debug!("asking anew: {reason:#}"),
             }
         }
-        let wanted = Wanted::Branch(order.branch.clone());
+        let wanted = Wanted::Branch(branch.clone());
         let found = match known.map(|way| way.dialect) {
             // It lists its refs anew before each fetch.
             Some(Dialect::Old | Dialect::Dumb) => talk.discover(&wire::prefixes(&wanted))?,
-            _ => talk.list(&wanted, known.filter(|_| order.tip.is_none()))?,
+            _ => talk.list(&wanted, known.filter(|_| tip.is_none()))?,
         };
         let (_, tip) = wire::answer(&wanted, &found.refs);
-        let tip = tip.with_context(|| format!("it has no branch {} any more", order.branch))?;
-        match talk.fetch(&delivery, tip, &found, progress)? {
+        let tip = tip.with_context(|| format!("it has no branch {branch} any more"))?;
+        match talk.fetch(&delivery, &[Update::of(branch, tip)], &found, progress)? {
             Fetched::Done => Ok(()),
             Fetched::Moved(reason) => Err(reason),
         }
@@ -281,19 +296,19 @@ impl Talk<'_> {
         Ok(Found::new(place, Dialect::Dumb, format, refs))
     }
 
-    /// Fetches `tip` from where and how it was `found`.
+    /// Fetches `updates` from where and how they were `found`.
     fn fetch(
         &self,
         delivery: &Delivery,
-        tip: Commit,
+        updates: &[Update],
         found: &Found,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Fetched> {
         let Found { place, format, capabilities, .. } = found;
-        if delivery.needs_nothing(tip)? {
+        let wants = delivery.missing(updates)?;
+        if wants.is_empty() {
             return Ok(Fetched::Done);
         }
-        let wants = [tip];
         let request = delivery.request(*format, &wants)?;
         let (question, answers) = match found.dialect {
             Dialect::Direct | Dialect::Discovered => (request.v2(), Answers::v2()),
@@ -316,7 +331,7 @@ impl Talk<'_> {
             return Ok(Fetched::Moved(reason));
         }
         let mut reader = reply.into_reader(u64::MAX);
-        match delivery.receive(tip, &found.shallow, answers, &mut reader, progress) {
+        match delivery.receive(updates, &found.shallow, answers, &mut reader, progress) {
             Ok(()) => {
                 reader.drain();
                 Ok(Fetched::Done)

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use git2::{ErrorCode, Repository};
 
 use crate::domain::git::{Commit, RefName, Remote};
-use crate::domain::remote::{Answer, Dialect, Format, Wanted, Way};
+use crate::domain::remote::{Answer, Dialect, Format, Kinds, Tip, Wanted, Way};
 use crate::system::files;
 use crate::system::git::{commit_of, format_of, packs};
 
@@ -51,7 +51,8 @@ pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
         && let Some(tip) = plain_ref(&path(remote), branch)
     {
         let format = if tip.0.to_string().len() == 64 { Format::Sha256 } else { Format::Sha1 };
-        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip), way: way(format) });
+        let branch = Some(branch.clone());
+        return Ok(Answer { branch, tip: Some(tip), refs: Vec::new(), way: way(format) });
     }
     let repo = open(remote)?;
     let way = way(format_of(&repo));
@@ -64,14 +65,39 @@ pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
     if let Wanted::Branch(branch) | Wanted::Preferably(branch) = wanted
         && let Some(tip) = tip_of(branch)?
     {
-        return Ok(Answer { branch: Some(branch.clone()), tip: Some(tip), way });
+        let branch = Some(branch.clone());
+        return Ok(Answer { branch, tip: Some(tip), refs: Vec::new(), way });
     }
     let default = repo.find_reference("HEAD").ok().and_then(|head| {
         head.symbolic_target().ok()??.strip_prefix("refs/heads/")?.parse::<RefName>().ok()
     });
     let branch = wanted.choose(default, |branch| matches!(tip_of(branch), Ok(Some(_))));
     let tip = branch.as_ref().map(tip_of).transpose()?.flatten();
-    Ok(Answer { branch, tip, way })
+    let refs = match wanted {
+        Wanted::Every { kinds, .. } => {
+            every(&repo, *kinds).with_context(|| format!("{remote} cannot list its refs"))?
+        }
+        _ => Vec::new(),
+    };
+    Ok(Answer { branch, tip, refs, way })
+}
+
+/// The branches and tags of `repo`, by name. What is no text or stands for another ref is left out.
+fn every(repo: &Repository, kinds: Kinds) -> Result<Vec<Tip>> {
+    let mut tips = Vec::new();
+    for (wanted, glob) in [(kinds.branches, "refs/heads/*"), (kinds.tags, "refs/tags/*")] {
+        if !wanted {
+            continue;
+        }
+        for found in repo.references_glob(glob)? {
+            let found = found?;
+            if let (Ok(name), Some(oid)) = (found.name(), found.target()) {
+                tips.push(Tip { name: name.to_owned(), id: commit_of(oid)? });
+            }
+        }
+    }
+    tips.sort();
+    Ok(tips)
 }
 
 fn way(format: Format) -> Way {

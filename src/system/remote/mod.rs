@@ -2,6 +2,7 @@
 //! decided here by its scheme; each way is a file of its own.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -44,12 +45,52 @@ pub struct Order<'a> {
     pub remote: &'a Remote,
     /// Under which settings.
     pub reach: &'a Reach,
-    /// Which branch.
-    pub branch: &'a RefName,
-    /// Where a poll found it; `None`: nobody asked yet.
-    pub tip: Option<Commit>,
-    /// How that poll went.
+    /// What.
+    pub goal: Goal<'a>,
+    /// How the poll went that found it.
     pub way: Option<&'a Way>,
+}
+
+/// What a fetch is to bring.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal<'a> {
+    /// A branch, as its tracking ref.
+    Branch {
+        /// Which.
+        branch: &'a RefName,
+        /// Where a poll found it; `None`: nobody asked yet.
+        tip: Option<Commit>,
+    },
+    /// What a poll found, and nothing newer.
+    Refs(&'a [Update]),
+}
+
+/// A ref that a fetch is to bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Its full name there.
+    pub from: String,
+    /// Its full name here.
+    pub to: String,
+    /// What it points at there.
+    pub id: Commit,
+}
+
+impl Update {
+    /// Of a branch, as its tracking ref.
+    fn of(branch: &RefName, tip: Commit) -> Self {
+        Self { from: branch.local(), to: branch.tracking(), id: tip }
+    }
+}
+
+impl fmt::Display for Goal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Branch { branch, .. } => branch.fmt(f),
+            Self::Refs([update]) => update.from.escape_debug().fmt(f),
+            Self::Refs(updates) => write!(f, "{} refs", updates.len()),
+        }
+    }
 }
 
 impl Wire {
@@ -117,17 +158,18 @@ impl Wire {
         }
     }
 
-    /// Brings the branch of `order` into `git` as its tracking ref.
+    /// Brings what `order` names into `git`.
     ///
     /// # Errors
-    /// When it fails, takes longer than it may, or sends too much; the tracking ref stays then.
+    /// When it fails, takes longer than it may, or sends too much; the refs stay then. Those of
+    /// [`Goal::Refs`] may have moved since they were listed.
     pub fn fetch(
         &self,
         git: &Git,
         order: &Order,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let Order { remote, branch, .. } = order;
+        let Order { remote, goal, .. } = order;
         match permitted(remote, order.reach)? {
             Scheme::Local => {
                 local::must_be_whole(remote)?;
@@ -137,7 +179,7 @@ impl Wire {
             Scheme::Git => daemon::fetch(git, order, progress),
             Scheme::Ssh => ssh::fetch(&self.masters, git, order, progress),
         }
-        .with_context(|| format!("cannot fetch {branch} from {remote}"))
+        .with_context(|| format!("cannot fetch {goal} from {remote}"))
     }
 }
 
@@ -169,7 +211,7 @@ pub struct Progress {
 
 /// Over libgit2's own transport.
 fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-    let Order { remote, branch, .. } = order;
+    let Order { remote, goal, .. } = order;
     let limit = order.reach.limit;
     let deadline = since_boot() + limit;
     let mut stopped = None;
@@ -190,11 +232,16 @@ fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> R
     let mut options = FetchOptions::new();
     options.remote_callbacks(callbacks).download_tags(AutotagOption::None).update_fetchhead(false);
     shallow::keep(git.git_dir())?;
-    let refspec = format!("+{}:{}", branch.local(), branch.tracking());
+    let refspecs: Vec<String> = match goal {
+        Goal::Branch { branch, .. } => vec![format!("+{}:{}", branch.local(), branch.tracking())],
+        Goal::Refs(updates) => {
+            updates.iter().map(|update| format!("+{}:{}", update.from, update.to)).collect()
+        }
+    };
     let fetched = git
         .for_the_wire()?
         .remote_anonymous(remote.secret_url())
-        .and_then(|mut handle| handle.fetch(&[refspec], Some(&mut options), Some("fetch")));
+        .and_then(|mut handle| handle.fetch(&refspecs, Some(&mut options), Some("fetch")));
     drop(options);
     shallow::put_back(git.git_dir())?;
     match (fetched, stopped) {

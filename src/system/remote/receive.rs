@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::haves::{haves, is_complete};
-use super::{MOST_BYTES, Order, Progress, shallow};
-use crate::domain::git::{Commit, RefName};
+use super::haves::{Complete, haves};
+use super::{Goal, MOST_BYTES, Order, Progress, Update, shallow};
+use crate::domain::git::Commit;
 use crate::domain::remote::Format;
 use crate::domain::wire::{Answers, Part, Request};
 use crate::system::git::Git;
@@ -27,7 +27,6 @@ const PIECE: usize = 64 << 10;
 /// A fetch into one clone: made before anything is asked, it knows what is here.
 pub(super) struct Delivery<'a> {
     git: &'a Git,
-    branch: &'a RefName,
     limit: Duration,
     deadline: Duration,
     format: Format,
@@ -44,11 +43,15 @@ impl<'a> Delivery<'a> {
     pub(super) fn new(git: &'a Git, order: &Order<'a>) -> Result<Self> {
         let limit = order.reach.limit;
         shallow::put_back(git.git_dir())?;
-        let haves = haves(git, order.branch)?;
+        let haves = match order.goal {
+            Goal::Branch { branch, .. } => haves(git, &[branch.tracking().as_str()])?,
+            Goal::Refs(updates) => {
+                haves(git, &updates.iter().map(|update| update.to.as_str()).collect::<Vec<_>>())?
+            }
+        };
         let is_first = haves.is_empty();
         Ok(Self {
             git,
-            branch: order.branch,
             limit,
             deadline: since_boot() + limit,
             format: format_of(git.for_the_wire()?),
@@ -85,29 +88,37 @@ impl<'a> Delivery<'a> {
         Ok(Request { format, wants, haves, shallow, depth: self.depth })
     }
 
-    /// Makes `tip` the tracking ref when all of it is here already; tells whether it did.
+    /// What has to come for `updates`. When that is nothing, the refs are where they belong already.
     ///
     /// # Errors
-    /// When history cannot be read or the ref not be written.
-    pub(super) fn needs_nothing(&self, tip: Commit) -> Result<bool> {
-        let is_here = is_complete(self.git, self.branch, tip)?;
-        if is_here {
-            self.track(tip)?;
+    /// When history cannot be read or a ref not be written.
+    pub(super) fn missing(&self, updates: &[Update]) -> Result<Vec<Commit>> {
+        let here = Complete::of(self.git)?;
+        let mut missing = Vec::new();
+        for update in updates {
+            if !here.holds(&update.to, update.id)? {
+                missing.push(update.id);
+            }
         }
-        Ok(is_here)
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            self.put(updates)?;
+        }
+        Ok(missing)
     }
 
-    /// Takes the answer from `reader`, puts its pack into the clone and makes `tip` the tracking
-    /// ref. `edges`: what the server said before to be without its parents there. Reads no further
+    /// Takes the answer from `reader`, puts its pack into the clone and the refs where `updates`
+    /// say. `edges`: what the server said before to be without its parents there. Reads no further
     /// than the end of the answer.
     ///
     /// # Errors
-    /// When the answer is none, is not whole, too large or too slow, or the disk fails; the tracking
-    /// ref stays then. A [`NotAnAnswer`](crate::domain::wire::NotAnAnswer) in the chain is the
+    /// When the answer is none, is not whole, too large or too slow, or the disk fails; the refs stay
+    /// then. A [`NotAnAnswer`](crate::domain::wire::NotAnAnswer) in the chain is the
     /// server's.
     pub(super) fn receive(
         &self,
-        tip: Commit,
+        updates: &[Update],
         edges: &[Commit],
         mut answers: Answers,
         reader: &mut dyn Read,
@@ -166,12 +177,21 @@ impl<'a> Delivery<'a> {
             list.retain(|edge| !filled.contains(edge));
             shallow::write(self.git.git_dir(), &list)?;
         }
-        ensure!(self.git.has(tip), "it sent a pack without {tip}");
-        self.track(tip)
+        for Update { id, .. } in updates {
+            ensure!(self.git.has_object(*id), "it sent a pack without {id}");
+        }
+        self.put(updates)
     }
 
-    fn track(&self, tip: Commit) -> Result<()> {
-        self.git.set_ref(&self.branch.tracking(), tip, "fetch")
+    fn put(&self, updates: &[Update]) -> Result<()> {
+        match updates {
+            // One that is followed is worth a log.
+            [update] => self.git.set_ref(&update.to, update.id, "fetch"),
+            updates => {
+                let moves = updates.iter().map(|update| (update.to.clone(), Some(update.id)));
+                self.git.move_refs(&moves.collect::<Vec<_>>(), "fetch")
+            }
+        }
     }
 }
 

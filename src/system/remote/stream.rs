@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::receive::Delivery;
-use super::{Order, Progress};
-use crate::domain::git::{Commit, RefName};
+use super::{Goal, Order, Progress, Update};
+use crate::domain::git::Commit;
 use crate::domain::remote::{Answer, Dialect, Format, Trouble, Wanted, Way};
 use crate::domain::wire::{
     self, Advertisement, Advertising, Answers, Listed, NotAnAnswer, Packet, Version,
@@ -24,8 +24,8 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// The most that a server of version 0 may list, in bytes: about a million refs. They are not kept.
 const MOST_LISTED: usize = 64 << 20;
-/// The most that may come in answer to a question for one branch, in bytes.
-const MOST_ANSWERED: usize = 8 << 20;
+/// The most that may come in answer to a question for refs, in bytes: half a million.
+const MOST_ANSWERED: usize = 32 << 20;
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
 /// Ends a session of version 2 once its question is answered, and one of version 0 before it.
@@ -163,9 +163,10 @@ pub(super) fn poll<L: Line>(
         match connection.part(outcome)? {
             Heard::Refs(dialect, refs) => {
                 let (branch, tip) = wire::answer(wanted, &refs);
+                let refs = wire::every(wanted, &refs);
                 let milliseconds = (since_boot() - began).as_millis() as u64;
                 let way = Way { dialect, format, bytes, milliseconds, ..Way::default() };
-                return Ok(Answer { branch, tip, way });
+                return Ok(Answer { branch, tip, refs, way });
             }
             Heard::Other(other) => (dialect, format) = (Dialect::Direct, other),
         }
@@ -183,7 +184,7 @@ enum Got {
     Moved(Error),
 }
 
-/// Brings the branch of `order` into `git` as its tracking ref.
+/// Brings what `order` names into `git`.
 ///
 /// # Errors
 /// When the server cannot be reached, refuses, or does not send all of it in time; see
@@ -195,69 +196,96 @@ pub(super) fn fetch<L: Line>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     let delivery = Delivery::new(git, order)?;
-    let wanted = Wanted::Branch(order.branch.clone());
     let mut known = order.way.cloned();
-    let mut polled = order.tip;
+    let mut polled = match order.goal {
+        Goal::Branch { branch, tip } => tip.map(|tip| vec![Update::of(branch, tip)]),
+        Goal::Refs(updates) => Some(updates.to_vec()),
+    };
     let mut last = anyhow!("it says something else each time");
     // Once in another dialect, and once after the branch moved.
     for _ in 0..3 {
-        let tip = match polled {
-            Some(tip) => tip,
-            None => {
-                let answer = poll(&wanted, known.as_ref(), connect)?;
+        let updates = match (polled.take(), order.goal) {
+            (Some(updates), _) => updates,
+            (None, Goal::Refs(_)) => break,
+            (None, Goal::Branch { branch, .. }) => {
+                let answer = poll(&Wanted::Branch(branch.clone()), known.as_ref(), connect)?;
                 known = Some(answer.way);
-                answer.tip.with_context(|| format!("it has no branch {}", order.branch))?
+                let tip = answer.tip.with_context(|| format!("it has no branch {branch}"))?;
+                vec![Update::of(branch, tip)]
             }
         };
-        polled = Some(tip);
-        if delivery.needs_nothing(tip)? {
+        let wants = delivery.missing(&updates)?;
+        if wants.is_empty() {
             return Ok(());
         }
         let habits = habits(known.as_ref());
         let mut connection = connect()?;
-        let outcome = get(&mut connection, &delivery, order.branch, tip, habits, progress);
+        let asked = Asked { updates: &updates, wants: &wants };
+        let outcome = get(&mut connection, &delivery, order.goal, asked, habits, progress);
         match connection.part(outcome)? {
             Got::All => return Ok(()),
             Got::Otherwise(dialect, format) => {
                 known = Some(Way { dialect, format, ..Way::default() });
+                polled = Some(updates);
             }
-            Got::Moved(words) => (polled, last) = (None, words),
+            Got::Moved(words) => last = words,
         }
     }
     Err(last)
 }
 
+/// What is asked for in a fetch.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    updates: &'a [Update],
+    /// The objects that are missing for them.
+    wants: &'a [Commit],
+}
+
 fn get(
     connection: &mut Conversation<impl Line>,
     delivery: &Delivery,
-    branch: &RefName,
-    tip: Commit,
+    goal: Goal,
+    asked: Asked,
     (dialect, format): (Dialect, Format),
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Got> {
     if dialect == Dialect::Direct {
-        let question = delivery.request(format, &[tip])?.v2();
+        let question = delivery.request(format, asked.wants)?.v2();
         connection.say(&[&question, GOODBYE].concat())?;
     }
-    let (said, rest) = introduction(connection, vec![branch.local()])?;
-    let (tip, answers) = match (said.version, dialect) {
-        (Version::V2, Dialect::Direct) if said.format == format => (tip, Answers::v2()),
+    let updates = asked.updates;
+    let listed = match goal {
+        Goal::Branch { branch, .. } => vec![branch.local()],
+        Goal::Refs(_) => Vec::new(),
+    };
+    let (said, rest) = introduction(connection, listed)?;
+    let (updates, answers) = match (said.version, dialect) {
+        (Version::V2, Dialect::Direct) if said.format == format => {
+            (updates.to_vec(), Answers::v2())
+        }
         (Version::V2, _) => return Ok(Got::Otherwise(Dialect::Direct, said.format)),
         (Version::V0, Dialect::Direct) => return Ok(Got::Otherwise(Dialect::Old, said.format)),
         (Version::V0, _) => {
             // It gives what it lists now, whatever it listed before.
-            let (_, tip) = wire::answer(&Wanted::Branch(branch.clone()), &said.refs);
-            let tip = tip.with_context(|| format!("it has no branch {branch} any more"))?;
+            let (updates, wants) = match goal {
+                Goal::Branch { branch, .. } => {
+                    let (_, tip) = wire::answer(&Wanted::Branch(branch.clone()), &said.refs);
+                    let tip = tip.with_context(|| format!("it has no branch {branch} any more"))?;
+                    (vec![Update::of(branch, tip)], vec![tip])
+                }
+                Goal::Refs(updates) => (updates.to_vec(), asked.wants.to_vec()),
+            };
             ensure!(
                 said.capabilities.has("side-band-64k"),
                 "it speaks a version of git's protocol that is too old"
             );
-            connection.say(&delivery.request(said.format, &[tip])?.v0(&said.capabilities))?;
-            (tip, Answers::v0(delivery.depth()))
+            connection.say(&delivery.request(said.format, &wants)?.v0(&said.capabilities))?;
+            (updates, Answers::v0(delivery.depth()))
         }
     };
     let mut reader = rest.as_slice().chain(connection);
-    match delivery.receive(tip, &said.shallow, answers, &mut reader, progress) {
+    match delivery.receive(&updates, &said.shallow, answers, &mut reader, progress) {
         Ok(()) => Ok(Got::All),
         Err(error) => match error.downcast_ref::<NotAnAnswer>() {
             Some(told) if told.is_moved() => Ok(Got::Moved(error)),

@@ -6,7 +6,7 @@ use std::fs;
 use pmpy::domain::git::{Commit, Remote};
 use pmpy::domain::remote::{Dialect, Reach, Wanted};
 use pmpy::system::git::Git;
-use pmpy::system::remote::{Order, Wire};
+use pmpy::system::remote::{Goal, Order, Wire};
 
 use crate::sandbox::{Ran, Sandbox, set_mode, text};
 use crate::servers::{Https, PASSWORD, USER};
@@ -144,7 +144,8 @@ fn a_poll_and_its_fetch_share_a_connection_and_take_one_request_each() {
 
     let git = Git::open(&machine.clone_of("ops")).unwrap();
     let (remote, reach, branch) = (&remote, &reach, &branch);
-    let order = Order { remote, reach, branch, tip: Some(tip), way: Some(&way) };
+    let goal = Goal::Branch { branch, tip: Some(tip) };
+    let order = Order { remote, reach, goal, way: Some(&way) };
     let mut heard = 0;
     wire.fetch(&git, &order, &mut |progress| heard = progress.bytes).unwrap();
     assert_eq!(git.ref_commit(&branch.tracking()).unwrap(), Some(tip));

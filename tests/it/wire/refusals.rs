@@ -142,8 +142,9 @@ fn what_is_neither_encrypted_nor_authenticated_is_refused_unless_it_is_allowed()
 #[test]
 fn a_redirect_from_https_to_http_is_not_followed() {
     let (machine, server) = with_https();
+    // A script that ends before it has read its question makes the server answer 502, now and then.
     let script = format!(
-        "printf 'Status: 302\\nLocation: http://localhost:{}/ops.git/info/refs?%s\\n\\n' \
+        "cat >/dev/null; printf 'Status: 302\\nLocation: http://localhost:{}/ops.git/info/refs?%s\\n\\n' \
          \"$QUERY_STRING\"",
         server.port(Face::Plain)
     );

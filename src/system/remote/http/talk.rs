@@ -11,12 +11,12 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ureq::http::{Response, header};
 use ureq::typestate::{WithBody, WithoutBody};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, Body, BodyReader, Proxy, RequestBuilder};
 
 use super::login::{Login, Logins};
 use super::meter::{Count, Meter};
+use super::names::Names;
 use super::place::{Origin, Place};
 use super::proxy::proxy_for;
 use super::{tls, trouble};
@@ -191,14 +191,14 @@ impl<'a> Talk<'a> {
             .timeout_per_write(Some(STALL))
             .build();
         let connector = DefaultConnector::default().chain(Meter);
-        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        let agent = Agent::with_parts(config, connector, Names::default());
         agents.insert(means, agent.clone());
         Ok(agent)
     }
 }
 
 /// What every part of the library needs that is poisoned by a panic nowhere near it.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,7 +1,7 @@
-//! Whom we trust over TLS, and who we are there: the system's authorities or `ca_file`, and
-//! `client_cert`. Reads files; connects to nobody.
+//! Whom we trust on web servers, and who we are there: `ca_file` and `client_cert` as the HTTP
+//! library wants them. Reads files; connects to nobody.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -11,19 +11,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::domain::remote::Reach;
-use crate::system::{files, node};
-
-/// The most bytes that a file with certificates may have; the system's has a quarter of a million.
-const CAP: u64 = 16 << 20;
-
-/// Where distributions keep all authorities in one file: Debian and most others, Red Hat, SUSE,
-/// Alpine. One file is read four times as fast as a folder of them.
-const BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+use crate::system::files;
+use crate::system::tls::{self, CAP};
 
 /// TLS as `reach` says. Versions below 1.2 are not built in.
 ///
@@ -39,42 +28,14 @@ pub(super) fn tls(reach: &Reach) -> Result<TlsConfig> {
                 .with_context(|| format!("client_cert {} cannot be used", file.display()))
         })
         .transpose()?;
-    let roots = match &reach.ca_file {
-        Some(file) => authorities(file)
-            .with_context(|| format!("ca_file {} cannot be used", file.display()))?,
-        None => system_authorities()?,
-    };
+    let roots = tls::authorities(reach.ca_file.as_deref())?;
+    let roots: Vec<_> =
+        roots.iter().map(|one| Certificate::from_der(one.as_ref()).to_owned()).collect();
     Ok(TlsConfig::builder()
         .unversioned_rustls_crypto_provider(provider)
         .root_certs(RootCerts::Specific(Arc::new(roots)))
         .client_cert(client)
         .build())
-}
-
-/// The authorities that this system trusts, from where curl would read them.
-fn system_authorities() -> Result<Vec<Certificate<'static>>> {
-    let named = node::variable(&["SSL_CERT_FILE"]).map(PathBuf::from);
-    let usual = || BUNDLES.iter().map(PathBuf::from).find(|file| file.exists());
-    let file = named.or_else(usual).context(
-        "this system's certificate authorities are not to be found\n\
-         hint: install the package ca-certificates, or name a file in ca_file",
-    )?;
-    authorities(&file).with_context(|| format!("{} cannot be used", file.display()))
-}
-
-/// The certificates in `file`; those of a kind that is not known are left out.
-fn authorities(file: &Path) -> Result<Vec<Certificate<'static>>> {
-    // Distributions put links there.
-    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let pem = files::read_small(&target, CAP)?.context("it is not there")?;
-    let found: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    ensure!(!found.is_empty(), "it holds no certificate in PEM format");
-    Ok(found)
 }
 
 /// The certificate in `file`, its chain and its key.

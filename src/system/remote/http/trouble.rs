@@ -4,15 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Error, anyhow};
-use chrono::{DateTime, Local, Utc};
-use rustls::CertificateError;
-use rustls::pki_types::UnixTime;
+use chrono::{DateTime, Utc};
 use ureq::Timeout;
 
 use super::login::Logins;
 use super::place::{Origin, Place};
 use crate::domain::remote::Trouble;
-use crate::system::node;
+use crate::system::tls;
 
 /// Why nothing came back from `origin`. Only what would happen to everybody who asks that server is
 /// its trouble: proxies and certificates are a matter of one repository's settings.
@@ -52,9 +50,9 @@ pub(super) fn unanswered(error: ureq::Error, origin: &Origin, proxy: Option<&str
                 proxy.unwrap_or("in between")
             )
         }
-        ureq::Error::Rustls(error) => return Error::msg(tls(&error, host)),
+        ureq::Error::Rustls(error) => return Error::msg(tls::told(&error, host)),
         ureq::Error::Io(error) => match inner_tls(&error) {
-            Some(error) => return Error::msg(tls(error, host)),
+            Some(error) => return Error::msg(tls::told(error, host)),
             None => io_words(&error, origin),
         },
         ureq::Error::LargeResponseHeader(..) => {
@@ -101,61 +99,6 @@ pub(super) fn broken_off(error: io::Error, origin: &Origin) -> io::Error {
         other => format!("{origin} garbles its answer: {}", other.to_string().escape_debug()),
     };
     io::Error::new(kind, told)
-}
-
-fn tls(error: &rustls::Error, host: &str) -> String {
-    // A clock that is wrong looks just like a certificate that is.
-    let clock = || {
-        let now = node::now().with_timezone(&Local);
-        format!("hint: it is {} on this machine; is its clock right?", now.format("%F %R %:z"))
-    };
-    let day = |time: &UnixTime| {
-        let time = DateTime::<Utc>::from_timestamp(time.as_secs().cast_signed(), 0);
-        time.map_or_else(String::new, |time| time.with_timezone(&Local).format("%F").to_string())
-    };
-    match error {
-        rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::ExpiredContext { not_after, .. } => {
-                format!("the certificate of {host} expired on {}\n{}", day(not_after), clock())
-            }
-            CertificateError::NotValidYetContext { not_before, .. } => format!(
-                "the certificate of {host} is not valid before {}\n{}",
-                day(not_before),
-                clock()
-            ),
-            CertificateError::Expired | CertificateError::NotValidYet => {
-                format!("the certificate of {host} is not valid now\n{}", clock())
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!(
-                    "the certificate of {host} is for another name\n\
-                     hint: write the name that it is for, or is somebody in between?"
-                )
-            }
-            CertificateError::UnknownIssuer => format!(
-                "the certificate of {host} is signed by nobody who is trusted here\n\
-                 hint: name the file with its authority's certificate in ca_file"
-            ),
-            CertificateError::Revoked => format!("the certificate of {host} is revoked"),
-            other => format!(
-                "the certificate of {host} is not accepted: {other}\n\
-                 hint: a certificate that signed itself must be made for a server, and be in ca_file"
-            ),
-        },
-        rustls::Error::AlertReceived(alert) => format!(
-            "{host} ends TLS: {alert:?}\n\
-             hint: does it want another client_cert?"
-        ),
-        rustls::Error::InvalidMessage(_) => {
-            format!(
-                "{host} does not speak TLS there\nhint: is it an http:// address, or another port?"
-            )
-        }
-        rustls::Error::PeerIncompatible(_) => {
-            format!("{host} speaks no TLS that is safe: 1.2 or 1.3 are needed")
-        }
-        other => format!("TLS with {host} fails: {}", other.to_string().escape_debug()),
-    }
 }
 
 /// What an answer with another status than 200 means.
