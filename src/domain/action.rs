@@ -167,6 +167,9 @@ pub struct Finished {
     pub revision: Commit,
     /// The first line of that commit's message, at most 200 characters.
     pub subject: String,
+    /// The full name of the ref, where each of several is acted upon by itself.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// The last revision acted upon before it.
     pub previous: Option<Commit>,
     /// Why it happened.
@@ -206,6 +209,14 @@ impl Attempt {
             .filter(|before| before.revision == revision && before.outcome.word() == outcome.word())
             .map_or(now, |before| before.since.min(now));
         Self { revision, number, outcome, since, next_try }
+    }
+
+    /// The number of the attempt that follows: what was put off or hindered does not count.
+    pub fn next_number(&self) -> u32 {
+        match self.outcome {
+            Outcome::Deferred | Outcome::Hindered { .. } => self.number,
+            _ => self.number.saturating_add(1),
+        }
     }
 
     /// Whether the next attempt has to wait at `now`. A time further away than the rule allows was

@@ -1,4 +1,4 @@
-//! `paths`: which changes are a reason to act. Pure.
+//! `paths` and `match`: which changes are a reason to act, and which refs are published. Pure.
 
 use globset::{GlobBuilder, GlobMatcher};
 
@@ -24,17 +24,17 @@ impl Patterns {
     }
 
     /// Whether one of `paths` counts. Without patterns every revision does, one that changes no path
-    /// included; with none but excluding ones, all other paths do.
+    /// included.
     pub fn match_any(&self, paths: &[Vec<u8>]) -> bool {
-        if self.0.is_empty() {
-            return true;
-        }
-        let otherwise = self.0.iter().all(|(counts, _)| !counts);
-        paths.iter().any(|path| {
-            let path = String::from_utf8_lossy(path);
-            let last = self.0.iter().rev().find(|(_, glob)| glob.is_match(path.as_ref()));
-            last.map_or(otherwise, |(counts, _)| *counts)
-        })
+        self.0.is_empty() || paths.iter().any(|path| self.matches(path))
+    }
+
+    /// Whether `path` counts. What no pattern matches does when there are none, or none but
+    /// excluding ones.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        let path = String::from_utf8_lossy(path);
+        let last = self.0.iter().rev().find(|(_, glob)| glob.is_match(path.as_ref()));
+        last.map_or_else(|| self.0.iter().all(|(counts, _)| !counts), |(counts, _)| *counts)
     }
 }
 

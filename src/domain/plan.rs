@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::{Attempt, Finished, Outcome, Trigger};
 use super::git::{Commit, RefName, Relation};
+use super::publication::{Publishing, Refs};
 use super::remote::Asked;
 
 /// What the configuration asks for, as far as a decision depends on it.
@@ -109,6 +110,8 @@ pub struct Observed {
     pub attempt: Option<Attempt>,
     /// What an earlier pass found out about a revision.
     pub verdict: Option<Verdict>,
+    /// The refs, where each of several is acted upon by itself.
+    pub refs: Option<Refs>,
 }
 
 /// What `.pmpy.toml` of a revision says of `when`: remembered, so that an idle tick need not look
@@ -256,6 +259,8 @@ pub enum Plan {
     },
     /// Act.
     Run(Act),
+    /// Bring the targets up to date, ref by ref.
+    Publish(Publishing),
     /// A failed attempt waits for its turn.
     Wait {
         /// When that is.
@@ -263,6 +268,16 @@ pub enum Plan {
     },
     /// Only a person, a commit or time can bring it on; [`super::status`] tells which.
     Stopped,
+}
+
+impl Plan {
+    /// Whether there is something for a worker to do.
+    pub fn is_work(&self) -> bool {
+        match self {
+            Self::Recover | Self::Fetch { .. } | Self::Run(_) | Self::Publish(_) => true,
+            Self::Idle | Self::Wait { .. } | Self::Stopped => false,
+        }
+    }
 }
 
 /// All that the doer needs.
@@ -395,6 +410,9 @@ pub fn decide(seen: &Observed, policy: &Policy, request: Request, now: DateTime<
     if !seen.holds.is_empty() {
         return Plan::Stopped;
     }
+    if let Some(refs) = &seen.refs {
+        return refs.plan(seen, request, now);
+    }
     let (target, saves_head) = match goal(seen, policy) {
         Goal::Go { target, saves_head } => (target, saves_head),
         Goal::Fetch(tip) => return Plan::Fetch { tip },
@@ -436,10 +454,7 @@ pub fn decide(seen: &Observed, policy: &Policy, request: Request, now: DateTime<
         saves_head: saves_head && moves,
         previous: seen.acted,
         trigger: request.trigger,
-        attempt: attempt.map_or(1, |attempt| match attempt.outcome {
-            Outcome::Deferred | Outcome::Hindered { .. } => attempt.number,
-            _ => attempt.number + 1,
-        }),
+        attempt: attempt.map_or(1, Attempt::next_number),
         resumed: attempt.is_some_and(|attempt| attempt.outcome == Outcome::Interrupted),
         // Moving HEAD back by hand asks for the same revision once more.
         only_if_relevant: !asked && !due && !acted && attempt.is_none(),

@@ -11,6 +11,8 @@ use super::git::{Commit, Relation};
 use super::plan::{Finding, Goal, Observed, Policy, Target, Upstream, goal};
 use super::remote::Asked;
 
+mod refs;
+
 /// What can be said of a repository; the first that applies, in this order, is its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -210,6 +212,11 @@ pub fn conditions(seen: &Observed, policy: &Policy) -> Vec<Condition> {
                 .since(pin.since),
         );
     }
+    if let Some(refs) = &seen.refs {
+        all = in_order(all);
+        all.extend(refs::conditions(refs, seen));
+        return all;
+    }
     let goal = goal(seen, policy);
     let target = match goal {
         Goal::Go { target, .. } => Some(target),
@@ -236,19 +243,7 @@ pub fn conditions(seen: &Observed, policy: &Policy) -> Vec<Condition> {
     let standing = target.and_then(|target| seen.standing(target)).or_else(|| seen.blocked());
     let found_at = seen.verdict.as_ref().map(|verdict| verdict.since);
     if let Some(finding) = standing {
-        let (state, reason) = match finding {
-            Finding::Refused { reason } => (State::Refused, reason.clone()),
-            Finding::Held { reason } => (State::Held, format!("by .pmpy.toml: {reason}")),
-            Finding::Conflict { paths } => {
-                (State::Diverged, format!("the merge has conflicts in {}", paths.join(", ")))
-            }
-            Finding::Dirty { paths } => {
-                (State::Dirty, format!("local changes in the way: {}", paths.join(", ")))
-            }
-            Finding::Irrelevant { since_revision } => {
-                (State::Current, format!("nothing relevant since {}", since_revision.short()))
-            }
-        };
+        let (state, reason) = finding.told();
         let mut condition = Condition::new(state).because(reason);
         condition.since = found_at;
         all.push(condition);
@@ -269,19 +264,42 @@ pub fn conditions(seen: &Observed, policy: &Policy) -> Vec<Condition> {
              push or drop the local ones, or set update = \"merge\"",
         ));
     }
-    if let Some(unreachable) = &seen.unreachable {
-        all.push(
-            Condition::new(State::Unreachable)
-                .because(unreachable.reason.clone())
-                .since(unreachable.since),
-        );
-    }
+    all.extend(unreachable(seen));
     if !all.iter().any(|condition| condition.state == State::Current) {
         all.push(standing_of_the_revision(seen, target));
     }
+    in_order(all)
+}
+
+fn in_order(mut all: Vec<Condition>) -> Vec<Condition> {
     all.sort_by_key(|condition| condition.state);
     all.dedup_by_key(|condition| (condition.state, condition.reason.clone()));
     all
+}
+
+fn unreachable(seen: &Observed) -> Option<Condition> {
+    let unreachable = seen.unreachable.as_ref()?;
+    let condition = Condition::new(State::Unreachable).because(unreachable.reason.clone());
+    Some(condition.since(unreachable.since))
+}
+
+impl Finding {
+    /// The state that it leads to, and why, in words.
+    pub fn told(&self) -> (State, String) {
+        match self {
+            Self::Refused { reason } => (State::Refused, reason.clone()),
+            Self::Held { reason } => (State::Held, format!("by .pmpy.toml: {reason}")),
+            Self::Conflict { paths } => {
+                (State::Diverged, format!("the merge has conflicts in {}", paths.join(", ")))
+            }
+            Self::Dirty { paths } => {
+                (State::Dirty, format!("local changes in the way: {}", paths.join(", ")))
+            }
+            Self::Irrelevant { since_revision } => {
+                (State::Current, format!("nothing relevant since {}", since_revision.short()))
+            }
+        }
+    }
 }
 
 /// One of `behind`, `new`, `ahead` and `current`: exactly one applies.
@@ -318,11 +336,16 @@ fn standing_of_the_revision(seen: &Observed, target: Option<Target>) -> Conditio
     let current = Condition::new(State::Current);
     match (seen.lagging, seen.upstream) {
         (true, _) => current.because("the mirror that answered lags behind"),
-        (false, Upstream::Empty) => current.because(match &seen.branch {
-            Some(branch) => format!("the remote no longer has the branch {branch}"),
-            None => "the remote is empty".to_owned(),
-        }),
+        (false, Upstream::Empty) => current.because(gone(seen)),
         _ => Condition { reason: seen.repaired.clone(), ..current },
+    }
+}
+
+/// What became of the branch that the remote does not have.
+fn gone(seen: &Observed) -> String {
+    match &seen.branch {
+        Some(branch) => format!("the remote no longer has the branch {branch}"),
+        None => "the remote is empty".to_owned(),
     }
 }
 
@@ -416,30 +439,6 @@ pub struct Published {
     pub state: State,
     /// Why.
     pub reason: Option<String>,
-}
-
-#[cfg(test)]
-impl Row {
-    /// A repository of which nothing is known but its name and state: what tests begin with.
-    pub fn bare(name: &str, state: State, since: DateTime<Utc>) -> Self {
-        Self {
-            name: name.to_owned(),
-            path: String::new(),
-            remote: None,
-            branch: None,
-            state,
-            reason: None,
-            conditions: vec![state],
-            since,
-            head: None,
-            upstream: None,
-            acted: None,
-            attempt: 0,
-            next_try: None,
-            asked: None,
-            published: Vec::new(),
-        }
-    }
 }
 
 impl Row {

@@ -610,6 +610,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             unreachable,
             branch: Some("main".parse().unwrap()),
             last_success: None,
+            refs: None,
         }
     })
 }

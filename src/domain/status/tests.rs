@@ -8,6 +8,29 @@ use crate::domain::action::Attempt;
 use crate::domain::git::RefName;
 use crate::domain::plan::{Hold, OnRewrite, Pin, Running, Unreachable, Update, Verdict, When};
 
+impl Row {
+    /// A repository of which nothing is known but its name and state: what tests begin with.
+    pub fn bare(name: &str, state: State, since: DateTime<Utc>) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: String::new(),
+            remote: None,
+            branch: None,
+            state,
+            reason: None,
+            conditions: vec![state],
+            since,
+            head: None,
+            upstream: None,
+            acted: None,
+            attempt: 0,
+            next_try: None,
+            asked: None,
+            published: Vec::new(),
+        }
+    }
+}
+
 fn commit(digit: char) -> Commit {
     digit.to_string().repeat(40).parse().unwrap()
 }
