@@ -13,7 +13,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags,
+};
 use rustix::io::Errno;
 
 use super::pid::Process;
@@ -56,6 +58,64 @@ impl Dir {
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let relative = if relative.is_empty() { b"." } else { relative };
         Ok(Self { fd: rustix::fs::openat2(&self.fd, relative, flags, Mode::empty(), resolve)? })
+    }
+
+    /// The folder that this one is in now, wherever it may have been moved.
+    ///
+    /// # Errors
+    /// When it may not be read.
+    pub fn above(&self) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { fd: rustix::fs::openat(&self.fd, "..", flags, Mode::empty())? })
+    }
+
+    /// Makes the folder `name` with exactly `mode`, whatever the umask and the group of this one.
+    ///
+    /// # Errors
+    /// `EEXIST` when anything has that name.
+    pub fn make(&self, name: &[u8], mode: u32) -> Result<Self, Errno> {
+        rustix::fs::mkdirat(&self.fd, name, Mode::from(mode))?;
+        let made = self.beneath(name)?;
+        rustix::fs::fchmod(&made, Mode::from(mode))?;
+        Ok(made)
+    }
+
+    /// What has the name `name`; a link is not followed. `None`: nothing.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn look_at(&self, name: &[u8]) -> Result<Option<Statx>, Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names in it and what stands there, in no particular order.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn entries(&self) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Some file systems tell no kind when they list.
+                FileType::Unknown => match self.look_at(name)? {
+                    Some(found) => FileType::from_raw_mode(u32::from(found.stx_mode)),
+                    None => continue,
+                },
+                kind => kind,
+            };
+            found.push((name.to_vec(), kind));
+        }
+        Ok(found)
     }
 
     /// Whether the kernel can do what [`Dir::beneath`] needs.
@@ -355,7 +415,9 @@ pub fn read_small(path: &Path, cap: u64) -> Result<Option<Vec<u8>>, ReadError> {
     if !found.is_file() {
         return Err(not_a_file(found.file_type()));
     }
-    let mut content = Vec::new();
+    // One byte more than it has, so that its end is seen without growing.
+    let expected = found.len().min(cap).saturating_add(1);
+    let mut content = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
     file.take(cap.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
     if content.len() as u64 > cap {
         return Err(ReadError::TooLarge { path: path.to_owned(), cap });

@@ -1,0 +1,320 @@
+//! What the door to targets promises: readers meet a whole tree, old or new; what somebody else made
+//! stays; and it can be cut off anywhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use pmpy::domain::git::Commit;
+use pmpy::system::git::Git;
+use pmpy::system::release::{self, Place, Standing, Store};
+
+use crate::worktree::{Lab, Leaf, Tree, expected, file, link, snapshot, tree};
+
+mod disks;
+mod hostile;
+mod kills;
+mod readers;
+
+/// The store of a target that is called `spog`.
+const STORE: &str = ".spog.pmpy";
+
+/// A repository with a few revisions, and the folder that they are published in.
+pub struct Sites {
+    pub lab: Lab,
+    pub revisions: Vec<Commit>,
+    pub git: Git,
+}
+
+impl Sites {
+    /// A repository with one revision for each tree.
+    pub fn of<const N: usize>(trees: [&Tree; N]) -> Self {
+        let lab = Lab::new();
+        let revisions = lab.commits(trees).to_vec();
+        fs::create_dir(lab.path("sites")).unwrap();
+        let git = lab.open();
+        Self { lab, revisions, git }
+    }
+
+    /// Two revisions that differ in everything.
+    pub fn new() -> Self {
+        Self::of([&old(), &new()])
+    }
+
+    pub fn folder(&self) -> PathBuf {
+        self.lab.path("sites")
+    }
+
+    pub fn at(&self, below: &str) -> PathBuf {
+        self.folder().join(below)
+    }
+
+    pub fn make(&self) -> anyhow::Result<Store> {
+        Store::make(&self.folder(), STORE, &self.lab.at(".git"))
+    }
+
+    pub fn open(&self) -> anyhow::Result<Option<Store>> {
+        Store::open(&self.folder(), STORE, &self.lab.at(".git"))
+    }
+
+    /// Why the store is refused, by both who read and who write.
+    #[track_caller]
+    pub fn refused(&self) -> String {
+        let error = format!("{:#}", self.make().unwrap_err());
+        assert_eq!(error, format!("{:#}", self.open().unwrap_err()));
+        error
+    }
+
+    /// Writes revision `number`, waits for the disk, and makes it a release.
+    pub fn write(&self, store: &Store, place: &Place, number: usize) -> anyhow::Result<()> {
+        let revision = self.revisions[number];
+        let change = self.lab.change(None, &revision);
+        let staged = store.stage(place, revision, &change, &self.git)?;
+        store.settle()?;
+        staged.seal()
+    }
+
+    /// All steps for one place; of the older releases those of `keep` stay.
+    pub fn publish(&self, place: &Place, number: usize, keep: &[usize]) -> anyhow::Result<()> {
+        let store = self.make()?;
+        store.sweep()?;
+        if !store.has(place, self.revisions[number])? {
+            self.write(&store, place, number)?;
+        }
+        store.settle()?;
+        store.show(place, self.revisions[number])?;
+        store.settle()?;
+        let keep: BTreeSet<Commit> = keep.iter().map(|&number| self.revisions[number]).collect();
+        store.retire(place, &keep)?;
+        store.settle()?;
+        store.sweep()
+    }
+
+    /// What stands at `place`.
+    #[track_caller]
+    pub fn standing(&self, place: &Place) -> Standing {
+        self.make().unwrap().standing(place).unwrap()
+    }
+
+    /// Why what stands at `place` stays; sure that showing a release says the same and leaves it.
+    #[track_caller]
+    pub fn foreign(&self, place: &Place) -> String {
+        let Standing::Foreign(words) = self.standing(place) else {
+            panic!("{:?}", self.standing(place))
+        };
+        let before = snapshot(&self.at("spog"));
+        let error = self.publish(place, 1, &[]).unwrap_err();
+        assert_eq!(format!("{error:#}"), words);
+        assert_eq!(snapshot(&self.at("spog")), before);
+        words
+    }
+}
+
+pub fn old() -> Tree {
+    tree([
+        ("page", file("old")),
+        ("gone", file("old")),
+        ("run.sh", Leaf::Executable("#!/bin/sh\n".to_owned())),
+        ("a-b/c", file("sorted before a/b/c")),
+        ("a/b/c", file("old")),
+        ("a/link", link("b/c")),
+        ("module", Leaf::Submodule),
+    ])
+}
+
+pub fn new() -> Tree {
+    tree([("page", file("new")), ("a/b", file("a file where a folder was")), ("here", file("new"))])
+}
+
+/// The place of a target that shows one branch.
+pub fn spog() -> Place {
+    Place::new("spog", None).unwrap()
+}
+
+/// The place of a branch beside others.
+pub fn branch(name: &str) -> Place {
+    Place::new(name, Some(name)).unwrap()
+}
+
+/// The names in `folder`, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_target_shows_a_revision_whole_and_says_which() {
+    let sites = Sites::new();
+    sites.publish(&spog(), 0, &[]).unwrap();
+    assert_eq!(snapshot(&sites.at("spog/")), expected(&old()));
+    let text = fs::read_link(sites.at("spog")).unwrap();
+    assert_eq!(text, Path::new(STORE).join(sites.revisions[0].to_string()));
+
+    sites.publish(&spog(), 1, &[0]).unwrap();
+    assert_eq!(snapshot(&sites.at("spog/")), expected(&new()));
+    assert_eq!(sites.standing(&spog()), Standing::Ours(sites.revisions[1]));
+    let store = sites.open().unwrap().unwrap();
+    assert!(store.has(&spog(), sites.revisions[0]).unwrap(), "it was to be kept");
+    assert_eq!(names(&sites.folder()), [STORE, "spog"]);
+
+    sites.publish(&spog(), 1, &[]).unwrap();
+    assert!(!store.has(&spog(), sites.revisions[0]).unwrap());
+    assert_eq!(names(&sites.at(STORE)), [".repository", &sites.revisions[1].to_string()]);
+}
+
+#[test]
+fn folders_of_a_release_can_be_entered_by_everybody_and_written_by_nobody_else() {
+    let sites = Sites::new();
+    sites.publish(&branch("main"), 0, &[]).unwrap();
+    let store = sites.at(STORE);
+    let release = sites.at("main").canonicalize().unwrap();
+    for folder in ["a", "a/b", "module", ".", ".."] {
+        assert_eq!(release.join(folder).metadata().unwrap().mode() & 0o7777, 0o755, "{folder}");
+    }
+    assert_eq!(store.metadata().unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn branches_have_a_slot_each_and_go_without_touching_each_other() {
+    let sites = Sites::new();
+    let (main, next) = (branch("main"), branch("feature%2Fnext"));
+    sites.publish(&main, 0, &[]).unwrap();
+    sites.publish(&next, 1, &[]).unwrap();
+    assert_eq!(names(&sites.folder()), [STORE, "feature%2Fnext", "main"]);
+    assert_eq!(names(&sites.at(STORE)), [".repository", "feature%2Fnext", "main"]);
+
+    let store = sites.make().unwrap();
+    store.hide(&main).unwrap();
+    store.settle().unwrap();
+    store.sweep().unwrap();
+    assert_eq!(names(&sites.folder()), [STORE, "feature%2Fnext"]);
+    assert_eq!(names(&sites.at(STORE)), [".repository", "feature%2Fnext"]);
+    assert_eq!(snapshot(&sites.at("feature%2Fnext/")), expected(&new()));
+    store.hide(&main).unwrap();
+
+    sites.publish(&main, 1, &[]).unwrap();
+    assert_eq!(snapshot(&sites.at("main/")), expected(&new()));
+}
+
+#[test]
+fn the_release_that_is_shown_is_never_retired() {
+    let sites = Sites::new();
+    sites.publish(&spog(), 0, &[]).unwrap();
+    let store = sites.make().unwrap();
+    sites.write(&store, &spog(), 1).unwrap();
+    store.retire(&spog(), &BTreeSet::new()).unwrap();
+    assert!(store.has(&spog(), sites.revisions[0]).unwrap());
+    assert!(!store.has(&spog(), sites.revisions[1]).unwrap());
+    let error = store.show(&spog(), sites.revisions[1]).unwrap_err().to_string();
+    assert!(error.contains("has no release of it"), "{error}");
+    assert_eq!(snapshot(&sites.at("spog/")), expected(&old()));
+}
+
+#[test]
+fn nothing_published_yet_is_no_error_and_makes_nothing() {
+    let sites = Sites::new();
+    assert!(sites.open().unwrap().is_none());
+    fs::remove_dir(sites.folder()).unwrap();
+    assert!(sites.open().unwrap().is_none());
+    let error = format!("{:#}", sites.make().unwrap_err());
+    assert!(error.ends_with(".spog.pmpy: No such file or directory (os error 2)"), "{error}");
+    release::make_folder(&sites.folder()).unwrap();
+    release::make_folder(&sites.folder()).unwrap();
+    assert_eq!(sites.folder().metadata().unwrap().mode() & 0o7777, 0o755);
+    let error = release::make_folder(&sites.at("a/b")).unwrap_err().to_string();
+    assert!(error.contains("cannot make the folder"), "{error}");
+    sites.make().unwrap();
+}
+
+#[test]
+fn an_empty_folder_gives_way_to_a_link() {
+    let sites = Sites::new();
+    fs::create_dir(sites.at("spog")).unwrap();
+    assert_eq!(sites.standing(&spog()), Standing::EmptyFolder);
+    sites.publish(&spog(), 0, &[]).unwrap();
+    assert_eq!(snapshot(&sites.at("spog/")), expected(&old()));
+    assert_eq!(names(&sites.at(STORE)), [".repository", &sites.revisions[0].to_string()]);
+}
+
+#[test]
+fn what_the_agent_did_not_make_stays_and_is_told_in_words() {
+    let sites = Sites::new();
+    let is = |what: &str| {
+        let shown = sites.at("spog");
+        format!("{} is {what} and was not made by the agent; move it away", shown.display())
+    };
+    fs::write(sites.at("spog"), "mine").unwrap();
+    assert_eq!(foreign_file(&sites), is("a file"));
+    fs::remove_file(sites.at("spog")).unwrap();
+
+    fs::create_dir(sites.at("spog")).unwrap();
+    fs::write(sites.at("spog/mine"), "").unwrap();
+    assert_eq!(sites.foreign(&spog()), is("a folder that is not empty"));
+    fs::remove_dir_all(sites.at("spog")).unwrap();
+
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        sites.at("spog"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    assert_eq!(foreign_file(&sites), is("neither a folder nor a link"));
+    fs::remove_file(sites.at("spog")).unwrap();
+
+    let id = sites.revisions[0].to_string();
+    for text in [
+        "elsewhere".to_owned(),
+        format!("{STORE}/{}", id.to_uppercase()),
+        format!("{STORE}/{}", &id[1..]),
+        format!("./{STORE}/{id}"),
+        format!("{STORE}/../{STORE}/{id}"),
+        format!("{STORE}/main/{id}"),
+        format!(".other.pmpy/{id}"),
+        format!("{STORE}/{id}/"),
+        id.clone(),
+    ] {
+        symlink(&text, sites.at("spog")).unwrap();
+        assert_eq!(foreign_file(&sites), is(&format!("a symbolic link to \"{text}\"")));
+        assert_eq!(fs::read_link(sites.at("spog")).unwrap(), Path::new(&text));
+        let store = sites.make().unwrap();
+        store.hide(&spog()).unwrap();
+        assert_eq!(fs::read_link(sites.at("spog")).unwrap(), Path::new(&text));
+        fs::remove_file(sites.at("spog")).unwrap();
+    }
+}
+
+/// Why what stands at the target stays, where it is no folder.
+#[track_caller]
+fn foreign_file(sites: &Sites) -> String {
+    let Standing::Foreign(words) = sites.standing(&spog()) else { panic!("it is not foreign") };
+    let before = sites.at("spog").symlink_metadata().unwrap();
+    let error = sites.publish(&spog(), 1, &[]).unwrap_err();
+    assert_eq!(format!("{error:#}"), words);
+    let after = sites.at("spog").symlink_metadata().unwrap();
+    assert_eq!((before.ino(), before.mtime()), (after.ino(), after.mtime()));
+    words
+}
+
+#[test]
+fn a_place_is_made_of_names_that_the_store_does_not_use_itself() {
+    let revision = "1234567890123456789012345678901234567890";
+    let long = "x".repeat(256);
+    for link in ["", ".", "..", "a/b", "/etc", "../x", "a\0b", &long] {
+        assert!(Place::new(link, None).is_err(), "{link}");
+        assert!(Place::new("link", Some(link)).is_err(), "{link}");
+    }
+    for slot in [".repository", ".pmpy-tmp-00000000", ".x", revision] {
+        let error = Place::new("link", Some(slot)).unwrap_err().to_string();
+        assert!(error.ends_with("is a name that the agent keeps for itself"), "{error}");
+    }
+    for name in ["main", "feature%2Fx", "%2Drf", "$(id)", "a\"b", "repository", &long[1..]] {
+        Place::new(name, Some(name)).unwrap();
+    }
+    Place::new(".hidden", None).unwrap();
+}
