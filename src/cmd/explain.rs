@@ -95,10 +95,13 @@ fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> 
     if !policy.active {
         told.push("It is switched off: active = false.".to_owned());
     }
-    told.push(match seen.head {
-        Some(head) => format!("HEAD is at {}.", head.short()),
-        None => "Nothing is checked out yet.".to_owned(),
-    });
+    if row.published.is_empty() && seen.refs.is_none() {
+        told.push(match seen.head {
+            Some(head) => format!("HEAD is at {}.", head.short()),
+            None => "Nothing is checked out yet.".to_owned(),
+        });
+    }
+    told.extend(targets(row));
     let branch = match &seen.branch {
         Some(branch) => format!("Upstream's branch {}", show::escaped(branch.as_str())),
         None => "Upstream".to_owned(),
@@ -113,7 +116,8 @@ fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> 
             format!("{branch} is at {}, which is not fetched yet.", commit.short())
         }
     });
-    told.extend(seen.relation.map(|relation| {
+    let relation = seen.relation.filter(|_| row.published.is_empty());
+    told.extend(relation.map(|relation| {
         match relation {
             Relation::Same => "HEAD and upstream are the same commit.",
             Relation::Behind => "Upstream has commits that HEAD lacks; HEAD has none of its own.",
@@ -188,6 +192,38 @@ fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> 
     told
 }
 
+/// What stands at the targets; of many, those that are not as upstream has them.
+fn targets(row: &Row) -> Vec<String> {
+    let (current, others): (Vec<_>, Vec<_>) =
+        row.published.iter().partition(|entry| entry.state == State::Current);
+    let mut told: Vec<String> = others
+        .into_iter()
+        .map(|entry| {
+            let shown = entry.revision.map_or("nothing".to_owned(), |revision| revision.short());
+            let reason = entry
+                .reason
+                .as_deref()
+                .map_or(String::new(), |reason| format!(": {}", show::reason_and_hint(reason).0));
+            let (name, path) = (show::escaped(&entry.name), show::escaped(&entry.path));
+            match entry.state {
+                State::Inactive => format!("{name} is left out{reason}."),
+                state => format!("{path} shows {shown} of {name}, {state}{reason}."),
+            }
+        })
+        .collect();
+    match current.as_slice() {
+        [] => {}
+        [entry] => told.push(format!(
+            "{} shows {} of {}.",
+            show::escaped(&entry.path),
+            entry.revision.map_or_else(String::new, |revision| revision.short()),
+            show::escaped(&entry.name)
+        )),
+        several => told.push(format!("{} targets show what their refs are.", several.len())),
+    }
+    told
+}
+
 /// The rule behind the plan.
 fn rule(row: &Row, seen: &Observed, policy: &Policy, plan: &Plan) -> String {
     match plan {
@@ -210,6 +246,13 @@ fn rule(row: &Row, seen: &Observed, policy: &Policy, plan: &Plan) -> String {
         }
         Plan::Fetch { .. } => {
             "What upstream has must be here before it is decided upon.".to_owned()
+        }
+        Plan::Publish(plan) if plan.fetch => {
+            "What upstream has must be here before it is decided upon.".to_owned()
+        }
+        Plan::Publish(_) => {
+            "Each target shows what its branch or tag is; a target whose ref is gone goes."
+                .to_owned()
         }
         Plan::Run(_) if row.state == State::Dirty => {
             "What somebody changed here is never written over.".to_owned()
@@ -310,6 +353,18 @@ fn next(
         Plan::Recover => vec!["The next tick clears up, then decides again.".to_owned()],
         Plan::Fetch { tip } => {
             vec![format!("The next tick fetches {}, then decides again.", tip.short())]
+        }
+        Plan::Publish(plan) if plan.fetch => {
+            vec!["The next tick fetches, then decides again.".to_owned()]
+        }
+        Plan::Publish(plan) => {
+            let publish = plan.publish.iter().map(|due| {
+                let (name, revision) = (show::escaped(&due.name), due.revision.short());
+                format!("The next tick publishes {name} at {revision}, attempt {}.", due.attempt)
+            });
+            let remove = plan.remove.iter();
+            let remove = remove.map(|name| format!("It takes away {}.", show::escaped(name)));
+            publish.chain(remove).collect()
         }
         Plan::Run(_) if row.state == State::Dirty => vec![
             "Each tick looks again, and goes on once these files are out of the way.".to_owned(),

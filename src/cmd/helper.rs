@@ -15,13 +15,13 @@ use crate::exit::Code;
 use crate::system::node::{self, User};
 use crate::system::privilege;
 
-/// Becomes the user that `args` name; first of all.
+/// Becomes the user of this name; first of all.
 ///
 /// # Errors
 /// When there is none, or we cannot.
-pub fn become_user(args: &cli::Helper) -> Result<()> {
-    let user = User::named(&args.user)
-        .with_context(|| format!("there is no user \"{}\"", args.user.escape_debug()))?;
+pub fn become_user(name: &str) -> Result<()> {
+    let user = User::named(name)
+        .with_context(|| format!("there is no user \"{}\"", name.escape_debug()))?;
     privilege::become_user(&user)
 }
 

@@ -106,7 +106,8 @@ fn folded<'a>(repository: &'a str, runs: &'a [Finished]) -> Vec<Fold<'a>> {
             Some(fold)
                 if run.outcome == Outcome::Succeeded
                     && fold.last.outcome == Outcome::Succeeded
-                    && fold.last.revision == run.revision =>
+                    && fold.last.revision == run.revision
+                    && fold.last.reference == run.reference =>
             {
                 fold.last = run;
                 fold.times += 1;
@@ -119,7 +120,10 @@ fn folded<'a>(repository: &'a str, runs: &'a [Finished]) -> Vec<Fold<'a>> {
 
 fn cells(fold: &Fold, several: bool, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
     let run = fold.first;
-    let revision = format!("{} {}", run.revision.short(), show::escaped(&run.subject));
+    let of_ref = run.reference.as_deref().map_or(String::new(), |name| {
+        format!("{} ", show::escaped(name.strip_prefix("refs/heads/").unwrap_or(name)))
+    });
+    let revision = format!("{of_ref}{} {}", run.revision.short(), show::escaped(&run.subject));
     let ending = match &run.outcome {
         numbered @ (Outcome::Failed { .. } | Outcome::Killed { .. }) => numbered.to_string(),
         outcome => outcome.word().to_owned(),
@@ -168,6 +172,7 @@ mod tests {
             at: now() - Duration::minutes(minutes_ago),
             revision: digit.repeat(40).parse().unwrap(),
             subject: format!("subject {digit}"),
+            reference: None,
             previous: None,
             trigger: Trigger::Cron,
             outcome,

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::{helper, show, tick};
 use crate::cli::{self, Global};
 use crate::domain::action::Trigger;
+use crate::engine::checkout::{self, Way};
 use crate::engine::reconcile::Wish;
 use crate::engine::tick::Orders;
 use crate::engine::{Here, steer};
@@ -51,6 +52,46 @@ pub fn accept(here: &Here, global: &Global, args: &cli::Accept) -> Result<Code> 
     steer::must_not_be_held(here, repo)?;
     let revision = steer::acceptable(here, repo, &args.revision)?;
     in_foreground(here, global, &repo.name, Trigger::Manual, Wish::Accept(revision))
+}
+
+/// `agent checkout REPO REF [--to DIR]`
+///
+/// # Errors
+/// When there is no such ref, it is held, or it cannot be shown there.
+pub fn checkout(here: &Here, global: &Global, args: &cli::Checkout) -> Result<Code> {
+    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+    let [repo] = ours.as_slice() else { return Ok(code) };
+    steer::must_not_be_held(here, repo)?;
+    let to = match &args.to {
+        // Whoever works for root has left the folder that root was in.
+        Some(to) if to.is_relative() && here.parcel.is_some() => {
+            return Err(Usage(format!(
+                "--to {}: this is done as {}, in no folder of yours\nhint: write the whole path",
+                show::escaped(&to.display().to_string()),
+                here.node.user.name
+            ))
+            .into());
+        }
+        Some(to) => Some(std::path::absolute(to)?),
+        None => None,
+    };
+    let (choice, way) = checkout::checkout(here, repo, &args.reference, to.as_deref())?;
+    let name = show::escaped(&repo.name);
+    match way {
+        Way::Pin(revision) => {
+            show::print(&format!(
+                "{name}: going to {}; it stays there until: agent unhold {name}\n",
+                revision.short()
+            ))?;
+            in_foreground(here, global, &repo.name, Trigger::Rollback, Wish::Rollback(revision))
+        }
+        Way::Shown(path) => {
+            let path = show::escaped(&path.display().to_string());
+            let (shown, revision) = (show::escaped(&choice.name), choice.revision.short());
+            show::print(&format!("{name}: {path} shows {shown} ({revision})\n"))?;
+            Ok(Code::Fine)
+        }
+    }
 }
 
 /// Works on one repository while a person waits, and shows what its scripts print.

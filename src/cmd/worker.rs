@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::helper;
 use crate::cli;
 use crate::domain::plan::Request;
 use crate::engine::reconcile::{self, Order, Wish};
@@ -51,6 +52,12 @@ pub fn run(here: &Here, args: &cli::Worker) -> Result<Code> {
 /// # Errors
 /// When it does not.
 pub fn stage(args: &cli::Stage) -> Result<Code> {
+    if let Some(user) = &args.user {
+        let folder = std::env::current_dir();
+        helper::become_user(user)?;
+        // The folder may be out of the user's reach; then the program begins at the top.
+        let _ = folder.and_then(std::env::set_current_dir);
+    }
     match process::become_script(&args.program)? {}
 }
 

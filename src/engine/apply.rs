@@ -58,6 +58,16 @@ fn paths(change: Change) -> Vec<Vec<u8>> {
     change.ops.into_iter().map(|op| op.path.as_bytes().to_owned()).collect()
 }
 
+/// Paths as scripts read them.
+pub fn nul_separated(paths: &[Vec<u8>]) -> Vec<u8> {
+    let mut list = Vec::new();
+    for path in paths {
+        list.extend_from_slice(path);
+        list.push(0);
+    }
+    list
+}
+
 /// Whether `change` can be made; looks only at the paths that it touches, and writes nothing.
 ///
 /// # Errors
@@ -114,7 +124,10 @@ pub fn rewrite(site: &Site, from: Option<Commit>, to: Commit) -> Result<Applied>
 }
 
 /// After upstream's rewritten tip was taken, it is the new mark.
-fn lower_mark(site: &Site, step: &Step) -> Result<()> {
+///
+/// # Errors
+/// When a ref cannot be read or written.
+pub fn lower_mark(site: &Site, step: &Step) -> Result<()> {
     let tip = site.git.ref_commit(&step.branch.tracking())?;
     let mark = site.git.ref_commit(&step.branch.seen())?;
     if tip == Some(step.target) && mark != tip {

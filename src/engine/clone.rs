@@ -20,7 +20,7 @@ pub fn make(here: &Here, repo: &Repo) -> Result<()> {
         bail!("no url says where to clone it from")
     };
     let wanted = repo.branch(here)?.map_or(Wanted::Default, Wanted::Branch);
-    let (urls, reach) = (repo.settings.urls.clone(), &repo.settings.reach);
+    let (urls, reach) = (&repo.settings.urls, &repo.settings.reach);
     let polled = poll::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
     if let Some(Unreachable { reason, .. }) = polled.unreachable {
         bail!(reason);

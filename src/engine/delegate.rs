@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::afterwards::{self, Question};
 use super::check::{self, Scope, Verdict};
 use super::observe::one_line;
 use super::roster::{Found, Repo};
@@ -23,6 +24,7 @@ use crate::domain::plan::Plan;
 use crate::domain::status::Row;
 use crate::system::node::{self, Node, User};
 use crate::system::process::{self, Worker};
+use crate::system::requests::Requests;
 use crate::system::{files, logs};
 
 /// The most that a helper may answer, in bytes.
@@ -52,6 +54,8 @@ struct Parcel {
     stack: Option<String>,
     repos: BTreeMap<String, RepoSettings>,
     secrets: BTreeMap<PathBuf, String>,
+    /// Where root's tick can be asked.
+    requests: Option<String>,
 }
 
 /// One repository, as its helper found it.
@@ -173,9 +177,26 @@ pub fn histories(here: &Here, user: &User, repos: &[Repo]) -> Result<Vec<History
 /// # Errors
 /// When no helper can be started.
 pub fn command(here: &Here, user: &User, repos: &[Repo], args: &[OsString]) -> Result<u8> {
-    let parcel = parcel(here, user, repos, Errand::Command)?;
     let args: Vec<OsString> = begin(user).into_iter().chain(args.iter().cloned()).collect();
-    Worker::start_for(&args, &environment(user), &parcel, None)?.code()
+    attended(here, user, repos, |requests| {
+        let parcel = parcel(here, user, repos, Errand::Command, requests)?;
+        Worker::start_for(&args, &environment(user), &parcel, None)?.code()
+    })
+}
+
+/// Does `work`, which lets processes of `user` work on `repos`, and meanwhile what those may ask for.
+fn attended<T>(
+    here: &Here,
+    user: &User,
+    repos: &[Repo],
+    work: impl FnOnce(Option<&str>) -> Result<T>,
+) -> Result<T> {
+    if !afterwards::is_needed(repos) {
+        return work(None);
+    }
+    let requests = Requests::open()?;
+    let answer = |question: Question| afterwards::answer(here, repos, &question);
+    requests.during(user.uid, answer, || work(Some(requests.name())))
 }
 
 fn answer<T: DeserializeOwned>(
@@ -184,11 +205,13 @@ fn answer<T: DeserializeOwned>(
     repos: &[Repo],
     errand: Errand,
 ) -> Result<T> {
-    let parcel = parcel(here, user, repos, errand)?;
     let report = process::report_file()?;
     let mut args = begin(user);
     args.push("errand".into());
-    Worker::start_for(&args, &environment(user), &parcel, Some(&report))?.outlast()?;
+    attended(here, user, repos, |requests| {
+        let parcel = parcel(here, user, repos, errand, requests)?;
+        Worker::start_for(&args, &environment(user), &parcel, Some(&report))?.outlast()
+    })?;
     let text = process::reported(report, MOST_ANSWERED)?;
     serde_json::from_str(&text)
         .ok()
@@ -205,7 +228,13 @@ fn environment(user: &User) -> Vec<(OsString, OsString)> {
     env
 }
 
-fn parcel(here: &Here, user: &User, repos: &[Repo], errand: Errand) -> Result<File> {
+fn parcel(
+    here: &Here,
+    user: &User,
+    repos: &[Repo],
+    errand: Errand,
+    requests: Option<&str>,
+) -> Result<File> {
     let mut secrets = BTreeMap::new();
     let mut settings = BTreeMap::new();
     for repo in repos {
@@ -229,6 +258,7 @@ fn parcel(here: &Here, user: &User, repos: &[Repo], errand: Errand) -> Result<Fi
         stack: here.stack.clone(),
         repos: settings,
         secrets,
+        requests: requests.map(str::to_owned),
     };
     process::parcel(&serde_json::to_vec(&parcel)?)
 }
@@ -242,9 +272,11 @@ pub fn unpack() -> Result<(Here, Errand)> {
     let parcel: Parcel = serde_json::from_slice(&content).context("the parcel is unreadable")?;
     files::hand_over(parcel.secrets);
     let settings = Settings::handed_over(parcel.world, parcel.repos);
-    let (part, stack) = (parcel.part, parcel.stack);
-    let here = Here { part, stack, parcel: Some(file), ..Here::bare(settings, Node::here()) };
-    Ok((here, parcel.errand))
+    let (part, stack, requests) = (parcel.part, parcel.stack, parcel.requests);
+    let errand = parcel.errand;
+    let (parcel, requests) = (Some(file), requests);
+    let here = Here { part, stack, parcel, requests, ..Here::bare(settings, Node::here()) };
+    Ok((here, errand))
 }
 
 /// Does what a helper was sent out for; the answer in JSON.

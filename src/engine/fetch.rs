@@ -1,15 +1,20 @@
 //! Getting what upstream has, and remembering how far it was seen. Decides nothing about it.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+
 use anyhow::{Result, bail};
 
 use super::observe::{Site, one_line};
 use super::repair;
 use crate::domain::git::{Commit, RefName};
 use crate::domain::plan::Unreachable;
+use crate::domain::remote::Tip;
 use crate::system::files::Fault;
 use crate::system::git::Git;
 use crate::system::node;
-use crate::system::remote::{Order, Progress};
+use crate::system::record::{Fetched, Listing, Polled};
+use crate::system::remote::{Goal, Order, Progress, Update};
 
 /// Gets `tip`. `false`: no remote gave it; that is written down.
 ///
@@ -19,14 +24,15 @@ pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Re
     let mut polled = site.records.polled();
     let Some(branch) = polled.branch.clone() else { return Ok(false) };
     let mut failures = Vec::new();
-    let mut remotes = site.remotes();
+    let mut remotes: Vec<_> = site.remotes.iter().collect();
     // The one that knew of the tip first; a stable sort leaves the others in their order.
     remotes.sort_by_key(|remote| polled.way_of(remote).is_none());
     for remote in remotes {
         tracing::info!(repository = %site.repo.name, %remote, %branch, "fetching");
         let reach = &site.repo.settings.reach;
-        let way = polled.way_of(&remote);
-        let order = Order { remote: &remote, reach, branch: &branch, tip: Some(tip), way };
+        let way = polled.way_of(remote);
+        let goal = Goal::Branch { branch: &branch, tip: Some(tip) };
+        let order = Order { remote, reach, goal, way };
         let fetched = site.here.wire.fetch(&site.git, &order, &mut *progress);
         match fetched {
             Ok(()) => {
@@ -55,6 +61,121 @@ pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Re
     polled.unreachable = Some(Unreachable { since, reason });
     site.records.put_polled(&polled)?;
     Ok(false)
+}
+
+/// What upstream has, as far as its answer can be believed: a remote that lists nothing was set up anew
+/// or is not the one it was, and a mirror may lag behind, so that of its list only what is new here
+/// counts, on top of `listing`. `None`: nothing is to be learned from it.
+pub(super) fn upstream<'a>(
+    site: &Site,
+    polled: &'a Polled,
+    listing: &Listing,
+) -> Option<Cow<'a, [Tip]>> {
+    let tips = polled.refs.as_deref()?;
+    if tips.is_empty() && polled.tip.is_none() {
+        return None;
+    }
+    if !polled.mirror || listing.0.is_empty() {
+        return Some(Cow::Borrowed(tips));
+    }
+    let known = listing.0.iter().map(|fetched| (fetched.tip.name.as_str(), &fetched.tip));
+    let mut all: BTreeMap<&str, &Tip> = known.collect();
+    let new = tips.iter().filter(|tip| !site.git.has(tip.id));
+    all.extend(new.map(|tip| (tip.name.as_str(), tip)));
+    Some(all.into_values().cloned().collect())
+}
+
+/// Gets every ref of `tips`, which the remote listed that `polled` names, and forgets those that are
+/// gone. `false`: the remote did not give them; that is written down.
+///
+/// # Errors
+/// When the disk fails, or what was fetched or is here cannot be read.
+pub fn every(
+    site: &Site,
+    polled: &Polled,
+    tips: &[Tip],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<bool> {
+    let before = site.records.listing()?;
+    let listed = |name: &str| tips.binary_search_by(|tip| tip.name.as_str().cmp(name)).is_ok();
+    let mut gone = Vec::new();
+    for fetched in before.0.iter().filter(|fetched| !listed(&fetched.tip.name)) {
+        if let Some(name) = kept_at(&fetched.tip.name)
+            && site.git.ref_id(&name)? == Some(fetched.tip.id)
+        {
+            gone.push((name, None));
+        }
+    }
+    site.git.move_refs(&gone, "gone upstream")?;
+    let mut updates = Vec::new();
+    for tip in tips {
+        let Some(to) = kept_at(&tip.name) else { continue };
+        let here = site.git.ref_id(&to)?;
+        let known = before.get(&tip.name).map(|fetched| fetched.tip.id);
+        if here == Some(tip.id) {
+            continue;
+        }
+        if tip.name.starts_with(TAGS) && here.is_some() && here != known {
+            tracing::warn!(repository = %site.repo.name, tag = %tip.name.escape_debug(),
+                "is another one here, made by hand; it stays");
+            continue;
+        }
+        updates.push(Update { from: tip.name.clone(), to, id: tip.id });
+    }
+    // The followed branch, where only tags are listed.
+    if let (Some(branch), Some(tip)) = (&polled.branch, polled.tip)
+        && !listed(&branch.local())
+        && site.git.ref_id(&branch.tracking())? != Some(tip)
+    {
+        updates.push(Update { from: branch.local(), to: branch.tracking(), id: tip });
+    }
+    let asked = site.remotes.iter().find(|remote| polled.way_of(remote).is_some());
+    if let (Some(remote), false) = (asked, updates.is_empty()) {
+        let (reach, way) = (&site.repo.settings.reach, polled.way_of(remote));
+        tracing::info!(repository = %site.repo.name, %remote, refs = updates.len(), "fetching");
+        let order = Order { remote, reach, goal: Goal::Refs(&updates), way };
+        match site.here.wire.fetch(&site.git, &order, progress) {
+            Ok(()) => {}
+            Err(error) if Fault::of(&error).is_some() => return Err(error),
+            Err(error) => {
+                let reason = one_line(&error);
+                repair::must_be_sound(site, &reason)?;
+                let since = polled.unreachable.as_ref().map_or_else(node::now, |known| known.since);
+                let unreachable = Some(Unreachable { since, reason });
+                site.records.put_polled(&Polled { unreachable, ..polled.clone() })?;
+                return Ok(false);
+            }
+        }
+    }
+    let updated: HashSet<&str> = updates.iter().map(|update| update.from.as_str()).collect();
+    let mut listing = Vec::with_capacity(tips.len());
+    for tip in tips {
+        // A local remote may have moved on between the list and the fetch: what is here counts.
+        let here = match kept_at(&tip.name) {
+            Some(name) => site.git.ref_id(&name)?,
+            None => None,
+        };
+        let is_ours = updated.contains(tip.name.as_str()) || here == Some(tip.id);
+        let id = here.filter(|_| is_ours).unwrap_or(tip.id);
+        let commit = here.filter(|_| is_ours).and_then(|here| site.git.peeled(here));
+        listing.push(Fetched { tip: Tip { name: tip.name.clone(), id }, commit });
+    }
+    site.records.put_listing(&Listing(listing))?;
+    site.records.put_polled(&Polled { unreachable: None, ..polled.clone() })?;
+    Ok(true)
+}
+
+/// Where tags are.
+const TAGS: &str = "refs/tags/";
+
+/// The ref here that stands for `name` of upstream's; `None` for names that git does not allow.
+pub(super) fn kept_at(name: &str) -> Option<String> {
+    // One that begins with "-" could be taken for an option; these never meet a program's arguments.
+    let fits = |short: &str| short.trim_start_matches('-').parse::<RefName>().is_ok();
+    match name.strip_prefix("refs/heads/") {
+        Some(short) => fits(short).then(|| format!("refs/remotes/origin/{short}")),
+        None => fits(name.strip_prefix(TAGS)?).then(|| name.to_owned()),
+    }
 }
 
 /// Moves the high-water mark forward to `tip`, never back: going back takes a person or a setting.

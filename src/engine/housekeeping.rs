@@ -152,6 +152,7 @@ fn collect(site: &Site, lock: &ActionLock) -> Result<Collected> {
         argv,
         folder: site.repo.path.clone(),
         env: env.into_iter().map(|(key, value)| (key.into(), value)).collect(),
+        user: None,
     };
     tracing::info!(repository = %site.repo.name, "git gc");
     let output = process::report_file()?;

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::Here;
 use super::observe::{self, Opened, Site, one_line};
+use super::publish;
 use super::reconcile::Wish;
 use super::roster::Repo;
 use super::tick::Orders;
@@ -51,7 +52,7 @@ impl<'a> Job<'a> {
     pub fn server(&self) -> Option<String> {
         match &self.opened {
             Opened::Ready(site) if self.orders.is_some_and(|orders| orders.follow()) => {
-                site.remotes().first().and_then(Remote::server)
+                site.remotes.first().and_then(Remote::server)
             }
             _ => None,
         }
@@ -72,19 +73,18 @@ impl<'a> Job<'a> {
     fn look_inside(self) -> Looked {
         let Self { repo, opened, was, orders, now } = self;
         let request =
-            |orders: &Orders| Request { trigger: orders.trigger, named: !orders.names.is_empty() };
+            |orders: &Orders| Request { trigger: orders.trigger, named: orders.is_named() };
         let mut trouble = None;
+        let mut published = Vec::new();
         let (seen, policy, remote, plan) = match opened {
             Opened::Ready(site) => {
-                let known = site.records.polled();
-                let asked = match orders {
-                    Some(orders) if orders.asks(repo, &known, now) => site.poll(now),
-                    _ => Ok(known),
-                };
-                let polled = asked.unwrap_or_else(|error| {
-                    trouble = Some(one_line(&error));
-                    site.records.polled()
-                });
+                let mut polled = site.records.polled();
+                if orders.is_some_and(|orders| orders.asks(repo, &polled, now)) {
+                    match site.poll(&polled, now) {
+                        Ok(answered) => polled = answered,
+                        Err(error) => trouble = Some(one_line(&error)),
+                    }
+                }
                 let seen = site.observe(&polled, now);
                 let policy = site.policy(&seen);
                 let plan = orders.map(|orders| match orders.wish {
@@ -94,7 +94,8 @@ impl<'a> Job<'a> {
                     // What may be done about it is the worker's to find out, under the lock.
                     _ => Plan::Recover,
                 });
-                (seen, policy, site.remotes().into_iter().next(), plan)
+                published = publish::published(&site, &seen);
+                (seen, policy, site.remotes.first().cloned(), plan)
             }
             Opened::Missing => {
                 let seen = Observed {
@@ -127,6 +128,7 @@ impl<'a> Job<'a> {
         let remote = remote.map(|remote| remote.to_string());
         let last_acted = was.as_ref().and_then(|was| was.acted.clone());
         let mut row = row(repo, &seen, &policy, remote, was.clone(), now);
+        row.published = published;
         if seen.broken.is_some() && row.acted.is_none() {
             // What cannot be read now was known to the last tick.
             row.acted = last_acted;

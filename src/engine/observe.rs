@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::repair::{self, Trouble};
 use super::roster::{Found, Repo};
-use super::{Here, apply};
+use super::{Here, apply, publish, scripts};
 use crate::config::Mode;
 use crate::domain::git::{Commit, RefName, Relation, Remote};
 use crate::domain::plan::{Observed, Policy, Running, Switch, Upstream};
@@ -31,6 +31,8 @@ pub struct Site<'a> {
     pub head: Head,
     /// The configured branch.
     pub branch: Option<RefName>,
+    /// Where it is pulled from, in order.
+    pub remotes: Vec<Remote>,
 }
 
 /// A repository, opened or not.
@@ -86,7 +88,11 @@ fn site<'a>(here: &'a Here, repo: &'a Repo) -> Result<Site<'a>> {
     let git = Git::open(&repo.path)?;
     let records = Records::of(git.git_dir(), &repo.path);
     let head = git.head()?;
-    Ok(Site { here, repo, git, records, head, branch })
+    let remotes = match repo.settings.urls.as_slice() {
+        [] => git.origin().into_iter().collect(),
+        urls => urls.to_vec(),
+    };
+    Ok(Site { here, repo, git, records, head, branch, remotes })
 }
 
 /// An error chain as one sentence, for a `reason`; with the remedy where the disk is to blame.
@@ -108,6 +114,7 @@ impl Site<'_> {
     fn obstacle(&self) -> Option<String> {
         let not_ours = || self.records.obstacle();
         self.git.obstacle(&self.repo.path).or_else(not_ours).or_else(|| match &self.head {
+            _ if self.publishes() => None,
             Head::Branch(..) => None,
             Head::Detached => Some(format!(
                 "HEAD is detached: no branch is checked out; go back to one with: git -C {} switch {}",
@@ -128,21 +135,29 @@ impl Site<'_> {
         }
     }
 
+    /// What is followed from here on: the commit that is checked out by now, or the one that is shown
+    /// where one branch is published.
+    ///
+    /// # Errors
+    /// When it cannot be read, or something of somebody else's is at the target.
+    pub fn stands_at(&self) -> Result<Option<Commit>> {
+        match (self.repo.settings.mode, self.git.head()?) {
+            (Mode::Checkout, _) => publish::shown(self),
+            (_, Head::Branch(_, commit)) => Ok(commit),
+            _ => Ok(None),
+        }
+    }
+
     /// Which branch to ask the remote for: the configured one, else the one that is checked out,
     /// else (a fresh clone) the remote's default.
     pub fn wanted(&self) -> Wanted {
+        if let Some(kinds) = self.repo.settings.mode.fetched() {
+            return Wanted::Every { branch: self.branch.clone(), kinds };
+        }
         match (&self.branch, &self.head) {
             (Some(branch), _) => Wanted::Branch(branch.clone()),
             (None, Head::Branch(branch, Some(_))) => Wanted::Preferably(branch.clone()),
             _ => Wanted::Default,
-        }
-    }
-
-    /// Where it is pulled from, in order.
-    pub fn remotes(&self) -> Vec<Remote> {
-        match self.repo.settings.urls.as_slice() {
-            [] => self.git.origin().into_iter().collect(),
-            urls => urls.to_vec(),
         }
     }
 
@@ -160,16 +175,44 @@ impl Site<'_> {
             seen.broken = Some(one_line(&error));
             return seen;
         }
-        let trouble = repair::lacking(self, now).or_else(|| {
+        // What stands in the way at a target is no damage.
+        let found = match self.repo.settings.mode {
+            Mode::Checkout => publish::shown(self).map(|shown| seen.head = shown),
+            _ if self.fetches_all() => self.fill_refs(&mut seen, polled),
+            _ => Ok(()),
+        };
+        if let Err(error) = found {
+            seen.broken = Some(one_line(&error));
+            return seen;
+        }
+        let known = self.records.repair();
+        let lacking = known.as_ref().and_then(|known| repair::lacking(self, known, now));
+        let trouble = lacking.or_else(|| {
+            if self.fetches_all() {
+                return None;
+            }
             let error = self.fill_upstream(&mut seen, polled).err()?;
             Some(repair::judge(&self.records, one_line(&error), now))
         });
         match trouble {
             Some(Trouble::Damaged(what)) => seen.damaged = Some(what),
             Some(Trouble::Broken(what)) => seen.broken = Some(what),
-            None => seen.repaired = repair::mentioned(&self.records, now),
+            None => seen.repaired = known.and_then(|known| repair::mentioned(&known, now)),
         }
         seen
+    }
+
+    /// What is here where each of several refs is acted upon by itself.
+    fn fill_refs(&self, seen: &mut Observed, polled: &Polled) -> Result<()> {
+        let refs = publish::refs(self, polled)?;
+        seen.head = seen.acted;
+        seen.upstream = match (polled.known, polled.tip) {
+            (false, _) => Upstream::Unknown,
+            (true, None) => Upstream::Empty,
+            (true, Some(commit)) => Upstream::Tip { commit, fetched: !refs.unfetched },
+        };
+        seen.refs = Some(refs);
+        Ok(())
     }
 
     fn fill_upstream(&self, seen: &mut Observed, polled: &Polled) -> Result<()> {
@@ -194,7 +237,12 @@ impl Site<'_> {
         }
         seen.switch = self.switch(seen)?;
         if let Some(local) = seen.switch.map_or(seen.head, |switch| switch.local) {
-            seen.relation = Some(self.git.relation(local, tip)?);
+            seen.relation = Some(match self.repo.settings.mode {
+                // What is shown is nobody's work: whatever it is, upstream's comes in its place.
+                Mode::Checkout if local == tip => Relation::Same,
+                Mode::Checkout => Relation::Behind,
+                _ => self.git.relation(local, tip)?,
+            });
         }
         if seen.relation == Some(Relation::Same) {
             return Ok(());
@@ -216,6 +264,7 @@ impl Site<'_> {
     /// Only to a configured branch: whoever checks out another one without that may want to stay.
     fn switch(&self, seen: &Observed) -> Result<Option<Switch>> {
         match (&self.branch, &self.head) {
+            _ if self.publishes() => Ok(None),
             (Some(wanted), Head::Branch(current, Some(_)))
                 if wanted != current && seen.branch.as_ref() == Some(wanted) =>
             {
@@ -235,12 +284,16 @@ impl Site<'_> {
     }
 
     fn fill_records(&self, seen: &mut Observed, now: DateTime<Utc>) -> Result<()> {
+        let memory = self.records.memory()?;
         let (last, at) = self.records.last_action();
-        if let LastAction::Revision(commit) = last {
+        // What another machine did before this one was made of its disk is not done here.
+        if let LastAction::Revision(commit) = last
+            && !scripts::made_elsewhere(self.here, &memory)
+        {
             seen.acted = Some(commit);
             seen.acted_at = at;
         }
-        let Memory { attempt, verdict, accepted, acted, tree_when, .. } = self.records.memory()?;
+        let Memory { attempt, verdict, accepted, acted, tree_when, .. } = memory;
         (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
         seen.pin = self.records.pin()?;
         (seen.last_success, seen.tree_when) = (acted, tree_when);
@@ -307,6 +360,16 @@ impl Site<'_> {
             None => return None,
         };
         Some(Running { revision: step.map(|step| step.target), since: journal.since, pid })
+    }
+
+    /// Whether HEAD and the worktree are nobody's business here.
+    pub fn publishes(&self) -> bool {
+        !matches!(self.repo.settings.mode, Mode::Work | Mode::InPlace)
+    }
+
+    /// Whether every ref of some kind is fetched, and each acted upon by itself.
+    pub fn fetches_all(&self) -> bool {
+        self.repo.settings.mode.fetched().is_some()
     }
 
     /// Whether scripts run here at all.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Here;
 use super::apply::{self, Applied};
 use super::observe::{self, Opened, Site, one_line};
+use super::publish::{self, Programs};
 use super::recover::Recovered;
 use super::repair::{self, Looked};
 use super::roster::{Found, Repo};
@@ -154,7 +155,7 @@ fn hindered(here: &Here, repo: &Repo, order: &Order, records: &Records, error: &
         }
         Plan::Fetch { tip } => (tip, 1),
         // Nothing that would have to be done once more.
-        Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover => return,
+        Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover | Plan::Publish(_) => return,
     };
     let (outcome, before) = (Outcome::Hindered { reason }, memory.attempt.take());
     let attempt = Attempt::after(outcome, revision, number, before.as_ref(), &here.node.host, now);
@@ -182,17 +183,22 @@ fn pass(
     grant(&site, order)?;
     let mut journal = None;
     // Once to fetch, once to act; a tip that moves in between is the next tick's.
-    for _ in 0..2 {
+    for round in 0..2 {
         let now = node::now();
         let mut polled = site.records.polled();
-        if !polled.known && order.wish == Wish::Follow {
-            // A fresh clone: the tick that started us had nothing to ask for.
-            polled = site.poll(now)?;
+        // A fresh clone: the tick that started us had nothing to ask for. And a list of refs is not
+        // kept: what is gone is told by one that is fresh.
+        let is_new = !polled.known || (round == 0 && site.fetches_all());
+        if is_new && order.wish == Wish::Follow {
+            polled = site.poll(&polled, now)?;
         }
         let mut seen = site.observe(&polled, now);
         if order.wish == Wish::Redo {
             // The same revision, whatever upstream has meanwhile.
             seen.upstream = Upstream::Unknown;
+            if let Some(refs) = &mut seen.refs {
+                refs.unfetched = false;
+            }
         }
         if let Some(reason) = seen.damaged {
             bail!(reason);
@@ -212,6 +218,25 @@ fn pass(
                     None => lock.begin(order.request.trigger, &here.node.boot_id, now)?,
                 };
                 return run(&site, lock, journal, &act, &seen.branch);
+            }
+            Plan::Publish(plan) => {
+                let trigger = order.request.trigger;
+                let begun = match journal.take() {
+                    Some(journal) => journal,
+                    None => lock.begin(trigger, &here.node.boot_id, now)?,
+                };
+                if !plan.fetch {
+                    return publish::carry_out(&site, lock, begun, &plan, trigger);
+                }
+                no_locks(&site)?;
+                journal = Some(begun);
+                // Without a fresh list nothing is known to be gone.
+                let listing = site.records.listing()?;
+                let Some(tips) = fetch::upstream(&site, &polled, &listing) else { break };
+                if !fetch::every(&site, &polled, &tips, progress)? {
+                    return lock.clear();
+                }
+                site = reopened(here, repo)?;
             }
             Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover => break,
         }
@@ -273,8 +298,10 @@ fn run(
     upstream_branch: &Option<RefName>,
 ) -> Result<()> {
     let now = node::now();
-    let Head::Branch(checked_out, _) = &site.head else { bail!("HEAD is on no branch") };
-    let branch = upstream_branch.clone().unwrap_or_else(|| checked_out.clone());
+    let branch = match (upstream_branch, &site.head) {
+        (Some(branch), _) | (None, Head::Branch(branch, _)) => branch.clone(),
+        _ => bail!("HEAD is on no branch"),
+    };
     let stop = |revision, finding| {
         record::verdict(site, revision, finding, now)?;
         lock.clear()
@@ -316,12 +343,14 @@ fn run(
         let Some(since_revision) = act.previous else { bail!("nothing to compare with") };
         return stop(target, Finding::Irrelevant { since_revision });
     }
-    match apply::ready(site, &change) {
-        Ok(_) => {}
-        Err(Unready::Dirty(paths)) => {
-            return stop(found_for, Finding::Dirty { paths: apply::shown(&paths) });
+    if !site.publishes() {
+        match apply::ready(site, &change) {
+            Ok(_) => {}
+            Err(Unready::Dirty(paths)) => {
+                return stop(found_for, Finding::Dirty { paths: apply::shown(&paths) });
+            }
+            Err(Unready::Failed(error)) => return Err(error),
         }
-        Err(Unready::Failed(error)) => return Err(error),
     }
     record::no_verdict(site)?;
     no_locks(site)?;
@@ -333,6 +362,7 @@ fn run(
     }
     let step = Step {
         branch,
+        reference: None,
         head: act.head,
         target,
         previous: act.previous,
@@ -348,6 +378,16 @@ fn run(
         return lock.clear();
     }
     let Some(step) = journal.step.clone() else { bail!("the journal lost its step") };
+    if let Some(target) = settings.target() {
+        let programs = if relevant { Programs::Run } else { Programs::Rest };
+        let ended = publish::follow(site, lock, journal, &settings, target, programs, act.trigger)?;
+        return match (ended, act.previous) {
+            (Outcome::Succeeded, Some(since_revision)) if !relevant => {
+                stop(step.target, Finding::Irrelevant { since_revision })
+            }
+            _ => apply::lower_mark(site, &step),
+        };
+    }
     match apply::apply(site, &step)? {
         Applied::Yes => {}
         Applied::Dirty(paths) => {
@@ -397,12 +437,13 @@ fn act_upon(
         ));
         step.log = Some(file.name().to_owned());
         journal.step = Some(step.clone());
-        let list = site.records.put_changed(&nul_separated(changed))?;
+        let list = site.records.put_changed(&apply::nul_separated(changed))?;
         let env = scripts::environment(site, settings, &step, trigger, &list)?;
         let deadline = scripts::deadline(settings.timeout);
         let worktree = &site.repo.path;
         let mut go = |rungs: &[String]| {
-            scripts::run(lock, &mut journal, worktree, rungs, &env, &file, deadline)
+            let list = scripts::Programs::scripts(worktree, rungs, &env)?;
+            scripts::run(lock, &mut journal, list, &file, deadline)
         };
         let mut outcome = go(&agenda.init)?;
         if outcome == Outcome::Succeeded && init_due {
@@ -454,13 +495,4 @@ fn tell_submodules(site: &Site, change: &Change) -> Result<()> {
     tracing::warn!(repository = %site.repo.name, %first, "submodules are never fetched; left empty");
     memory.submodules_told = true;
     site.records.put_memory(&memory)
-}
-
-fn nul_separated(paths: &[Vec<u8>]) -> Vec<u8> {
-    let mut list = Vec::new();
-    for path in paths {
-        list.extend_from_slice(path);
-        list.push(0);
-    }
-    list
 }

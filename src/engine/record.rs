@@ -46,6 +46,7 @@ pub fn run(site: &Site, run: &Run, prepared: Option<Prepared>) -> Result<()> {
         at: ending.at,
         revision: step.target,
         subject: site.git.subject(step.target),
+        reference: None,
         previous: step.previous,
         trigger: run.trigger,
         outcome: ending.outcome.clone(),
@@ -99,10 +100,7 @@ pub fn run(site: &Site, run: &Run, prepared: Option<Prepared>) -> Result<()> {
 /// When it cannot be written.
 pub fn verdict(site: &Site, revision: Commit, finding: Finding, now: DateTime<Utc>) -> Result<()> {
     let mut memory = site.records.memory()?;
-    let head = site.git.head().ok().and_then(|head| match head {
-        crate::system::git::Head::Branch(_, commit) => commit,
-        _ => None,
-    });
+    let head = site.stands_at().unwrap_or_default();
     if let Some(known) = &memory.verdict
         && (known.revision, known.head, &known.finding) == (revision, head, &finding)
     {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use super::Here;
 use super::apply::{self, Applied};
 use super::observe::Site;
+use super::publish;
 use super::record;
 use super::scripts::seconds_since;
 use crate::domain::action::Outcome;
@@ -46,9 +47,13 @@ pub fn recover(here: &Here, lock: &ActionLock, site: &Site) -> Result<Recovered>
     sweep::after_death(site.git.git_dir(), journal.since)?;
     shallow::put_back(site.git.git_dir())?;
     Worktree::open(&site.repo.path)?.sweep_all()?;
+    publish::clear_up(site);
     if let Some(step) = &journal.step {
         match journal.phase {
             Phase::Fetch => {}
+            // What is shown is whole, and the decision that follows shows the rest.
+            Phase::Apply if site.publishes() => {}
+            Phase::Run | Phase::Done if site.fetches_all() => publish::cut_off(site, step)?,
             Phase::Apply => {
                 if let Applied::Dirty(paths) = roll_forward(site, step)? {
                     lock.withdraw(&journal)?;

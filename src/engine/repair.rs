@@ -27,7 +27,7 @@ use crate::system::git::repair::{self as files, Damage, Quarantine};
 use crate::system::git::{self, ACTED, Git, Head};
 use crate::system::lock::{self, ActionLock, Phase};
 use crate::system::record::{LastAction, LedTo, Records, Repair};
-use crate::system::remote::{Order, Progress};
+use crate::system::remote::{Goal, Order, Progress};
 use crate::system::{node, syslog};
 
 /// How long a look for damage that found nothing to put right is not repeated for the same reason.
@@ -68,21 +68,20 @@ fn is_recent(known: &Repair, now: DateTime<Utc>) -> bool {
 }
 
 /// An object that an earlier repair could not bring back and that is still needed.
-pub fn lacking(site: &Site, now: DateTime<Utc>) -> Option<Trouble> {
-    let known = site.records.repair()?;
+pub fn lacking(site: &Site, known: &Repair, now: DateTime<Utc>) -> Option<Trouble> {
     let (id, head) = known.lack.as_ref()?;
     if *head != site.head_commit() || id.parse().is_ok_and(|id| site.git.reads(id)) {
         return None;
     }
     Some(match &known.led_to {
-        LedTo::Beyond(remedy) if is_recent(&known, now) => Trouble::Broken(remedy.clone()),
-        _ => Trouble::Damaged(known.symptom),
+        LedTo::Beyond(remedy) if is_recent(known, now) => Trouble::Broken(remedy.clone()),
+        _ => Trouble::Damaged(known.symptom.clone()),
     })
 }
 
 /// What was put right during the last day.
-pub fn mentioned(records: &Records, now: DateTime<Utc>) -> Option<String> {
-    match records.repair()? {
+pub fn mentioned(known: &Repair, now: DateTime<Utc>) -> Option<String> {
+    match known {
         Repair { led_to: LedTo::Repaired(what), at, .. } if now - at < MENTIONED => {
             Some(format!("put right by itself: {what}"))
         }
@@ -462,7 +461,8 @@ impl Work<'_> {
         let mut failure = anyhow!("there is no remote to fetch from");
         for remote in remotes {
             let reach = &settings.reach;
-            let order = Order { remote: &remote, reach, branch, tip: None, way: None };
+            let goal = Goal::Branch { branch, tip: None };
+            let order = Order { remote: &remote, reach, goal, way: None };
             let fetched = git.refill(&remote, branch, |empty| {
                 self.here.wire.fetch(empty, &order, &mut *progress)
             });

@@ -1,7 +1,7 @@
 //! Running the scripts of one action, in order, until one does not succeed.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -67,6 +67,11 @@ pub fn init_due(here: &Here, memory: &Memory) -> bool {
     memory.init_due && memory.init_done.as_deref() != Some(here.node.machine_id.as_str())
 }
 
+/// Whether this machine was made of the disk of one on which the init ladder had run.
+pub fn made_elsewhere(here: &Here, memory: &Memory) -> bool {
+    init_due(here, memory) && memory.init_done.is_some()
+}
+
 /// What a user has at least, whoever starts something in that name.
 pub fn environment_of(user: &User) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = Vec::new();
@@ -123,7 +128,7 @@ pub fn environment(
     let here = site.here;
     let mut env = standing_environment(here, settings)?;
     let mut set = |key: &str, value: OsString| env.push((key.into(), value));
-    let remote = site.remotes().first().map_or_else(String::new, ToString::to_string);
+    let remote = site.remotes.first().map_or_else(String::new, ToString::to_string);
     let of = |value: &Option<String>| value.clone().unwrap_or_default();
     set("AGENT_REPO", site.repo.name.clone().into());
     set("AGENT_ROOT", here.settings.world.root.clone().into());
@@ -141,43 +146,83 @@ pub fn environment(
     Ok(env)
 }
 
-/// Runs `list` in order under `deadline` (time since boot); each script is written into the journal
+/// Programs that are run one after the other.
+pub struct Programs {
+    /// What each is called, and its arguments.
+    commands: Vec<(String, Vec<OsString>)>,
+    folder: PathBuf,
+    env: Vec<(OsString, OsString)>,
+    /// As whom, when that is somebody else than us.
+    user: Option<User>,
+}
+
+impl Programs {
+    /// Scripts of the tree at `folder`.
+    ///
+    /// # Errors
+    /// When one cannot be run. To be found before the first of them runs: one that is missing must
+    /// not let the others run for nothing.
+    pub fn scripts(folder: &Path, list: &[String], env: &[(OsString, OsString)]) -> Result<Self> {
+        let command = |name: &String| Ok((name.clone(), scripts::command(folder, name)?));
+        let commands = list.iter().map(command).collect::<Result<_>>()?;
+        Ok(Self { commands, folder: folder.to_owned(), env: env.to_vec(), user: None })
+    }
+
+    /// One program with its arguments, run in `folder`.
+    pub fn one(
+        argv: &[String],
+        folder: &Path,
+        env: &[(OsString, OsString)],
+        user: Option<User>,
+    ) -> Self {
+        let name = argv.first().cloned().unwrap_or_default();
+        let commands = vec![(name, argv.iter().map(OsString::from).collect())];
+        Self { commands, folder: folder.to_owned(), env: env.to_vec(), user }
+    }
+}
+
+/// Runs `programs` in order under `deadline` (time since boot); each is written into the journal
 /// before its first instruction.
 ///
 /// # Errors
-/// When a script cannot be started or written down.
+/// When one cannot be started or written down.
 pub fn run(
     lock: &ActionLock,
     journal: &mut Journal,
-    worktree: &Path,
-    list: &[String],
-    env: &[(OsString, OsString)],
+    programs: Programs,
     log: &Log,
     deadline: Duration,
 ) -> Result<Outcome> {
-    let commands: Result<Vec<_>> =
-        list.iter().map(|name| scripts::command(worktree, name)).collect();
-    // Before the first of them runs: one that is missing must not let the others run for nothing.
-    for (name, argv) in list.iter().zip(commands?) {
+    let Programs { commands, folder, env, user } = programs;
+    for (name, argv) in commands {
         tracing::info!(script = %name, "running");
-        let script = Script { argv, folder: worktree.to_owned(), env: env.to_vec() };
+        let (folder, env, user) = (folder.clone(), env.clone(), user.clone());
+        let script = Script { argv, folder, env, user: user.map(|user| user.name) };
         let staged = script.stage(log.file())?;
         journal.phase = Phase::Run;
         if let Some(step) = &mut journal.step {
             step.script = Some(Running { process: staged.process(), deadline });
         }
         lock.write(journal)?;
-        let outcome = match staged.go(deadline, || log.curb())? {
-            Ended::Exited(0) => continue,
-            Ended::Exited(75) => Outcome::Deferred,
-            Ended::Exited(code) => Outcome::Failed { code },
-            Ended::Signalled(signal) => Outcome::Killed { signal },
-            Ended::TimedOut => Outcome::TimedOut,
-        };
+        let outcome = outcome_of(staged.go(deadline, || log.curb())?);
+        if outcome == Outcome::Succeeded {
+            continue;
+        }
         tracing::info!(script = %name, %outcome, "ended");
         return Ok(outcome);
     }
     Ok(Outcome::Succeeded)
+}
+
+/// What the end of a program means.
+pub fn outcome_of(ended: Ended) -> Outcome {
+    match ended {
+        Ended::Exited(0) => Outcome::Succeeded,
+        Ended::Exited(75) => Outcome::Deferred,
+        Ended::Exited(code) => Outcome::Failed { code },
+        Ended::Signalled(signal) => Outcome::Killed { signal },
+        Ended::TimedOut => Outcome::TimedOut,
+    }
 }
 
 /// When scripts that start now have to be done, as time since boot.

@@ -19,7 +19,7 @@ use crate::system::record::Records;
 use crate::system::{logs, node};
 
 /// A repository that can be looked into, or the reason why not as an error.
-fn site<'a>(here: &'a Here, repo: &'a Repo) -> Result<Box<Site<'a>>> {
+pub(super) fn site<'a>(here: &'a Here, repo: &'a Repo) -> Result<Box<Site<'a>>> {
     match observe::open(here, repo) {
         Opened::Ready(site) => Ok(site),
         Opened::Missing => bail!(
@@ -115,10 +115,18 @@ pub fn must_not_be_held(here: &Here, repo: &Repo) -> Result<()> {
 /// When there is none, or `text` names nothing that is here.
 pub fn rollback_target(here: &Here, repo: &Repo, text: Option<&str>) -> Result<Commit> {
     let site = site(here, repo)?;
+    if site.fetches_all() {
+        bail!(
+            "{} has many refs, which cannot be rolled back as one\n\
+             hint: revert the commit upstream; until then nothing changes here after: agent hold {}",
+            repo.name,
+            repo.name
+        );
+    }
     if let Some(text) = text {
         return site.git.resolve(text).with_context(|| format!("cannot roll back {}", repo.name));
     }
-    let head = site.head_commit();
+    let head = site.stands_at()?;
     let successes: Vec<Finished> = site
         .records
         .history()?
@@ -152,17 +160,24 @@ pub fn acceptable(here: &Here, repo: &Repo, text: &str) -> Result<Commit> {
     let Upstream::Tip { commit: tip, .. } = seen.upstream else {
         bail!("{}: nothing is known of upstream yet\nhint: agent tick {}", repo.name, repo.name)
     };
+    let rewritten = match &seen.refs {
+        Some(refs) => refs.rewritten(),
+        None => vec![tip],
+    };
     let wanted = text.to_ascii_lowercase();
-    let names_the_tip = wanted.len() >= 7 && tip.to_string().starts_with(&wanted);
-    if !names_the_tip {
-        bail!(
-            "{}: upstream has {tip}, not \"{}\"\nhint: look at it first, then: agent accept {} {tip}",
-            repo.name,
-            text.escape_debug(),
-            repo.name
-        );
+    let names = |commit: &&Commit| wanted.len() >= 7 && commit.to_string().starts_with(&wanted);
+    if let Some(commit) = rewritten.iter().find(names) {
+        return Ok(*commit);
     }
-    Ok(tip)
+    let Some(first) = rewritten.first() else {
+        bail!("{}: nothing that upstream has was refused as rewritten", repo.name)
+    };
+    bail!(
+        "{}: upstream has {first}, not \"{}\"\nhint: look at it first, then: agent accept {} {first}",
+        repo.name,
+        text.escape_debug(),
+        repo.name
+    )
 }
 
 /// Everything that `explain` tells of a repository.

@@ -57,8 +57,11 @@ pub struct Journal {
 /// What a run acts upon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// The local branch that moves.
+    /// The branch that is followed; in a worktree the one that moves.
     pub branch: RefName,
+    /// The full name of the ref, where each of several is acted upon by itself.
+    #[serde(default)]
+    pub reference: Option<String>,
     /// From where.
     pub head: Option<Commit>,
     /// To where.

@@ -154,6 +154,12 @@ impl Log {
         self.line("Start", self.started, about);
     }
 
+    /// Adds what a program printed elsewhere.
+    pub fn add(&self, text: &str) {
+        // What cannot be kept of it changes nothing about how it ended.
+        let _ = (&self.appending).write_all(text.as_bytes());
+    }
+
     /// Frees the middle of a long log on disk; the file keeps its length. To be called now and
     /// then while the script runs.
     pub fn curb(&self) {

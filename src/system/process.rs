@@ -21,8 +21,10 @@ use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 mod dialogue;
+mod question;
 
 pub use dialogue::{Dialogue, Farewell};
+pub use question::{Answer, ask};
 
 /// How long a script has between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -68,6 +70,8 @@ pub struct Script {
     pub folder: PathBuf,
     /// The whole environment.
     pub env: Vec<(OsString, OsString)>,
+    /// As whom; `None`: as we are.
+    pub user: Option<String>,
 }
 
 /// A script that waits at the gate.
@@ -83,6 +87,7 @@ impl Script {
     /// When no process can be started.
     pub fn stage(&self, log: &File) -> Result<Staged> {
         let child = ours("stage")
+            .args(self.user.iter().flat_map(|user| ["--user", user]))
             .arg("--")
             .args(&self.argv)
             .current_dir(&self.folder)

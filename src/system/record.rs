@@ -12,6 +12,8 @@
 //!     again                              a wake-up found it busy: one more pass
 //!     repair                             what the last look for damage led to (Repair)
 //!     collecting                         git's garbage collection, while it runs (Collecting)
+//!     refs                               what upstream had at the last fetch (Listing)
+//!     published                          what stands at the targets (Book)
 //!     history                            finished runs, one JSON object a line
 //!     changed                            the paths of the current action, for the scripts
 //! ```
@@ -19,11 +21,10 @@
 //! Every reader takes only a small regular file: a FIFO, a link, a folder or a gigabyte in its place
 //! is an answer, not a trap. Every writer goes through [`files::put`].
 
+mod history;
+mod listing;
 mod polled;
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,12 +38,11 @@ use crate::domain::action::{Attempt, Finished};
 use crate::domain::git::Commit;
 use crate::domain::plan::{Hold, Pin, TreeWhen, Verdict};
 
+pub use listing::{Fetched, Listing};
 pub use polled::Polled;
 
 /// The most that a state file may hold.
 const CAP: u64 = 256 * 1024;
-/// History lines kept; twice as many are let grow before the file is cut.
-const HISTORY: usize = 1000;
 /// The version of what is written into `state`. A reader refuses what is newer than itself.
 const FORMAT: u32 = 1;
 
@@ -303,12 +303,14 @@ impl Records {
     /// that is not known either): nobody stops a machine by mistake.
     pub fn hold(&self, now: DateTime<Utc>) -> Option<Hold> {
         let path = self.private.join("hold");
-        let written = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
-        let damaged = |reason: String| Hold {
-            by: "a hold file that cannot be read".to_owned(),
-            reason,
-            since: written.map_or(now, DateTime::from),
-            until: None,
+        let damaged = |reason: String| {
+            let written = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
+            Hold {
+                by: "a hold file that cannot be read".to_owned(),
+                reason,
+                since: written.map_or(now, DateTime::from),
+                until: None,
+            }
         };
         match self.read("hold") {
             Ok(None) => None,
@@ -395,54 +397,6 @@ impl Records {
     pub fn put_changed(&self, paths: &[u8]) -> Result<PathBuf> {
         files::put_lazily(&self.private, "changed", paths, 0o644)?;
         Ok(self.private.join("changed"))
-    }
-
-    /// Finished runs, oldest first. Lines that a crash cut off are passed over.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn history(&self) -> Result<Vec<Finished>> {
-        let Some(bytes) = files::read_small(&self.private.join("history"), 64 * CAP)? else {
-            return Ok(Vec::new());
-        };
-        Ok(bytes
-            .split(|&byte| byte == b'\n')
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .collect())
-    }
-
-    /// Adds a finished run, unless it is there already.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn add_to_history(&self, run: &Finished) -> Result<()> {
-        let mut runs = self.history()?;
-        if runs.iter().rev().take(8).any(|known| known.id == run.id) {
-            return Ok(());
-        }
-        let line = serde_json::to_vec(run)?;
-        if runs.len() >= 2 * HISTORY {
-            runs.drain(..runs.len() - HISTORY);
-            runs.push(run.clone());
-            let mut text = Vec::new();
-            for run in &runs {
-                serde_json::to_writer(&mut text, run)?;
-                text.push(b'\n');
-            }
-            return files::put(&self.private, "history", &text, 0o600);
-        }
-        let path = self.private.join("history");
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        // A line that a crash cut off must not swallow this one.
-        file.write_all(&[b"\n".as_slice(), &line, b"\n"].concat())
-            .and_then(|()| file.sync_data())
-            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {

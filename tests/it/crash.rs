@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 
 use crate::sandbox::{Ran, Sandbox, set_mode, text, wait_until};
 
+mod published;
+
+use published::Layout;
+
 /// The system calls that leave a trace outside the process. Not each machine has each of them.
 const CALLS: [&str; 33] = [
     "write",
@@ -132,12 +136,21 @@ impl Totals {
 pub(crate) struct Stand {
     pub(crate) machine: Sandbox,
     round: usize,
+    /// Where trees are published; `None`: the worktree follows.
+    layout: Option<Layout>,
 }
 
 impl Stand {
     pub(crate) fn new() -> Self {
+        Self::of(None)
+    }
+
+    fn of(layout: Option<Layout>) -> Self {
         let machine = Sandbox::with(NAME, &[("bin/work/common/work.sh", SUSPICIOUS_WORK)]);
-        let mut stand = Self { machine, round: 0 };
+        if let Some(layout) = layout {
+            published::configure(&machine, layout);
+        }
+        let mut stand = Self { machine, round: 0, layout };
         stand.push();
         stand.machine.tick().ok();
         stand
@@ -148,6 +161,9 @@ impl Stand {
     pub(crate) fn push(&mut self) -> String {
         self.round += 1;
         let round = self.round;
+        if self.layout == Some(Layout::Branches) {
+            published::push_branches(&self.machine, round);
+        }
         self.machine.push_with(NAME, |desk| change(desk, round).unwrap())
     }
 
@@ -233,6 +249,7 @@ impl Stand {
         self.machine.lastaction(NAME).as_deref() == Some(revision)
             && !self.machine.currentaction(NAME).exists()
             && !journal.exists()
+            && (self.layout.is_none() || self.machine.state(NAME) == "current")
     }
 
     /// What is not as it has to be once `revision` is acted upon.
@@ -244,8 +261,15 @@ impl Stand {
                 findings.push(format!("  {finding}"));
             }
         };
-        let head = self.machine.head(NAME);
-        expect(head == revision, format!("HEAD is {head}"));
+        if let Some(layout) = self.layout {
+            let wrong = published::findings(&self.machine, layout, revision, self.round);
+            expect(wrong.is_empty(), wrong.join("\n  "));
+        } else {
+            let head = self.machine.head(NAME);
+            expect(head == revision, format!("HEAD is {head}"));
+            let torn = self.bytes_that_differ(revision);
+            expect(torn.is_empty(), format!("the files differ from the revision: {torn}"));
+        }
         let acted = self.machine.lastaction(NAME);
         expect(acted.as_deref() == Some(revision), format!("lastaction.txt holds {acted:?}"));
         let current = fs::read_to_string(self.machine.currentaction(NAME)).ok();
@@ -257,8 +281,6 @@ impl Stand {
         );
         let differences = self.machine.differences(NAME);
         expect(differences.is_empty(), format!("git status: {differences}"));
-        let torn = self.bytes_that_differ(revision);
-        expect(torn.is_empty(), format!("the files differ from the revision: {torn}"));
         expect(!clone.join(".git/pmpy/journal").exists(), "the journal is left".to_owned());
         for file in self.machine.files_below(&self.machine.root()) {
             expect(!is_debris(&file), format!("{} is left", file.display()));
@@ -356,6 +378,7 @@ fn is_debris(file: &Path) -> bool {
         || name.starts_with("pack_git2_")
         || name.starts_with("tmp_")
         || name.starts_with(".pmpy-tmp")
+        || name.starts_with(".pmpy-link")
         || name.starts_with(".currentaction")
         || (name.starts_with('.') && name.ends_with(".new"))
 }
@@ -363,11 +386,22 @@ fn is_debris(file: &Path) -> bool {
 /// Kills `victim` at every point, after the worker was killed at each of `firsts`; prints the
 /// totals, and fails on any finding or on fewer points than `least`.
 fn enumerate(what: &str, victim: &[&str], firsts: &[Option<Point>], least: usize) {
+    enumerate_on(None, what, victim, firsts, least);
+}
+
+/// The same on a machine that publishes.
+fn enumerate_on(
+    layout: Option<Layout>,
+    what: &str,
+    victim: &[&str],
+    firsts: &[Option<Point>],
+    least: usize,
+) {
     let tasks = firsts.iter().flat_map(|first| CALLS.iter().map(move |call| (first, *call)));
     let queue = Mutex::new(tasks);
     let bad = AtomicUsize::new(0);
     let lane = || {
-        let mut stand = Stand::new();
+        let mut stand = Stand::of(layout);
         let mut totals = Totals::default();
         loop {
             let task = queue.lock().unwrap().next();
@@ -376,7 +410,7 @@ fn enumerate(what: &str, victim: &[&str], firsts: &[Option<Point>], least: usize
                 let (hit, round) = stand.round(first.as_ref(), &Point { call, nth }, victim);
                 if !round.findings.is_empty() {
                     bad.fetch_add(1, Ordering::Relaxed);
-                    stand = Stand::new();
+                    stand = Stand::of(layout);
                 }
                 totals.add(round);
                 if bad.load(Ordering::Relaxed) >= ENOUGH {
@@ -423,6 +457,16 @@ fn every_killed_system_call_of_a_recovery_is_put_right_by_the_next_tick() {
     let breaks = [points.len() / 2, points.len() * 3 / 4, points.len().saturating_sub(4)];
     let firsts: Vec<Option<Point>> = breaks.iter().map(|&at| points.get(at).cloned()).collect();
     enumerate("recovery", &WORKER, &firsts, 60);
+}
+
+#[test]
+fn every_killed_system_call_of_a_publication_of_branches_is_put_right_by_the_next_tick() {
+    enumerate_on(Some(Layout::Branches), "branches", &WORKER, &[None], 100);
+}
+
+#[test]
+fn every_killed_system_call_of_a_publication_of_a_site_is_put_right_by_the_next_tick() {
+    enumerate_on(Some(Layout::Checkout), "site", &WORKER, &[None], 60);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn give(machine: &Sandbox, name: &str, user: u32) {
     }
 }
 
-fn give_all(place: &Path, user: u32) {
+pub fn give_all(place: &Path, user: u32) {
     if place.is_dir() && !place.is_symlink() {
         for entry in fs::read_dir(place).unwrap() {
             give_all(&entry.unwrap().path(), user);
@@ -185,4 +185,92 @@ fn a_clone_that_its_owner_cannot_reach_is_broken_and_says_so() {
     assert!(reason.contains("permission denied"), "{row:#}");
     let said = machine.agent(&["check", "--offline"]).exits(1).stdout.to_lowercase();
     assert!(said.contains("permission denied"), "{said}");
+}
+
+/// The machine publishes instead: nobody's clone `ops` at a target of nobody's, with `keys`.
+fn publishes(machine: &Sandbox, keys: &str) -> PathBuf {
+    let sites = machine.path("sites");
+    fs::create_dir(&sites).unwrap();
+    lchown(&sites, Some(NOBODY), Some(NOBODY)).unwrap();
+    let target = sites.join("ops");
+    let settings = format!("mode = \"checkout\"\ntarget = \"{}\"\n{keys}", text(&target));
+    machine.configure(&format!("[repo.ops]\n{settings}\n"));
+    target
+}
+
+/// A program of root's that notes who it is and what it was told.
+fn told(machine: &Sandbox, more: &str) -> PathBuf {
+    let program = machine.path("told");
+    let text = format!(
+        "#!/bin/sh\necho \"$(id -u) $PWD $USER $AGENT_REPO $AGENT_REF $AGENT_REVISION \
+         $AGENT_TARGET\" | tee -a \"$0.notes\"\n{more}\n"
+    );
+    fs::write(&program, text).unwrap();
+    set_mode(&program, 0o755);
+    fs::write(machine.path("told.notes"), "").unwrap();
+    set_mode(&machine.path("told.notes"), 0o666);
+    program
+}
+
+fn notes(machine: &Sandbox) -> Vec<String> {
+    let notes = fs::read_to_string(machine.path("told.notes")).unwrap();
+    notes.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_follows_a_publication_runs_as_root_where_root_says_so_and_the_rest_as_the_owner() {
+    let machine = machine("true");
+    let program = told(&machine, "");
+    let keys = format!("after = [\"{}\"]\nafter_user = \"root\"", text(&program));
+    let target = publishes(&machine, &keys);
+    machine.tick().ok();
+    let revision = machine.head("ops");
+    let target_text = text(&target).to_owned();
+    assert_eq!(notes(&machine), [format!("0 / root ops refs/heads/main {revision} {target_text}")]);
+    assert_eq!(machine.state("ops"), "current");
+    let log = machine.agent(&["log", "ops"]).ok().stdout;
+    assert!(log.contains("refs/heads/main"), "its output is in the log: {log}");
+    for place in [target.clone(), fs::canonicalize(&target).unwrap()] {
+        assert_eq!(owner(&place), NOBODY, "{}", place.display());
+    }
+    assert_owned(&machine);
+}
+
+#[test]
+fn what_follows_a_publication_runs_as_another_user_than_either() {
+    let machine = machine("true");
+    let program = told(&machine, "");
+    let keys = format!("after = [\"{}\"]\nafter_user = \"daemon\"", text(&program));
+    publishes(&machine, &keys);
+    machine.tick().ok();
+    let [note] = notes(&machine).try_into().unwrap();
+    assert!(note.starts_with(&format!("{DAEMON} / daemon ops ")), "{note}");
+}
+
+#[test]
+fn what_fails_as_root_after_a_publication_is_a_failed_action_and_tried_again() {
+    let machine = machine("true");
+    let program = told(&machine, "[ -e \"$0.fine\" ] || exit 3");
+    let keys = format!("after = [\"{}\"]\nafter_user = \"root\"", text(&program));
+    publishes(&machine, &keys);
+    machine.tick();
+    assert_eq!(machine.state("ops"), "failing", "{:#}", machine.row("ops"));
+    assert_eq!(machine.lastaction("ops"), None);
+    fs::write(machine.path("told.fine"), "").unwrap();
+    machine.agent(&["tick", "ops"]).ok();
+    assert_eq!(machine.state("ops"), "current");
+    assert_eq!(notes(&machine).len(), 2);
+}
+
+#[test]
+fn a_target_that_the_user_cannot_reach_is_found_by_check() {
+    let machine = machine("true");
+    let target = publishes(&machine, "");
+    let check = || machine.agent(&["check", "--offline"]).stdout;
+    assert!(check().contains("publishes to"), "{}", check());
+    let sites = target.parent().unwrap();
+    lchown(sites, Some(0), Some(0)).unwrap();
+    assert!(check().contains("cannot be written by nobody"), "{}", check());
+    set_mode(sites, 0o700);
+    assert!(check().contains("cannot be written by nobody"), "{}", check());
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::plan::Unreachable;
-use crate::domain::remote::{Asked, LeftAlone, Way};
+use crate::domain::remote::{Asked, LeftAlone, Tip, Way};
 
 /// `poll`: what the remote last said, written when that changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub struct Polled {
     pub tip: Option<Commit>,
     /// Whether `tip` was ever learned.
     pub known: bool,
+    /// Every ref that was asked for, when just now several were. Not kept: see
+    /// [`Listing`](super::Listing).
+    #[serde(skip)]
+    pub refs: Option<Vec<Tip>>,
     /// Another than the first of several remotes said so.
     #[serde(default)]
     pub mirror: bool,
@@ -50,7 +54,8 @@ impl Polled {
             (Some(one), Some(other)) => one.is_the_same(other) && one.since == other.since,
             (one, other) => one.is_none() && other.is_none(),
         };
-        same_way && Self { way: other.way.clone(), ..self.clone() } == *other
+        let same = Self { way: other.way.clone(), refs: other.refs.clone(), ..self.clone() };
+        same_way && same == *other
     }
 
     /// The remote that answered last, and how it was asked.

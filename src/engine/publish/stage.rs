@@ -1,0 +1,103 @@
+//! Trees on their way to a target: read from git, held to the rules, written where nobody looks yet.
+//! Several at once, as there are processors.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::Result;
+
+use super::Shelf;
+use crate::domain::change::ChangeError;
+use crate::domain::plan::Finding;
+use crate::domain::publication::Due;
+use crate::engine::apply;
+use crate::engine::observe::{Site, one_line};
+use crate::system::git::Git;
+use crate::system::release::Staged;
+
+/// A tree that can be shown soon.
+#[derive(Debug)]
+pub enum Ready {
+    /// Written just now.
+    Staged(Staged),
+    /// A release of an earlier time.
+    Kept,
+}
+
+/// Why one is not.
+#[derive(Debug)]
+pub enum Stop {
+    /// Its revision is not to be shown.
+    Verdict(Finding),
+    /// It could not be written: why.
+    Hindered(String),
+}
+
+/// Writes the trees of `dues`; the answers in the same order.
+///
+/// # Errors
+/// When the repository cannot be read.
+pub fn all(site: &Site, shelf: &Shelf, dues: &[Due]) -> Result<Vec<Result<Ready, Stop>>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(dues.len());
+    if threads <= 1 {
+        return dues.iter().map(|due| one(&site.git, shelf, due)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(dues.len()));
+    let work = || -> Result<()> {
+        // The library's handle on a repository is for one thread.
+        let git = Git::open(&site.repo.path)?;
+        while let Some(due) = dues.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let answer = one(&git, shelf, due)?;
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((&due.name, answer));
+        }
+        Ok(())
+    };
+    let ended: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(thread::ScopedJoinHandle::join).collect()
+    });
+    for outcome in ended {
+        // A panic there is one here.
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    }
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // By name, as they are due.
+    done.sort_by_key(|(name, _)| *name);
+    Ok(done.into_iter().map(|(_, answer)| answer).collect())
+}
+
+fn one(git: &Git, shelf: &Shelf, due: &Due) -> Result<Result<Ready, Stop>> {
+    let verdict = |finding| Ok(Err(Stop::Verdict(finding)));
+    let hindered = |error: anyhow::Error| Ok(Err(Stop::Hindered(one_line(&error))));
+    match apply::tree_settings(git, due.revision) {
+        Err(reason) => return verdict(Finding::Refused { reason }),
+        Ok(tree) => {
+            if let Some(reason) = tree.hold {
+                return verdict(Finding::Held { reason });
+            }
+        }
+    }
+    let place = match shelf.place(&due.directory) {
+        Ok(place) => place,
+        Err(error) => return hindered(error),
+    };
+    match shelf.store.has(&place, due.revision) {
+        Ok(true) => return Ok(Ok(Ready::Kept)),
+        Ok(false) => {}
+        Err(error) => return hindered(error),
+    }
+    let tree = match apply::change_between(git, None, due.revision) {
+        Ok(tree) => tree,
+        Err(ChangeError::Refused(refusal)) => {
+            return verdict(Finding::Refused { reason: refusal.to_string() });
+        }
+        Err(ChangeError::Unreadable(error)) => return Err(error.into()),
+    };
+    match shelf.store.stage(&place, due.revision, &tree, git) {
+        Ok(staged) => Ok(Ok(Ready::Staged(staged))),
+        Err(error) => hindered(error),
+    }
+}

@@ -1,0 +1,134 @@
+//! What a remote had at the last fetch of all its refs, and what of it stands at the targets.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+
+use super::{Records, files};
+use crate::domain::git::Commit;
+use crate::domain::publication::Book;
+use crate::domain::remote::Tip;
+
+/// The most that a list of refs may hold: half a million of them.
+const LIST_CAP: u64 = 64 << 20;
+
+/// `refs`: what upstream had when its refs were fetched last, by name. One line each, such as
+/// `ID COMMIT refs/tags/v1`, with `-` for what stands for no commit here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing(pub Vec<Fetched>);
+
+/// One ref of a [`Listing`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// What upstream has.
+    pub tip: Tip,
+    /// The commit that it stands for, when that is here.
+    pub commit: Option<Commit>,
+}
+
+impl Listing {
+    /// Whether upstream still has what it had.
+    pub fn says(&self, tips: &[Tip]) -> bool {
+        self.0.iter().map(|fetched| &fetched.tip).eq(tips)
+    }
+
+    /// The ref that is called `name` in full.
+    pub fn get(&self, name: &str) -> Option<&Fetched> {
+        let at = self.0.binary_search_by(|fetched| fetched.tip.name.as_str().cmp(name)).ok()?;
+        self.0.get(at)
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let line = |line: &str| -> Result<Fetched> {
+            let read = || {
+                let (id, rest) = line.split_once(' ')?;
+                let (commit, name) = rest.split_once(' ')?;
+                let commit = match commit {
+                    "-" => None,
+                    commit => Some(commit.parse().ok()?),
+                };
+                Some(Fetched { tip: Tip { name: name.to_owned(), id: id.parse().ok()? }, commit })
+            };
+            read().with_context(|| format!("\"{}\" is no ref", line.escape_debug()))
+        };
+        text.lines().map(line).collect::<Result<_>>().map(Self)
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for Fetched { tip: Tip { name, id }, commit } in &self.0 {
+            let commit = commit.map_or_else(|| "-".to_owned(), |commit| commit.to_string());
+            // A String takes everything.
+            let _ = writeln!(text, "{id} {commit} {name}");
+        }
+        text
+    }
+}
+
+impl Records {
+    /// What upstream had at the last fetch of all its refs; nothing when there was none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds something else.
+    pub fn listing(&self) -> Result<Listing> {
+        let path = self.private.join("refs");
+        let Some(bytes) = files::read_small(&path, LIST_CAP)? else {
+            return Ok(Listing::default());
+        };
+        let text = String::from_utf8(bytes).context("it is no text");
+        text.and_then(|text| Listing::parse(&text)).with_context(|| {
+            format!(
+                "{} cannot be used\nhint: remove it; the next tick fetches anew",
+                path.display()
+            )
+        })
+    }
+
+    /// Remembers what upstream had.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_listing(&self, listing: &Listing) -> Result<()> {
+        files::put(&self.private, "refs", listing.text().as_bytes(), 0o600)
+    }
+
+    /// What stands at the targets.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or was written by a newer agent.
+    pub fn book(&self) -> Result<Book> {
+        let path = self.private.join("published");
+        let Some(bytes) = files::read_small(&path, LIST_CAP)? else { return Ok(Book::new()) };
+        serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{} cannot be used\nhint: remove it; what stands at the targets is found by its links",
+                path.display()
+            )
+        })
+    }
+
+    /// Remembers what stands at the targets.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_book(&self, book: &Book) -> Result<()> {
+        self.put("published", book)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_survives_being_written_and_read() {
+        let id: Commit = "ab".repeat(20).parse().unwrap();
+        let fetched = |name: &str, commit| Fetched { tip: Tip { name: name.into(), id }, commit };
+        let listing =
+            Listing(vec![fetched("refs/heads/$(id)", Some(id)), fetched("refs/tags/v1", None)]);
+        assert_eq!(Listing::parse(&listing.text()).unwrap(), listing);
+        assert_eq!(listing.get("refs/tags/v1"), listing.0.last());
+        assert_eq!(listing.get("refs/tags/v2"), None);
+        assert!(Listing::parse("ab cd").is_err());
+    }
+}
