@@ -1,4 +1,5 @@
-//! Real servers for the tests of the wire, each owned by the value that started it: nginx with
+//! Real servers for the tests of the wire and the bus, each owned by the value that started it (but for
+//! [`brokers`]): nginx with
 //! fcgiwrap and git-http-backend ([`Https`]), OpenSSH ([`Sshd`]), git daemon ([`Daemon`]), and two
 //! proxies of our own, one that misbehaves ([`Proxy`]) and one that web clients know
 //! ([`HttpProxy`]). They listen on free ports of the loopback device, write into the sandbox's folder
@@ -30,6 +31,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 
+pub mod brokers;
 mod certificates;
 mod daemon;
 mod http_proxy;

@@ -1,0 +1,187 @@
+//! Frames there and back, in any pieces; and what is no frame.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn decoder(version: Version) -> Decoder {
+    Decoder { version, ..Decoder::default() }
+}
+
+/// All items in `pieces`, and why there are no more of them.
+fn read<'a>(
+    version: Version,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<Item>, Option<NotStomp>) {
+    let mut decoder = decoder(version);
+    let mut items = Vec::new();
+    for mut piece in pieces {
+        loop {
+            match decoder.take(&mut piece) {
+                Ok(Some(item)) => items.push(item),
+                Ok(None) => break,
+                Err(error) => return (items, Some(error)),
+            }
+        }
+    }
+    (items, None)
+}
+
+fn whole(version: Version, bytes: &[u8]) -> (Vec<Item>, Option<NotStomp>) {
+    read(version, [bytes])
+}
+
+#[track_caller]
+fn one(version: Version, bytes: &[u8]) -> Frame {
+    match whole(version, bytes) {
+        (items, None) => match items.as_slice() {
+            [Item::Frame(frame)] => frame.clone(),
+            other => panic!("one frame was expected: {other:?}"),
+        },
+        (_, Some(error)) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn frames_and_beats_are_read_however_they_are_cut() {
+    let message = Frame::new("MESSAGE").with("a", "x:\\y\n\r").with("k:\n", "");
+    let message = Frame { body: b"a\0b".to_vec(), ..message };
+    let mut bytes = b"\n\r\n".to_vec();
+    bytes.extend(message.encode(Version::V12).unwrap());
+    bytes.extend(b"\nRECEIPT\r\nreceipt-id:1\r\n\r\n\0\n");
+    for first in 0..bytes.len() {
+        for second in first..bytes.len() {
+            let pieces = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+            let (items, error) = read(Version::V12, pieces);
+            assert_eq!(error, None);
+            assert_eq!(items.len(), 6);
+            let Item::Frame(read) = &items[2] else { panic!("{items:?}") };
+            assert_eq!((read.header("a"), read.header("k:\n")), (Some("x:\\y\n\r"), Some("")));
+            assert_eq!(read.body, b"a\0b");
+            let Item::Frame(receipt) = &items[4] else { panic!("{items:?}") };
+            assert_eq!(receipt, &Frame::new("RECEIPT").with("receipt-id", "1"));
+        }
+    }
+}
+
+#[test]
+fn each_version_escapes_what_it_should() {
+    let frame = Frame::new("SEND").with("a", "x:y\\z\nw");
+    assert_eq!(frame.encode(Version::V12).unwrap(), b"SEND\na:x\\cy\\\\z\\nw\n\n\0");
+    assert_eq!(frame.encode(Version::V11).unwrap(), b"SEND\na:x\\cy\\\\z\\nw\n\n\0");
+    assert!(frame.encode(Version::V10).is_err(), "the line would end");
+    let frame = Frame::new("SEND").with("a", "x\r");
+    assert_eq!(frame.encode(Version::V12).unwrap(), b"SEND\na:x\\r\n\n\0");
+    assert!(frame.encode(Version::V11).is_err() && frame.encode(Version::V10).is_err());
+    assert_eq!(one(Version::V10, b"MESSAGE\na:x\\cy\n\n\0").header("a"), Some("x\\cy"));
+    assert_eq!(one(Version::V11, b"MESSAGE\na:x\\cy\n\n\0").header("a"), Some("x:y"));
+    assert_eq!(one(Version::V12, b"CONNECTED\nsession:a\\q\n\n\0").header("session"), Some("a\\q"));
+}
+
+#[test]
+fn a_password_may_hold_a_backslash_and_no_header_of_its_own() {
+    let connect =
+        |passcode: &str| Frame::new("CONNECT").with("passcode", passcode).encode(Version::V10);
+    assert_eq!(connect("p:a\\b").unwrap(), b"CONNECT\npasscode:p:a\\\\b\n\n\0");
+    for passcode in ["a\nlogin:root", "a\r", "a\0"] {
+        let told = connect(passcode).unwrap_err().to_string();
+        assert!(told.starts_with("the header \"passcode\" cannot be sent: "), "{told}");
+        assert!(!told.contains("root"), "{told}");
+    }
+}
+
+#[test]
+fn of_repeated_headers_the_first_counts() {
+    let frame = one(Version::V12, b"MESSAGE\na:1\na:2\ncontent-length:2\ncontent-length:9\n\nxy\0");
+    assert_eq!(frame.header("a"), Some("1"));
+    assert_eq!(frame.body, b"xy");
+}
+
+#[test]
+fn what_is_not_utf_8_is_no_reason_to_leave() {
+    let frame = one(Version::V12, b"MESSAGE\nsubject:[\xff] \xc3\n\n\xfe\0");
+    assert_eq!(frame.header("subject"), Some("[\u{fffd}] \u{fffd}"));
+    assert_eq!(frame.body, b"\xfe");
+}
+
+#[test]
+fn of_too_much_the_beginning_is_kept_and_the_session_goes_on() {
+    let mut bytes = b"MESSAGE\n".to_vec();
+    bytes.extend(format!("long:{}\n", "x".repeat(KEPT_LINE)).bytes());
+    for number in 0..KEPT_HEADERS + 10 {
+        bytes.extend(format!("h{number}:\n").bytes());
+    }
+    bytes.extend(format!("content-length:{}\n\n", KEPT_BODY + 1000).bytes());
+    bytes.extend(vec![0; KEPT_BODY + 1000]);
+    bytes.extend(b"\0MESSAGE\n\n");
+    bytes.extend(vec![b'x'; KEPT_BODY + 1000]);
+    bytes.extend(b"\0\n");
+    let (items, error) = whole(Version::V12, &bytes);
+    assert_eq!(error, None);
+    let [Item::Frame(first), Item::Frame(second), Item::Beat] = items.as_slice() else {
+        panic!("{} items", items.len())
+    };
+    assert_eq!(first.headers.len(), KEPT_HEADERS);
+    assert_eq!(first.header("long"), None);
+    assert_eq!((first.body.len(), second.body.len()), (KEPT_BODY, KEPT_BODY));
+}
+
+#[test]
+fn what_is_no_stomp_ends_it_at_once() {
+    let head = |line: &str| format!("MESSAGE\n{line}\n\n").into_bytes();
+    for (bytes, told) in [
+        (
+            b"HTTP/1.1 400 Bad Request\r\n".to_vec(),
+            "it begins with \"HTTP/1.1 400 Bad Request\\r\\n\"",
+        ),
+        (b"\x15\x03\x03\0\x02\x02".to_vec(), "it begins with \"\\x15\\x03\\x03\\x00\\x02\\x02\""),
+        (vec![b'A'; 33], "it begins with \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\""),
+        (head("no colon"), "a header has no colon"),
+        (head("a:\\t"), "an escape that there is not"),
+        (head("a:\\"), "an escape that there is not"),
+        (head("a:\0"), "a NUL in its head"),
+        (head("content-length:-1"), "its length is no number"),
+        (head("content-length:99999999999999999999"), "its length is no number"),
+        (head("content-length:999999999"), "a body of more than 134217728 bytes"),
+        (b"MESSAGE\ncontent-length:1\n\nxy\0".to_vec(), "does not end where its length says"),
+        ([b"MESSAGE\n".to_vec(), vec![b'a'; LONGEST_HEAD]].concat(), "a head of more than 1048576"),
+    ] {
+        let (_, error) = whole(Version::V12, &bytes);
+        let error = error.unwrap_or_else(|| panic!("{told}")).to_string();
+        assert!(error.contains(told.trim_end_matches("\\r\\n\"")), "{error}");
+        assert!(!error.contains(char::is_control), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(
+        headers in prop::collection::vec(("[a-z:\\\\\n\r]{1,8}", "[ -~\n\r\u{e9}]{0,20}"), 0..8),
+        body in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        prop_assume!(headers.iter().all(|(name, _)| name != CONTENT_LENGTH));
+        let frame = Frame { command: "SEND".to_owned(), headers, body };
+        let bytes = frame.encode(Version::V12).unwrap();
+        let mut read = one(Version::V12, &bytes);
+        read.headers.retain(|(name, _)| name != CONTENT_LENGTH);
+        prop_assert_eq!(read, frame);
+    }
+
+    #[test]
+    fn byte_by_byte_it_is_the_same_as_whole(
+        bytes in prop::collection::vec(
+            prop::sample::select(b"\n\n\n\r\0:\\cnAB1\xff".to_vec()), 0..60
+        ),
+        begin in prop::sample::select(vec![
+            &b""[..], b"MESSAGE\n", b"MESSAGE\ncontent-length:3\n", b"ERROR\r\nmessage:x\r\n\r\nb",
+        ]),
+    ) {
+        let bytes = [begin, &bytes].concat();
+        for version in [Version::V10, Version::V11, Version::V12] {
+            let (items, error) = whole(version, &bytes);
+            let (same, also) = read(version, bytes.chunks(1));
+            prop_assert_eq!(items, same);
+            prop_assert_eq!(error.is_some(), also.is_some());
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! When a pass begins that somebody asked for: a message, or a bus that is back. Many wishes for one
+//! repository become one pass, those that come during a pass become one more, and wishes that bring
+//! nothing do not make us ask a server all the time. Time is an argument: since boot.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a repository is left alone after a pass that found nothing to do.
+const REST: Duration = Duration::from_secs(1);
+
+/// The passes that are due, that run, and that have just been. `K` says of what.
+#[derive(Clone, Debug)]
+pub struct Wakes<K>(BTreeMap<K, Wake>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Wake {
+    due: Option<Duration>,
+    is_running: bool,
+    rests_until: Duration,
+}
+
+/// What came of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// There was work.
+    Work,
+    /// There was nothing to do.
+    Nothing,
+}
+
+impl<K> Default for Wakes<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone> Wakes<K> {
+    /// Somebody wants a pass over `what` at `at`. Where one is due already that will do.
+    pub fn wish(&mut self, what: K, at: Duration) {
+        let wake = self.0.entry(what).or_default();
+        wake.due.get_or_insert(at);
+    }
+
+    /// What a pass begins over `now`; it runs until [`Wakes::ended`].
+    pub fn begin(&mut self, now: Duration) -> Vec<K> {
+        let mut begun = Vec::new();
+        for (what, wake) in &mut self.0 {
+            if wake.begins().is_some_and(|at| at <= now) {
+                *wake = Wake { due: None, is_running: true, ..*wake };
+                begun.push(what.clone());
+            }
+        }
+        begun
+    }
+
+    /// When the next pass is due that does not wait for another to end.
+    pub fn next(&self) -> Option<Duration> {
+        self.0.values().filter_map(Wake::begins).min()
+    }
+
+    /// The pass over `what` is over.
+    pub fn ended(&mut self, what: &K, found: Found, now: Duration) {
+        if let Some(wake) = self.0.get_mut(what) {
+            wake.is_running = false;
+            wake.rests_until = match found {
+                Found::Work => now,
+                Found::Nothing => now + REST,
+            };
+        }
+    }
+}
+
+impl Wake {
+    fn begins(&self) -> Option<Duration> {
+        self.due.filter(|_| !self.is_running).map(|due| due.max(self.rests_until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn many_wishes_before_a_pass_are_one_pass_and_many_during_it_one_more() {
+        let mut wakes = Wakes::default();
+        for time in 0..1000 {
+            wakes.wish("spog", at(100 + time));
+        }
+        assert_eq!(wakes.next(), Some(at(100)));
+        assert!(wakes.begin(at(99)).is_empty());
+        assert_eq!(wakes.begin(at(100)), ["spog"]);
+        for time in 0..1000 {
+            wakes.wish("spog", at(101 + time));
+        }
+        assert_eq!((wakes.next(), wakes.begin(at(5000))), (None, vec![]));
+        wakes.ended(&"spog", Found::Work, at(6000));
+        assert_eq!(wakes.begin(at(6000)), ["spog"]);
+        wakes.ended(&"spog", Found::Work, at(6100));
+        assert_eq!((wakes.next(), wakes.begin(at(9000))), (None, vec![]));
+    }
+
+    #[test]
+    fn one_repository_waits_for_no_other() {
+        let mut wakes = Wakes::default();
+        wakes.wish("slow", at(0));
+        assert_eq!(wakes.begin(at(0)), ["slow"]);
+        wakes.wish("spog", at(1));
+        assert_eq!(wakes.begin(at(1)), ["spog"]);
+    }
+
+    #[test]
+    fn after_a_pass_that_found_nothing_there_is_a_rest() {
+        let mut wakes = Wakes::default();
+        wakes.wish("spog", at(0));
+        wakes.begin(at(0));
+        wakes.ended(&"spog", Found::Nothing, at(50));
+        wakes.wish("spog", at(60));
+        assert_eq!(wakes.next(), Some(at(50) + REST));
+        assert!(wakes.begin(at(60)).is_empty());
+        assert_eq!(wakes.begin(at(50) + REST), ["spog"]);
+    }
+}

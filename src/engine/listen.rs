@@ -1,0 +1,333 @@
+//! Staying up: the bus, a timer and signals -> coalesced wishes -> ticks. The loop itself only notes and
+//! hands on; every tick runs in a thread of its own, so that no action, however long, holds up another
+//! repository, a heart-beat or the end. What a message says decides when we look, nothing else. Does
+//! not know what becomes of a finished tick.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use self::audience::{Audience, Tally};
+use self::reporter::Reporter;
+use super::Here;
+use super::observe::one_line;
+use super::reconcile::Wish;
+use super::tick::{self, Orders, Tick};
+use crate::config::Settings;
+use crate::domain::action::{Finished, Trigger};
+use crate::domain::bus::Hint;
+use crate::domain::hash;
+use crate::domain::wake::{Found, Wakes};
+use crate::system::node::{self, Node, since_boot};
+use crate::system::signals::{self, Asked};
+use crate::system::stomp::session::{Event, Session};
+use crate::system::supervisor::Supervisor;
+
+mod audience;
+mod reporter;
+
+/// How much news waits to be looked at. A bus that brings more at a time has to wait.
+const WAITING: usize = 1024;
+/// How many different reasons why there is no bus are told until there is one again.
+const MOST_REASONS: usize = 16;
+
+/// What is done with each finished tick; ticks may finish at the same time.
+pub type Finish = Arc<dyn Fn(&Here, &Tick) + Send + Sync>;
+
+/// Stays up until a signal says otherwise. `load` reads the configuration, now and when it is asked for
+/// again.
+///
+/// # Errors
+/// When the configuration cannot be used at the start, or the system gives no thread.
+pub fn listen(load: &dyn Fn() -> Result<Settings>, finish: Finish) -> Result<()> {
+    let supervisor = Supervisor::of_ours()?;
+    let (tell, news) = mpsc::sync_channel(WAITING);
+    let teller = tell.clone();
+    // It fails only when nobody listens any more, which is the end.
+    signals::watch(move |asked| drop(teller.send(News::Asked(asked))))?;
+    let mut listener = Listener::new(load()?, tell, finish)?;
+    supervisor.ready();
+    tracing::info!("up");
+    let stay = stay(&mut listener, &news, &supervisor, load);
+    supervisor.stopping();
+    stay
+}
+
+fn stay(
+    listener: &mut Listener,
+    news: &Receiver<News>,
+    supervisor: &Supervisor,
+    load: &dyn Fn() -> Result<Settings>,
+) -> Result<()> {
+    let mut beat = supervisor.beat().map(|every| (every, since_boot()));
+    loop {
+        let now = since_boot();
+        if let Some((every, at)) = &mut beat
+            && *at <= now
+        {
+            supervisor.alive();
+            *at = now + *every;
+        }
+        listener.begin(now);
+        let next = beat.map_or(listener.next(), |(_, at)| at.min(listener.next()));
+        match news.recv_timeout(next.saturating_sub(since_boot())) {
+            Ok(News::Asked(Asked::End)) => {
+                tracing::info!("ends; what runs goes on and records itself");
+                return Ok(());
+            }
+            Ok(News::Asked(Asked::Reload)) => listener.reload(load())?,
+            Ok(news) => listener.hear(news),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// What the loop is told.
+enum News {
+    /// By the system.
+    Asked(Asked),
+    /// The bus is there.
+    Up(String),
+    /// It is not, and why.
+    Down(String),
+    /// A message came to the topic with this number; `None`: it names no repository.
+    Message(Option<(usize, String)>),
+    /// A pass is over.
+    Passed(Pass, Passed),
+    /// What a pass did.
+    Acted(Vec<(String, Finished)>),
+}
+
+/// One tick: why, and of what.
+#[derive(Clone, Debug)]
+enum Pass {
+    /// Everything: it is time.
+    Timer,
+    /// A repository that a message named, or everything, because the bus is back.
+    Wake(Option<String>),
+}
+
+/// What came of it.
+struct Passed {
+    found: Found,
+    /// All repositories that there are; `None`: it could not be found out.
+    names: Option<Vec<String>>,
+}
+
+struct Listener {
+    settings: Settings,
+    audience: Audience,
+    wakes: Wakes<Option<String>>,
+    /// When the timer calls next, since boot.
+    timer: Duration,
+    unknown: Tally,
+    reporter: Reporter,
+    /// Why there was no bus, since there was one.
+    reasons: BTreeSet<String>,
+    /// Ends when it is replaced.
+    session: Option<Session>,
+    tell: SyncSender<News>,
+    finish: Finish,
+}
+
+impl Listener {
+    fn new(settings: Settings, tell: SyncSender<News>, finish: Finish) -> Result<Self> {
+        let here = Here::new(settings.clone(), Node::here())?;
+        let share = hash::fraction(&[here.node.machine_id.as_bytes(), here.node.host.as_bytes()]);
+        let mut listener = Self {
+            timer: since_boot() + settings.splay.mul_f64(share),
+            audience: Audience::of(&here),
+            settings,
+            wakes: Wakes::default(),
+            unknown: Tally::default(),
+            reporter: Reporter::new(here.node.host),
+            reasons: BTreeSet::new(),
+            session: None,
+            tell,
+            finish,
+        };
+        listener.connect()?;
+        Ok(listener)
+    }
+
+    /// A session as the settings have it, in the place of the one before.
+    fn connect(&mut self) -> Result<()> {
+        self.session = None;
+        let Some(bus) = &self.settings.bus else { return Ok(()) };
+        let tell = self.tell.clone();
+        // It waits when there is too much news, and fails only when nobody listens any more.
+        let deliver = move |event| drop(tell.send(news_of(event)));
+        let topics = self.audience.topics().to_vec();
+        self.session = Some(Session::start(bus.brokers.clone(), topics, deliver)?);
+        Ok(())
+    }
+
+    /// Takes the configuration as it is now, unless it cannot be used.
+    fn reload(&mut self, loaded: Result<Settings>) -> Result<()> {
+        let usable = loaded.and_then(|settings| Here::new(settings, Node::here()));
+        match usable {
+            Ok(here) => {
+                self.audience = Audience::of(&here);
+                self.settings = here.settings;
+                self.timer = since_boot();
+                tracing::info!("the configuration was read anew");
+                self.connect()
+            }
+            Err(error) => {
+                let why = one_line(&error);
+                tracing::error!("the configuration stays as it was: {}", why.escape_debug());
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins what is due.
+    fn begin(&mut self, now: Duration) {
+        if self.timer <= now {
+            let next = self.timer + self.settings.every;
+            // What was missed is made up for by this one tick.
+            self.timer = if next > now { next } else { now + self.settings.every };
+            self.pass(Pass::Timer);
+        }
+        for what in self.wakes.begin(now) {
+            self.pass(Pass::Wake(what));
+        }
+    }
+
+    fn next(&self) -> Duration {
+        self.wakes.next().map_or(self.timer, |wake| wake.min(self.timer))
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Asked(_) => {}
+            News::Up(broker) => {
+                tracing::info!("listens on {}", broker.escape_debug());
+                self.reasons.clear();
+                // What was said before may have been lost.
+                self.wish(None);
+            }
+            News::Down(why) => {
+                if self.reasons.len() < MOST_REASONS && self.reasons.insert(why.clone()) {
+                    tracing::warn!("no message bus: {}", why.escape_debug());
+                }
+            }
+            News::Message(None) => self.count_unknown(""),
+            News::Message(Some((topic, name))) => {
+                let called = self.audience.called(topic, &name);
+                if called.is_empty() {
+                    self.count_unknown(&name);
+                }
+                for repo in called {
+                    self.wish(Some(repo));
+                }
+            }
+            News::Acted(actions) => {
+                let topic = self.settings.bus.as_ref().and_then(|bus| bus.report_topic.as_ref());
+                if let (Some(session), Some(topic)) = (&self.session, topic) {
+                    self.reporter.tell(session, topic, &actions);
+                }
+            }
+            News::Passed(pass, Passed { found, names }) => {
+                if let Pass::Wake(what) = &pass {
+                    self.wakes.ended(what, found, since_boot());
+                }
+                if let Some(names) = names {
+                    self.audience.know(&self.settings, names);
+                }
+            }
+        }
+    }
+
+    fn count_unknown(&mut self, name: &str) {
+        if let Some(count) = self.unknown.count(since_boot()) {
+            let name = name.escape_debug();
+            tracing::info!(
+                "messages about no repository of ours: {count}, the last about \"{name}\""
+            );
+        }
+    }
+
+    /// A pass is wanted, after the wait that keeps a fleet from asking all at once.
+    fn wish(&mut self, what: Option<String>) {
+        let now = since_boot();
+        let spread = self.settings.bus.as_ref().map_or(Duration::ZERO, |bus| bus.spread);
+        let name = what.as_deref().unwrap_or_default();
+        let chance = hash::fraction(&[&now.as_nanos().to_ne_bytes(), name.as_bytes()]);
+        self.wakes.wish(what, now + spread.mul_f64(chance));
+    }
+
+    fn pass(&mut self, pass: Pass) {
+        let (settings, tell, finish) =
+            (self.settings.clone(), self.tell.clone(), Arc::clone(&self.finish));
+        let begun = pass.clone();
+        let run = move || {
+            let began = node::now();
+            let reports = settings.bus.as_ref().is_some_and(|bus| bus.report_topic.is_some());
+            let done = catch_unwind(AssertUnwindSafe(|| perform(settings, &pass)));
+            let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
+            // It fails only when nobody listens any more.
+            let over = |passed| drop(tell.send(News::Passed(pass, passed)));
+            let acted = |actions| drop(tell.send(News::Acted(actions)));
+            match done {
+                Ok((here, tick)) => {
+                    over(Passed::of(&tick));
+                    if reports {
+                        acted(reporter::actions(&here, &tick, began));
+                    }
+                    finish(&here, &tick);
+                }
+                Err(error) => {
+                    tracing::error!("a tick failed: {}", one_line(&error).escape_debug());
+                    over(Passed::NOTHING);
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("tick".to_owned()).spawn(run) {
+            tracing::error!(%error, "no thread for a tick; the next one makes up for it");
+            self.hear(News::Passed(begun, Passed::NOTHING));
+        }
+    }
+}
+
+impl Passed {
+    const NOTHING: Self = Self { found: Found::Nothing, names: None };
+
+    fn of(tick: &Tick) -> Self {
+        let work = tick.decisions.iter().any(|(_, plan)| plan.is_work());
+        let rows = tick.status.repositories.iter();
+        Self {
+            found: if work { Found::Work } else { Found::Nothing },
+            names: Some(rows.map(|row| row.name.clone()).collect()),
+        }
+    }
+}
+
+/// One tick, as cron would have it: with what the machine says of itself now.
+fn perform(settings: Settings, pass: &Pass) -> Result<(Here, Tick)> {
+    let here = Here::new(settings, Node::here()).context("the node information cannot be used")?;
+    let (trigger, names) = match pass {
+        Pass::Timer => (Trigger::Timer, Vec::new()),
+        Pass::Wake(what) => (Trigger::Bus, what.iter().cloned().collect()),
+    };
+    let orders = Orders { names, trigger, dry_run: false, wait: false, wish: Wish::Follow };
+    let tick = tick::tick(&here, &orders)?;
+    Ok((here, tick))
+}
+
+fn news_of(event: Event) -> News {
+    match event {
+        Event::Up(broker) => News::Up(broker),
+        Event::Down { why, .. } => News::Down(one_line(&why)),
+        Event::Message(frame) => News::Message(Hint::read(&frame).and_then(|hint| {
+            let topic = frame.header("subscription")?.parse().ok()?;
+            Some((topic, hint.repo))
+        })),
+    }
+}

@@ -1,0 +1,221 @@
+//! Sessions that go wrong: each fault is told in one line, and passes.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use pmpy::domain::broker::Brokers;
+
+use super::{Listening, brokers, message, publish};
+use crate::sandbox::{Sandbox, text, wait_until};
+use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, ODD};
+use crate::servers::{Behaviour, Proxy, Running, free_port};
+
+/// Why a session with `brokers` does not come about.
+#[track_caller]
+fn told(brokers: &Brokers) -> String {
+    let (why, again_in) = Listening::to(brokers, &["future.git.commits"]).down();
+    assert!(again_in >= Duration::from_secs(1), "{again_in:?}");
+    why
+}
+
+#[test]
+fn whoever_is_not_let_in_hears_why() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let url = [broker.url()];
+        let told_with = |login: &str| told(&brokers(&url, folder.path(), login));
+        for login in ["agent:wrong", "nobody:at all"] {
+            let why = told_with(login);
+            assert!(why.starts_with(&format!("the broker {} is of no use: ", url[0])), "{why}");
+            assert!(why.contains("it does not take us") && why.contains("login_file"), "{why}");
+            assert!(!why.contains("wrong\"") && !why.contains("at all"), "{why}");
+        }
+        // It may announce and not listen.
+        let why = told_with(HOOK);
+        assert!(why.contains("is over: it says: "), "{why}");
+        let mut elsewhere = brokers(&url, folder.path(), AGENT);
+        elsewhere.login_file = Some(folder.path().join("none"));
+        assert!(told(&elsewhere).contains("none is not there"));
+    }
+    let broker = Broker::shared(KINDS[0]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut elsewhere = brokers(&[broker.url()], folder.path(), AGENT);
+    elsewhere.host = "stompgit".to_owned();
+    let why = told(&elsewhere);
+    assert!(why.contains("hint: set host to the virtual host"), "{why}");
+}
+
+#[test]
+fn only_a_certificate_that_is_right_is_trusted() {
+    let machine = Sandbox::new();
+    for kind in KINDS {
+        let broker = Broker::shared(kind);
+        let folder = machine.path("");
+        let mut reached = brokers(&[broker.tls_url()], &folder, AGENT);
+        let why = told(&reached);
+        assert!(why.contains("the certificate of localhost is signed by nobody"), "{why}");
+        reached.ca_file = Some(broker.ca_file().with_file_name("self-signed.pem"));
+        let why = told(&reached);
+        assert!(why.contains("the certificate of localhost is signed by nobody"), "{why}");
+
+        // The one without TLS where it is expected, and the other way round.
+        let to = |scheme: &str, port| [format!("{scheme}://localhost:{port}")];
+        let mut reached = brokers(&to("stomps", broker.port()), &folder, AGENT);
+        reached.ca_file = Some(broker.ca_file());
+        let why = told(&reached);
+        assert!(why.contains("hint: is this the port for TLS?"), "{kind:?}: {why}");
+        let why = told(&brokers(&to("stomp", broker.tls_port()), &folder, AGENT));
+        assert!(why.contains("hint: is this the port for STOMP"), "{kind:?}: {why}");
+    }
+    let ca_file = Broker::shared(KINDS[0]).ca_file();
+    for (name, reason) in [("expired", "expired on 20"), ("wrong-host", "is for another name")] {
+        let (port, file) = (free_port(), ca_file.with_file_name(format!("{name}.pem")));
+        let port_word = port.to_string();
+        let arguments = [
+            "s_server",
+            "-quiet",
+            "-accept",
+            &port_word,
+            "-cert",
+            text(&file),
+            "-key",
+            text(&file),
+        ];
+        let log = machine.path("s_server.log");
+        let _server = Running::start(&machine, "openssl", &arguments, &log).listening_on(port);
+        let mut reached =
+            brokers(&[format!("stomps://localhost:{port}")], &machine.path(""), AGENT);
+        reached.ca_file = Some(ca_file.clone());
+        let why = told(&reached);
+        assert!(why.contains(&format!("the certificate of localhost {reason}")), "{why}");
+    }
+}
+
+#[test]
+fn a_broker_that_hangs_is_left_after_three_beats() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let line = Proxy::to(broker.port());
+        let through = format!("stomp://127.0.0.1:{}", line.port());
+        let urls = [through.clone(), broker.url()];
+        let listening = Listening::to(&brokers(&urls, folder.path(), ODD), &["test.hung"]);
+        assert_eq!(listening.up(), through);
+        line.behave(Behaviour::BlackHole);
+        let start = Instant::now();
+        let (why, _) = listening.down();
+        assert!(why.ends_with("it hangs: 3 heart-beats did not come"), "{why}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        assert_eq!(listening.up(), broker.url());
+    }
+}
+
+#[test]
+fn whoever_answers_nothing_or_nonsense_is_left_in_time() {
+    let broker = Broker::shared(KINDS[1]);
+    let folder = tempfile::tempdir().unwrap();
+    let line = Proxy::to(broker.port());
+    let through = format!("stomp://127.0.0.1:{}", line.port());
+    for (behaviour, reason) in [
+        (Behaviour::BlackHole, "it takes the connection and does not answer"),
+        (Behaviour::CloseAfter(5), "it ends the connection"),
+        (Behaviour::ResetAfter(5), "the connection broke off"),
+        (Behaviour::Flood(b"xxxx".to_vec()), "what came is no STOMP"),
+        (Behaviour::Flood(b"\n".to_vec()), "it takes the connection and does not answer"),
+        (Behaviour::Flood(b"A".to_vec()), "what came is no STOMP"),
+    ] {
+        line.behave(behaviour.clone());
+        let start = Instant::now();
+        let why = told(&brokers(std::slice::from_ref(&through), folder.path(), ODD));
+        assert!(why.contains(reason), "{behaviour:?}: {why}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+    line.behave(Behaviour::Faithful);
+    let tls = Proxy::to(broker.tls_port());
+    tls.behave(Behaviour::BlackHole);
+    let why = told(&brokers(&[format!("stomps://localhost:{}", tls.port())], folder.path(), ODD));
+    assert!(why.contains("says nothing, not even for TLS"), "{why}");
+    assert!(
+        told(&brokers(&["stomp://nobody.invalid".to_owned()], folder.path(), ODD))
+            .contains("name is not known")
+    );
+}
+
+#[test]
+fn a_broker_that_was_killed_is_found_again() {
+    for kind in KINDS {
+        let (mut broker, folder) = (Broker::start(kind), tempfile::tempdir().unwrap());
+        let listening =
+            Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &["test.kill"]);
+        listening.up();
+        broker.kill();
+        let start = Instant::now();
+        listening.down();
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        // It says so each time, and never too often.
+        assert!(listening.down().1 >= Duration::from_secs(1));
+        broker.start_again();
+        listening.up();
+        publish(&broker.url(), folder.path(), &message("test.kill", "back", "x"));
+        assert_eq!(listening.message().header("subject"), Some("back"), "{kind:?}");
+    }
+}
+
+#[test]
+fn messages_meant_to_hurt_do_not_end_the_session() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let listening =
+            Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &["test.hurt"]);
+        listening.up();
+        let many = (0..300).fold(message("test.hurt", "many", "x"), |frame, number| {
+            frame.with(&format!("h{number}"), "x")
+        });
+        for frame in [
+            many,
+            message("test.hurt", &"x".repeat(8_500), "long"),
+            message("test.hurt", "big", vec![b'x'; 3 << 20]),
+            message("test.hurt", "\u{1b}[2J\r\n[spog]", b"\x1b[2J\0\xff".to_vec()),
+        ] {
+            publish(&broker.url(), folder.path(), &frame);
+            let heard = listening.message();
+            assert!(heard.body.len() <= 64 << 10 && heard.headers.len() <= 32);
+        }
+    }
+}
+
+#[test]
+fn a_flood_is_taken_and_what_cannot_be_sent_is_counted() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let mut reached = brokers(&[broker.url()], folder.path(), ODD);
+        // It takes its time over so many.
+        reached.heartbeat = Duration::from_secs(30);
+        let listening = Listening::to(&reached, &["test.flood"]);
+        listening.up();
+        let mut sent = 0;
+        while sent < 20_000 {
+            let before = listening.session.dropped();
+            listening.session.send(message("test.flood", "x", "y"));
+            sent += u64::from(listening.session.dropped() == before);
+        }
+        for _ in 0..sent {
+            listening.message();
+        }
+        let down = format!("stomp://127.0.0.1:{}", free_port());
+        let nobody = Listening::to(&brokers(&[down], folder.path(), ODD), &["test.flood"]);
+        for _ in 0..300 {
+            nobody.session.send(message("test.flood", "x", "y"));
+        }
+        assert_eq!(nobody.session.dropped(), 300 - 256);
+    }
+}
+
+#[test]
+fn what_is_left_of_a_broker_is_nothing() {
+    let broker = Broker::start(KINDS[1]);
+    let folder = broker.ca_file().parent().unwrap().to_owned();
+    let port = broker.port();
+    drop(broker);
+    wait_until("its port is free", || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
+    assert!(fs::metadata(folder).is_err());
+}

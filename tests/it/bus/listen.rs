@@ -1,0 +1,232 @@
+//! `agent listen` on real brokers: a message makes it look at once, whatever else it says, and a bus
+//! that is lost costs nothing but the wait for the timer.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use pmpy::domain::stomp::Frame;
+use pmpy::system::node::since_boot;
+use pmpy::system::stomp::Connection;
+
+use super::{Listening, PATIENCE, brokers, message, publish};
+use crate::listen::Listener;
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, text, wait_until};
+use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, ODD, login_file};
+use crate::servers::{Behaviour, Proxy};
+
+/// A machine with one clone that has been acted upon, and an agent on it that listens; its timer does
+/// not call during a test.
+fn machine(name: &str, urls: &[String], more: &str) -> (Sandbox, Listener) {
+    machine_as(ODD, name, urls, more)
+}
+
+fn machine_as(login: &str, name: &str, urls: &[String], more: &str) -> (Sandbox, Listener) {
+    let machine = Sandbox::with(name, &[("work.sh", NOTES_ITS_RUNS)]);
+    configure(&machine, login, urls, more);
+    machine.tick().ok();
+    let listener = Listener::start(&machine);
+    (machine, listener)
+}
+
+fn configure(machine: &Sandbox, login: &str, urls: &[String], more: &str) {
+    let login = login_file(&machine.path(""), login);
+    machine.configure(&format!(
+        "[listen]\nevery = \"1h\"\n[bus]\nbrokers = {urls:?}\nlogin_file = {login:?}\n\
+         heartbeat = \"1s\"\n{more}"
+    ));
+}
+
+/// News of `name`, as the oldest hooks have written it.
+fn news(name: &str) -> Frame {
+    message("future.git.commits", &format!("[{name}] refs/heads/main"), format!("repo: {name}\n"))
+}
+
+#[track_caller]
+fn acts_upon(machine: &Sandbox, name: &str, revision: &str) {
+    wait_until("it acts", || machine.lastaction(name).as_deref() == Some(revision));
+}
+
+/// Waits until every pass that was begun is over: the last thing that one does is its status.
+#[track_caller]
+fn settles(machine: &Sandbox, listener: &Listener) {
+    listener.logs("listens on");
+    let last_tick = machine.path("root/.pmpy/last-tick");
+    let ticked = || fs::metadata(&last_tick).and_then(|meta| meta.modified()).ok();
+    let mut seen = (ticked(), Instant::now());
+    wait_until("nothing ticks for a second and a half", || {
+        if ticked() != seen.0 {
+            seen = (ticked(), Instant::now());
+        }
+        seen.1.elapsed() > Duration::from_millis(1500)
+    });
+}
+
+#[test]
+fn a_message_acts_upon_a_push_at_once() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let name = format!("at-once-{kind:?}");
+        let (machine, listener) = machine(&name, &[broker.url()], "");
+        settles(&machine, &listener);
+        let revision = machine.push(&name, &[("page", "new")]);
+        let start = Instant::now();
+        publish(&broker.url(), folder.path(), &news(&name));
+        acts_upon(&machine, &name, &revision);
+        println!("{kind:?}: acted upon after {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        wait_until("the status says so", || machine.state(&name) == "current");
+        assert_eq!(machine.row(&name)["acted"]["trigger"], "bus");
+    }
+}
+
+#[test]
+fn messages_about_nothing_of_ours_are_one_line_and_no_tick() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let topic = format!("test.unknown.{kind:?}");
+        let reached = format!("listen_topic = {topic:?}\n");
+        let (machine, listener) = machine("ops", &[broker.url()], &reached);
+        settles(&machine, &listener);
+        let last_tick = machine.path("root/.pmpy/last-tick");
+        let before = fs::metadata(&last_tick).unwrap().modified().unwrap();
+        for (subject, body) in
+            [("[../ops] x", ""), ("", "repo: \u{1b}[2J\n"), ("[OPS] x", ""), ("none", "none")]
+        {
+            publish(&broker.url(), folder.path(), &message(&topic, subject, body));
+        }
+        publish(&broker.url(), folder.path(), &news("ops"));
+        listener.logs("messages about no repository of ours: 1, ");
+        publish(&broker.url(), folder.path(), &message(&topic, "[ops] refs/heads/main", ""));
+        wait_until("the one for us is seen", || {
+            fs::metadata(&last_tick).unwrap().modified().unwrap() > before
+        });
+        assert_eq!(listener.log().matches("of ours").count(), 1, "{}", listener.log());
+        assert!(!listener.log().contains('\u{1b}'));
+    }
+}
+
+#[test]
+fn a_flood_is_a_few_passes_and_the_last_commit_is_acted_upon() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let topic = format!("test.flooded.{kind:?}");
+        let (machine, listener) =
+            machine("ops", &[broker.url()], &format!("listen_topic = {topic:?}\n"));
+        settles(&machine, &listener);
+        let everything = brokers(&[broker.url()], folder.path(), ODD);
+        let deadline = since_boot() + PATIENCE;
+        let mut connection = Connection::open(&everything.list[0], &everything, deadline).unwrap();
+        let one = message(&topic, "[ops] refs/heads/main", "repo: ops\n");
+        let start = Instant::now();
+        connection.publish(vec![one.clone(); 9_000], deadline).unwrap();
+        let revision = machine.push("ops", &[("page", "new")]);
+        connection.publish(vec![one; 1_000], deadline).unwrap();
+        connection.leave();
+        acts_upon(&machine, "ops", &revision);
+        println!("{kind:?}: acted upon {:?} after the first of 10,000", start.elapsed());
+        assert_eq!(machine.runs().len(), 4, "each revision once: {:?}", machine.runs());
+    }
+}
+
+#[test]
+fn a_broker_that_was_killed_is_found_again_and_what_was_missed_is_made_up_for() {
+    for kind in KINDS {
+        let mut broker = Broker::start(kind);
+        let (machine, listener) = machine("ops", &[broker.url()], "");
+        settles(&machine, &listener);
+        broker.kill();
+        listener.logs("no message bus: ");
+        let revision = machine.push("ops", &[("page", "new")]);
+        broker.start_again();
+        acts_upon(&machine, "ops", &revision);
+        let folder = tempfile::tempdir().unwrap();
+        let revision = machine.push("ops", &[("page", "newer")]);
+        publish(&broker.url(), folder.path(), &news("ops"));
+        acts_upon(&machine, "ops", &revision);
+    }
+}
+
+#[test]
+fn while_a_broker_answers_nothing_the_timer_goes_on() {
+    let broker = Broker::shared(KINDS[1]);
+    let line = Proxy::to(broker.port());
+    line.behave(Behaviour::BlackHole);
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
+    configure(&machine, ODD, &[format!("stomp://127.0.0.1:{}", line.port())], "");
+    let configured = fs::read_to_string(machine.path("root/.pmpy/agent.toml")).unwrap();
+    machine.configure(&configured.replace("1h", "1s"));
+    let listener = Listener::start(&machine);
+    listener.logs("it takes the connection and does not answer");
+    let revision = machine.push("ops", &[("page", "new")]);
+    acts_upon(&machine, "ops", &revision);
+    line.behave(Behaviour::Faithful);
+    listener.logs("listens on");
+    assert_eq!(listener.log().matches("no message bus").count(), 1, "{}", listener.log());
+}
+
+/// A `post-receive` hook for `name` on the server: `agent notify` as it is documented.
+fn announces(machine: &Sandbox, name: &str, urls: &[String]) {
+    let folder = machine.path("notify");
+    fs::create_dir_all(&folder).unwrap();
+    let (configuration, login) = (folder.join("notify.toml"), login_file(&folder, HOOK));
+    fs::write(&configuration, format!("[bus]\nbrokers = {urls:?}\nlogin_file = {login:?}\n"))
+        .unwrap();
+    let hook = include_str!("../../../examples/notify/post-receive")
+        .replace("/usr/local/bin/agent", env!("CARGO_BIN_EXE_agent"))
+        .replace("/etc/pmpy/notify.toml", text(&configuration));
+    let file = machine.server(name).join("hooks/post-receive");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, hook).unwrap();
+    set_mode(&file, 0o755);
+}
+
+#[test]
+fn from_the_push_over_the_action_to_the_report() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let (name, told) = (format!("end-to-end-{kind:?}"), format!("future.events.{kind:?}"));
+        let people = Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &[&told]);
+        people.up();
+        let (machine, listener) =
+            machine_as(AGENT, &name, &[broker.url()], &format!("report_topic = {told:?}\n"));
+        settles(&machine, &listener);
+        announces(&machine, &name, &[broker.url()]);
+        let previous = machine.lastaction(&name).unwrap();
+        for (work, state) in [(NOTES_ITS_RUNS, "succeeded"), ("exit 3", "failed")] {
+            let revision = machine.push(&name, &[("work.sh", work), ("page", state)]);
+            let heard = people.message();
+            let json: serde_json::Value = serde_json::from_slice(&heard.body).unwrap();
+            assert_eq!((&json["repo"], &json["state"]), (&name.as_str().into(), &state.into()));
+            assert_eq!(json["revision"], revision.as_str());
+            assert!(heard.header("subject").unwrap().contains(&name));
+            if state == "succeeded" {
+                assert_eq!(json["previous"], previous.as_str());
+                assert_eq!(machine.lastaction(&name), Some(revision));
+            }
+        }
+        let failing = || machine.state(&name) == "failing";
+        wait_until("the status says so", failing);
+        // A message is no person: what failed waits for its next try.
+        let runs = machine.row(&name)["attempt"].clone();
+        publish(&broker.url(), folder.path(), &news(&name));
+        settles(&machine, &listener);
+        assert_eq!(machine.row(&name)["attempt"], runs);
+    }
+}
+
+#[test]
+fn a_repository_listens_where_it_is_told_to_and_only_there() {
+    let broker = Broker::shared(KINDS[0]);
+    let folder = tempfile::tempdir().unwrap();
+    let own = "[repo.tested]\npoll = false\ntopic_name = \"sites/tested\"\n\
+               listen_topic = \"test.tested\"\n";
+    let (machine, listener) = machine("tested", &[broker.url()], own);
+    settles(&machine, &listener);
+    let revision = machine.push("tested", &[("page", "new")]);
+    publish(&broker.url(), folder.path(), &news("tested"));
+    publish(&broker.url(), folder.path(), &news("sites/tested"));
+    listener.logs("of ours");
+    assert_ne!(machine.lastaction("tested").as_ref(), Some(&revision));
+    publish(&broker.url(), folder.path(), &message("test.tested", "[sites/tested] x", ""));
+    acts_upon(&machine, "tested", &revision);
+}

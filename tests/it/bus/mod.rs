@@ -1,0 +1,107 @@
+//! The message bus on real brokers. Each test that names one runs against both. Here is what its
+//! modules share.
+
+mod faults;
+mod hook;
+mod listen;
+mod session;
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use pmpy::domain::broker::{Brokers, Listed, Retry};
+use pmpy::domain::bus::Topic;
+use pmpy::domain::stomp::Frame;
+use pmpy::system::node::since_boot;
+use pmpy::system::stomp::Connection;
+use pmpy::system::stomp::session::{Event, Session};
+
+use crate::servers::brokers::{ODD, login_file};
+
+/// How long is waited for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The brokers at `urls`, for who has `login`.
+fn brokers(urls: &[String], folder: &Path, login: &str) -> Brokers {
+    let listed = urls.iter().map(|url| url.parse::<Listed>().unwrap());
+    Brokers {
+        list: listed.flat_map(|listed| listed.brokers).collect(),
+        retry: Retry::default(),
+        login_file: Some(login_file(folder, login)),
+        ca_file: None,
+        host: "/".to_owned(),
+        heartbeat: Duration::from_secs(1),
+    }
+}
+
+fn topic(name: &str) -> Topic {
+    name.parse().unwrap()
+}
+
+/// A session and what happens to it.
+struct Listening {
+    session: Session,
+    events: Receiver<Event>,
+}
+
+impl Listening {
+    fn to(brokers: &Brokers, topics: &[&str]) -> Self {
+        let (tell, events) = mpsc::channel();
+        let topics = topics.iter().map(|name| topic(name)).collect();
+        let deliver = move |event| drop(tell.send(event));
+        let session = Session::start(brokers.clone(), topics, deliver).unwrap();
+        Self { session, events }
+    }
+
+    #[track_caller]
+    fn next(&self) -> Event {
+        self.events.recv_timeout(PATIENCE).expect("something happens")
+    }
+
+    /// The address of the broker that is connected next.
+    #[track_caller]
+    fn up(&self) -> String {
+        loop {
+            if let Event::Up(name) = self.next() {
+                return name;
+            }
+        }
+    }
+
+    /// Why it is not connected, in one line, and when it is tried again.
+    #[track_caller]
+    fn down(&self) -> (String, Duration) {
+        loop {
+            if let Event::Down { why, again_in } = self.next() {
+                return (format!("{why:#}"), again_in);
+            }
+        }
+    }
+
+    /// The next message, nothing else having happened.
+    #[track_caller]
+    fn message(&self) -> Frame {
+        match self.next() {
+            Event::Message(frame) => frame,
+            other => panic!("a message was expected: {other:?}"),
+        }
+    }
+}
+
+/// Publishes `frame` as who may do everything.
+#[track_caller]
+fn publish(url: &str, folder: &Path, frame: &Frame) {
+    let everything = brokers(&[url.to_owned()], folder, ODD);
+    let deadline = since_boot() + PATIENCE;
+    let mut connection = Connection::open(&everything.list[0], &everything, deadline).unwrap();
+    assert_eq!(connection.publish(vec![frame.clone()], deadline).unwrap(), 0);
+    connection.leave();
+}
+
+/// A message with a subject and a body.
+fn message(topic: &str, subject: &str, body: impl Into<Vec<u8>>) -> Frame {
+    let frame =
+        Frame::new("SEND").with("destination", format!("/topic/{topic}")).with("subject", subject);
+    Frame { body: body.into(), ..frame }
+}

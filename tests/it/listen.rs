@@ -1,0 +1,202 @@
+//! `agent listen` without a bus: its timer is cron enough, it obeys signals, and a supervisor hears how
+//! it is. What it does with a bus is in `bus::listen`.
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, wait_until};
+
+/// An agent that stays up. Dropping it kills it, and nothing that it started.
+pub struct Listener {
+    child: Child,
+    output: PathBuf,
+    log: PathBuf,
+}
+
+impl Listener {
+    /// Starts it.
+    pub fn start(machine: &Sandbox) -> Self {
+        Self::start_with(machine, |command| command)
+    }
+
+    /// Starts it as `set` says, and waits until it is up.
+    pub fn start_with(machine: &Sandbox, set: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let (output, log) = (machine.path("listen.out"), machine.path("listen.log"));
+        let mut command = machine.agent_command(&["listen"]);
+        let child = set(&mut command)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&output).unwrap())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let listener = Self { child, output, log };
+        listener.logs("up\n");
+        listener
+    }
+
+    /// Waits until its log holds `text`.
+    #[track_caller]
+    pub fn logs(&self, text: &str) {
+        wait_until(&format!("its log holds {text:?}"), || self.log().contains(text));
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// What it printed so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.output).unwrap()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn end(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A `work.sh` that goes on until there is a file `go`.
+const WAITS_FOR_GO: &str = "\
+echo \"start $AGENT_REVISION $AGENT_ATTEMPT\" >> \"$AGENT_ROOT/../runs\"
+until [ -e \"$AGENT_ROOT/../go\" ]; do sleep 0.05; done
+echo \"end $AGENT_REVISION\" >> \"$AGENT_ROOT/../runs\"
+";
+
+#[test]
+fn the_timer_alone_acts_upon_a_push() {
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
+    machine.configure("[listen]\nevery = \"1s\"\n");
+    let _listener = Listener::start(&machine);
+    wait_until("it acts first", || machine.lastaction("ops").is_some());
+    let revision = machine.push("ops", &[("page", "new")]);
+    wait_until("it acts upon the push", || machine.lastaction("ops") == Some(revision.clone()));
+    wait_until("the status says so", || machine.state("ops") == "current");
+    assert_eq!(machine.row("ops")["acted"]["trigger"], "timer");
+    assert_eq!(machine.runs().len(), 4, "each revision once: {:?}", machine.runs());
+}
+
+#[test]
+fn an_action_that_takes_long_delays_no_other_repository() {
+    let machine = Sandbox::with("slow", &[("work.sh", WAITS_FOR_GO)]);
+    machine.configure("[listen]\nevery = \"1s\"\n");
+    machine.serve("ops", &[("work.sh", NOTES_ITS_RUNS)]);
+    machine.clone_to_root("ops");
+    let _listener = Listener::start(&machine);
+    wait_until("it acts", || machine.lastaction("ops").is_some());
+    wait_until("the slow one runs", || machine.currentaction("slow").exists());
+    let revision = machine.push("ops", &[("page", "new")]);
+    wait_until("it acts upon the push", || machine.lastaction("ops") == Some(revision.clone()));
+    assert_eq!(machine.lastaction("slow"), None);
+    fs::write(machine.path("go"), "").unwrap();
+    wait_until("the slow one ends", || machine.lastaction("slow").is_some());
+}
+
+#[test]
+fn what_is_news_is_printed_once() {
+    let machine = Sandbox::with("ops", &[("work.sh", "echo no such table; exit 3")]);
+    machine.configure("[listen]\nevery = \"1s\"\n");
+    let listener = Listener::start(&machine);
+    wait_until("it is printed", || listener.output().contains("no such table"));
+    let printed = listener.output();
+    assert!(printed.starts_with("ops: failing"), "{printed}");
+    let last_tick = || fs::metadata(machine.path("root/.pmpy/last-tick")).unwrap().modified();
+    for _ in 0..2 {
+        let before = last_tick().unwrap();
+        wait_until("it ticks", || last_tick().unwrap() > before);
+    }
+    assert_eq!(listener.output(), printed);
+}
+
+#[test]
+fn at_its_end_the_running_action_goes_on() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let machine = Sandbox::with("ops", &[("work.sh", WAITS_FOR_GO)]);
+        let mut listener = Listener::start(&machine);
+        wait_until("the action runs", || !machine.runs().is_empty());
+        let start = Instant::now();
+        listener.signal(signal);
+        assert!(listener.end().success());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_eq!(machine.runs().len(), 1);
+        fs::write(machine.path("go"), "").unwrap();
+        wait_until("the action ends", || machine.lastaction("ops").is_some());
+        assert_eq!(machine.runs().len(), 2);
+    }
+}
+
+#[test]
+fn a_configuration_is_read_anew_and_a_broken_one_is_not_taken() {
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
+    machine.configure("[repo.ops]\nactive = false\n[listen]\nevery = \"1s\"\n");
+    let listener = Listener::start(&machine);
+    let last_tick = machine.path("root/.pmpy/last-tick");
+    wait_until("it ticks", || last_tick.exists());
+    machine.configure("[listen]\nevery = 1\n");
+    listener.signal(Signal::HUP);
+    listener.logs("the configuration stays as it was");
+    assert!(listener.log().contains("agent.toml:2:9"), "{}", listener.log());
+    let modified = || fs::metadata(&last_tick).unwrap().modified().unwrap();
+    let before = modified();
+    wait_until("it ticks as before", || modified() > before);
+    assert_eq!(machine.lastaction("ops"), None);
+    machine.configure("");
+    listener.signal(Signal::HUP);
+    wait_until("it acts", || machine.lastaction("ops").is_some());
+}
+
+#[test]
+fn a_configuration_that_is_broken_at_the_start_is_an_end() {
+    let machine = Sandbox::new();
+    machine.configure("[listen]\nevery = 1\n");
+    let ran = machine.agent(&["listen"]).exits(2);
+    assert!(ran.stderr.contains("agent.toml:2:9"), "{ran}");
+}
+
+#[test]
+fn a_supervisor_hears_that_it_is_up_that_it_lives_and_that_it_ends() {
+    let machine = Sandbox::new();
+    let path = machine.path("supervisor");
+    let hidden = format!("pmpy-test-{}", std::process::id());
+    let sockets = [
+        (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
+        (
+            format!("@{hidden}"),
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&hidden).unwrap()).unwrap(),
+        ),
+    ];
+    for (name, socket) in sockets {
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let heard = || {
+            let mut bytes = [0; 64];
+            let length = socket.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..length]).into_owned()
+        };
+        let mut listener = Listener::start_with(&machine, |command| {
+            command.env("NOTIFY_SOCKET", &name).env("WATCHDOG_USEC", "200000")
+        });
+        assert_eq!(heard(), "READY=1");
+        assert_eq!([heard(), heard()], ["WATCHDOG=1", "WATCHDOG=1"]);
+        listener.signal(Signal::TERM);
+        assert!(listener.end().success());
+        while heard() != "STOPPING=1" {}
+    }
+}

@@ -1,0 +1,106 @@
+//! `agent notify` where there is no broker: the push goes on, and one line says why nobody was told.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::sandbox::{Ran, Sandbox, set_mode, text};
+
+/// A server's repository whose hook is ours, with this configuration; what a push there says.
+fn pushed_with(configuration: &str) -> (String, Duration) {
+    let machine = Sandbox::new();
+    machine.serve("ops", &[("page", "old")]);
+    machine.configure(configuration);
+    let line = machine.agent_line(&["notify"]).join(" ");
+    let hook = machine.server("ops").join("hooks/post-receive");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, format!("#!/bin/sh\nexec {line}\n")).unwrap();
+    set_mode(&hook, 0o755);
+    let desk = machine.desk("ops");
+    machine.git(&desk, &["commit", "--quiet", "--allow-empty", "--message", "A change"]);
+    let start = Instant::now();
+    let mut git = machine.command("git");
+    let ran = Ran::of(git.current_dir(&desk).args(["push", "origin", "HEAD:main"])).ok();
+    let took = start.elapsed();
+    let revision = machine.git(&desk, &["rev-parse", "HEAD"]);
+    assert_eq!(machine.git(&machine.server("ops"), &["rev-parse", "main"]), revision);
+    let told: Vec<_> =
+        ran.stderr.lines().filter_map(|line| line.strip_prefix("remote: ")).collect();
+    assert_eq!(told.len(), 1, "{ran}");
+    (told[0].trim_end().to_owned(), took)
+}
+
+#[test]
+fn a_push_goes_on_whatever_is_wrong_with_the_bus() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (configuration, reason) in [
+        ("", "no [bus] is configured"),
+        ("[bus]\nbrokers = 7", "agent.toml:2:11: wrong kind of value"),
+        ("[bus]\nbrokers = \"stomps://nobody.invalid\"", "its name is not known"),
+        (&format!("[bus]\nbrokers = \"stomp://127.0.0.1:{closed}\""), "Connection refused"),
+        (
+            "[bus]\nbrokers = \"stomp://127.0.0.1\"\nlogin_file = \"/nowhere\"",
+            "login_file /nowhere cannot be used: /nowhere is not there",
+        ),
+    ] {
+        let (told, _) = pushed_with(configuration);
+        assert!(told.starts_with("agent: not announced: ") && told.contains(reason), "{told}");
+        assert!(told.ends_with("; servers see it when they look next"), "{told}");
+    }
+}
+
+#[test]
+fn a_broker_that_never_answers_costs_two_seconds() {
+    let hole = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hole.local_addr().unwrap();
+    let (told, took) = pushed_with(&format!("[bus]\nbrokers = \"stomp://{address}\""));
+    assert!(told.contains("it takes the connection and does not answer"), "{told}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[test]
+fn what_git_never_writes_is_told_and_nothing_at_all_is_nothing_to_tell() {
+    let machine = Sandbox::new();
+    let told = |input: &str| {
+        let file = machine.path("input");
+        fs::write(&file, input).unwrap();
+        let mut notify = machine.agent_command(&["notify"]);
+        let notify = notify.stdin(Stdio::from(fs::File::open(file).unwrap()));
+        let output = notify.output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(told(""), "");
+    let nonsense = told("hello\u{1b}[2J\n");
+    assert!(nonsense.contains("\"hello\\u{1b}[2J\" is not \"OLD NEW REF\""), "{nonsense}");
+    assert_eq!(nonsense.lines().count(), 1, "{nonsense}");
+}
+
+#[test]
+fn a_person_who_types_it_hears_what_it_is_for() {
+    let machine = Sandbox::new();
+    let line = machine.agent_line(&["notify"]).join(" ");
+    let mut script = machine.command("script");
+    let ran = Ran::of(script.args(["-qec", &line, "/dev/null"])).exits(2);
+    assert!(ran.stdout.contains("agent notify is a hook"), "{ran}");
+    assert!(ran.stdout.contains("hooks/post-receive"), "{ran}");
+}
+
+#[test]
+fn the_example_for_git_servers_is_understood() {
+    let machine = Sandbox::new();
+    let example = include_str!("../../examples/notify/notify.toml");
+    let file = machine.path("notify.toml");
+    fs::write(&file, example).unwrap();
+    machine.agent(&["status", "--config", text(&file)]).ok();
+    let hooks = [
+        include_str!("../../examples/notify/post-receive"),
+        include_str!("../../examples/notify/gitolite/post-receive"),
+    ];
+    for hook in hooks {
+        assert!(
+            hook.ends_with("exec /usr/local/bin/agent --config /etc/pmpy/notify.toml notify\n")
+        );
+    }
+}
