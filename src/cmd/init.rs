@@ -1,51 +1,199 @@
 //! `agent init`: make this machine live. What can be done without the network comes first, so that
-//! whatever is cut off afterwards is finished by the next ticks.
+//! whatever is cut off afterwards is finished by the next ticks; each step looks at what is there
+//! already, so that the whole may be said again at any time.
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
 
-use super::{show, status, tick};
+use anyhow::{Context, Error, Result};
+
+use super::{schedule as scheduling, show, status, tick};
 use crate::cli::{self, Global};
+use crate::config::NamedAddress;
 use crate::domain::action::Trigger;
-use crate::engine::bootstrap::{self, CronLine, Entry};
+use crate::domain::status::{Row, State, Status};
+use crate::engine::bootstrap::{self, Entry, Found};
 use crate::engine::reconcile::Wish;
+use crate::engine::schedule::{self, Way};
 use crate::engine::tick::Orders;
 use crate::engine::{Here, roster, steer};
 use crate::exit::{Code, Usage};
 
-/// Writes the node information and the configuration, clones, runs the init ladder, ticks once and
-/// shows the status.
+/// Writes the node information and the configuration, installs the schedule, clones, runs the init
+/// ladder, ticks once and shows the status.
 ///
 /// # Errors
-/// When something cannot be written, or a repository of that name is configured otherwise.
+/// When something cannot be written, or a repository of that name is configured otherwise; what is
+/// done by then, and what not, is a part of the error.
 pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
     let here = super::here(global)?;
+    judge(&here, args)?;
+    let (key, known_hosts) = (whole(args.key.as_deref())?, whole(args.known_hosts.as_deref())?);
+    let entries: Vec<Entry> = args
+        .repos
+        .iter()
+        .map(|repo| Entry {
+            name: &repo.name,
+            url: repo.address.secret_url(),
+            branch: args.branch.as_deref(),
+            key: key.as_deref(),
+            known_hosts: known_hosts.as_deref(),
+        })
+        .collect();
+    // Before anything is written: one that contradicts the configuration stops all.
+    let found: Vec<Found> =
+        entries.iter().map(|entry| bootstrap::find(&here, entry)).collect::<Result<_>>()?;
+
+    let mut account = Account { done: Vec::new(), quiet: global.quiet };
+    let written = write(&here, args, entries.iter().zip(&found), &mut account);
+    account.told(written, "the configuration, the schedule, the clone and the first tick")?;
+    // What was just written counts from here on.
+    let here = super::here(global)?;
+    let scheduled = install(&here, args.schedule, &mut account);
+    let ticked = first_tick(&here, global, args);
+    account.told(ticked, "the first tick")?;
+    let now = crate::engine::tick::survey(&here, &[])?;
+    let open = unfinished(&now, args);
+    if !global.quiet {
+        show::print(&status::text(&now, status::Detail::Brief, show::width(), now.at))?;
+    }
+    let scheduled = scheduled.context("nothing makes this machine tick yet")?;
+    if !global.quiet {
+        if !open.is_empty() {
+            let open = open.join(", ");
+            show::print(&format!(
+                "\nNot finished: {open}. The next tick goes on with it; what is done stays done.\n"
+            ))?;
+        }
+        show::print(&hints(&here, scheduled)?)?;
+    }
+    Ok(if open.is_empty() { Code::Fine } else { Code::Attention })
+}
+
+/// The repositories that were asked for and are not live. To a tick a remote that does not answer is
+/// no trouble yet; to somebody who waits for a machine to be live it is.
+fn unfinished<'a>(now: &'a Status, args: &cli::Init) -> Vec<&'a str> {
+    let asked = |row: &&Row| args.repos.iter().any(|repo| repo.name == row.name);
+    let open = |row: &&Row| row.state == State::Unreachable || row.needs_attention(now.at);
+    now.repositories.iter().filter(asked).filter(open).map(|row| row.name.as_str()).collect()
+}
+
+/// What cannot be carried out as it stands.
+fn judge(here: &Here, args: &cli::Init) -> Result<(), Usage> {
     if here.settings.world.config_named {
         return Err(Usage(
             "with --config, agent.d is not read, so there is no place to write to\n\
              hint: leave out --config, or write [repo.NAME] into that file and run: agent tick"
                 .to_owned(),
-        )
-        .into());
+        ));
     }
-    bootstrap::write_node(&here, args.part.as_deref(), args.stack.as_deref())?;
-    let mut names = Vec::new();
-    for repo in &args.repos {
-        let entry = Entry {
-            name: &repo.name,
-            url: repo.address.secret_url(),
-            branch: args.branch.as_deref(),
-        };
-        if let Some(note) = bootstrap::write_entry(&here, &entry)? {
-            show::print(&format!("{note}\n"))?;
+    let twice = |(index, repo): (usize, &NamedAddress)| {
+        args.repos
+            .iter()
+            .take(index)
+            .any(|other| other.name == repo.name)
+            .then(|| repo.name.clone())
+    };
+    if let Some(name) = args.repos.iter().enumerate().find_map(twice) {
+        return Err(Usage(format!(
+            "two repositories would have the name \"{name}\"\nhint: write NAME=URL for one of them"
+        )));
+    }
+    Ok(())
+}
+
+/// A path as the configuration takes it, wherever the caller stands.
+fn whole(path: Option<&Path>) -> Result<Option<PathBuf>> {
+    let whole = path.map(std::path::absolute).transpose();
+    whole.context("the path of the key or of known_hosts cannot be made out")
+}
+
+/// What was done so far.
+struct Account {
+    done: Vec<String>,
+    quiet: bool,
+}
+
+impl Account {
+    fn did(&mut self, sentence: String) -> Result<()> {
+        if !self.quiet {
+            show::print(&format!("{}\n", show::escaped(&sentence)))?;
         }
-        names.push(repo.name.clone());
+        self.done.push(sentence);
+        Ok(())
     }
-    // What was just written counts from here on.
-    let here = super::here(global)?;
+
+    /// An error says as well what was done before it, and what was not.
+    fn told<T>(&self, outcome: Result<T>, undone: &str) -> Result<T> {
+        let account = || {
+            let done = match self.done.as_slice() {
+                [] => "nothing".to_owned(),
+                done => done.join("; "),
+            };
+            format!(
+                "the machine is not live yet. Done: {done}. Not done: {undone}\n\
+                 hint: what is done stays done: put that right, and say the same again"
+            )
+        };
+        outcome.map_err(|error: Error| error.context(account()))
+    }
+}
+
+fn write<'a>(
+    here: &Here,
+    args: &cli::Init,
+    entries: impl Iterator<Item = (&'a Entry<'a>, &'a Found)>,
+    account: &mut Account,
+) -> Result<()> {
+    bootstrap::write_node(here, args.part.as_deref(), args.stack.as_deref())?;
+    for (what, word) in [("part", &args.part), ("stack", &args.stack)] {
+        if let Some(word) = word {
+            let folder = here.settings.world.nodeinfo.display();
+            account.did(format!("this machine is {what} {word}: {folder}"))?;
+        }
+    }
+    for (entry, found) in entries {
+        let file = bootstrap::entry_file(here, entry.name);
+        match found {
+            Found::Nothing => {
+                bootstrap::write_entry(here, entry)?;
+                account.did(format!("{} is configured: {}", entry.name, file.display()))?;
+            }
+            Found::Same => account.did(format!("{} was configured already", entry.name))?,
+            Found::Other(differences) => {
+                for difference in differences {
+                    account.did(format!("{difference}; change it in {}", file.display()))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Installs what is to tick; tells whether something ticks now.
+fn install(here: &Here, asked: Option<cli::Schedule>, account: &mut Account) -> Result<bool> {
+    if here.settings.world.own {
+        return Ok(false);
+    }
+    let installed = schedule::installed(here)?;
+    let way = match asked {
+        Some(how) => scheduling::way(how),
+        // What somebody chose before is not chosen anew.
+        None if !installed.is_empty() => None,
+        None => (here.node.user.uid == 0).then_some(Way::Cron),
+    };
+    let Some(way) = way else { return Ok(!installed.is_empty()) };
+    for sentence in schedule::install(here, way)? {
+        account.did(sentence)?;
+    }
+    Ok(true)
+}
+
+fn first_tick(here: &Here, global: &Global, args: &cli::Init) -> Result<()> {
+    let names: Vec<String> = args.repos.iter().map(|repo| repo.name.clone()).collect();
     if args.again {
-        for repo in roster::named(&here, &names)? {
+        for repo in roster::named(here, &names)? {
             if matches!(repo.found, roster::Found::Clone) {
-                steer::init_again(&here, &repo)?;
+                steer::init_again(here, &repo)?;
             }
         }
     }
@@ -57,22 +205,17 @@ pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
         wait: true,
         wish: Wish::Follow,
     };
-    let code = tick::perform(&here, global, &orders)?;
-    show_status(&here, global)?;
-    show::print(&schedule_hint(&here))?;
-    Ok(code)
+    tick::perform(here, global, &orders).map(drop)
 }
 
-fn show_status(here: &Here, global: &Global) -> Result<()> {
-    if global.quiet {
-        return Ok(());
+/// What a person may still have to do.
+fn hints(here: &Here, ticks: bool) -> Result<String> {
+    let mut text = String::new();
+    if !ticks {
+        text += &format!("\n{}", scheduling::by_hand(here, Some(Way::Cron))?);
     }
-    let now = crate::engine::tick::survey(here, &[])?;
-    show::print(&status::text(&now, status::Detail::Brief, show::width(), now.at))
-}
-
-/// The line that makes ticks happen: this version installs none itself.
-fn schedule_hint(here: &Here) -> String {
-    let CronLine { place, line } = bootstrap::cron_line(here);
-    format!("\nTo tick each minute, put this line into {place}:\n{line}\n")
+    if !here.settings.world.own {
+        text += &scheduling::loops_beside(here)?;
+    }
+    Ok(text)
 }

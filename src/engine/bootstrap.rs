@@ -1,11 +1,12 @@
 //! Making a machine live: what is written before anything needs the network.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::Here;
-use crate::system::{files, node};
+use crate::config::RepoSettings;
+use crate::system::files;
 
 /// One repository to be configured.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,21 @@ pub struct Entry<'a> {
     pub url: &'a str,
     /// The branch to follow, placeholders included.
     pub branch: Option<&'a str>,
+    /// The ssh key.
+    pub key: Option<&'a Path>,
+    /// The ssh servers that are known.
+    pub known_hosts: Option<&'a Path>,
+}
+
+/// What is there of an entry already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// An entry that says what is wanted.
+    Same,
+    /// An entry that says something else beside the url; it stays. A sentence for each difference.
+    Other(Vec<String>),
 }
 
 /// Writes which part and stack this machine is; `None` leaves what is there.
@@ -27,107 +43,76 @@ pub fn write_node(here: &Here, part: Option<&str>, stack: Option<&str>) -> Resul
     for (file, word) in [("nodepart.txt", part), ("stacktype.txt", stack)] {
         if let Some(word) = word {
             files::ensure_dir(folder, 0o755)?;
+            files::sweep(folder)?;
             files::put(folder, file, format!("{word}\n").as_bytes(), 0o644)?;
         }
     }
     Ok(())
 }
 
-/// Writes `agent.d/NAME.toml`, unless the same is configured already. An entry of that name that
-/// somebody wrote is left as it is; the value then says so.
+/// Where an entry is written to.
+pub fn entry_file(here: &Here, name: &str) -> PathBuf {
+    here.settings.world.config_dir.join(format!("{name}.toml"))
+}
+
+/// What the configuration says of `entry` so far.
 ///
 /// # Errors
-/// When it cannot be written, or the name is configured with another url.
-pub fn write_entry(here: &Here, entry: &Entry) -> Result<Option<String>> {
-    let settings = &here.settings;
-    if let Some(known) = settings.repos.get(entry.name) {
-        let same = known.urls.first().is_some_and(|url| url.secret_url() == entry.url);
-        if !same {
-            bail!(
-                "\"{}\" is configured already, with another url: {}\n\
-                 hint: choose another name (NAME=URL), or change the url in {}",
-                entry.name,
-                known.urls.first().map_or_else(|| "none".to_owned(), ToString::to_string),
-                settings.world.config_dir.join(format!("{}.toml", entry.name)).display()
-            );
-        }
-        return Ok(match (entry.branch, &known.branch) {
-            (Some(wanted), configured) if configured.as_deref() != Some(wanted) => Some(format!(
-                "{}: the branch stays as it is configured ({}); change it in {}",
-                entry.name,
-                configured.as_deref().unwrap_or("the remote's HEAD"),
-                settings.world.config_dir.display()
-            )),
-            _ => None,
-        });
+/// When the name is configured with another url.
+pub fn find(here: &Here, entry: &Entry) -> Result<Found> {
+    let Some(known) = here.settings.repos.get(entry.name) else { return Ok(Found::Nothing) };
+    if known.urls.first().is_none_or(|url| url.secret_url() != entry.url) {
+        bail!(
+            "\"{}\" is configured already, with another url: {}\n\
+             hint: choose another name (NAME=URL), or change the url in {}",
+            entry.name,
+            known.urls.first().map_or_else(|| "none".to_owned(), ToString::to_string),
+            entry_file(here, entry.name).display()
+        );
     }
+    let differences = differences(entry, known);
+    Ok(if differences.is_empty() { Found::Same } else { Found::Other(differences) })
+}
+
+fn differences(entry: &Entry, known: &RepoSettings) -> Vec<String> {
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let wanted = |path: Option<&Path>| path.map(|path| path.display().to_string());
+    let compared = [
+        ("branch", entry.branch.map(str::to_owned), known.branch.clone(), "the remote's HEAD"),
+        ("key_file", wanted(entry.key), shown(&known.reach.key_file), "none"),
+        ("known_hosts", wanted(entry.known_hosts), shown(&known.reach.known_hosts), "none"),
+    ];
+    let differ = compared.into_iter().filter(|(_, asked, has, _)| asked.is_some() && asked != has);
+    differ
+        .map(|(key, _, has, default)| {
+            let has = has.unwrap_or_else(|| default.to_owned());
+            format!("{}: {key} stays as it is configured ({has})", entry.name)
+        })
+        .collect()
+}
+
+/// Writes `agent.d/NAME.toml`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_entry(here: &Here, entry: &Entry) -> Result<()> {
     let mut table = toml::Table::new();
-    table.insert("url".to_owned(), entry.url.into());
-    if let Some(branch) = entry.branch {
-        table.insert("branch".to_owned(), branch.into());
+    let path = |path: &Path| path.display().to_string();
+    let keys = [
+        ("url", Some(entry.url.to_owned())),
+        ("branch", entry.branch.map(str::to_owned)),
+        ("key_file", entry.key.map(path)),
+        ("known_hosts", entry.known_hosts.map(path)),
+    ];
+    for (key, value) in keys {
+        table.extend(value.map(|value| (key.to_owned(), toml::Value::String(value))));
     }
     let repo = toml::Table::from_iter([(entry.name.to_owned(), toml::Value::Table(table))]);
     let file = toml::Table::from_iter([("repo".to_owned(), toml::Value::Table(repo))]);
     let text = toml::to_string(&file).context("the entry cannot be written as TOML")?;
-    let folder = &settings.world.config_dir;
+    let folder = &here.settings.world.config_dir;
     files::ensure_dir(folder, 0o755)?;
+    files::sweep(folder)?;
     // 0600: an address may hold a password.
-    files::put(folder, &format!("{}.toml", entry.name), text.as_bytes(), 0o600)?;
-    Ok(None)
-}
-
-/// What makes ticks happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CronLine {
-    /// Where it belongs.
-    pub place: &'static str,
-    /// The line itself.
-    pub line: String,
-}
-
-/// The line that calls the tick of this world each minute. It names the program by its path: cron's
-/// own `PATH` is short.
-pub fn cron_line(here: &Here) -> CronLine {
-    let world = &here.settings.world;
-    let root = match world.own {
-        true => format!(" --root {}", in_a_crontab(&world.root)),
-        false => String::new(),
-    };
-    // Only the crontabs of the system name a user.
-    let (place, user) = match here.node.user.uid {
-        0 => ("/etc/cron.d/pmpy", "root "),
-        _ => ("your crontab (crontab -e)", ""),
-    };
-    let agent = in_a_crontab(&node::program());
-    CronLine {
-        place,
-        line: format!("* * * * * {user}{agent}{root} tick --trigger cron --splay 20s"),
-    }
-}
-
-/// A path as the shell of a crontab line takes it; `%` would end the line there (crontab(5)).
-fn in_a_crontab(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,".contains(c);
-    if text.chars().all(plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', "'\\''")).replace('%', "\\%")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_quoted_for_the_shell_and_for_cron() {
-        for (path, quoted) in [
-            ("/srv/repos", "/srv/repos"),
-            ("/srv/my repos", "'/srv/my repos'"),
-            ("/srv/it's", "'/srv/it'\\''s'"),
-            ("/srv/50%", "'/srv/50\\%'"),
-        ] {
-            assert_eq!(in_a_crontab(Path::new(path)), quoted);
-        }
-    }
+    files::put(folder, &format!("{}.toml", entry.name), text.as_bytes(), 0o600)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::{Level, Scope, Verdict, room};
+use super::{Level, Scope, Verdict, room, target};
 use crate::domain::git::{RefName, Remote};
 use crate::domain::ladder::{self, Ladder};
 use crate::domain::remote::{Answer, Dialect, Wanted, Way};
@@ -37,6 +37,7 @@ pub fn verdicts(here: &Here, repo: &Repo, scope: Scope, now: DateTime<Utc>) -> V
         Opened::Missing => {
             found.push(to_be_cloned(repo));
             found.extend(room(name, &repo.path));
+            found.extend(target::verdicts(here, repo));
             match (repo.branch(here), scope) {
                 (Ok(branch), Scope::Remotes) => {
                     let wanted = branch.map_or(Wanted::Default, Wanted::Branch);
@@ -55,11 +56,13 @@ pub fn verdicts(here: &Here, repo: &Repo, scope: Scope, now: DateTime<Utc>) -> V
             found.extend(stops(&site, now));
             match scope {
                 Scope::Remotes => {
-                    found.extend(remotes(here, repo, &site.remotes(), &site.wanted()));
+                    found.extend(remotes(here, repo, &site.remotes, &site.wanted()));
                 }
-                Scope::Machine => found.extend(unprepared(here, repo, &site.remotes())),
+                Scope::Machine => found.extend(unprepared(here, repo, &site.remotes)),
             }
             found.extend(programs(&site));
+            found.extend(target::verdicts(here, repo));
+            found.extend(target::in_the_way(&site));
         }
     }
     found
@@ -165,6 +168,7 @@ fn unprepared(here: &Here, repo: &Repo, remotes: &[Remote]) -> Vec<Verdict> {
 fn answered(name: &str, remote: &Remote, wanted: &Wanted, answer: &Answer) -> Verdict {
     let asked: Option<&RefName> = match wanted {
         Wanted::Branch(branch) | Wanted::Preferably(branch) => Some(branch),
+        Wanted::Every { branch, .. } => branch.as_ref(),
         Wanted::Default => None,
     };
     match (answer, asked) {
@@ -175,7 +179,7 @@ fn answered(name: &str, remote: &Remote, wanted: &Wanted, answer: &Answer) -> Ve
                  hint: serve it by git http-backend, ssh or a hosting service"
             ),
         ),
-        (Answer { branch: Some(branch), tip: Some(tip), way }, _) => {
+        (Answer { branch: Some(branch), tip: Some(tip), way, .. }, _) => {
             Verdict::ok(name, format!("{remote} has {branch} at {}: {way}", tip.short()))
         }
         (_, Some(branch)) => Verdict::bad(

@@ -1,0 +1,112 @@
+#!/bin/sh
+# Installs the agent: install.sh [--from FILE|URL] [--sha256 SUM] [--to FOLDER] [--dry-run]
+#
+# Looks first whether this machine can run it, says each thing that it does, and replaces an older
+# agent in one step: an action that runs goes on under the old one. Schedules nothing and configures
+# nothing; "agent init" does that afterwards.
+set -eu
+umask 022
+
+from=
+sum=
+to=/usr/local/bin
+dry=
+
+fail() {
+    echo "install.sh: $1" >&2
+    [ $# -lt 2 ] || echo "hint: $2" >&2
+    exit 1
+}
+
+usage() {
+    sed -n 's/^# Installs the agent: /usage: /p' "$0" >&2
+    exit 2
+}
+
+# run COMMAND…: says what it does, and does it unless this is a rehearsal.
+run() {
+    if [ "$dry" ]; then
+        echo "would run: $*"
+    else
+        echo "$*"
+        "$@"
+    fi
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --from | --sha256 | --to) [ $# -gt 1 ] || usage ;;
+    esac
+    case $1 in
+    --from) from=$2 && shift 2 ;;
+    --sha256) sum=$2 && shift 2 ;;
+    --to) to=${2%/} && shift 2 ;;
+    --dry-run) dry=1 && shift ;;
+    *) usage ;;
+    esac
+done
+
+# The agent beside this script, or the one that was built here.
+here=$(cd "$(dirname "$0")" && pwd)
+if [ -z "$from" ]; then
+    for place in "$here/agent" "$here/../target/release/agent"; do
+        [ ! -f "$place" ] || from=$place
+    done
+    [ "$from" ] || fail "there is no agent beside install.sh" "name one: install.sh --from FILE|URL"
+fi
+
+# What it needs.
+[ "$(uname -s)" = Linux ] || fail "this is $(uname -s); the agent is for Linux"
+kernel=$(uname -r)
+major=${kernel%%.*}
+rest=${kernel#*.}
+minor=${rest%%[!0-9]*}
+if [ "$major" -lt 5 ] || { [ "$major" -eq 5 ] && [ "$minor" -lt 6 ]; }; then
+    fail "Linux $kernel is too old: 5.6 or newer is needed"
+fi
+[ "$(date +%Y)" -ge 2026 ] || fail "the clock says $(date)" "set it: certificates are not valid yet"
+[ -d "$to" ] || [ "$dry" ] || fail "there is no folder $to" "make it, or name another: --to FOLDER"
+[ -w "$to" ] || [ "$dry" ] || fail "$to may not be written by $(id -un)" "sudo sh install.sh, or --to ~/bin"
+
+# What it is good to have.
+command -v bash >/dev/null || echo "note: without bash, scripts need a #! line of their own"
+command -v ssh >/dev/null || echo "note: without ssh, addresses such as git@host:ops.git do not work"
+command -v cron >/dev/null || command -v crond >/dev/null || [ -x /usr/sbin/cron ] ||
+    [ -x /usr/sbin/crond ] || [ -d /run/systemd/system ] ||
+    echo "note: there is neither cron nor systemd, so nothing would make it tick"
+[ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] ||
+    echo "note: without ca-certificates, https needs a ca_file"
+
+new=$to/.agent.$$.new
+trap 'rm -f "$new"' EXIT
+case $from in
+http://* | https://*)
+    if [ "${from%%:*}" = http ] && [ -z "$sum" ]; then
+        fail "$from may be changed on the way" "give --sha256, or use https"
+    fi
+    if command -v curl >/dev/null; then
+        run curl -fsSL --retry 5 --retry-connrefused -o "$new" "$from"
+    elif command -v wget >/dev/null; then
+        run wget -q -O "$new" "$from"
+    else
+        fail "neither curl nor wget is there to fetch $from" "fetch it by hand: --from FILE"
+    fi
+    ;;
+*)
+    [ -f "$from" ] || fail "there is no file $from"
+    run cp "$from" "$new"
+    ;;
+esac
+if [ "$sum" ]; then
+    run sh -c "echo '$sum  $new' | sha256sum --quiet -c -" ||
+        fail "what came from $from is not what was meant: its sha256 is not $sum"
+else
+    echo "note: no --sha256 was given, so its content is taken on trust"
+fi
+run chmod 755 "$new"
+[ "$dry" ] || "$new" --version >/dev/null ||
+    fail "this machine cannot run it ($(uname -m))" "build it here: cargo build --release"
+run mv -f "$new" "$to/agent"
+run ln -sf agent "$to/pmpy"
+[ "$dry" ] || "$to/agent" --version
+echo "next: agent init URL --part PART"

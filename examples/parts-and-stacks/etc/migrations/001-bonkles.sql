@@ -1,0 +1,1 @@
+create table bonkles (id bigint primary key);

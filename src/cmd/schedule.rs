@@ -1,0 +1,97 @@
+//! `agent schedule`: what makes the ticks of this machine happen is installed, shown or removed.
+
+use anyhow::Result;
+
+use super::show;
+use crate::cli;
+use crate::engine::Here;
+use crate::engine::schedule::{self, CronLine, Way};
+use crate::exit::Code;
+
+/// `agent schedule cron|systemd|none [--replace] [--print]`
+///
+/// # Errors
+/// When it cannot be installed or removed, or stdout not be written.
+pub fn run(here: &Here, args: &cli::ScheduleArgs) -> Result<Code> {
+    let way = way(args.how);
+    if args.print {
+        show::print(&shown(here, way)?)?;
+        return Ok(Code::Fine);
+    }
+    if here.settings.world.own {
+        show::print(&by_hand(here, way)?)?;
+        return Ok(Code::Fine);
+    }
+    match way {
+        Some(way) => tell(&schedule::install(here, way)?)?,
+        None => match schedule::uninstall(here)?.as_slice() {
+            [] => tell(&["nothing was installed".to_owned()])?,
+            told => tell(told)?,
+        },
+    }
+    // Two loops for a moment are better than none for good.
+    if args.replace {
+        tell(&schedule::take_over(here)?)?;
+    }
+    show::print(&loops_beside(here)?)?;
+    Ok(Code::Fine)
+}
+
+/// What somebody means who says `how`; `None`: nothing is to tick.
+pub fn way(how: cli::Schedule) -> Option<Way> {
+    match how {
+        cli::Schedule::Cron => Some(Way::Cron),
+        cli::Schedule::Systemd => Some(Way::Systemd),
+        cli::Schedule::None => None,
+    }
+}
+
+/// What a person has to put where for a world of its own.
+///
+/// # Errors
+/// When systemd cannot start such a program.
+pub fn by_hand(here: &Here, way: Option<Way>) -> Result<String> {
+    let CronLine { place, line } = schedule::cron_line(here);
+    Ok(match way {
+        Some(Way::Cron) => {
+            format!("To tick each minute, put this line into {place}:\n{line}\n")
+        }
+        Some(Way::Systemd) => format!(
+            "To stay up, put this into a unit of your own:\n{}",
+            schedule::file(here, Way::Systemd)?
+        ),
+        None => "Nothing is installed for a world of its own\n".to_owned(),
+    })
+}
+
+/// The loops that still pull beside the agent, and how to end that; empty when there are none.
+///
+/// # Errors
+/// When a crontab cannot be read.
+pub fn loops_beside(here: &Here) -> Result<String> {
+    let rivals = schedule::rivals(here)?;
+    let mut text = String::new();
+    for rival in &rivals {
+        text += &format!("another loop pulls here: {}\n", show::escaped(&rival.to_string()));
+    }
+    if rivals.iter().any(|rival| rival.about_us) {
+        text += "hint: agent schedule cron --replace takes it over\n";
+    }
+    Ok(text)
+}
+
+/// What would be installed; for "none", what is installed.
+fn shown(here: &Here, way: Option<Way>) -> Result<String> {
+    match way {
+        Some(way) => schedule::file(here, way),
+        None => Ok(match schedule::installed(here)?.as_slice() {
+            [] => "nothing is installed\n".to_owned(),
+            found => found.iter().map(|(_, place)| format!("{place}\n")).collect(),
+        }),
+    }
+}
+
+fn tell(sentences: &[String]) -> Result<()> {
+    let text: String = sentences.iter().map(|it| show::escaped(it) + "\n").collect();
+    show::print(&text)
+}

@@ -1,0 +1,121 @@
+//! Loops that pull the same repositories: lines of crontabs that run `git pull`, themselves or by a
+//! script. Two loops in one clone lock each other out and act upon revisions that the other merged.
+
+use std::path::{Path, PathBuf};
+
+use super::Here;
+use crate::domain::crontab::is_comment;
+use crate::system::rivals::{self, Crontab};
+
+/// The usual name of the loop that people had before.
+const OLD_LOOP: &str = "cron_1m.sh";
+
+/// A line that pulls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// The crontab.
+    pub crontab: PathBuf,
+    /// Which of its lines, from 1.
+    pub number: usize,
+    /// The line, without the spaces around it.
+    pub line: String,
+    /// Whether it is about repositories of ours, as far as can be seen.
+    pub about_us: bool,
+}
+
+impl std::fmt::Display for Rival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: {}", self.crontab.display(), self.number, self.line)
+    }
+}
+
+/// The lines of `crontab` that pull; the scripts that they name are looked for below `base`.
+pub fn of(here: &Here, base: &Path, crontab: &Crontab) -> Vec<Rival> {
+    let lines = crontab.text.lines().zip(1..).filter(|(line, _)| !is_comment(line));
+    let rival = |(line, number): (&str, usize)| {
+        let about_us = about_us(here, base, line)?;
+        let crontab = crontab.path.clone();
+        Some(Rival { crontab, number, line: line.trim().to_owned(), about_us })
+    };
+    lines.filter_map(rival).collect()
+}
+
+/// Whether a line that pulls is about repositories of ours; `None` when it pulls nothing. Beside a
+/// world of its own the machine may have loops that are none of its business.
+fn about_us(here: &Here, base: &Path, line: &str) -> Option<bool> {
+    if names_old_loop(line) {
+        return Some(true);
+    }
+    if pulls(line) {
+        return Some(names_root(here, line));
+    }
+    let scripts = words(line).filter(|word| word.starts_with('/'));
+    let script = scripts
+        .filter_map(|word| rivals::script(base, Path::new(word)))
+        .find(|script| pulls(script))?;
+    let about_us = names_root(here, line) || names_root(here, &script);
+    (about_us || !here.settings.world.own).then_some(about_us)
+}
+
+/// Whether `text` names the root, in full or as a shell abbreviates it.
+fn names_root(here: &Here, text: &str) -> bool {
+    let root = &here.settings.world.root;
+    let at_home = root.strip_prefix(&here.node.user.home).ok();
+    let short = at_home.into_iter().flat_map(|rest| {
+        ["~", "$HOME", "${HOME}"].map(|home| format!("{home}/{}", rest.display()))
+    });
+    std::iter::once(root.display().to_string()).chain(short).any(|name| text.contains(&name))
+}
+
+/// Whether a shell would run `git pull` for some line of `text`.
+fn pulls(text: &str) -> bool {
+    text.lines().filter(|line| !is_comment(line)).any(|line| {
+        line.split([';', '|', '&', '(', ')', '{', '}', '`']).any(|command| {
+            let mut words = words(command);
+            words.any(|word| word == "git" || word.ends_with("/git"))
+                && words.any(|word| word == "pull")
+        })
+    })
+}
+
+fn names_old_loop(line: &str) -> bool {
+    words(line).any(|word| word.rsplit('/').next() == Some(OLD_LOOP))
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split_whitespace().map(|word| word.trim_matches(['"', '\'']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_is_found_however_it_is_written() {
+        for line in [
+            "* * * * * root cd /srv/a && git pull",
+            "*/5 * * * * git -C /srv/a pull --ff-only -q >/dev/null 2>&1",
+            "* * * * * bash -c \"git pull\"",
+            "@hourly cd /srv/a; /usr/bin/git pull",
+            "(cd /srv/a && git pull)",
+        ] {
+            assert!(pulls(line), "{line}");
+        }
+        for line in [
+            "# * * * * * root git pull",
+            "* * * * * root git fetch; docker pull x",
+            "* * * * * root agent tick --trigger cron",
+            "* * * * * root git push; echo pull",
+            "",
+        ] {
+            assert!(!pulls(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_old_loop_is_known_by_its_name() {
+        assert!(names_old_loop("* * * * * root /root/gitrepo/ops/bin/cron_1m.sh"));
+        assert!(names_old_loop("* * * * * cd /root && ./cron_1m.sh"));
+        assert!(!names_old_loop("* * * * * root /usr/bin/not_cron_1m.sh"));
+    }
+}

@@ -1,0 +1,107 @@
+//! The repositories in `examples/` do what their README says, each on a whole machine of its own.
+
+use std::fs;
+use std::path::Path;
+
+use crate::sandbox::text;
+use crate::throwaway::Throwaway;
+
+/// A machine that was made live with the example of this name.
+fn live(name: &str, more: &[&str]) -> Throwaway {
+    let machine = Throwaway::new();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let readme = fs::read_to_string(example.join("README.md")).unwrap();
+    assert!(
+        readme.lines().count() <= 12,
+        "{name}/README.md is longer than ten lines and its title"
+    );
+    let files: Vec<(String, String)> = machine
+        .sandbox
+        .files_below(&example)
+        .iter()
+        .map(|file| (text(file).to_owned(), fs::read_to_string(example.join(file)).unwrap()))
+        .collect();
+    let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    machine.sandbox.serve(name, &files);
+    let url = text(&machine.sandbox.server(name)).to_owned();
+    machine.agent(&[&["init", &url], more].concat()).ok();
+    assert_eq!(machine.state(name), "current");
+    machine
+}
+
+fn tick(machine: &Throwaway) {
+    let ran = machine.agent(&["tick", "--trigger", "cron"]).ok();
+    assert_eq!(ran.stdout, "", "{ran}");
+}
+
+#[test]
+fn one_site_serves_what_was_pushed_and_what_a_revert_brings_back() {
+    let machine = live("one-site", &[]);
+    let page = "/var/www/site/index.html";
+    let first = machine.sh(&format!("cat {page}")).ok().stdout;
+    assert!(first.contains("It works"), "{first}");
+    machine.sandbox.push("one-site", &[("site/index.html", "broken")]);
+    tick(&machine);
+    assert_eq!(machine.sh(&format!("cat {page}")).ok().stdout, "broken");
+    machine.sandbox.push_with("one-site", |desk| {
+        machine.sandbox.git(desk, &["revert", "--no-edit", "HEAD"]);
+    });
+    tick(&machine);
+    assert_eq!(machine.sh(&format!("cat {page}")).ok().stdout, first);
+    assert_eq!(machine.sh("ls /var/www | grep -c site-").ok().stdout, "1\n", "old pages go");
+}
+
+#[test]
+fn each_part_and_stack_gets_what_is_meant_for_it() {
+    for (part, stack, files) in [
+        (
+            "balancer",
+            "production",
+            [("balancer.conf", Some("app1.example.org\n")), ("mail.conf", None)],
+        ),
+        ("appnode", "production", [("app.conf", Some("workers = 16\n")), ("mail.conf", None)]),
+        (
+            "appnode",
+            "staging",
+            [("app.conf", Some("workers = 2\n")), ("mail.conf", Some("nobody"))],
+        ),
+        ("database", "staging", [("app.conf", None), ("mail.conf", Some("nobody"))]),
+        ("control", "production", [("app.conf", None), ("balancer.conf", None)]),
+    ] {
+        let machine = live("parts-and-stacks", &["--part", part, "--stack", stack]);
+        let server = machine.read("/etc/shop/server");
+        assert!(server.starts_with(&format!("part {part}, stack {stack}, revision ")), "{server}");
+        for (file, content) in files {
+            let found = fs::read_to_string(machine.path(&format!("/etc/shop/{file}"))).ok();
+            match content {
+                None => assert_eq!(found, None, "{part} of {stack}: {file}"),
+                Some(part) => assert!(found.unwrap().contains(part), "{part} of {stack}: {file}"),
+            }
+        }
+        let migrated = machine.path("/var/lib/shop/migrated/001-bonkles.sql").exists();
+        assert_eq!(migrated, part == "database");
+        assert_eq!(machine.read("/etc/motd").contains("control node"), part == "control");
+    }
+}
+
+#[test]
+fn the_backup_job_runs_by_the_clock_and_is_changed_by_a_push() {
+    let machine = live("backup-job", &[]);
+    let backups = || machine.sh("ls /var/backups/pmpy").ok().stdout.lines().count();
+    assert_eq!(backups(), 1);
+    let inside = machine.sh("tar -tzf /var/backups/pmpy/*.tar.gz").ok().stdout;
+    assert!(inside.contains("etc/hosts\n"), "{inside}");
+    tick(&machine);
+    assert_eq!(backups(), 1, "none is due");
+    // A day goes by.
+    let older =
+        "cd /var/backups/pmpy; for f in *; do touch -d '25 hours ago' $f; mv $f 2020$f; done";
+    machine.sh(older).ok();
+    tick(&machine);
+    assert_eq!(backups(), 2, "one is due, and nobody pushed");
+    let script = "echo none >> /root/changed\n";
+    machine.sandbox.push("backup-job", &[("work.sh", script)]);
+    tick(&machine);
+    tick(&machine);
+    assert_eq!(machine.read("/root/changed"), "none\nnone\n");
+}

@@ -1,0 +1,208 @@
+//! `agent schedule`: what is installed is what `bootstrap/` holds, everything else in a crontab stays,
+//! and cron really runs it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Child;
+
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, text, wait_until};
+use crate::throwaway::Throwaway;
+
+const CRON_FILE: &str = "/etc/cron.d/pmpy";
+const UNIT: &str = "/etc/systemd/system/pmpy.service";
+const LINE: &str = "* * * * * /usr/local/bin/agent tick --trigger cron --splay 20s\n";
+
+fn bootstrap(file: &str) -> String {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bootstrap");
+    fs::read_to_string(folder.join(file)).unwrap()
+}
+
+/// A daemon of the copy's, ended with it.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn for_root_cron_gets_the_file_that_bootstrap_holds() {
+    let machine = Throwaway::new();
+    let said = machine.agent(&["schedule", "cron"]).ok().stdout;
+    assert_eq!(said, "cron ticks each minute: /etc/cron.d/pmpy\n");
+    assert_eq!(machine.read(CRON_FILE), bootstrap("cron/pmpy"));
+    let meta = fs::metadata(machine.path(CRON_FILE)).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o777, 0o644, "cron refuses what others may write");
+
+    let said = machine.agent(&["schedule", "cron"]).ok().stdout;
+    assert_eq!(said, "cron ticks already: /etc/cron.d/pmpy\n");
+    assert_eq!(machine.agent(&["schedule", "none", "--print"]).ok().stdout, "/etc/cron.d/pmpy\n");
+    let said = machine.agent(&["schedule", "none"]).ok().stdout;
+    assert_eq!(said, "cron ticks no longer: /etc/cron.d/pmpy\n");
+    assert!(!machine.path(CRON_FILE).exists());
+    assert_eq!(machine.agent(&["schedule", "none"]).ok().stdout, "nothing was installed\n");
+}
+
+#[test]
+fn what_an_administrator_added_to_the_file_stays() {
+    let machine = Throwaway::new();
+    machine.agent(&["schedule", "cron"]).ok();
+    let mine = format!("MAILTO=ops@example.org\n{}", bootstrap("cron/pmpy"));
+    machine.write(CRON_FILE, &mine);
+    machine.agent(&["schedule", "cron"]).ok();
+    assert_eq!(machine.read(CRON_FILE), mine);
+    machine.agent(&["schedule", "none"]).ok();
+    assert_eq!(machine.read(CRON_FILE), "MAILTO=ops@example.org\n");
+}
+
+#[test]
+fn a_user_gets_a_line_in_the_own_crontab_and_keeps_every_other() {
+    let machine = Throwaway::new();
+    let mine = "MAILTO=pat\n# mine\n0 5 * * * date +\\%F\n";
+    machine.sh(&format!("mkdir -p /home; cat > /tmp/mine <<'END'\n{mine}END")).ok();
+    machine.as_pat("crontab /tmp/mine; agent schedule cron").ok();
+    let crontab = machine.as_pat("crontab -l").ok().stdout;
+    assert!(crontab.starts_with(mine), "{crontab}");
+    assert!(crontab.ends_with(LINE), "{crontab}");
+    assert!(!machine.path(CRON_FILE).exists());
+    machine.as_pat("agent schedule none").ok();
+    assert_eq!(machine.as_pat("crontab -l").ok().stdout, mine);
+    // Where there was none, none is left.
+    machine.as_pat("crontab -r; agent schedule cron; agent schedule none").ok();
+    assert!(machine.as_pat("crontab -l").exits(1).stderr.contains("no crontab for pat"));
+}
+
+#[test]
+fn print_shows_the_files_and_touches_nothing() {
+    let machine = Throwaway::new();
+    for (how, file) in [("cron", "cron/pmpy"), ("systemd", "systemd/pmpy.service")] {
+        assert_eq!(machine.agent(&["schedule", how, "--print"]).ok().stdout, bootstrap(file));
+    }
+    assert!(!machine.path(CRON_FILE).exists());
+    assert!(!machine.path(UNIT).exists());
+    assert_eq!(
+        machine.agent(&["schedule", "none", "--print"]).ok().stdout,
+        "nothing is installed\n"
+    );
+}
+
+#[test]
+fn for_a_world_of_its_own_nothing_is_installed_and_the_line_is_printed() {
+    let machine = Sandbox::new();
+    let said = machine.agent(&["schedule", "cron"]).ok().stdout;
+    let root = machine.root();
+    let line = format!("agent --root {} tick --trigger cron --splay 20s\n", text(&root));
+    assert!(said.starts_with("To tick each minute, put this line into "), "{said}");
+    assert!(said.ends_with(&line), "{said}");
+    machine.agent(&["schedule", "none"]).ok();
+}
+
+#[test]
+fn systemd_finds_nothing_to_say_about_the_unit() {
+    let machine = Throwaway::new();
+    machine.write(UNIT, &bootstrap("systemd/pmpy.service"));
+    let ran = machine.sh(&format!("systemd-analyze verify --man=no {UNIT}")).ok();
+    assert!(!ran.stderr.contains("pmpy"), "{ran}");
+}
+
+#[test]
+fn the_unit_takes_the_place_of_the_cron_line() {
+    let machine = Throwaway::new();
+    machine.agent(&["schedule", "cron"]).ok();
+    // systemd does not run in the copy; systemctl sees that and only makes the link.
+    let ran = machine.agent(&["schedule", "systemd"]).ok();
+    assert!(ran.stdout.contains("at the next boot"), "{ran}");
+    assert_eq!(machine.read(UNIT), bootstrap("systemd/pmpy.service"));
+    let link = machine.path("/etc/systemd/system/multi-user.target.wants/pmpy.service");
+    assert!(link.symlink_metadata().is_ok());
+    assert!(!machine.path(CRON_FILE).exists());
+    machine.agent(&["schedule", "cron"]).ok();
+    assert!(!machine.path(UNIT).exists());
+    assert!(link.symlink_metadata().is_err());
+    assert_eq!(machine.read(CRON_FILE), bootstrap("cron/pmpy"));
+}
+
+#[test]
+fn a_machine_without_cron_is_told_what_to_install() {
+    let machine = Throwaway::new();
+    machine.sh("rm -f /usr/sbin/cron").ok();
+    let ran = machine.agent(&["schedule", "cron"]).exits(1);
+    assert!(ran.stderr.contains("there is no cron on this machine"), "{ran}");
+    assert!(ran.stderr.contains("hint: apt-get install cron"), "{ran}");
+    assert!(!machine.path(CRON_FILE).exists());
+}
+
+/// As the first users of the idea installed it.
+const OLD_CRONTAB: &str = "MAILTO=\"\"\n* * * * *  /root/bin/cron_1m.sh\n";
+const OLD_LOOP: &str = "#!/bin/bash\nfor dir in /root/gitrepo/*; do\n  cd $dir && git pull\n  \
+                        ./bin/work/common/work.sh\ndone\n";
+
+#[test]
+fn the_loop_that_people_had_before_is_pointed_at_and_taken_over_with_one_command() {
+    let machine = Throwaway::new();
+    machine.write("/root/bin/cron_1m.sh", OLD_LOOP);
+    machine.write("/tmp/old", OLD_CRONTAB);
+    machine.write("/etc/cron.d/site", "0 4 * * * www cd /srv/site && git pull\n");
+    machine.sh("crontab /tmp/old").ok();
+
+    let said = machine.agent(&["schedule", "cron"]).ok().stdout;
+    assert!(said.contains("/crontabs/root:2: * * * * *  /root/bin/cron_1m.sh\n"), "{said}");
+    assert!(said.ends_with("hint: agent schedule cron --replace takes it over\n"), "{said}");
+    assert_eq!(machine.sh("crontab -l").ok().stdout, OLD_CRONTAB, "not without being asked");
+    let checked = machine.agent(&["check", "--offline"]).stdout;
+    assert!(checked.contains("cron_1m.sh"), "{checked}");
+
+    let said = machine.agent(&["schedule", "cron", "--replace"]).ok().stdout;
+    assert!(
+        said.contains("left alone, as it does not name /root/gitrepo: /etc/cron.d/site:1"),
+        "{said}"
+    );
+    let crontab = machine.sh("crontab -l").ok().stdout;
+    let lines: Vec<&str> = crontab.lines().collect();
+    assert_eq!(lines[0], "MAILTO=\"\"");
+    assert!(lines[1].starts_with("# 20") && lines[1].ends_with("took over from:"), "{crontab}");
+    assert_eq!(lines[2..], ["# * * * * *  /root/bin/cron_1m.sh"]);
+    let kept = fs::read_dir(machine.path("/var/lib/pmpy/replaced")).unwrap().next().unwrap();
+    assert_eq!(fs::read_to_string(kept.unwrap().path()).unwrap(), OLD_CRONTAB);
+    assert_eq!(machine.read("/etc/cron.d/site"), "0 4 * * * www cd /srv/site && git pull\n");
+
+    let said = machine.agent(&["schedule", "cron", "--replace"]).ok().stdout;
+    assert!(!said.contains("made a comment"), "{said}");
+}
+
+#[test]
+fn a_user_takes_over_the_own_loop() {
+    let machine = Throwaway::new();
+    let ran = machine.as_pat(
+        "echo '* * * * * cd ~/gitrepo/ops && git pull -q && ./work.sh' | crontab -
+         agent schedule cron --replace; crontab -l",
+    );
+    assert!(ran.stdout.contains("\n# * * * * * cd ~/gitrepo/ops"), "{ran}");
+    assert!(ran.ok().stdout.ends_with(LINE));
+}
+
+#[test]
+fn cron_runs_the_installed_line_and_a_push_is_acted_upon_within_seventy_seconds() {
+    let machine = Throwaway::new();
+    let runs = machine.sandbox.path("runs");
+    let work = NOTES_ITS_RUNS.replace("$AGENT_ROOT/../runs", text(&runs));
+    machine.sandbox.serve("ops", &[("work.sh", &work)]);
+    let server = machine.sandbox.server("ops");
+    machine.sh(&format!("git clone -q {} /root/gitrepo/ops", text(&server))).ok();
+    machine.agent(&["schedule", "cron"]).ok();
+    let _cron = Daemon(machine.command(&["cron", "-f"]).spawn().unwrap());
+    let begun = std::time::Instant::now();
+    let revision = machine.sandbox.push("ops", &[("page", "new\n")]);
+    let acted = machine.path("/root/gitrepo/ops/.temp/nodeinfo/lastaction.txt");
+    let wanted = format!("{revision}\n");
+    while fs::read_to_string(&acted).ok().as_ref() != Some(&wanted) {
+        // The minute, and the splay of the line with a little for the work itself.
+        assert!(begun.elapsed().as_secs() < 85, "cron did not run the line");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    println!("a push was acted upon after {:.0} s", begun.elapsed().as_secs_f64());
+    wait_until("the status is told", || machine.state("ops") == "current");
+    assert!(machine.sandbox.runs().iter().any(|run| *run == format!("start {revision} 1")));
+}
