@@ -13,8 +13,12 @@ use crate::config::{self, NamedAddress};
 use crate::domain::action::Trigger;
 use crate::system::git::libgit2_version;
 
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{} (libgit2 {})", env!("CARGO_PKG_VERSION"), libgit2_version()));
+/// Who builds a package says of which commit it is; a tarball does not know.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("PMPY_COMMIT").filter(|commit| !commit.is_empty());
+    let commit = commit.map_or_else(String::new, |commit| format!("commit {commit}, "));
+    format!("{} ({commit}libgit2 {})", env!("CARGO_PKG_VERSION"), libgit2_version())
+});
 
 /// Pulls this machine's git repositories and acts upon each new revision, once.
 #[derive(Debug, Parser)]
@@ -80,6 +84,8 @@ pub enum Command {
     Init(Init),
     /// Look at every repository once, and act where there is news
     Tick(Tick),
+    /// Stay up, and look when the message bus or a timer says so
+    Listen,
     /// Show which revision each repository acted upon, since when, and why it is not newer
     Status(Status),
     /// Tell in sentences what was decided about a repository, and what happens next
@@ -92,14 +98,20 @@ pub enum Command {
     Redo(Redo),
     /// Go back to the last good revision, run its scripts, and stay there until unhold
     Rollback(Rollback),
+    /// Put a branch, tag or revision into its target, or into a folder, now
+    Checkout(Checkout),
     /// Stop acting, until unhold or a time
     Hold(Hold),
     /// Go on: lift a hold, a rollback's pin, or a foreign currentaction.txt
     Unhold(Unhold),
     /// Take one rewritten upstream revision that was refused
     Accept(Accept),
+    /// Install, show or remove what makes the agent tick
+    Schedule(ScheduleArgs),
     /// Check configuration, remotes and permissions: a verdict each, and what to do
     Check(Check),
+    /// Announce a push on the message bus: the post-receive hook of a git server
+    Notify(Notify),
     /// Show the whole story in a temporary folder, in seconds
     Demo,
     /// Print the completions for a shell
@@ -122,7 +134,8 @@ pub enum Command {
     Stage(Stage),
 }
 
-/// `init [NAME=]URL… [--branch B] [--part P] [--stack S] [--schedule HOW] [--again]`
+/// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--part P] [--stack S]
+/// [--schedule HOW] [--again]`
 #[derive(Args, Debug)]
 pub struct Init {
     /// Where the repositories come from; NAME is the address's last part unless given
@@ -131,15 +144,21 @@ pub struct Init {
     /// Follow this branch; {part}, {stack} and {host} are filled in
     #[arg(long, value_parser = config::branch)]
     pub branch: Option<String>,
+    /// The key for ssh; the user's own OpenSSH set-up decides by default
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The ssh servers that are known; likewise
+    #[arg(long, value_name = "FILE")]
+    pub known_hosts: Option<PathBuf>,
     /// Which part this machine is, such as "web"
     #[arg(long, value_parser = config::token)]
     pub part: Option<String>,
     /// Which stack this machine belongs to, such as "shop-v2"
     #[arg(long, value_parser = config::token)]
     pub stack: Option<String>,
-    /// What is installed to call the tick
-    #[arg(long, value_name = "none", default_value = "none", hide_possible_values = true)]
-    pub schedule: Schedule,
+    /// What is installed to call the tick; by default cron, for root
+    #[arg(long, value_name = "cron|systemd|none", hide_possible_values = true)]
+    pub schedule: Option<Schedule>,
     /// Run the init scripts of an existing clone again
     #[arg(long)]
     pub again: bool,
@@ -148,8 +167,26 @@ pub struct Init {
 /// What calls the tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Schedule {
-    /// Nothing that the agent installs; the line to install is printed
+    /// A line in a crontab: /etc/cron.d/pmpy for root, for others their own
+    Cron,
+    /// A service that stays up: pmpy.service
+    Systemd,
+    /// Nothing
     None,
+}
+
+/// `schedule cron|systemd|none [--replace] [--print]`
+#[derive(Args, Debug)]
+pub struct ScheduleArgs {
+    /// What is to call the tick
+    #[arg(value_name = "cron|systemd|none")]
+    pub how: Schedule,
+    /// Make comments of crontab lines that pull the same repositories
+    #[arg(long, conflicts_with = "print")]
+    pub replace: bool,
+    /// Only print the file that would be installed; for "none", where what is installed lies
+    #[arg(long)]
+    pub print: bool,
 }
 
 /// `tick [REPO…] [--splay DURATION] [--dry-run] [--wait] [--trigger T]`
@@ -249,6 +286,19 @@ pub struct Rollback {
     pub revision: Option<String>,
 }
 
+/// `checkout REPO REF [--to DIR]`
+#[derive(Args, Debug)]
+pub struct Checkout {
+    /// Its name, as in status
+    pub repo: String,
+    /// A branch, a tag or a revision
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Into this folder, which becomes a link, instead of the repository's target
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+}
+
 /// `hold [REPO|--all] [REASON] [--until DURATION]`
 #[derive(Args, Debug)]
 #[command(override_usage = "agent hold [REPO|--all] [REASON] [--until DURATION]")]
@@ -305,6 +355,15 @@ pub struct Check {
     pub offline: bool,
 }
 
+/// `notify [--name NAME]`
+#[derive(Args, Clone, Debug)]
+pub struct Notify {
+    /// What the repository is called in messages, when that is neither its name in gitolite nor that
+    /// of its folder
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
 /// `completions SHELL`
 #[derive(Args, Debug)]
 pub struct Completions {
@@ -358,6 +417,10 @@ pub struct Helper {
 /// `stage PROGRAM [ARGUMENT…]`: the process that becomes a script.
 #[derive(Args, Debug)]
 pub struct Stage {
+    /// As whom; root becomes this user first
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub program: Vec<OsString>,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use pmpy::cli::{Cli, Command, Global, LogFormat};
+use pmpy::cli::{Cli, Command, LogFormat};
 use pmpy::exit::{self, Code};
 use pmpy::{cmd, system};
 use tracing::level_filters::LevelFilter;
@@ -29,20 +29,22 @@ fn start(cli: &Cli) -> Result<Code> {
     }
     // Before there is a second thread, and before anything is read.
     if let Command::Helper(helper) = &cli.command {
-        cmd::helper::become_user(helper)?;
+        cmd::helper::become_user(&helper.user)?;
     }
     system::ffi::set_up_libgit2()?;
-    start_log(&cli.global);
+    start_log(cli);
     cmd::run(cli)
 }
 
-/// The log of what is done: with `-v`, and for people who watch. Cron mails whatever is printed, so
-/// it hears nothing of it.
-fn start_log(global: &Global) {
+/// The log of what is done: with `-v`, for people who watch, and of an agent that stays up. Cron mails
+/// whatever is printed, so it hears nothing of it.
+fn start_log(cli: &Cli) {
+    let global = &cli.global;
+    let stays = matches!(cli.command, Command::Listen);
     let level = match (global.quiet, global.verbose) {
         (true, _) => LevelFilter::OFF,
         (_, true) => LevelFilter::DEBUG,
-        _ if std::io::stderr().is_terminal() => LevelFilter::INFO,
+        _ if stays || std::io::stderr().is_terminal() => LevelFilter::INFO,
         _ => LevelFilter::OFF,
     };
     let log = tracing_subscriber::fmt()

@@ -15,8 +15,11 @@ pub mod explain;
 pub mod helper;
 pub mod history;
 pub mod init;
+pub mod listen;
 pub mod log;
 pub mod man;
+pub mod notify;
+pub mod schedule;
 pub mod show;
 pub mod status;
 pub mod steer;
@@ -32,6 +35,8 @@ pub fn run(cli: &Cli) -> Result<Code> {
     match &cli.command {
         Command::Init(args) => init::run(global, args),
         Command::Check(args) => check::run(global, args),
+        Command::Notify(args) => notify::run(global, args),
+        Command::Listen => listen::run(global),
         Command::Demo => demo::run(),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
@@ -49,8 +54,10 @@ fn within(here: &Here, global: &Global, command: &Command) -> Result<Code> {
         Command::Explain(args) => explain::run(here, args),
         Command::History(args) => history::run(here, args),
         Command::Log(args) => log::run(here, args),
+        Command::Schedule(args) => schedule::run(here, args),
         Command::Redo(args) => steer::redo(here, global, args),
         Command::Rollback(args) => steer::rollback(here, global, args),
+        Command::Checkout(args) => steer::checkout(here, global, args),
         Command::Hold(args) => steer::hold(here, args),
         Command::Unhold(args) => steer::unhold(here, args),
         Command::Accept(args) => steer::accept(here, global, args),

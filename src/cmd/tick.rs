@@ -13,6 +13,7 @@ use crate::domain::action::Trigger;
 use crate::domain::hash;
 use crate::domain::metrics;
 use crate::domain::plan::{Plan, Target};
+use crate::domain::publication::Publishing;
 use crate::domain::status::{Row, State, Status};
 use crate::engine::reconcile::Wish;
 use crate::engine::tick::{self, Orders, Tick};
@@ -68,7 +69,7 @@ pub fn perform(here: &Here, global: &Global, orders: &Orders) -> Result<Code> {
     } else if watched && !global.quiet {
         show::print(&account(here, &done, orders, before))?;
     } else if !global.quiet {
-        show::print(&notices(here, &done, now))?;
+        print_notices(here, &done)?;
     }
     after(here, &done)?;
     let asked = |row: &&Row| orders.names.is_empty() || orders.names.contains(&row.name);
@@ -79,7 +80,14 @@ pub fn perform(here: &Here, global: &Global, orders: &Orders) -> Result<Code> {
     })
 }
 
-/// What a person who did not ask has to know.
+/// Prints what a person who did not ask has to know.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print_notices(here: &Here, done: &Tick) -> Result<()> {
+    show::print(&notices(here, done, done.status.at))
+}
+
 fn notices(here: &Here, done: &Tick, now: DateTime<Utc>) -> String {
     let mut text = String::new();
     for notice in &done.notices {
@@ -160,6 +168,7 @@ fn decisions(done: &Tick, now: DateTime<Utc>) -> String {
                 Target::Commit(commit) => format!("would act upon {}", commit.short()),
                 Target::MergeOf(tip) => format!("would merge {} and act upon that", tip.short()),
             },
+            Plan::Publish(plan) => format!("would {}", publishing(plan)),
             Plan::Wait { until } => format!("waits until {}", show::when(*until, now)),
             Plan::Stopped => "stopped".to_owned(),
         };
@@ -168,8 +177,28 @@ fn decisions(done: &Tick, now: DateTime<Utc>) -> String {
     text
 }
 
+/// What there is to do at the targets, such as `fetch, publish 2 refs and remove 1`.
+fn publishing(plan: &Publishing) -> String {
+    let refs = |count: usize| if count == 1 { "1 ref".to_owned() } else { format!("{count} refs") };
+    let mut parts = Vec::new();
+    parts.extend(plan.fetch.then(|| "fetch".to_owned()));
+    if !plan.publish.is_empty() {
+        parts.push(format!("publish {}", refs(plan.publish.len())));
+    }
+    if !plan.remove.is_empty() {
+        parts.push(format!("remove {}", refs(plan.remove.len())));
+    }
+    match parts.as_slice() {
+        [] => "record what is here".to_owned(),
+        _ => parts.join(" and "),
+    }
+}
+
 /// What the configuration asks for after a tick: the metrics file, and a command at state changes.
-fn after(here: &Here, done: &Tick) -> Result<()> {
+///
+/// # Errors
+/// When the metrics file cannot be written.
+pub fn after(here: &Here, done: &Tick) -> Result<()> {
     if let Some(path) = &here.settings.metrics_file {
         write_metrics(path, &done.status)?;
     }

@@ -9,12 +9,14 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor, value};
 use serde::forward_to_deserialize_any;
 use serde_spanned::Spanned;
 
-use super::list::{AbsoluteArgv, Argv, NonEmpty, OneOrMany, Patterns};
+use super::Mode;
+use super::list::{AbsoluteArgv, NonEmpty, OneOrMany, Patterns, ProgramArgv};
 use super::value::{
-    AbsolutePath, Address, Branch, Cadence, Line, Proxy, RepoName, Script, Socket, Time, Token,
-    Variable, VariableValue, Wait,
+    AbsolutePath, Address, Branch, BrokerAddress, Cadence, DirectoryName, Line, Proxy, RefPattern,
+    RepoName, Script, ShortRef, Socket, Time, Token, TopicName, Variable, VariableValue, Wait,
 };
 use crate::domain::plan::{OnRewrite, Update};
+use crate::domain::publish::Names;
 
 /// `agent.toml` and `agent.d/*.toml`, taken together.
 #[derive(Debug, Default, Deserialize)]
@@ -28,7 +30,7 @@ pub struct File {
     pub defaults: Repo,
     pub repo: BTreeMap<Spanned<RepoName>, Repo>,
     pub bus: Option<Spanned<Bus>>,
-    pub listen: Option<Spanned<Listen>>,
+    pub listen: Listen,
     pub webhook: Option<Spanned<Webhook>>,
 }
 
@@ -47,14 +49,14 @@ pub struct Repo {
     pub url: Option<Spanned<OneOrMany<Address>>>,
     pub path: Option<Spanned<AbsolutePath>>,
     pub branch: Option<Branch>,
-    pub update: Option<Update>,
+    pub update: Option<Spanned<Update>>,
     pub rewritten: Option<OnRewrite>,
-    pub when: Option<Cadence>,
-    pub paths: Option<Patterns>,
+    pub when: Option<Spanned<Cadence>>,
+    pub paths: Option<Spanned<Patterns>>,
     pub poll: Option<Spanned<bool>>,
-    pub mode: Option<Spanned<ModeWord>>,
+    pub mode: Option<Spanned<Mode>>,
     pub user: Option<Spanned<Line>>,
-    pub scripts: Option<NonEmpty<Script>>,
+    pub scripts: Option<Spanned<NonEmpty<Script>>>,
     pub timeout: Option<Time>,
     pub network_timeout: Option<Time>,
     pub env: BTreeMap<Variable, VariableValue>,
@@ -71,62 +73,37 @@ pub struct Repo {
     pub proxy: Option<Spanned<Proxy>>,
     pub target: Option<Spanned<AbsolutePath>>,
     pub names: Option<Spanned<Names>>,
-    pub rename: Option<Spanned<BTreeMap<String, Line>>>,
+    pub rename: Option<Spanned<BTreeMap<ShortRef, Spanned<DirectoryName>>>>,
     #[serde(rename = "match")]
-    pub matching: Option<Spanned<Patterns>>,
+    pub matching: Option<Spanned<NonEmpty<RefPattern>>>,
     pub keep: Option<Spanned<u32>>,
     pub before: Option<Spanned<NonEmpty<Script>>>,
-    pub after: Option<Spanned<Argv>>,
+    pub after: Option<Spanned<ProgramArgv>>,
     pub after_user: Option<Spanned<Line>>,
-    pub topic_name: Option<Spanned<Line>>,
-    pub listen_topic: Option<Spanned<OneOrMany<Line>>>,
-}
-
-/// `mode`, by all the names that it goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModeWord {
-    Work,
-    #[serde(alias = "normal")]
-    Fetch,
-    #[serde(alias = "trusting", alias = "branch")]
-    Checkout,
-    #[serde(alias = "dangerous")]
-    InPlace,
-    #[serde(alias = "puppetmaster")]
-    Branches,
-    Atomic,
-    Tags,
-}
-
-/// `names`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Names {
-    Exact,
-    Puppet,
+    pub topic_name: Option<Line>,
+    pub listen_topic: Option<Spanned<OneOrMany<TopicName>>>,
 }
 
 /// `[bus]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bus {
-    brokers: Option<OneOrMany<Line>>,
-    login_file: Option<AbsolutePath>,
-    ca_file: Option<AbsolutePath>,
-    host: Option<Line>,
-    listen_topic: Option<OneOrMany<Line>>,
-    report_topic: Option<Line>,
-    announce_topic: Option<Line>,
-    heartbeat: Option<Time>,
-    spread: Option<Wait>,
+    pub brokers: Option<Spanned<OneOrMany<BrokerAddress>>>,
+    pub login_file: Option<AbsolutePath>,
+    pub ca_file: Option<AbsolutePath>,
+    pub host: Option<Line>,
+    pub listen_topic: Option<OneOrMany<TopicName>>,
+    pub report_topic: Option<TopicName>,
+    pub announce_topic: Option<TopicName>,
+    pub heartbeat: Option<Spanned<Time>>,
+    pub spread: Option<Wait>,
 }
 
 /// `[listen]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
-    every: Option<Time>,
+    pub every: Option<Time>,
 }
 
 /// `[webhook]`

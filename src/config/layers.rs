@@ -1,17 +1,21 @@
-//! From keys to [`Settings`]: our own defaults, `[defaults]` over them, `[repo.NAME]` over those;
-//! and the rules which no value can break alone.
+//! From keys to [`Settings`]: our own defaults, `[defaults]` over them, `[repo.NAME]` over those.
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_spanned::Spanned;
 
 use super::file::{File, Repo, Tree};
+use super::list::NonEmpty;
 use super::source::{Error, Source};
-use super::{Fixed, Mode, RepoSettings, Settings, TreeSettings, World, later};
+use super::value::Script;
+use super::{
+    Fixed, Mode, Publish, RepoSettings, Settings, TreeSettings, World, bus, later, modes, places,
+};
 use crate::domain::plan::{OnRewrite, Policy, Update, When};
 use crate::domain::remote::Reach;
+
+/// As often as cron would tick.
+pub const EVERY: Duration = Duration::from_secs(60);
 
 /// What `source` says about `world`.
 pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
@@ -20,26 +24,30 @@ pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
         world.root.clone_from(&root.0);
     }
     refuse_in_defaults(source, &file.defaults)?;
-    refuse_overlaps(source, &world.root, &file)?;
+    modes::judge(source, &file)?;
+    places::judge(source, &world.root, &file)?;
     later::refuse_sections(source, &file)?;
     for repo in [&file.defaults].into_iter().chain(file.repo.values()) {
-        later::refuse_keys(source, repo)?;
+        bus::refuse_topic_without_bus(source, &file, repo)?;
     }
+    let bus = file.bus.as_ref().map(|bus| bus::bus(source, bus)).transpose()?;
 
     let repos = file.repo.iter().map(|(name, own)| {
         let name = &name.get_ref().0;
-        let path = path_of(&world.root, name, own);
+        let path = places::path_of(&world.root, name, own);
         (name.clone(), RepoSettings { path: Some(path), ..repo(&file.defaults, own) })
     });
     Ok(Settings {
         repos: repos.collect(),
-        unlisted: repo(&file.defaults, &Repo::default()),
+        unlisted: unlisted(&file.defaults),
         splay: file.splay.map_or(Duration::ZERO, |splay| splay.0),
         metrics_file: file.metrics_file.map(|path| path.0),
         on_change: file.on_change.map(|argv| argv.0).unwrap_or_default(),
         files: source.names().map(str::to_owned).collect(),
         part: file.node.part.map(|part| part.0),
         stack: file.node.stack.map(|stack| stack.0),
+        bus,
+        every: file.listen.every.map_or(EVERY, |every| every.0),
         world,
     })
 }
@@ -63,6 +71,16 @@ pub fn usual() -> RepoSettings {
     repo(&Repo::default(), &Repo::default())
 }
 
+/// What holds for a repository without an entry. It can have no target, and where one would be
+/// needed it is fetched and nothing else: its scripts were not asked for.
+fn unlisted(defaults: &Repo) -> RepoSettings {
+    let mut settings = repo(defaults, &Repo::default());
+    if modes::needs_target(settings.mode) {
+        settings.mode = Mode::Fetch;
+    }
+    settings
+}
+
 /// One repository's settings, all but its path.
 fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
     let mut settings = RepoSettings {
@@ -82,8 +100,11 @@ fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
         timeout: Duration::from_secs(3600),
         reach: Reach::default(),
         user: None,
+        publish: Publish { keep: 2, ..Publish::default() },
         env: Default::default(),
         env_file: None,
+        topic_name: None,
+        listen_topics: Vec::new(),
         fixed: Fixed {
             when: own.when.is_some(),
             paths: own.paths.is_some(),
@@ -92,7 +113,8 @@ fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
     };
     lay_over(&mut settings, defaults);
     lay_over(&mut settings, own);
-    settings.policy.rewritten = own.rewritten.or(defaults.rewritten).unwrap_or_default();
+    let rewritten = own.rewritten.or(defaults.rewritten);
+    settings.policy.rewritten = rewritten.unwrap_or(settings.mode.rewritten());
     settings
 }
 
@@ -107,23 +129,23 @@ fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
     if let Some(active) = keys.active {
         settings.policy.active = active;
     }
-    if let Some(update) = keys.update {
-        settings.policy.update = update;
+    if let Some(update) = &keys.update {
+        settings.policy.update = *update.get_ref();
     }
     if let Some(when) = &keys.when {
-        settings.policy.when = when.0;
+        settings.policy.when = when.get_ref().0;
     }
-    if let Some(mode) = keys.mode.as_ref().and_then(|word| later::mode(*word.get_ref())) {
-        settings.mode = mode;
+    if let Some(mode) = &keys.mode {
+        settings.mode = *mode.get_ref();
     }
     if let Some(poll) = &keys.poll {
         settings.poll = *poll.get_ref();
     }
     if let Some(paths) = &keys.paths {
-        settings.paths.clone_from(&paths.0);
+        settings.paths.clone_from(&paths.get_ref().0);
     }
     if let Some(scripts) = &keys.scripts {
-        settings.scripts = Some(scripts.0.iter().map(|script| script.0.clone()).collect());
+        settings.scripts = Some(words(scripts));
     }
     if let Some(timeout) = &keys.timeout {
         settings.timeout = timeout.0;
@@ -140,7 +162,46 @@ fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
     if let Some(user) = &keys.user {
         settings.user = Some(user.get_ref().0.clone());
     }
+    if let Some(name) = &keys.topic_name {
+        settings.topic_name = Some(name.0.clone());
+    }
+    if let Some(topics) = &keys.listen_topic {
+        settings.listen_topics = bus::topics(topics.get_ref());
+    }
     lay_reach_over(&mut settings.reach, keys);
+    lay_publish_over(&mut settings.publish, keys);
+}
+
+fn lay_publish_over(publish: &mut Publish, keys: &Repo) {
+    if let Some(target) = &keys.target {
+        publish.target = Some(target.get_ref().0.clone());
+    }
+    if let Some(names) = &keys.names {
+        publish.names = *names.get_ref();
+    }
+    if let Some(rename) = &keys.rename {
+        let pairs = rename.get_ref().iter();
+        publish.rename = pairs.map(|(from, to)| (from.0.clone(), to.get_ref().0.clone())).collect();
+    }
+    if let Some(matching) = &keys.matching {
+        publish.matching = matching.get_ref().0.iter().map(|pattern| pattern.0.clone()).collect();
+    }
+    if let Some(keep) = &keys.keep {
+        publish.keep = *keep.get_ref();
+    }
+    if let Some(before) = &keys.before {
+        publish.before = words(before);
+    }
+    if let Some(after) = &keys.after {
+        publish.after.clone_from(&after.get_ref().0);
+    }
+    if let Some(user) = &keys.after_user {
+        publish.after_user = Some(user.get_ref().0.clone());
+    }
+}
+
+fn words(scripts: &Spanned<NonEmpty<Script>>) -> Vec<String> {
+    scripts.get_ref().0.iter().map(|script| script.0.clone()).collect()
 }
 
 fn lay_reach_over(reach: &mut Reach, keys: &Repo) {
@@ -182,46 +243,4 @@ fn refuse_in_defaults(source: &Source, defaults: &Repo) -> Result<(), Error> {
             &format!("\"{key}\" cannot be the same for all\nhint: it belongs in [repo.NAME]"),
         )),
     }
-}
-
-/// Refuses repositories that would lie in one another, or that the root lies in.
-fn refuse_overlaps(source: &Source, root: &Path, file: &File) -> Result<(), Error> {
-    let mut places: Vec<(PathBuf, &str, Range<usize>)> = file
-        .repo
-        .iter()
-        .map(|(name, repo)| {
-            let span = repo.path.as_ref().map_or(name.span(), Spanned::span);
-            (path_of(root, &name.get_ref().0, repo), name.get_ref().0.as_str(), span)
-        })
-        .collect();
-    for (path, name, span) in &places {
-        if root.starts_with(path) {
-            let reason = format!(
-                "the path of \"{name}\" holds the root ({}) itself\n\
-                 hint: give it a folder of its own, such as {}",
-                root.display().to_string().escape_debug(),
-                root.join(name).display().to_string().escape_debug()
-            );
-            return Err(source.error(span.clone(), &reason));
-        }
-    }
-    // Paths sort by their parts: whatever lies in a folder comes right behind that folder.
-    places.sort_by(|(one, ..), (other, ..)| one.cmp(other));
-    for pair in places.windows(2) {
-        let [(outer, other, first), (inner, name, span)] = pair else { continue };
-        if inner.starts_with(outer) {
-            let reason = format!(
-                "the paths of \"{name}\" and \"{other}\" overlap\n\
-                 hint: \"{other}\" ({}) is at {}; give one of them another path",
-                source.place(first.start),
-                outer.display().to_string().escape_debug()
-            );
-            return Err(source.error(span.clone(), &reason));
-        }
-    }
-    Ok(())
-}
-
-fn path_of(root: &Path, name: &str, repo: &Repo) -> PathBuf {
-    repo.path.as_ref().map_or_else(|| root.join(name), |path| path.get_ref().0.clone())
 }

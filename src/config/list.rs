@@ -48,6 +48,23 @@ impl TryFrom<Vec<String>> for AbsoluteArgv {
     }
 }
 
+/// An [`Argv`] whose program is named by its absolute path, or by a bare name that is looked for
+/// along `PATH`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Vec<String>")]
+pub struct ProgramArgv(pub Vec<String>);
+
+impl TryFrom<Vec<String>> for ProgramArgv {
+    type Error = String;
+
+    fn try_from(words: Vec<String>) -> Result<Self, String> {
+        let Argv(words) = words.try_into()?;
+        let path = words.first().filter(|program| program.contains('/'));
+        path.map(|program| absolute_path(program)).transpose()?;
+        Ok(Self(words))
+    }
+}
+
 /// A list with something in it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Vec<T>")]

@@ -2,12 +2,17 @@
 //! nothing is checked again and no `Option` means "default".
 //!
 //! Reading order: `source` (texts, places, complaints), `value` and `list` (the grammar of
-//! values), `file` (the keys), `later` (keys without their work), `layers` (from keys to [`Settings`]).
+//! values), `file` (the keys), `later` (keys without their work), `modes` (which keys go with which
+//! mode), `places` (what may lie where), `layers` (from keys to [`Settings`]), `bus` (the same for
+//! `[bus]`).
 
+mod bus;
 mod file;
 mod later;
 mod layers;
 mod list;
+mod modes;
+mod places;
 mod source;
 mod value;
 
@@ -17,9 +22,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::broker::Brokers;
+use crate::domain::bus::Topic;
 use crate::domain::git::Remote;
-use crate::domain::plan::{Policy, When};
-use crate::domain::remote::Reach;
+use crate::domain::paths::Patterns;
+use crate::domain::plan::{OnRewrite, Policy, When};
+use crate::domain::publish::{Layout, Names, Refs, Rules, Target};
+use crate::domain::remote::{Kinds, Reach};
 
 pub use source::{Error, Source};
 pub use value::{NamedAddress, address, branch, duration, positive_duration, repo_name, token};
@@ -79,16 +88,126 @@ pub struct Settings {
     pub repos: BTreeMap<String, RepoSettings>,
     /// What holds for a repository under the root that has no entry: `[defaults]` over our own.
     pub unlisted: RepoSettings,
+    /// `[bus]`; `None`: there is none.
+    pub bus: Option<Bus>,
+    /// `[listen] every`: how often an agent that stays up looks without being told.
+    pub every: Duration,
+}
+
+/// The message bus.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    /// How it is reached.
+    pub brokers: Brokers,
+    /// What stands among the options of a `failover:` and means nothing.
+    pub ignored: Vec<String>,
+    /// `listen_topic`: where news of repositories comes from that name no topic of their own.
+    pub listen_topics: Vec<Topic>,
+    /// `report_topic`: where it is told what actions came to; `None`: nowhere.
+    pub report_topic: Option<Topic>,
+    /// `announce_topic`: where pushes are announced.
+    pub announce_topic: Topic,
+    /// `spread`: before acting upon a message, wait a random part of this.
+    pub spread: Duration,
 }
 
 /// What happens with the repository's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Merge into the worktree and run the scripts.
     #[default]
     Work,
+    /// Fetch; what `agent checkout` asks for appears at the target, if there is one.
+    #[serde(alias = "normal")]
+    Fetch,
+    /// The branch's tree appears at the target.
+    #[serde(alias = "trusting", alias = "branch")]
+    Checkout,
     /// Merge into the worktree, run nothing.
+    #[serde(alias = "dangerous")]
     InPlace,
+    /// Every branch appears at `TARGET/BRANCH`.
+    #[serde(alias = "puppetmaster")]
+    Branches,
+    /// Every branch appears at `TARGET_BRANCH`.
+    Atomic,
+    /// Every tag appears at `TARGET/TAG`.
+    Tags,
+}
+
+impl Mode {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Work => "work",
+            Self::Fetch => "fetch",
+            Self::Checkout => "checkout",
+            Self::InPlace => "in-place",
+            Self::Branches => "branches",
+            Self::Atomic => "atomic",
+            Self::Tags => "tags",
+        }
+    }
+
+    /// How trees lie at a target; `None` where there is none: this mode works on the worktree.
+    pub fn layout(self) -> Option<Layout> {
+        match self {
+            Self::Work | Self::InPlace => None,
+            Self::Fetch | Self::Checkout => Some(Layout::Checkout),
+            Self::Branches | Self::Tags => Some(Layout::Inside),
+            Self::Atomic => Some(Layout::Beside),
+        }
+    }
+
+    /// Which refs are published, each for itself; `None` where it is at most one.
+    pub fn refs(self) -> Option<Refs> {
+        match self {
+            Self::Work | Self::Fetch | Self::Checkout | Self::InPlace => None,
+            Self::Branches | Self::Atomic => Some(Refs::Branches),
+            Self::Tags => Some(Refs::Tags),
+        }
+    }
+
+    /// Which of upstream's refs are fetched, when that is more than one branch.
+    pub fn fetched(self) -> Option<Kinds> {
+        let kinds = |branches, tags| Some(Kinds { branches, tags });
+        match self {
+            Self::Work | Self::InPlace | Self::Checkout => None,
+            Self::Fetch => kinds(true, true),
+            Self::Branches | Self::Atomic => kinds(true, false),
+            Self::Tags => kinds(false, true),
+        }
+    }
+
+    /// What holds for `rewritten` where nothing is configured.
+    pub fn rewritten(self) -> OnRewrite {
+        match self {
+            Self::Work | Self::Checkout | Self::InPlace => OnRewrite::Refuse,
+            Self::Fetch | Self::Branches | Self::Atomic | Self::Tags => OnRewrite::Follow,
+        }
+    }
+}
+
+/// What is published, and how. Says nothing where the mode works on the worktree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    /// `target`; there in each mode that cannot do without it.
+    pub target: Option<PathBuf>,
+    /// `names`
+    pub names: Names,
+    /// `rename`: a directory's name by the short one of a branch or tag.
+    pub rename: BTreeMap<String, String>,
+    /// `match`: patterns on short names; empty: all.
+    pub matching: Vec<String>,
+    /// `keep`: how many old releases stay beside the current and the last good one.
+    pub keep: u32,
+    /// `before`: scripts of the staged tree, which may refuse it.
+    pub before: Vec<String>,
+    /// `after`: a program (by its path or along `PATH`) and its arguments; empty when unset.
+    pub after: Vec<String>,
+    /// `after_user`: as whom; `None`: as everything else.
+    pub after_user: Option<String>,
 }
 
 /// One repository's settings, complete.
@@ -116,10 +235,16 @@ pub struct RepoSettings {
     pub reach: Reach,
     /// `user`: as whom everything is done; `None`: as the owner of the clone.
     pub user: Option<String>,
+    /// `target` and the keys about what appears there.
+    pub publish: Publish,
     /// `env`.
     pub env: BTreeMap<String, String>,
     /// `env_file`.
     pub env_file: Option<PathBuf>,
+    /// `topic_name`: what it is called in messages; `None`: by its name.
+    pub topic_name: Option<String>,
+    /// `listen_topic`: where its news comes from; empty: from where the bus's does.
+    pub listen_topics: Vec<Topic>,
     /// Which of the keys that `.pmpy.toml` may set were set by `[repo.NAME]`, which wins over it.
     pub fixed: Fixed,
 }
@@ -237,6 +362,8 @@ impl Settings {
             stack: None,
             repos,
             unlisted: layers::usual(),
+            bus: None,
+            every: layers::EVERY,
         }
     }
 
@@ -266,6 +393,26 @@ pub fn known_keys() -> impl IntoIterator<Item = (&'static str, &'static [&'stati
 }
 
 impl RepoSettings {
+    /// Where trees appear; `None` where they do not.
+    pub fn target(&self) -> Option<Target> {
+        Target::new(self.mode.layout()?, self.publish.target.as_deref()?)
+    }
+
+    /// Which refs appear under which names at `target`; `None` where it is at most one.
+    ///
+    /// # Errors
+    /// Names the pattern that is none; the configuration was not judged then.
+    pub fn rules(&self, target: &Target) -> Result<Option<Rules>, globset::Error> {
+        let Some(refs) = self.mode.refs() else { return Ok(None) };
+        Ok(Some(Rules {
+            refs,
+            names: self.publish.names,
+            rename: self.publish.rename.clone(),
+            matching: Patterns::new(&self.publish.matching)?,
+            room: target.room(),
+        }))
+    }
+
     /// These settings as a revision with `tree` settings sees them.
     pub fn with_tree(&self, tree: &TreeSettings) -> Self {
         let mut merged = self.clone();

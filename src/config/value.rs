@@ -13,8 +13,11 @@ use globset::GlobBuilder;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::domain::broker::Listed;
+use crate::domain::bus::Topic;
 use crate::domain::git::{RefName, Remote, Scheme};
 use crate::domain::plan::When;
+use crate::domain::publish::LONGEST as LONGEST_NAME;
 
 /// The longest time that may be configured: a year.
 pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -183,6 +186,59 @@ pub fn pattern(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// One of `match`: a glob over the names of branches or tags, after `!` one that takes some out.
+pub fn ref_pattern(text: &str) -> Result<String, String> {
+    let hint = "hint: write one such as \"v*\" or \"!wip/**\"";
+    let glob = text.strip_prefix('!').unwrap_or(text);
+    if glob.is_empty() {
+        return Err(format!("a pattern is empty\n{hint}"));
+    }
+    if glob.starts_with(['/', '.']) || glob.starts_with("refs/") || glob.ends_with('/') {
+        return Err(format!(
+            "{} never matches a branch or tag\n{hint}: names are matched without refs/heads/ or \
+             refs/tags/",
+            quoted(text)
+        ));
+    }
+    GlobBuilder::new(glob).literal_separator(true).build().map_err(|error| {
+        format!(
+            "{} is not a pattern: {}\n{hint}",
+            quoted(text),
+            error.kind().to_string().escape_debug()
+        )
+    })?;
+    Ok(text.to_owned())
+}
+
+/// The name of a branch or tag under `rename`.
+pub fn short_ref(text: &str) -> Result<String, String> {
+    text.parse::<RefName>().map_err(|_| {
+        format!(
+            "{} is not the name of a branch or tag\n\
+             hint: write the name without refs/heads/ or refs/tags/, such as \"main\"",
+            quoted(text)
+        )
+    })?;
+    Ok(text.to_owned())
+}
+
+/// The name of a directory under `rename`.
+pub fn directory_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    if text.is_empty()
+        || text.len() > LONGEST_NAME
+        || !text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        || !text.chars().all(plain)
+    {
+        return Err(format!(
+            "{} cannot be the name of a directory here\n\
+             hint: use letters, digits, \".\", \"_\", \"+\" and \"-\", begin with a letter or digit",
+            quoted(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// `when`.
 pub fn when(text: &str) -> Result<When, String> {
     match text {
@@ -309,7 +365,7 @@ fn judged<'de, D: Deserializer<'de>, T>(
 macro_rules! judged_text {
     ($($(#[$attribute:meta])* $name:ident($inner:ty) = $judge:path;)*) => {$(
         $(#[$attribute])*
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq)]
         pub struct $name(pub $inner);
 
         impl<'de> Deserialize<'de> for $name {
@@ -328,7 +384,7 @@ judged_text! {
     /// See [`token`].
     Token(String) = token;
     /// See [`repo_name`].
-    #[derive(PartialOrd, Ord)]
+    #[derive(Eq, PartialOrd, Ord)]
     RepoName(String) = repo_name;
     /// See [`branch`].
     Branch(String) = branch;
@@ -338,8 +394,15 @@ judged_text! {
     Script(String) = script;
     /// See [`pattern`].
     Pattern(String) = pattern;
+    /// See [`ref_pattern`].
+    RefPattern(String) = ref_pattern;
+    /// See [`short_ref`].
+    #[derive(Eq, PartialOrd, Ord)]
+    ShortRef(String) = short_ref;
+    /// See [`directory_name`].
+    DirectoryName(String) = directory_name;
     /// See [`variable`].
-    #[derive(PartialOrd, Ord)]
+    #[derive(Eq, PartialOrd, Ord)]
     Variable(String) = variable;
     /// What a [`Variable`] holds.
     VariableValue(String) = variable_value;
@@ -351,6 +414,10 @@ judged_text! {
     Proxy(Remote) = proxy;
     /// See [`when`].
     Cadence(When) = when;
+    /// One entry of `brokers`.
+    BrokerAddress(Listed) = str::parse;
+    /// A topic of the message bus.
+    TopicName(Topic) = str::parse;
     /// Where to listen: an IP address and a port.
     Socket(SocketAddr) = socket;
 }

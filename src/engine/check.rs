@@ -9,9 +9,9 @@ use chrono::{DateTime, Datelike, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Here;
-use super::bootstrap::{self, CronLine};
 use super::delegate;
 use super::roster::{self, Found};
+use super::schedule;
 use crate::config::{self, Settings};
 use crate::domain::status::Status;
 use crate::system::access;
@@ -19,8 +19,10 @@ use crate::system::machine::Machine;
 use crate::system::node::{self, Node};
 use crate::system::root::{self, Kind};
 
+mod bus;
 mod repository;
 mod rivals;
+mod target;
 
 /// The year of the first agent: a clock before it is wrong.
 const FIRST_YEAR: i32 = 2026;
@@ -126,9 +128,10 @@ pub fn check(settings: Settings, node: Node, scope: Scope, base: &Path) -> Vec<V
     verdicts.push(program(&here));
     verdicts.push(clock(now));
     let last = Machine::at(&here.settings.world.state).last_tick();
-    verdicts.push(ticks(last, now, &bootstrap::cron_line(&here)));
+    verdicts.push(ticks(last, now, &schedule::advice(&here)));
     verdicts.extend(folders(&here));
     verdicts.extend(repositories(&here, scope, now));
+    verdicts.extend(here.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, scope)));
     verdicts.push(rivals::verdict(&here, base));
     verdicts
 }
@@ -180,8 +183,8 @@ fn clock(now: DateTime<Utc>) -> Verdict {
     Verdict::ok("clock", says.to_string())
 }
 
-fn ticks(last: Option<DateTime<Utc>>, now: DateTime<Utc>, cron: &CronLine) -> Verdict {
-    let schedule = format!("hint: let cron call it, in {}: {}", cron.place, cron.line);
+fn ticks(last: Option<DateTime<Utc>>, now: DateTime<Utc>, advice: &str) -> Verdict {
+    let schedule = format!("hint: {advice}");
     let Some(last) = last else {
         return Verdict::warn("tick", format!("there was none yet\n{schedule}"));
     };
@@ -348,15 +351,15 @@ mod tests {
     #[test]
     fn silence_comes_with_the_line_that_ends_it() {
         let now = at("2026-11-22T09:00:00Z");
-        let cron = CronLine { place: "/etc/cron.d/pmpy", line: "* * * * * agent tick".to_owned() };
+        let advice = "agent schedule cron";
         for (last, level, remedy) in [
-            (None, Level::Warn, "/etc/cron.d/pmpy: * * * * * agent tick"),
-            (Some("2026-11-22T08:54:00Z"), Level::Bad, "/etc/cron.d/pmpy: * * * * * agent tick"),
+            (None, Level::Warn, "agent schedule cron"),
+            (Some("2026-11-22T08:54:00Z"), Level::Bad, "agent schedule cron"),
             (Some("2026-11-22T08:56:00Z"), Level::Ok, ""),
             (Some("2026-11-22T09:00:30Z"), Level::Ok, ""),
             (Some("2026-11-22T09:02:00Z"), Level::Warn, "next tick"),
         ] {
-            let verdict = ticks(last.map(at), now, &cron);
+            let verdict = ticks(last.map(at), now, advice);
             assert_eq!(verdict.level, level, "{last:?}");
             assert!(verdict.remedy.unwrap_or_default().contains(remedy), "{last:?}");
         }

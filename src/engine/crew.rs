@@ -108,7 +108,7 @@ fn worker_args(here: &Here, orders: &Orders, name: &str) -> Vec<OsString> {
     }
     args.push("worker".into());
     args.extend(["--trigger".into(), orders.trigger.as_str().into()]);
-    if !orders.names.is_empty() {
+    if orders.is_named() {
         args.push("--named".into());
     }
     if orders.wait {

@@ -1,8 +1,10 @@
 //! The way things go, in the order they go: [`roster`] (which repositories), [`observe`] (what is),
 //! [`tick`] (all of them once: [`rounds`] asks, [`look`] decides, a [`crew`] works), [`reconcile`] (one of them, once, by its worker), [`clone`] and
 //! [`fetch`] (what upstream has), [`recover`] (what a dead run left), [`repair`] (what is damaged),
-//! [`housekeeping`] (what piles up), [`steer`] (what people ask for), [`check`] (what a person should
-//! put right before it shows). Never prints; knows no library.
+//! [`housekeeping`] (what piles up), [`publish`] (what appears at targets), [`steer`] and [`checkout`]
+//! (what people ask for), [`bootstrap`] and [`schedule`] (how a machine becomes live), [`rivals`] (who
+//! else pulls), [`check`] (what a person should put right before it shows), [`announce`] (what a git
+//! server tells the others). Never prints; knows no library.
 
 use std::fs::File;
 
@@ -10,23 +12,30 @@ use crate::config::Settings;
 use crate::system::node::{Node, runtime_folder};
 use crate::system::remote::Wire;
 
+pub mod afterwards;
+pub mod announce;
 pub mod apply;
 pub mod bootstrap;
 pub mod check;
+pub mod checkout;
 pub mod clone;
 pub mod crew;
 pub mod delegate;
 pub mod fetch;
 pub mod housekeeping;
+pub mod listen;
 pub mod look;
 pub mod observe;
 pub mod poll;
+pub mod publish;
 pub mod reconcile;
 pub mod record;
 pub mod recover;
 pub mod repair;
+pub mod rivals;
 pub mod roster;
 pub mod rounds;
+pub mod schedule;
 pub mod scripts;
 pub mod steer;
 pub mod tick;
@@ -46,6 +55,8 @@ pub struct Here {
     pub wire: Wire,
     /// What root handed over to us, who work for it as another user; `None`: we work for ourselves.
     pub parcel: Option<File>,
+    /// Where root's tick runs `after` for us, who cannot become its user.
+    pub requests: Option<String>,
 }
 
 impl Here {
@@ -74,6 +85,6 @@ impl Here {
         let state = settings.world.state.join("ssh");
         let runtime = runtime_folder().filter(|_| !settings.world.own).map(|it| it.join("ssh"));
         let wire = Wire::new(runtime.into_iter().chain([state]).collect());
-        Self { settings, node, part: None, stack: None, wire, parcel: None }
+        Self { settings, node, part: None, stack: None, wire, parcel: None, requests: None }
     }
 }

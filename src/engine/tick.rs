@@ -52,12 +52,19 @@ impl Orders {
         self.wish == Wish::Follow
     }
 
+    /// Whether a person named repositories, and so wants them looked at now. A message names one as
+    /// well, and anybody can have written it: it overrides nothing.
+    pub fn is_named(&self) -> bool {
+        let by_a_message = matches!(self.trigger, Trigger::Bus | Trigger::Webhook);
+        !self.names.is_empty() && !by_a_message
+    }
+
     /// Whether the remote of `repo` is asked, which last said `known`. Who names a repository wants
     /// an answer, whatever it costs.
     pub fn asks(&self, repo: &Repo, known: &Polled, now: DateTime<Utc>) -> bool {
         let by_itself = matches!(self.trigger, Trigger::Cron | Trigger::Timer);
-        let named = !self.names.is_empty();
-        let wanted = named || ((repo.settings.poll || !by_itself) && !known.is_left_alone(now));
+        let wanted =
+            self.is_named() || ((repo.settings.poll || !by_itself) && !known.is_left_alone(now));
         self.follow() && wanted
     }
 
@@ -183,7 +190,7 @@ fn ours(
     let crew = Crew::new(here, orders);
     thread::scope(|scope| {
         rounds::all(jobs, |it| {
-            let work = matches!(it.plan, Some(Plan::Recover | Plan::Fetch { .. } | Plan::Run(_)));
+            let work = it.plan.as_ref().is_some_and(Plan::is_work);
             if work && !orders.dry_run {
                 crew.send(scope, it.name.clone());
             }
@@ -314,11 +321,8 @@ fn tell(
 }
 
 fn says_the_same(one: &Status, other: &Status) -> bool {
-    let timeless = |status: &Status| Status {
-        at: DateTime::UNIX_EPOCH,
-        last_tick: None,
-        healthy: false,
-        ..status.clone()
-    };
-    timeless(one) == timeless(other)
+    let Status { agent, host, part, stack, root, at: _, last_tick: _, healthy: _, repositories } =
+        one;
+    (agent, host, part, stack) == (&other.agent, &other.host, &other.part, &other.stack)
+        && (root, repositories) == (&other.root, &other.repositories)
 }

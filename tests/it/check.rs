@@ -277,3 +277,29 @@ fn crontabs_that_pull_nothing_are_no_rivals() {
     plant(&machine, "etc/crontab", "# * * * * * root git pull\n17 * * * * root run-parts /etc\n");
     assert_eq!(crontabs(&machine, None).level, Level::Ok);
 }
+
+#[test]
+fn a_target_that_cannot_be_is_bad_with_what_to_do_and_one_that_can_is_not() {
+    let machine = machine();
+    let publishes = |target: &str, keys: &str| {
+        let target = machine.path(target);
+        let keys = format!("mode = \"checkout\"\ntarget = \"{}\"\n{keys}", text(&target));
+        configure(&machine, &format!("[repo.ops]\n{keys}\n"));
+    };
+    publishes("nowhere/site", "");
+    let found = verdicts(&machine, &[], 1);
+    assert_has(&found, "bad ops", "is not there");
+    fs::create_dir(machine.path("nowhere")).unwrap();
+    assert_has(&verdicts(&machine, &[], 0), "ok ops", "publishes to");
+
+    fs::write(machine.path("nowhere/site"), "somebody's").unwrap();
+    assert_has(&verdicts(&machine, &[], 1), "bad ops", "was not made by the agent");
+    fs::remove_file(machine.path("nowhere/site")).unwrap();
+
+    publishes("nowhere/site", "after = [\"no-such-program\"]");
+    assert_has(&verdicts(&machine, &[], 1), "bad ops", "no program \"no-such-program\"");
+    publishes("nowhere/site", "after = [\"true\"]\nafter_user = \"no-such-user\"");
+    assert_has(&verdicts(&machine, &[], 1), "bad ops", "no user \"no-such-user\"");
+    publishes("nowhere/site", "after = [\"true\"]\nafter_user = \"daemon\"");
+    assert_has(&verdicts(&machine, &[], 0), "ok ops", "after: ");
+}

@@ -10,6 +10,8 @@ use std::time::Duration;
 use pmpy::config::{
     self, Mode, NamedAddress, Settings, Source, Sources, TreeSettings, World, known_keys,
 };
+use pmpy::domain::broker::Retry;
+use pmpy::domain::bus::Topic;
 use pmpy::domain::plan::{OnRewrite, Update, When};
 use tempfile::TempDir;
 
@@ -138,6 +140,45 @@ fn a_repository_wins_over_the_defaults_and_they_over_ours() {
 }
 
 #[test]
+fn a_bus_needs_no_more_than_a_broker() {
+    let settings = parse("[bus]\nbrokers = \"stomps://amq1.example.org\"").unwrap();
+    let bus = settings.bus.unwrap();
+    let listed: Vec<_> = bus.brokers.list.iter().map(ToString::to_string).collect();
+    assert_eq!(listed, ["stomps://amq1.example.org:61614"]);
+    assert_eq!((bus.brokers.host.as_str(), bus.brokers.heartbeat.as_secs()), ("/", 30));
+    assert_eq!(bus.brokers.retry, Retry::default());
+    assert_eq!(bus.listen_topics, [Topic::default()]);
+    assert_eq!(bus.announce_topic.destination(), "/topic/future.git.commits");
+    assert_eq!((bus.report_topic, bus.spread), (None, Duration::ZERO));
+    assert!(parse("").unwrap().bus.is_none());
+}
+
+#[test]
+fn a_repository_may_listen_elsewhere_and_under_another_name() {
+    let settings = parse(
+        r#"
+        [bus]
+        brokers = "failover:(stomp://u:hush@h1,stomp://u:hush@h2)?MaxReconnectDelay=30"
+        listen_topic = ["commits", "/queue/mine"]
+        report_topic = "events"
+        [repo.spog]
+        topic_name = "sites/spog"
+        listen_topic = "builds.good"
+        "#,
+    )
+    .unwrap();
+    let spog = &settings.repos["spog"];
+    assert_eq!(spog.topic_name.as_deref(), Some("sites/spog"));
+    assert_eq!(spog.listen_topics, ["builds.good".parse().unwrap()]);
+    assert!(settings.unlisted.listen_topics.is_empty());
+    assert!(!format!("{settings:?}").contains("hush"), "nothing shows a password");
+    let bus = settings.bus.unwrap();
+    let destinations: Vec<_> = bus.listen_topics.iter().map(Topic::destination).collect();
+    assert_eq!(destinations, ["/topic/commits", "/queue/mine"]);
+    assert_eq!((bus.brokers.list.len(), bus.ignored.len()), (2, 1));
+}
+
+#[test]
 fn agent_d_is_read_by_name_and_laid_over_agent_toml() {
     let (_root, sources) = world_with(&[
         ("agent.toml", "[defaults]\ntimeout = \"5m\"\n"),
@@ -251,7 +292,7 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("[defaults]\nupdate = \"fastforward\"", "2:10", "\"fastforward\"", "\"fast-forward\"?"),
         ("[defaults]\nrewritten = \"no\"", "2:13", "\"no\"", "follow, refuse"),
         ("[defaults]\nmode = \"puppet\"", "2:8", "\"puppet\"", "\"puppetmaster\"?"),
-        ("[repo.a]\nnames = \"exakt\"", "2:9", "\"exakt\"", "\"exact\"?"),
+        ("[defaults]\nnames = \"exakt\"", "2:9", "\"exakt\"", "\"exact\"?"),
         // Paths.
         ("root = \"git\"", "1:8", "not an absolute path", "beginning with \"/\""),
         ("root = \"~/git\"", "1:8", "not an absolute path", "home folder"),
@@ -294,8 +335,22 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("[repo.a]\nenv = { \"A-B\" = \"x\" }", "2:9", "\"A-B\"", "letters"),
         ("[repo.a]\nenv = { AGENT_X = \"x\" }", "2:9", "AGENT_", "another name"),
         ("[repo.a]\nenv = { A = \"\\u0000\" }", "2:13", "NUL", "leave it out"),
-        // Sections of later versions are judged all the same.
+        // The message bus.
         ("[bus]\nheartbeat = \"x\"", "2:13", "not a time", "unit"),
+        ("[bus]\nbrokers = \"stomp://a\"\nheartbeat = \"100ms\"", "3:13", "a second", "\"30s\""),
+        ("[bus]\nhost = \"/\"", "1:1", "names no broker", "brokers = ["),
+        ("[bus]\nbrokers = []", "2:11", "empty", "at least one"),
+        ("[bus]\nbrokers = \"amq1\"", "2:11", "neither stomp:// nor stomps://", "stomps://amq1"),
+        ("[bus]\nbrokers = [\"stomp://a\", \"stomp://u:p@\"]", "2:25", "a host", "login_file"),
+        (
+            "[bus]\nbrokers = [\"failover:(stomp://a)\", \"stomp://b\"]",
+            "2:11",
+            "in a list",
+            "write it alone",
+        ),
+        ("[bus]\nlisten_topic = [\"a\", \"b c\"]", "2:22", "\"b c\"", "future.git.commits"),
+        ("[repo.a]\nlisten_topic = \"a\"", "2:16", "no [bus]", "add one"),
+        // Sections of later versions are judged all the same.
         ("[webhook]\nbind = \"9419\"", "2:8", "\"9419\"", "127.0.0.1:9419"),
     ] {
         let error = complaint(text);
@@ -308,6 +363,10 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
 
 #[test]
 fn a_complaint_about_an_address_does_not_tell_its_password() {
+    for broker in ["stomp://u:hush@", "failover:(stomp://u:hush@h"] {
+        let error = complaint(&format!("[bus]\nbrokers = \"{broker}\""));
+        assert!(!error.contains("hush"), "{error}");
+    }
     for url in ["gopher://u:hush@h/a", "https://u:hush@h/\\u0007"] {
         let error = complaint(&format!("[repo.a]\nurl = \"{url}\""));
         assert!(!error.contains("hush"), "{error}");
@@ -316,19 +375,9 @@ fn a_complaint_about_an_address_does_not_tell_its_password() {
 
 #[test]
 fn what_this_version_cannot_do_is_said_plainly() {
-    for (text, place) in [
-        ("[repo.a]\nafter_user = \"www\"", "2:14"),
-        ("[repo.a]\nmode = \"puppetmaster\"", "2:8"),
-        ("[repo.a]\nmatch = [\"v*\"]", "2:9"),
-        ("[bus]\nhost = \"/\"", "1:1"),
-        ("[listen]", "1:1"),
-        ("[webhook]", "1:1"),
-    ] {
-        let error = complaint(text);
-        assert!(error.starts_with(&format!("agent.toml:{place}: ")), "{text}\n{error}");
-        assert!(error.contains("is not available in this version of the agent"), "{error}");
-    }
-    parse("[repo.a]\npoll = true\ndepth = 0\nmode = \"dangerous\"\nnames = \"exact\"").unwrap();
+    let error = complaint("[webhook]");
+    assert!(error.starts_with("agent.toml:1:1: "), "{error}");
+    assert!(error.contains("is not available in this version of the agent"), "{error}");
 }
 
 #[test]
@@ -386,18 +435,18 @@ fn the_example_shows_every_key_and_no_other() {
     let table: toml::Table = set.parse().unwrap();
     let mut shown: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (key, value) in &table {
-        let (title, values) = match key.as_str() {
-            "repo" => ("[repo.NAME]", value.get("spog")),
-            _ => ("", None),
-        };
         shown.entry("").or_default().insert(key.clone());
-        let section = values.or(Some(value)).and_then(toml::Value::as_table);
+        let (otherwise, sections) = match (key.as_str(), value.as_table()) {
+            ("repo", Some(repos)) => ("[repo.NAME]", repos.values().collect()),
+            _ => ("", vec![value]),
+        };
         let title = known_keys()
             .into_iter()
             .map(|(known, _)| known)
             .find(|known| *known == format!("[{key}]"))
-            .unwrap_or(title);
-        for key in section.into_iter().flat_map(toml::Table::keys) {
+            .unwrap_or(otherwise);
+        let tables = sections.into_iter().filter_map(toml::Value::as_table);
+        for key in tables.flat_map(toml::Table::keys) {
             shown.entry(title).or_default().insert(key.clone());
         }
     }

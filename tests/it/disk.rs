@@ -19,7 +19,8 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    fn of(at: &Path, arguments: &[&str]) -> Self {
+    /// What `mount ARGUMENTS… AT` mounts.
+    pub fn of(at: &Path, arguments: &[&str]) -> Self {
         let ran = Ran::of(Command::new("mount").args(arguments).arg(at));
         assert!(ran.code == Some(0), "this test mounts a disk and so needs root\n{ran}");
         Self { at: at.to_owned() }

@@ -56,7 +56,7 @@ fn calls_of_a_tick(machine: &Sandbox) -> Vec<String> {
 }
 
 /// Whether a call, as strace tells it, changes something that outlives the process.
-fn writes(call: &str) -> bool {
+pub fn writes(call: &str) -> bool {
     let name: String =
         call.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
     let to_a_file = call

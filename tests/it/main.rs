@@ -8,6 +8,8 @@
 
 mod bad_input;
 mod bootstrap;
+#[cfg(feature = "servers")]
+mod bus;
 mod check;
 mod clones;
 mod concurrency;
@@ -17,25 +19,39 @@ mod demo;
 mod disk;
 mod docs;
 mod durability;
+mod examples;
 mod hostile;
 mod housekeeping;
 mod idle;
+mod init;
+mod install;
 mod kills;
 #[cfg(not(feature = "servers"))]
 mod left_out;
+mod listen;
 mod model;
 mod neighbours;
+mod notify;
 mod odd_repositories;
+#[cfg(feature = "servers")]
+mod package;
+mod packed_refs;
 mod probe;
+mod publish;
+mod publish_rules;
+mod published_names;
 mod quiet;
+mod releases;
 mod repair;
 mod sandbox;
+mod schedule;
 mod script_faults;
 mod scripts;
 #[cfg(feature = "servers")]
 mod servers;
 mod states;
 mod steering;
+mod throwaway;
 mod tidy;
 mod time;
 mod tree_settings;

@@ -12,8 +12,9 @@ const LONG_FILES: [(&str, &str); 1] =
     [("src/domain/plan/tests.rs", "one table: the rows of one function")];
 
 /// Doors that another door may use, beside those that every door may.
-const DOORS_TO_DOORS: [(&str, &str); 10] = [
+const DOORS_TO_DOORS: [(&str, &str); 16] = [
     ("lock", "record"),
+    ("schedule", "process"),
     ("remote::ssh", "process"),
     ("remote", "git"),
     ("remote::local", "git"),
@@ -21,8 +22,13 @@ const DOORS_TO_DOORS: [(&str, &str); 10] = [
     ("remote::receive", "git"),
     ("remote::stream", "git"),
     ("remote::daemon", "git"),
+    ("remote::daemon", "tcp"),
     ("remote::ssh", "git"),
     ("remote::http", "git"),
+    ("remote::http::tls", "tls"),
+    ("remote::http::trouble", "tls"),
+    ("stomp::stream", "tcp"),
+    ("stomp::stream", "tls"),
 ];
 
 /// Doors that every door may use: those that only read, and the safe way to write.
