@@ -288,6 +288,8 @@ pub struct Refs {
     pub desired: Vec<Desired>,
     /// What is.
     pub book: Book,
+    /// What a person put there, which no rule asks for or takes away.
+    pub by_hand: Book,
 }
 
 impl Refs {

@@ -55,12 +55,16 @@ pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Re
             Err(error) => failures.push(one_line(&error)),
         }
     }
-    let reason = failures.join("; ");
+    put_unreachable(site, &polled, failures.join("; "))?;
+    Ok(false)
+}
+
+/// Writes down that no remote gave what it was asked for, and why.
+fn put_unreachable(site: &Site, polled: &Polled, reason: String) -> Result<()> {
     repair::must_be_sound(site, &reason)?;
     let since = polled.unreachable.as_ref().map_or_else(node::now, |known| known.since);
-    polled.unreachable = Some(Unreachable { since, reason });
-    site.records.put_polled(&polled)?;
-    Ok(false)
+    let unreachable = Some(Unreachable { since, reason });
+    site.records.put_polled(&Polled { unreachable, ..polled.clone() })
 }
 
 /// What upstream has, as far as its answer can be believed: a remote that lists nothing was set up anew
@@ -138,11 +142,7 @@ pub fn every(
             Ok(()) => {}
             Err(error) if Fault::of(&error).is_some() => return Err(error),
             Err(error) => {
-                let reason = one_line(&error);
-                repair::must_be_sound(site, &reason)?;
-                let since = polled.unreachable.as_ref().map_or_else(node::now, |known| known.since);
-                let unreachable = Some(Unreachable { since, reason });
-                site.records.put_polled(&Polled { unreachable, ..polled.clone() })?;
+                put_unreachable(site, polled, one_line(&error))?;
                 return Ok(false);
             }
         }

@@ -139,9 +139,11 @@ pub fn refs(site: &Site, polled: &Polled) -> Result<Refs> {
     let unfetched = others || polled.tip.is_some_and(|it| tip != Some(it) && !lags(it));
     let book = actual(site)?;
     let desired = desired(site, settings, &listing, &book)?;
-    // What a person put there, no rule asks for or takes away.
-    let book = if settings.mode.refs().is_some() { book } else { Book::new() };
-    Ok(Refs { unfetched, tip, desired, book })
+    let (book, by_hand) = match settings.mode.refs() {
+        Some(_) => (book, Book::new()),
+        None => (Book::new(), book),
+    };
+    Ok(Refs { unfetched, tip, desired, book, by_hand })
 }
 
 /// Whether a tag that was left out because of one made here by hand has its name for itself now.
@@ -252,15 +254,11 @@ pub fn published(site: &Site, seen: &Observed) -> Vec<Published> {
         let (state, reason) = (first.state, first.reason);
         return vec![Published { name: branch.local(), revision: seen.head, path, state, reason }];
     };
-    if site.repo.settings.mode.refs().is_none() {
-        // What a person put there.
-        let by_hand = actual(site).unwrap_or_default().into_iter().map(|(name, entry)| {
-            let state = if entry.shown.is_some() { State::Current } else { State::New };
-            let (path, revision) = (path(&entry.directory), entry.shown);
-            Published { name, revision, path, state, reason: entry.in_the_way }
-        });
-        return by_hand.collect();
-    }
+    let by_hand = refs.by_hand.iter().map(|(name, entry)| {
+        let state = if entry.shown.is_some() { State::Current } else { State::New };
+        let (name, path, reason) = (name.clone(), path(&entry.directory), entry.in_the_way.clone());
+        Published { name, revision: entry.shown, path, state, reason }
+    });
     let told =
         |reason: String| reason.replace("accept REPO", &format!("accept {}", site.repo.name));
     let standings = refs.standings(seen.accepted).into_iter();
@@ -271,7 +269,7 @@ pub fn published(site: &Site, seen: &Observed) -> Vec<Published> {
         state: standing.state,
         reason: standing.reason.map(told),
     });
-    of_rules.collect()
+    by_hand.chain(of_rules).collect()
 }
 
 /// Why the target of the ref `name` does not show what it should; `None`: it does.

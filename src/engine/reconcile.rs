@@ -14,7 +14,7 @@ use super::recover::Recovered;
 use super::repair::{self, Looked};
 use super::roster::{Found, Repo};
 use super::scripts::{self, Agenda};
-use super::{clone, fetch, housekeeping, record, recover};
+use super::{clone, fetch, housekeeping, record, recover, steer};
 use crate::config::RepoSettings;
 use crate::domain::action::{Attempt, Outcome, Trigger};
 use crate::domain::change::{Change, ChangeError};
@@ -426,7 +426,7 @@ fn act_upon(
     let outcome = if agenda.is_empty() {
         Outcome::Succeeded
     } else {
-        let folder = here.settings.world.logs.join(logs::folder_name(&site.repo.name));
+        let folder = steer::log_folder(here, &site.repo.name);
         let file = Log::create(&folder, started, &step.target)?;
         file.start(&format!(
             "{} {} (previous {}, {trigger}, attempt {})",

@@ -11,8 +11,9 @@ use crate::engine::afterwards::{Answer, Question};
 use crate::engine::apply;
 use crate::engine::observe::Site;
 use crate::engine::scripts::{self, Programs};
+use crate::engine::steer;
 use crate::system::lock::{ActionLock, Journal, Phase, Step};
-use crate::system::logs::{self, Log};
+use crate::system::logs::Log;
 use crate::system::node::{self, User};
 use crate::system::requests;
 
@@ -126,7 +127,7 @@ impl Passage<'_, '_> {
 
     fn begin_log(&self) -> Result<Log> {
         let Self { site, step, .. } = self;
-        let folder = site.here.settings.world.logs.join(logs::folder_name(&site.repo.name));
+        let folder = steer::log_folder(site.here, &site.repo.name);
         let log = Log::create(&folder, node::now(), &step.target)?;
         log.start(&format!(
             "{} {} {} (previous {}, {}, attempt {})",

@@ -16,6 +16,7 @@ use crate::domain::publication::{Book, Due, Entry, Publishing};
 use crate::domain::publish::Target;
 use crate::engine::observe::{Site, one_line};
 use crate::engine::scripts::seconds_since;
+use crate::engine::steer;
 use crate::system::git::{ACTED, Head};
 use crate::system::lock::{ActionLock, Ending, Journal, Step};
 use crate::system::logs::{self, Log};
@@ -203,8 +204,7 @@ impl<'a, 's> Round<'a, 's> {
         }
         self.shelf.sweep(self.site);
         let ended = node::now();
-        let folder =
-            self.site.here.settings.world.logs.join(logs::folder_name(&self.site.repo.name));
+        let folder = steer::log_folder(self.site.here, &self.site.repo.name);
         if self.finished.iter().any(|run| run.log.is_some()) {
             logs::prune(&folder, ended)?;
         }

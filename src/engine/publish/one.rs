@@ -1,5 +1,7 @@
 //! One tree at one target: a branch that is followed, or what a person asks for.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 
 use super::gate::Passage;
@@ -11,8 +13,9 @@ use crate::domain::git::Commit;
 use crate::domain::publication::Due;
 use crate::domain::publish::Target;
 use crate::engine::observe::Site;
-use crate::engine::{record, scripts};
+use crate::engine::{record, scripts, steer};
 use crate::system::lock::{ActionLock, Ending, Journal, Phase};
+use crate::system::release::Staged;
 use crate::system::{logs, node};
 
 /// Whether `before` and `after` run.
@@ -51,7 +54,7 @@ pub fn follow(
     let seconds = scripts::seconds_since(started, ended);
     if let (Some(log), Ok((_, outcome))) = (log, &shown) {
         log.finish(ended, outcome, seconds);
-        let folder = site.here.settings.world.logs.join(logs::folder_name(&site.repo.name));
+        let folder = steer::log_folder(site.here, &site.repo.name);
         logs::prune(&folder, ended)?;
     }
     let recorded = match &shown {
@@ -71,9 +74,7 @@ pub fn follow(
     lock.withdraw(&journal)?;
     let (shelf, outcome) = shown?;
     recorded?;
-    shelf.store.retire(&shelf.place("")?, &kept(site, revision)?)?;
-    shelf.store.settle()?;
-    shelf.sweep(site);
+    retire(site, &shelf, &kept(site, revision)?)?;
     lock.clear()?;
     Ok(outcome)
 }
@@ -95,9 +96,7 @@ fn show(
                 return Ok((shelf, outcome));
             }
         }
-        shelf.store.settle()?;
-        staged.seal()?;
-        shelf.store.settle()?;
+        seal(&shelf, staged)?;
     }
     shelf.store.show(&shelf.place("")?, revision)?;
     shelf.store.settle()?;
@@ -116,15 +115,25 @@ pub fn put(site: &Site, target: Target, revision: Commit) -> Result<()> {
     let shelf = Shelf::make(site, target)?;
     shelf.sweep(site);
     if let Ready::Staged(staged) = stage_one(site, &shelf, revision)? {
-        shelf.store.settle()?;
-        staged.seal()?;
+        seal(&shelf, staged)?;
+    }
+    shelf.store.show(&shelf.place("")?, revision)?;
+    shelf.store.settle()?;
+    retire(site, &shelf, &[revision].into())
+}
+
+/// Makes a release of what was staged, on disk before and after it has its name.
+fn seal(shelf: &Shelf, staged: Staged) -> Result<()> {
+    shelf.store.settle()?;
+    staged.seal()?;
+    shelf.store.settle()
+}
+
+/// Takes the releases away that are not `kept`.
+fn retire(site: &Site, shelf: &Shelf, kept: &BTreeSet<Commit>) -> Result<()> {
+    if shelf.store.retire(&shelf.place("")?, kept)? {
         shelf.store.settle()?;
     }
-    let place = shelf.place("")?;
-    shelf.store.show(&place, revision)?;
-    shelf.store.settle()?;
-    shelf.store.retire(&place, &[revision].into())?;
-    shelf.store.settle()?;
     shelf.sweep(site);
     Ok(())
 }
