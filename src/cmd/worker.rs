@@ -35,7 +35,7 @@ pub fn run(here: &Here, args: &cli::Worker) -> Result<Code> {
         wait: args.wait,
         wish,
     };
-    let mut bar = Bar::default();
+    let mut bar = Bar::of_stderr();
     let done = reconcile::work(here, &repo, &order, &mut |progress| bar.show(progress));
     bar.clear();
     match done {
@@ -62,15 +62,21 @@ pub fn stage(args: &cli::Stage) -> Result<Code> {
 }
 
 /// A progress bar for a fetch that somebody watches.
-#[derive(Default)]
-struct Bar(Option<ProgressBar>);
+struct Bar {
+    watched: bool,
+    shown: Option<ProgressBar>,
+}
 
 impl Bar {
+    fn of_stderr() -> Self {
+        Self { watched: std::io::stderr().is_terminal(), shown: None }
+    }
+
     fn show(&mut self, progress: Progress) {
-        if !std::io::stderr().is_terminal() {
+        if !self.watched {
             return;
         }
-        let bar = self.0.get_or_insert_with(|| {
+        let bar = self.shown.get_or_insert_with(|| {
             let style = "{bar:40} {pos}/{len} objects, {msg}";
             ProgressBar::new(0).with_style(
                 ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
@@ -82,7 +88,7 @@ impl Bar {
     }
 
     fn clear(self) {
-        if let Some(bar) = self.0 {
+        if let Some(bar) = self.shown {
             bar.finish_and_clear();
         }
     }

@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use super::observe::Site;
 use crate::config::TreeSettings;
-use crate::domain::change::{Change, ChangeError, ObjectError, RepoPath};
-use crate::domain::git::Commit;
+use crate::domain::change::{Change, ChangeError, ObjectError, Objects, RepoPath};
+use crate::domain::git::{Commit, Id};
 use crate::system::git::Git;
 use crate::system::lock::Step;
 use crate::system::worktree::{Ready, Unready, Worktree};
@@ -31,15 +31,29 @@ pub fn tree_settings(git: &Git, commit: Commit) -> Result<TreeSettings, String> 
 /// # Errors
 /// When `to` breaks them, or an object cannot be read.
 pub fn change_between(git: &Git, from: Option<Commit>, to: Commit) -> Result<Change, ChangeError> {
-    let tree = |commit: Commit| {
-        git.tree_of(&commit).map_err(|error| {
-            ChangeError::Unreadable(ObjectError::Unreadable {
-                id: commit.0,
-                cause: error.root_cause().to_string(),
-            })
+    let from = from.map(|from| tree_of(git, from)).transpose()?;
+    Change::between(from, tree_of(git, to)?, git)
+}
+
+/// All that `commit` has, with what its tree names from `objects`.
+///
+/// # Errors
+/// When the tree breaks the rules or an object cannot be read.
+pub fn whole_tree(
+    git: &Git,
+    objects: &impl Objects,
+    commit: Commit,
+) -> Result<Change, ChangeError> {
+    Change::between(None, tree_of(git, commit)?, objects)
+}
+
+fn tree_of(git: &Git, commit: Commit) -> Result<Id, ChangeError> {
+    git.tree_of(&commit).map_err(|error| {
+        ChangeError::Unreadable(ObjectError::Unreadable {
+            id: commit.0,
+            cause: error.root_cause().to_string(),
         })
-    };
-    Change::between(from.map(tree).transpose()?, tree(to)?, git)
+    })
 }
 
 /// The paths that differ between `previous` and `target`; `None` when there is no previous one, or
@@ -51,7 +65,7 @@ pub fn changed_since(git: &Git, previous: Option<Commit>, target: Commit) -> Opt
 
 /// Every path of a commit.
 pub fn every_path(git: &Git, commit: Commit) -> Vec<Vec<u8>> {
-    change_between(git, None, commit).map(paths).unwrap_or_default()
+    whole_tree(git, git, commit).map(paths).unwrap_or_default()
 }
 
 fn paths(change: Change) -> Vec<Vec<u8>> {

@@ -11,7 +11,8 @@ use crate::system::git::Git;
 use crate::system::record::{Memory, Polled, Records};
 use crate::system::{node, skeleton};
 
-/// Makes the skeleton of a clone and puts it in its place; fetching is the first pass's work.
+/// Makes the skeleton of a clone and puts it in its place; fetching is the first pass's work, which
+/// finds there what the remote listed.
 ///
 /// # Errors
 /// When no remote answers, or it cannot be made.
@@ -19,7 +20,11 @@ pub fn make(here: &Here, repo: &Repo) -> Result<()> {
     let Some(remote) = repo.settings.urls.first() else {
         bail!("no url says where to clone it from")
     };
-    let wanted = repo.branch(here)?.map_or(Wanted::Default, Wanted::Branch);
+    let branch = repo.branch(here)?;
+    let wanted = match repo.settings.mode.fetched() {
+        Some(kinds) => Wanted::Every { branch, kinds },
+        None => branch.map_or(Wanted::Default, Wanted::Branch),
+    };
     let (urls, reach) = (&repo.settings.urls, &repo.settings.reach);
     let polled = poll::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
     if let Some(Unreachable { reason, .. }) = polled.unreachable {
@@ -36,6 +41,9 @@ pub fn make(here: &Here, repo: &Repo) -> Result<()> {
         records.make(git.git_dir())?;
         let memory = Memory { init_due: true, ..records.memory()? };
         records.put_polled(&polled)?;
+        if let Some(tips) = &polled.refs {
+            records.put_heard(tips)?;
+        }
         records.put_memory(&memory)
     })
     .with_context(|| format!("cannot clone {} from {remote}", repo.name))

@@ -95,6 +95,13 @@ impl<'a> Job<'a> {
                     _ => Plan::Recover,
                 });
                 published = publish::published(&site, &seen);
+                if let (Some(tips), Some(plan)) = (&polled.refs, &plan)
+                    && plan.is_work()
+                    && !orders.is_some_and(|orders| orders.dry_run)
+                {
+                    // Where that is not possible, the worker asks for itself.
+                    let _ = site.records.put_heard(tips);
+                }
                 (seen, policy, site.remotes.first().cloned(), plan)
             }
             Opened::Missing => {

@@ -35,6 +35,17 @@ impl Site<'_> {
         }
         Ok(after)
     }
+
+    /// What whoever sent a worker has just heard of the refs, or else as [`Site::poll`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn hear(&self, before: Polled, now: DateTime<Utc>) -> Result<Polled> {
+        match self.records.take_heard(now) {
+            Some(tips) if before.known => Ok(Polled { refs: Some(tips), ..before }),
+            _ => self.poll(&before, now),
+        }
+    }
 }
 
 /// Asks each of `remotes` until one answers.

@@ -21,6 +21,7 @@ use crate::system::release::{self, Place, Standing, Store};
 mod gate;
 mod many;
 mod one;
+mod shared;
 mod stage;
 
 pub use many::{carry_out, cut_off};

@@ -186,11 +186,11 @@ fn pass(
     for round in 0..2 {
         let now = node::now();
         let mut polled = site.records.polled();
-        // A fresh clone: the tick that started us had nothing to ask for. And a list of refs is not
-        // kept: what is gone is told by one that is fresh.
+        // A fresh clone: the tick that started us had nothing to ask for. And what is gone is told by
+        // a fresh list of refs only.
         let is_new = !polled.known || (round == 0 && site.fetches_all());
         if is_new && order.wish == Wish::Follow {
-            polled = site.poll(&polled, now)?;
+            polled = site.hear(polled, now)?;
         }
         let mut seen = site.observe(&polled, now);
         if order.wish == Wish::Redo {

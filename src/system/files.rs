@@ -76,7 +76,7 @@ impl Dir {
     pub fn make(&self, name: &[u8], mode: u32) -> Result<Self, Errno> {
         rustix::fs::mkdirat(&self.fd, name, Mode::from(mode))?;
         let made = self.beneath(name)?;
-        rustix::fs::fchmod(&made, Mode::from(mode))?;
+        have_mode(&made, mode)?;
         Ok(made)
     }
 
@@ -253,9 +253,18 @@ pub fn put(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
 /// name, a dangling link included.
 pub(super) fn create_new(dir: &impl AsFd, name: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    Ok(file)
+    let file = rustix::fs::openat(dir, name, flags, Mode::from(mode))?;
+    have_mode(&file, mode)?;
+    Ok(file.into())
+}
+
+/// Gives what was just made with `mode` that mode, where the umask, the group or a default list of
+/// who may do what left it another. Looking is far cheaper than setting: that is one more write.
+fn have_mode(made: &impl AsFd, mode: u32) -> Result<(), Errno> {
+    if rustix::fs::fstat(made)?.st_mode & 0o7777 == mode {
+        return Ok(());
+    }
+    rustix::fs::fchmod(made, Mode::from(mode))
 }
 
 /// Removes the file `dir/name`. That it is gone already is fine, and so is a missing folder.

@@ -13,6 +13,7 @@
 //!     repair                             what the last look for damage led to (Repair)
 //!     collecting                         git's garbage collection, while it runs (Collecting)
 //!     refs                               what upstream had at the last fetch (Listing)
+//!     heard                              what it has now, from who asked to the worker (Listing)
 //!     published                          what stands at the targets (Book)
 //!     history                            finished runs, one JSON object a line
 //!     changed                            the paths of the current action, for the scripts

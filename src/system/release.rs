@@ -97,6 +97,13 @@ impl Place {
     }
 }
 
+/// One whole tree that can be shown at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    place: Place,
+    revision: Commit,
+}
+
 /// Where the releases of one repository are, opened.
 #[derive(Debug)]
 pub struct Store {

@@ -86,7 +86,7 @@ impl Sites {
         store.show(place, self.revisions[number])?;
         store.settle()?;
         let keep: BTreeSet<Commit> = keep.iter().map(|&number| self.revisions[number]).collect();
-        store.retire(place, &keep)?;
+        store.surplus(place, &keep)?.iter().try_for_each(|release| store.retire(release))?;
         store.settle()?;
         store.sweep()
     }
@@ -206,7 +206,8 @@ fn the_release_that_is_shown_is_never_retired() {
     sites.publish(&spog(), 0, &[]).unwrap();
     let store = sites.make().unwrap();
     sites.write(&store, &spog(), 1).unwrap();
-    store.retire(&spog(), &BTreeSet::new()).unwrap();
+    let surplus = store.surplus(&spog(), &BTreeSet::new()).unwrap();
+    surplus.iter().for_each(|release| store.retire(release).unwrap());
     assert!(store.has(&spog(), sites.revisions[0]).unwrap());
     assert!(!store.has(&spog(), sites.revisions[1]).unwrap());
     let error = store.show(&spog(), sites.revisions[1]).unwrap_err().to_string();

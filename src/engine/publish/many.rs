@@ -187,19 +187,11 @@ impl<'a, 's> Round<'a, 's> {
         let ready = self.judge(&plan.publish, staged)?;
         let shown = self.show(ready)?;
         self.tell(&shown)?;
-        let keep = self.site.repo.settings.publish.keep;
-        let mut kept = Vec::new();
-        for due in &shown {
-            let Some(entry) = self.book.get_mut(&due.name) else { continue };
-            kept.push((self.shelf.place(&due.directory)?, entry.keep(keep)));
-        }
+        let retired = self.retire(&shown)?;
         self.save()?;
         self.site.records.add_all_to_history(&self.finished)?;
-        let mut retired = false;
-        for (place, kept) in &kept {
-            retired |= self.shelf.store.retire(place, kept)?;
-        }
         if retired {
+            // Behind the records, which wait for the same disk: this costs little then.
             self.shelf.store.settle()?;
         }
         self.shelf.sweep(self.site);
@@ -209,6 +201,25 @@ impl<'a, 's> Round<'a, 's> {
             logs::prune(&folder, ended)?;
         }
         Ok(())
+    }
+
+    /// Retires the releases that nobody asks for any more of those that were `shown`; whether there
+    /// was one.
+    fn retire(&mut self, shown: &[Due]) -> Result<bool> {
+        let keep = self.site.repo.settings.publish.keep;
+        let mut surplus = Vec::new();
+        for due in shown {
+            let Some(entry) = self.book.get_mut(&due.name) else { continue };
+            let place = self.shelf.place(&due.directory)?;
+            surplus.extend(self.shelf.store.surplus(&place, &entry.keep(keep))?);
+        }
+        if surplus.is_empty() {
+            return Ok(false);
+        }
+        // First the links, lest one that a power cut brings back shows nothing.
+        self.shelf.store.settle()?;
+        surplus.iter().try_for_each(|release| self.shelf.store.retire(release))?;
+        Ok(true)
     }
 
     /// Takes away what refs left that are gone.
@@ -237,13 +248,15 @@ impl<'a, 's> Round<'a, 's> {
         staged: Vec<Result<Ready, Stop>>,
     ) -> Result<Vec<(Due, Option<Staged>)>> {
         let mut ready = Vec::new();
+        let mut new_place = false;
         for (due, staged) in dues.iter().zip(staged) {
             let now = self.began;
             let entry = self
                 .book
                 .entry(due.name.clone())
                 .or_insert_with(|| Entry { since: now, ..Entry::default() });
-            entry.directory = Some(due.directory.clone());
+            let had = entry.directory.replace(due.directory.clone());
+            new_place |= had.as_ref() != Some(&due.directory);
             let staged = match staged {
                 Ok(Ready::Kept) => None,
                 Ok(Ready::Staged(staged)) => Some(staged),
@@ -276,8 +289,10 @@ impl<'a, 's> Round<'a, 's> {
             }
             ready.push((due.clone(), staged));
         }
-        // Before the first of them is shown: what nobody wrote down, nobody may take away again.
-        self.save()?;
+        if new_place {
+            // Before it is shown: what nobody wrote down, nobody may take away again.
+            self.save()?;
+        }
         Ok(ready)
     }
 
@@ -309,7 +324,6 @@ impl<'a, 's> Round<'a, 's> {
                 }
             }
         }
-        self.shelf.store.settle()?;
         if self.has_after() {
             self.save()?;
         }

@@ -131,7 +131,9 @@ fn seal(shelf: &Shelf, staged: Staged) -> Result<()> {
 
 /// Takes the releases away that are not `kept`.
 fn retire(site: &Site, shelf: &Shelf, kept: &BTreeSet<Commit>) -> Result<()> {
-    if shelf.store.retire(&shelf.place("")?, kept)? {
+    let surplus = shelf.store.surplus(&shelf.place("")?, kept)?;
+    if !surplus.is_empty() {
+        surplus.iter().try_for_each(|release| shelf.store.retire(release))?;
         shelf.store.settle()?;
     }
     shelf.sweep(site);

@@ -9,7 +9,8 @@ use std::thread;
 use anyhow::Result;
 
 use super::Shelf;
-use crate::domain::change::ChangeError;
+use super::shared::Shared;
+use crate::domain::change::{ChangeError, Objects};
 use crate::domain::plan::Finding;
 use crate::domain::publication::Due;
 use crate::engine::apply;
@@ -42,15 +43,17 @@ pub enum Stop {
 pub fn all(site: &Site, shelf: &Shelf, dues: &[Due]) -> Result<Vec<Result<Ready, Stop>>> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(dues.len());
     if threads <= 1 {
-        return dues.iter().map(|due| one(&site.git, shelf, due)).collect();
+        let objects = Shared::of(&site.git);
+        return dues.iter().map(|due| one(&site.git, &objects, shelf, due)).collect();
     }
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(dues.len()));
     let work = || -> Result<()> {
         // The library's handle on a repository is for one thread.
         let git = Git::open(&site.repo.path)?;
+        let objects = Shared::of(&git);
         while let Some(due) = dues.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = one(&git, shelf, due)?;
+            let answer = one(&git, &objects, shelf, due)?;
             done.lock().unwrap_or_else(PoisonError::into_inner).push((&due.name, answer));
         }
         Ok(())
@@ -69,7 +72,7 @@ pub fn all(site: &Site, shelf: &Shelf, dues: &[Due]) -> Result<Vec<Result<Ready,
     Ok(done.into_iter().map(|(_, answer)| answer).collect())
 }
 
-fn one(git: &Git, shelf: &Shelf, due: &Due) -> Result<Result<Ready, Stop>> {
+fn one(git: &Git, objects: &impl Objects, shelf: &Shelf, due: &Due) -> Result<Result<Ready, Stop>> {
     let verdict = |finding| Ok(Err(Stop::Verdict(finding)));
     let hindered = |error: anyhow::Error| Ok(Err(Stop::Hindered(one_line(&error))));
     match apply::tree_settings(git, due.revision) {
@@ -89,14 +92,14 @@ fn one(git: &Git, shelf: &Shelf, due: &Due) -> Result<Result<Ready, Stop>> {
         Ok(false) => {}
         Err(error) => return hindered(error),
     }
-    let tree = match apply::change_between(git, None, due.revision) {
+    let tree = match apply::whole_tree(git, objects, due.revision) {
         Ok(tree) => tree,
         Err(ChangeError::Refused(refusal)) => {
             return verdict(Finding::Refused { reason: refusal.to_string() });
         }
         Err(ChangeError::Unreadable(error)) => return Err(error.into()),
     };
-    match shelf.store.stage(&place, due.revision, &tree, git) {
+    match shelf.store.stage(&place, due.revision, &tree, objects) {
         Ok(staged) => Ok(Ok(Ready::Staged(staged))),
         Err(error) => hindered(error),
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Records, files};
 use crate::domain::git::Commit;
@@ -11,6 +12,10 @@ use crate::domain::remote::Tip;
 
 /// The most that a list of refs may hold: half a million of them.
 const LIST_CAP: u64 = 64 << 20;
+
+const HEARD: &str = "heard";
+/// How long a list counts as what the remote has: an answer may be on its way as long as that.
+const FRESH: TimeDelta = TimeDelta::seconds(30);
 
 /// `refs`: what upstream had when its refs were fetched last, by name. One line each, such as
 /// `ID COMMIT refs/tags/v1`, with `-` for what stands for no commit here.
@@ -92,6 +97,30 @@ impl Records {
         files::put(&self.private, "refs", listing.text().as_bytes(), 0o600)
     }
 
+    /// Leaves `tips`, which a remote listed just now, to the worker that is started for them.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_heard(&self, tips: &[Tip]) -> Result<()> {
+        let fetched = |tip: &Tip| Fetched { tip: tip.clone(), commit: None };
+        let listing = Listing(tips.iter().map(fetched).collect());
+        files::put_lazily(&self.private, HEARD, listing.text().as_bytes(), 0o600)
+    }
+
+    /// Takes what [`Records::put_heard`] left in the last moments before `now`. `None`: nothing, and
+    /// the remote is to be asked again.
+    pub fn take_heard(&self, now: DateTime<Utc>) -> Option<Vec<Tip>> {
+        let path = self.private.join(HEARD);
+        let written: DateTime<Utc> = path.symlink_metadata().ok()?.modified().ok()?.into();
+        // Under a clock that was set back meanwhile nobody can say how old it is.
+        let is_fresh = (TimeDelta::zero()..FRESH).contains(&(now - written));
+        let bytes = files::read_small(&path, LIST_CAP).ok()??;
+        // One that stays is soon too old for anybody.
+        let _ = std::fs::remove_file(&path);
+        let listing = Listing::parse(std::str::from_utf8(&bytes).ok()?).ok()?;
+        is_fresh.then(|| listing.0.into_iter().map(|fetched| fetched.tip).collect())
+    }
+
     /// What stands at the targets.
     ///
     /// # Errors
@@ -119,6 +148,26 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_heard_is_taken_once_and_not_when_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records { private: folder.path().into(), public: folder.path().into() };
+        let tips = vec![Tip { name: "refs/heads/a".into(), id: "ab".repeat(20).parse().unwrap() }];
+        let put = || {
+            records.put_heard(&tips).unwrap();
+            let file = std::fs::metadata(folder.path().join(HEARD)).unwrap();
+            DateTime::<Utc>::from(file.modified().unwrap())
+        };
+        let now = put();
+        assert_eq!(records.take_heard(now), Some(tips.clone()));
+        assert_eq!(records.take_heard(now), None);
+        for later in [FRESH, TimeDelta::seconds(-1)] {
+            let now = put() + later;
+            assert_eq!(records.take_heard(now), None, "{later}");
+            assert_eq!(records.take_heard(now - later), None, "what is old goes");
+        }
+    }
 
     #[test]
     fn a_listing_survives_being_written_and_read() {

@@ -137,7 +137,7 @@ impl Store {
                 }
             }
         }
-        self.retire_if(place, |_| true).map(drop)
+        self.releases(place)?.iter().try_for_each(|release| self.retire(release))
     }
 
     /// A link that says `text`, under a temporary name in the store: what a death leaves of it is in

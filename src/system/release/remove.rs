@@ -8,45 +8,50 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{AtFlags, FileType, Mode, Statx};
 use rustix::io::Errno;
 
-use super::{Dir, LINK, Place, Standing, Store, fresh, is_mount_point, number, revision};
+use super::{Dir, LINK, Place, Release, Standing, Store, fresh, is_mount_point, number, revision};
 use crate::domain::change::TEMPORARY;
 use crate::domain::git::Commit;
 
 impl Store {
-    /// Retires the releases for `place` but those in `keep` and the one that its link shows: they
-    /// are releases no more. Their content goes with the next [`Store::sweep`]. Tells whether there
-    /// was any.
+    /// The releases for `place` but those in `keep` and the one that its link shows.
     ///
     /// # Errors
-    /// When the store cannot be read or not be written.
-    pub fn retire(&self, place: &Place, keep: &BTreeSet<Commit>) -> Result<bool> {
+    /// When the store cannot be read.
+    pub fn surplus(&self, place: &Place, keep: &BTreeSet<Commit>) -> Result<Vec<Release>> {
         let shown = match self.standing(place)? {
             Standing::Ours(shown) => Some(shown),
             _ => None,
         };
-        self.retire_if(place, |revision| !keep.contains(&revision) && shown != Some(revision))
+        let mut all = self.releases(place)?;
+        all.retain(|it| !keep.contains(&it.revision) && shown != Some(it.revision));
+        Ok(all)
     }
 
-    /// Retires the releases for `place` that `goes` picks.
-    pub(super) fn retire_if(&self, place: &Place, goes: impl Fn(Commit) -> bool) -> Result<bool> {
-        let Some(slot) = self.slot(place)? else { return Ok(false) };
-        let mut retired = false;
-        let path = self.slot_path(place);
-        let entries = slot.entries().with_context(|| format!("cannot list {}", path.display()))?;
-        for (name, kind) in entries {
-            let counts = kind == FileType::Directory && revision(&name).is_some_and(&goes);
-            if counts {
-                fresh(TEMPORARY, |temporary| {
-                    rustix::fs::renameat(&slot, name.as_slice(), &slot, temporary)
-                })
-                .with_context(|| {
-                    let name = String::from_utf8_lossy(&name);
-                    format!("cannot retire the release {}", path.join(&*name).display())
-                })?;
-                retired = true;
-            }
-        }
-        Ok(retired)
+    /// All releases for `place`.
+    pub(super) fn releases(&self, place: &Place) -> Result<Vec<Release>> {
+        let Some(slot) = self.slot(place)? else { return Ok(Vec::new()) };
+        let told = || format!("cannot list {}", self.slot_path(place).display());
+        let entries = slot.entries().with_context(told)?.into_iter();
+        let folders = entries.filter(|(_, kind)| *kind == FileType::Directory);
+        let revisions = folders.filter_map(|(name, _)| revision(&name));
+        Ok(revisions.map(|revision| Release { place: place.clone(), revision }).collect())
+    }
+
+    /// Retires `release`: it is none any more, and its content goes with the next
+    /// [`Store::sweep`].
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn retire(&self, release: &Release) -> Result<()> {
+        let Release { place, revision } = release;
+        let Some(slot) = self.slot(place)? else { return Ok(()) };
+        let name = revision.to_string();
+        fresh(TEMPORARY, |temporary| rustix::fs::renameat(&slot, &name, &slot, temporary))
+            .map(drop)
+            .with_context(|| {
+                let path = self.slot_path(place).join(&name);
+                format!("cannot retire the release {}", path.display())
+            })
     }
 
     /// Removes what was retired, what dead runs left, and slots that hold nothing any more. No

@@ -50,8 +50,9 @@ fn open(address: &Address, limit: Duration, deadline: Duration) -> Result<Conver
     // Without it the question may wait until the greeting is acknowledged.
     stream.set_nodelay(true)?;
     let greeting = format!("git-upload-pack {}\0host={host}\0\0version=2\0", address.path);
+    let greeting = format!("{:04x}{greeting}", greeting.len() + 4);
     let mut conversation = Conversation::new(stream, host, limit, deadline);
-    write!(conversation, "{:04x}{greeting}", greeting.len() + 4)?;
+    conversation.write_all(greeting.as_bytes())?;
     Ok(conversation)
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Delivery<'a> {
     haves: Vec<Commit>,
     shallow: Vec<Commit>,
     depth: u32,
+    /// A branch that is followed alone is worth a log of where it was.
+    logged: bool,
 }
 
 impl<'a> Delivery<'a> {
@@ -60,6 +62,7 @@ impl<'a> Delivery<'a> {
             depth: if is_first { order.reach.depth } else { 0 },
             shallow: if is_first { Vec::new() } else { shallow::read(git.git_dir())? },
             haves,
+            logged: matches!(order.goal, Goal::Branch { .. }),
         })
     }
 
@@ -184,14 +187,12 @@ impl<'a> Delivery<'a> {
     }
 
     fn put(&self, updates: &[Update]) -> Result<()> {
-        match updates {
-            // One that is followed is worth a log.
-            [update] => self.git.set_ref(&update.to, update.id, "fetch"),
-            updates => {
-                let moves = updates.iter().map(|update| (update.to.clone(), Some(update.id)));
-                self.git.move_refs(&moves.collect::<Vec<_>>(), "fetch")
-            }
+        if self.logged {
+            let set = |update: &Update| self.git.set_ref(&update.to, update.id, "fetch");
+            return updates.iter().try_for_each(set);
         }
+        let moves = updates.iter().map(|update| (update.to.clone(), Some(update.id)));
+        self.git.move_refs(&moves.collect::<Vec<_>>(), "fetch")
     }
 }
 

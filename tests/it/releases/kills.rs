@@ -33,7 +33,8 @@ fn die_after(sites: &Sites, place: &Place, steps: usize) {
         store.show(place, revision).unwrap();
     }
     if permitted() {
-        store.retire(place, &BTreeSet::new()).unwrap();
+        let surplus = store.surplus(place, &BTreeSet::new()).unwrap();
+        surplus.iter().for_each(|release| store.retire(release).unwrap());
     }
     if permitted() {
         store.sweep().unwrap();

@@ -106,7 +106,9 @@ fn readers_meet_the_old_tree_or_the_new_one_through_a_thousand_publishes() {
             store.stage(&spog(), revision, &change, &sites.git).unwrap().seal().unwrap();
             store.show(&spog(), revision).unwrap();
             let keep = number.saturating_sub(2)..number;
-            store.retire(&spog(), &keep.map(|number| sites.revisions[number]).collect()).unwrap();
+            let keep = keep.map(|number| sites.revisions[number]).collect();
+            let surplus = store.surplus(&spog(), &keep).unwrap();
+            surplus.iter().for_each(|release| store.retire(release).unwrap());
             store.sweep().unwrap();
         }
         done.store(true, Ordering::Relaxed);

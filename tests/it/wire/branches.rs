@@ -57,6 +57,27 @@ fn a_repository_of_sha_256_is_cloned_and_followed() {
 }
 
 #[test]
+fn a_changed_branch_is_published_with_one_question_and_one_fetch() {
+    let machine = Sandbox::new();
+    machine.serve("ops", &[("page", "old")]);
+    let server = Https::of(&machine);
+    machine.configure(&format!(
+        "[defaults]\n{}[repo.ops]\nurl = {:?}\nmode = \"branches\"\ntarget = {:?}\n",
+        trusting(&server),
+        server.url("ops"),
+        machine.path("published")
+    ));
+    std::fs::create_dir(machine.path("published")).unwrap();
+    machine.tick().ok();
+    assert_eq!(server.requests().len(), 2, "nor does the first time cost more");
+    news(&machine, "ops", "new");
+    server.forget_requests();
+    machine.tick().ok();
+    let page = std::fs::read_to_string(machine.path("published/main/page")).unwrap();
+    assert_eq!((page.as_str(), server.requests().len()), ("new", 2));
+}
+
+#[test]
 fn a_default_branch_that_was_renamed_is_followed_and_told_once() {
     let machine = acted(&["ops"]);
     let _server = over_https(&machine);
