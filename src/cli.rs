@@ -117,7 +117,7 @@ pub enum Command {
     /// Print the completions for a shell
     #[command(hide = true)]
     Completions(Completions),
-    /// Print the manual page of the agent, or of one command
+    /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(Man),
     /// Work on one repository
@@ -371,11 +371,11 @@ pub struct Completions {
     pub shell: Shell,
 }
 
-/// `man [COMMAND]`
+/// `man DIR`
 #[derive(Args, Debug)]
 pub struct Man {
-    /// The page of this command
-    pub command: Option<String>,
+    /// The folder
+    pub dir: PathBuf,
 }
 
 /// `worker REPO --trigger T …`: how a tick starts the process that works on one repository.

@@ -1,36 +1,62 @@
-//! Prints manual pages made of the command line's own help, so that the two cannot disagree.
+//! Writes the manual pages, each made of what says the same elsewhere, so that the two cannot disagree:
+//! those of the commands of the command line's own help, agent.toml(5) of docs/configuration.md.
 
-use std::io::Write;
+mod markdown;
+
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_mangen::Man as Page;
+use clap_mangen::roff::{Roff, roman};
 
 use crate::cli::{Cli, Man};
-use crate::exit::{Code, Usage};
+use crate::exit::Code;
+use crate::system::files;
 
-/// Prints the page of `args.command`, or that of the agent.
+const SOURCE: &str = concat!("agent ", env!("CARGO_PKG_VERSION"));
+const MANUAL: &str = "Push-Me-Pull-You";
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+
+/// Writes every page into the folder `args.dir`: `agent.1`, `agent-COMMAND.1` for each command that
+/// the help lists, and `agent.toml.5`.
 ///
 /// # Errors
-/// When there is no such command or stdout cannot be written.
+/// When there is no such folder or it cannot be written.
 pub fn run(args: &Man) -> Result<Code> {
-    let mut agent = Cli::command();
+    let mut agent = Cli::command().disable_help_subcommand(true);
     agent.build();
-    let command = match &args.command {
-        None => &agent,
-        Some(name) => agent.find_subcommand(name).ok_or_else(|| {
-            Usage(format!(
-                "there is no command \"{}\"\nhint: agent help lists them",
-                name.escape_debug()
-            ))
-        })?,
-    };
-    let mut text = Vec::new();
-    Page::new(command.clone())
-        .source(concat!("agent ", env!("CARGO_PKG_VERSION")))
-        .manual("Push-Me-Pull-You")
-        .render(&mut text)
-        .context("cannot make the manual page")?;
-    std::io::stdout().write_all(&text).context("cannot write the manual page")?;
+    write_command(&args.dir, agent.clone())?;
+    for command in agent.get_subcommands().filter(|command| !command.is_hide_set()) {
+        write_command(&args.dir, command.clone())?;
+    }
+    files::put(&args.dir, "agent.toml.5", configuration()?.as_bytes(), 0o644)?;
     Ok(Code::Fine)
+}
+
+fn write_command(dir: &Path, command: clap::Command) -> Result<()> {
+    let page = Page::new(command).source(SOURCE).manual(MANUAL);
+    let name = page.get_filename();
+    let mut text = Vec::new();
+    page.render(&mut text).with_context(|| format!("cannot make the manual page {name}"))?;
+    let mut others = Roff::new();
+    others.control("SH", ["SEE ALSO"]).text([roman("agent(1), agent.toml(5)")]);
+    text.extend(others.to_roff().bytes());
+    files::put(dir, &name, &text, 0o644)
+}
+
+/// agent.toml(5). The page's own title gives way to the name that a manual page has.
+fn configuration() -> Result<String> {
+    let mut page = Roff::new();
+    page.control("TH", ["agent.toml", "5", "", SOURCE, MANUAL]);
+    // Keys and paths are neither stretched nor broken at the end of a line.
+    page.control("ad", ["l"]).control("nh", []);
+    page.control("SH", ["NAME"]);
+    page.text([roman("agent.toml - the configuration of agent(1)")]);
+    page.control("SH", ["DESCRIPTION"]);
+    let text = CONFIGURATION.split_once('\n').map_or("", |(_title, text)| text);
+    markdown::render(text, &mut page).context("cannot make the manual page agent.toml.5")?;
+    page.control("SH", ["SEE ALSO"]);
+    page.text([roman("agent(1), agent-check(1), agent-explain(1)")]);
+    Ok(page.render())
 }

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
 use pmpy::cli::Cli;
+use pmpy::config::{Settings, Source, Sources, World};
 use pmpy::domain::status::State;
+
+use crate::sandbox::{Ran, Sandbox};
 
 /// One page: its path from the top of the repository, and its text.
 struct Page {
@@ -37,6 +40,19 @@ impl Page {
             }
         }
         assert!(!fenced, "{}: a fenced block does not end", self.path);
+        all
+    }
+
+    /// The fenced blocks in `language`, each with the number of its first line.
+    fn blocks(&self, language: &str) -> Vec<(usize, String)> {
+        let mut lines = self.text.lines().zip(1..);
+        let mut all = Vec::new();
+        while let Some((line, number)) = lines.next() {
+            if line.strip_prefix("```") == Some(language) {
+                let block = lines.by_ref().take_while(|(line, _)| !line.starts_with("```"));
+                all.push((number + 1, block.map(|(line, _)| format!("{line}\n")).collect()));
+            }
+        }
         all
     }
 
@@ -82,15 +98,16 @@ fn page(path: &str) -> Page {
     Page { path: path.to_owned(), text: fs::read_to_string(top().join(path)).unwrap() }
 }
 
-/// README.md, CHANGELOG.md and everything in docs/.
+/// README.md, CHANGELOG.md, everything in docs/ and what explains an example.
 fn pages() -> Vec<Page> {
+    let names = |folder: &str| {
+        let entries = fs::read_dir(top().join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
     let mut paths = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
-    for entry in fs::read_dir(top().join("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") {
-            paths.push(format!("docs/{name}"));
-        }
-    }
+    paths.extend(names("docs").iter().map(|name| format!("docs/{name}")));
+    paths.extend(names("examples").iter().map(|name| format!("examples/{name}/README.md")));
+    paths.retain(|path| path.ends_with(".md") && top().join(path).exists());
     paths.iter().map(|path| page(path)).collect()
 }
 
@@ -247,7 +264,9 @@ fn every_command_that_is_shown_is_understood() {
             {
                 continue;
             }
-            let whole = std::iter::once("agent".to_owned()).chain(arguments);
+            // The reader's own address.
+            let url = |word| if word == "URL" { "/srv/git/ops.git".to_owned() } else { word };
+            let whole = std::iter::once("agent".to_owned()).chain(arguments.into_iter().map(url));
             if let Err(error) = Cli::try_parse_from(whole)
                 && error.exit_code() != 0
             {
@@ -257,6 +276,68 @@ fn every_command_that_is_shown_is_understood() {
     }
     assert!(shown > 50, "only {shown} commands were found");
     assert_none(&wrong);
+}
+
+#[test]
+fn every_configuration_that_is_shown_is_taken() {
+    let mut shown = 0;
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for (line, block) in page.blocks("toml") {
+            shown += 1;
+            let mut source = Source::default();
+            source.add(&page.path, &block);
+            let root = World::of(&Sources { is_root: true, ..Sources::default() }).unwrap();
+            if let Err(error) = Settings::parse(root, &source) {
+                wrong.push(format!("the block at {}:{line}: {error}", page.path));
+            }
+        }
+    }
+    assert!(shown > 3, "only {shown} configurations were found");
+    assert_none(&wrong);
+}
+
+#[test]
+fn every_line_for_a_shell_is_one() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for (line, block) in page.blocks("sh") {
+            let ran = Ran::of(Sandbox::new().command("bash").args(["-n", "-c", &block]));
+            if ran.code != Some(0) {
+                wrong.push(format!("the block at {}:{line}: {}", page.path, ran.stderr));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn the_readme_and_the_index_lead_to_every_page() {
+    let all: BTreeSet<String> = pages()
+        .into_iter()
+        .filter_map(|page| Some(page.path.strip_prefix("docs/")?.into()))
+        .collect();
+    for (index, folder) in [("README.md", "docs/"), ("docs/README.md", "")] {
+        let text = page(index).text;
+        let leads = |name: &&String| text.contains(&format!("]({folder}{name})"));
+        let forgotten: Vec<_> =
+            all.iter().filter(|name| *name != "README.md" && !leads(name)).cloned().collect();
+        assert_none(&forgotten);
+    }
+}
+
+#[test]
+fn a_picture_is_small_text_and_readable_in_the_dark() {
+    for entry in fs::read_dir(top().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "svg") {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.len() < 20_000, "{}", path.display());
+            for needed in ["<title", "<desc", "<text", "prefers-color-scheme: dark"] {
+                assert!(text.contains(needed), "{}: {needed}", path.display());
+            }
+        }
+    }
 }
 
 #[test]

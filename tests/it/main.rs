@@ -29,6 +29,7 @@ mod kills;
 #[cfg(not(feature = "servers"))]
 mod left_out;
 mod listen;
+mod manual;
 mod model;
 mod neighbours;
 mod notify;
@@ -55,6 +56,7 @@ mod throwaway;
 mod tidy;
 mod time;
 mod tree_settings;
+mod typed;
 mod updates;
 mod upgrades;
 mod users;

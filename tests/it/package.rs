@@ -27,8 +27,8 @@ fn it_installs_upgrades_beside_a_running_action_goes_and_leaves_the_repositories
     let package = text(&package);
     machine.sh(&format!("dpkg --install {package}")).ok();
     machine.sh("pmpy --version; test -s /usr/share/doc/push-me-pull-you/examples/agent.toml").ok();
-    for page in ["agent", "agent-status"] {
-        let told = machine.sh(&format!("zcat /usr/share/man/man1/{page}.1.gz")).ok().stdout;
+    for page in ["man1/agent.1", "man1/agent-status.1", "man5/agent.toml.5"] {
+        let told = machine.sh(&format!("zcat /usr/share/man/{page}.gz")).ok().stdout;
         assert!(told.contains(".TH"), "{page}");
     }
     machine.sh("bash -n /usr/share/bash-completion/completions/agent").ok();
