@@ -3,30 +3,29 @@
 //! may write there.
 //! libgit2 looks at the owner of two folders only, and trusts whoever called sudo.
 //!
-//! Looks at attributes and opens nothing, so that a named pipe in the place of a file cannot make
+//! Looks at attributes and opens no file, so that a named pipe in the place of a file cannot make
 //! the agent wait for ever.
 
 use std::fmt;
-use std::fs::{self, Metadata};
-use std::iter;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// What in a clone decides about its content and conduct, by its path in it, and whether a folder
-/// or a file is expected there. The objects themselves are checked by their hash.
-const PARTS: [(&str, Expected); 12] = [
-    (".git", Expected::Folder),
-    (".git/config", Expected::File),
-    (".git/config.worktree", Expected::File),
-    (".git/HEAD", Expected::File),
-    (".git/index", Expected::File),
-    (".git/packed-refs", Expected::File),
-    (".git/refs", Expected::Folder),
-    (".git/refs/heads", Expected::Folder),
-    (".git/objects", Expected::Folder),
-    (".git/objects/pack", Expected::Folder),
-    (".git/hooks", Expected::Folder),
-    (".git/pmpy", Expected::Folder),
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+
+/// What in a clone's `.git` decides about its content and conduct, and whether a folder or a file is
+/// expected there. The objects themselves are checked by their hash.
+const PARTS: [(&str, Expected); 11] = [
+    ("config", Expected::File),
+    ("config.worktree", Expected::File),
+    ("HEAD", Expected::File),
+    ("index", Expected::File),
+    ("packed-refs", Expected::File),
+    ("refs", Expected::Folder),
+    ("refs/heads", Expected::Folder),
+    ("objects", Expected::Folder),
+    ("objects/pack", Expected::Folder),
+    ("hooks", Expected::Folder),
+    ("pmpy", Expected::Folder),
 ];
 
 const GROUP_WRITES: u32 = 0o020;
@@ -96,39 +95,56 @@ impl std::error::Error for ForeignPart {}
 pub fn check(worktree: &Path, uid: u32) -> Result<(), ForeignPart> {
     // A slash at its end would follow a link.
     let worktree: PathBuf = worktree.components().collect();
-    let parts = PARTS.iter().map(|(name, expected)| (worktree.join(name), *expected));
-    for (path, expected) in iter::once((worktree.clone(), Expected::Folder)).chain(parts) {
-        let Ok(found) = fs::symlink_metadata(&path) else { continue };
-        // Both a symbolic link and what it leads to.
-        let target = if found.is_symlink() { fs::metadata(&path).ok() } else { None };
-        let fault = fault(&found, uid)
-            .or_else(|| target.as_ref().and_then(|target| fault(target, uid)))
-            .or_else(|| wrong_kind(target.as_ref().unwrap_or(&found), expected));
-        if let Some(fault) = fault {
-            return Err(ForeignPart { path, fault });
-        }
+    let git = worktree.join(".git");
+    let told = |fault, path: &Path| ForeignPart { path: path.to_owned(), fault };
+    for path in [&worktree, &git] {
+        let fault = judge(CWD, path, Expected::Folder, uid);
+        fault.map_or(Ok(()), |fault| Err(told(fault, path)))?;
+    }
+    // From here on relative to this folder: the way to it need not be walked a dozen times.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(&git, flags, Mode::empty()) else { return Ok(()) };
+    for (name, expected) in PARTS {
+        let fault = judge(dir.as_fd(), Path::new(name), expected, uid);
+        fault.map_or(Ok(()), |fault| Err(told(fault, &git.join(name))))?;
     }
     Ok(())
 }
 
-/// A symbolic link is one that leads nowhere, which is as good as nothing.
-fn wrong_kind(found: &Metadata, expected: Expected) -> Option<Fault> {
-    let right = match expected {
-        Expected::File => found.is_file(),
-        Expected::Folder => found.is_dir(),
+/// What is wrong with `path`, seen from `dir`, and with what it leads to if it is a symbolic link.
+fn judge(dir: BorrowedFd<'_>, path: &Path, expected: Expected, uid: u32) -> Option<Fault> {
+    let found = rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let target = match kind(&found) {
+        FileType::Symlink => rustix::fs::statat(dir, path, AtFlags::empty()).ok(),
+        _ => None,
     };
-    (!right && !found.is_symlink()).then_some(Fault::Kind(expected))
+    fault(&found, uid)
+        .or_else(|| target.as_ref().and_then(|target| fault(target, uid)))
+        .or_else(|| wrong_kind(target.as_ref().unwrap_or(&found), expected))
 }
 
-fn fault(found: &Metadata, uid: u32) -> Option<Fault> {
-    if found.uid() != uid && found.uid() != 0 {
-        return Some(Fault::Owner { found: found.uid(), wanted: uid });
+fn kind(found: &Stat) -> FileType {
+    FileType::from_raw_mode(found.st_mode)
+}
+
+/// A symbolic link is one that leads nowhere, which is as good as nothing.
+fn wrong_kind(found: &Stat, expected: Expected) -> Option<Fault> {
+    let right = match expected {
+        Expected::File => FileType::RegularFile,
+        Expected::Folder => FileType::Directory,
+    };
+    (![right, FileType::Symlink].contains(&kind(found))).then_some(Fault::Kind(expected))
+}
+
+fn fault(found: &Stat, uid: u32) -> Option<Fault> {
+    if found.st_uid != uid && found.st_uid != 0 {
+        return Some(Fault::Owner { found: found.st_uid, wanted: uid });
     }
     // The mode of a symbolic link says nothing.
-    if found.is_symlink() {
+    if kind(found) == FileType::Symlink {
         return None;
     }
-    let by_group = found.mode() & GROUP_WRITES != 0 && uid == 0 && found.gid() != 0;
-    let by_others = found.mode() & OTHERS_WRITE != 0;
+    let by_group = found.st_mode & GROUP_WRITES != 0 && uid == 0 && found.st_gid != 0;
+    let by_others = found.st_mode & OTHERS_WRITE != 0;
     (by_group || by_others).then_some(Fault::Writable)
 }

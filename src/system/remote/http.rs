@@ -23,6 +23,7 @@ use crate::system::git::Git;
 use crate::system::node::{self, since_boot};
 
 mod dumb;
+mod gather;
 mod login;
 mod meter;
 mod names;

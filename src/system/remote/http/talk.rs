@@ -14,6 +14,7 @@ use ureq::typestate::{WithBody, WithoutBody};
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, Body, BodyReader, Proxy, RequestBuilder};
 
+use super::gather::Gather;
 use super::login::{Login, Logins};
 use super::meter::{Count, Meter};
 use super::names::Names;
@@ -190,7 +191,7 @@ impl<'a> Talk<'a> {
             .timeout_per_read(Some(STALL))
             .timeout_per_write(Some(STALL))
             .build();
-        let connector = DefaultConnector::default().chain(Meter);
+        let connector = DefaultConnector::default().chain(Gather).chain(Meter);
         let agent = Agent::with_parts(config, connector, Names::default());
         agents.insert(means, agent.clone());
         Ok(agent)
