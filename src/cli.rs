@@ -84,7 +84,7 @@ pub enum Command {
     Init(Init),
     /// Look at every repository once, and act where there is news
     Tick(Tick),
-    /// Stay up, and look when the message bus or a timer says so
+    /// Stay up, and look when the message bus, a web hook or a timer says so
     Listen,
     /// Show which revision each repository acted upon, since when, and why it is not newer
     Status(Status),

@@ -1,5 +1,5 @@
-//! `agent listen`: stays up, and ticks when the message bus or the timer says so. What a tick under
-//! cron would print is printed here as well.
+//! `agent listen`: stays up, and ticks when the message bus, a web hook or the timer says so. What a
+//! tick under cron would print is printed here as well.
 
 use std::sync::Arc;
 

@@ -110,9 +110,9 @@ pub struct Listen {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Webhook {
-    bind: Option<Socket>,
-    secret_file: Option<AbsolutePath>,
-    announce: Option<bool>,
+    pub bind: Option<Socket>,
+    pub secret_file: Option<AbsolutePath>,
+    pub announce: Option<Spanned<bool>>,
 }
 
 /// `.pmpy.toml`

@@ -9,7 +9,7 @@ use super::list::NonEmpty;
 use super::source::{Error, Source};
 use super::value::Script;
 use super::{
-    Fixed, Mode, Publish, RepoSettings, Settings, TreeSettings, World, bus, later, modes, places,
+    Fixed, Mode, Publish, RepoSettings, Settings, TreeSettings, World, bus, modes, places, webhook,
 };
 use crate::domain::plan::{OnRewrite, Policy, Update, When};
 use crate::domain::remote::Reach;
@@ -26,11 +26,11 @@ pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
     refuse_in_defaults(source, &file.defaults)?;
     modes::judge(source, &file)?;
     places::judge(source, &world.root, &file)?;
-    later::refuse_sections(source, &file)?;
     for repo in [&file.defaults].into_iter().chain(file.repo.values()) {
         bus::refuse_topic_without_bus(source, &file, repo)?;
     }
     let bus = file.bus.as_ref().map(|bus| bus::bus(source, bus)).transpose()?;
+    let webhook = webhook::webhook(source, &file)?;
 
     let repos = file.repo.iter().map(|(name, own)| {
         let name = &name.get_ref().0;
@@ -47,6 +47,7 @@ pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
         part: file.node.part.map(|part| part.0),
         stack: file.node.stack.map(|stack| stack.0),
         bus,
+        webhook,
         every: file.listen.every.map_or(EVERY, |every| every.0),
         world,
     })

@@ -2,21 +2,21 @@
 //! nothing is checked again and no `Option` means "default".
 //!
 //! Reading order: `source` (texts, places, complaints), `value` and `list` (the grammar of
-//! values), `file` (the keys), `later` (keys without their work), `modes` (which keys go with which
-//! mode), `places` (what may lie where), `layers` (from keys to [`Settings`]), `bus` (the same for
-//! `[bus]`).
+//! values), `file` (the keys), `modes` (which keys go with which mode), `places` (what may lie where),
+//! `layers` (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
 
 mod bus;
 mod file;
-mod later;
 mod layers;
 mod list;
 mod modes;
 mod places;
 mod source;
 mod value;
+mod webhook;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ pub struct Settings {
     pub unlisted: RepoSettings,
     /// `[bus]`; `None`: there is none.
     pub bus: Option<Bus>,
+    /// `[webhook]`; `None`: nobody is listened to.
+    pub webhook: Option<Webhook>,
     /// `[listen] every`: how often an agent that stays up looks without being told.
     pub every: Duration,
 }
@@ -109,6 +111,17 @@ pub struct Bus {
     pub announce_topic: Topic,
     /// `spread`: before acting upon a message, wait a random part of this.
     pub spread: Duration,
+}
+
+/// Where web hooks are heard, and metrics and health are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// `bind`: the address that is listened on, over plain HTTP.
+    pub bind: SocketAddr,
+    /// `secret_file`: what whoever calls has to know.
+    pub secret_file: PathBuf,
+    /// `announce`: whether the bus is told what was heard.
+    pub announce: bool,
 }
 
 /// What happens with the repository's content.
@@ -363,6 +376,7 @@ impl Settings {
             repos,
             unlisted: layers::usual(),
             bus: None,
+            webhook: None,
             every: layers::EVERY,
         }
     }

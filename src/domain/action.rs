@@ -12,7 +12,7 @@ use super::git::Commit;
 use super::hash;
 
 /// Why an action happens now; scripts see it as `AGENT_TRIGGER`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trigger {
     /// The cron line.

@@ -14,9 +14,9 @@ use super::git::{Commit, Id};
 use super::stomp::Frame;
 
 /// The longest name of a repository that is listened to, in bytes.
-const LONGEST_NAME: usize = 200;
+pub(super) const LONGEST_NAME: usize = 200;
 /// The longest name of a ref, as git's servers have it.
-const LONGEST_REF: usize = 1024;
+pub(super) const LONGEST_REF: usize = 1024;
 /// How many lines at the top of a message are looked at.
 const LEADING_LINES: usize = 16;
 /// How much log text a message carries, in bytes.
@@ -198,6 +198,12 @@ impl Announcement<'_> {
     }
 }
 
+/// The frame that tells `topic` that `repo`, as the bus calls it, has news, and nothing more.
+pub fn bare_news(topic: &Topic, repo: &str) -> Frame {
+    let repo = one_line(repo);
+    message(topic, format!("[{repo}]"), format!("repo: {repo}\n"))
+}
+
 /// As `git log` has it. No line of it can be taken for one of the lines before it.
 fn log_text(log: &[Logged]) -> String {
     let mut text = String::new();
@@ -287,21 +293,24 @@ impl Hint {
             .repo
             .or_else(|| json.as_ref().map(|json| json.repository.name.to_string()))
             .or_else(|| (!subject_repo.is_empty()).then(|| subject_repo.to_owned()))?;
-        let plain = |text: &str, most| {
-            !text.is_empty() && text.len() <= most && !text.contains(char::is_control)
-        };
         let text = |said: Option<String>, json: Option<&str>, subject: &str| {
             said.or_else(|| json.map(str::to_owned))
                 .or_else(|| Some(subject.to_owned()))
-                .filter(|text| plain(text, LONGEST_REF))
+                .filter(|text| is_plain(text, LONGEST_REF))
         };
         let claimed = text(lines.new, json_new, subject_new)
             .and_then(|text| text.parse::<Id>().ok())
             .and_then(unless_zero)
             .map(Commit);
         let name = text(lines.name, json_name, subject_name);
-        plain(&repo, LONGEST_NAME).then_some(Self { repo, name, claimed })
+        is_plain(&repo, LONGEST_NAME).then_some(Self { repo, name, claimed })
     }
+}
+
+/// Whether this may be a name that somebody else wrote: of at most so many bytes, and none of them
+/// moves a cursor.
+pub(super) fn is_plain(text: &str, most: usize) -> bool {
+    !text.is_empty() && text.len() <= most && !text.contains(char::is_control)
 }
 
 /// The lines of a message that are known.
@@ -337,7 +346,7 @@ fn read_subject(subject: &str) -> Option<(&str, &str, &str)> {
     Some((repo, words.next().unwrap_or_default(), words.next().unwrap_or_default()))
 }
 
-fn unless_zero(id: Id) -> Option<Id> {
+pub(super) fn unless_zero(id: Id) -> Option<Id> {
     id.as_bytes().iter().any(|&byte| byte != 0).then_some(id)
 }
 

@@ -1,9 +1,66 @@
 //! A status as Prometheus text (exposition format 0.0.4), for `metrics_file` and node_exporter's
-//! textfile collector. Knows no file; counts nothing that the status does not say.
+//! textfile collector, and for whoever asks an agent that stays up, which adds what it has counted.
+//! Knows no file and no connection.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Write as _};
 
+use chrono::{DateTime, Utc};
+
+use super::action::Trigger;
 use super::status::{State, Status};
+
+/// What an agent that stays up has counted since it started.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Ticks, by what asked for them.
+    pub ticks: BTreeMap<Trigger, u64>,
+    /// How often it looked at each repository.
+    pub looks: BTreeMap<String, u64>,
+    /// Web hooks, by what became of them.
+    pub hooks: BTreeMap<Heard, u64>,
+    /// Messages on the bus, likewise.
+    pub messages: BTreeMap<Heard, u64>,
+    /// How it stands with the bus; `None`: there is none.
+    pub session: Option<Session>,
+}
+
+/// What became of a hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heard {
+    /// It is about a repository here.
+    Known,
+    /// It is about one that is not here, or names none.
+    Unknown,
+    /// It is about something else than a push.
+    Other,
+    /// It was not listened to.
+    Refused,
+}
+
+impl Display for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Known => "known",
+            Self::Unknown => "unknown",
+            Self::Other => "other",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// How it stands with the bus.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Which broker it is connected to; `None`: to none.
+    pub broker: Option<String>,
+    /// Since when that is so.
+    pub since: DateTime<Utc>,
+    /// How many messages were sent.
+    pub sent: u64,
+    /// How many could not be.
+    pub dropped: u64,
+}
 
 /// The whole file, every line ended.
 pub fn text(status: &Status) -> String {
@@ -51,10 +108,58 @@ pub fn text(status: &Status) -> String {
             page.sample(&[("repository", &row.name)], seconds);
         }
     }
+
+    let asked = || {
+        let rows = status.repositories.iter();
+        rows.filter_map(|row| Some((row.name.as_str(), &row.asked.as_ref()?.way)))
+    };
+    page.family("pmpy_poll_bytes", "Bytes that asking the remote takes, as last measured.");
+    for (name, way) in asked() {
+        page.sample(&[("repository", name)], way.bytes);
+    }
+    page.family("pmpy_poll_seconds", "How long asking the remote takes, as last measured.");
+    for (name, way) in asked() {
+        page.sample(&[("repository", name)], way.milliseconds as f64 / 1000.0);
+    }
     page.text
 }
 
-/// Text in the making. Every metric here is a gauge.
+/// What an agent that stays up adds to [`text`].
+pub fn staying(figures: &Figures) -> String {
+    let mut page = Page::default();
+    page.counter("pmpy_ticks_total", "Ticks of the agent that stays up, by what asked for them.");
+    for (trigger, count) in &figures.ticks {
+        page.sample(&[("trigger", trigger.as_str())], count);
+    }
+    page.counter("pmpy_looks_total", "How often it looked at a repository.");
+    for (name, count) in &figures.looks {
+        page.sample(&[("repository", name)], count);
+    }
+    page.counter("pmpy_hooks_total", "Web hooks, by what became of them.");
+    for (heard, count) in &figures.hooks {
+        page.sample(&[("result", &heard.to_string())], count);
+    }
+    page.counter("pmpy_messages_total", "Messages on the bus, by what became of them.");
+    for (heard, count) in &figures.messages {
+        page.sample(&[("result", &heard.to_string())], count);
+    }
+    let Some(session) = &figures.session else { return page.text };
+    page.family("pmpy_bus_up", "1 when it is connected to a broker.");
+    page.sample(&[], u8::from(session.broker.is_some()));
+    page.family("pmpy_bus_broker_info", "To which; always 1.");
+    if let Some(broker) = &session.broker {
+        page.sample(&[("broker", broker)], 1);
+    }
+    page.family("pmpy_bus_since_timestamp_seconds", "Since when it is, or is not, connected.");
+    page.sample(&[], session.since.timestamp());
+    page.counter("pmpy_bus_sent_total", "Messages that it sent.");
+    page.sample(&[], session.sent);
+    page.counter("pmpy_bus_dropped_total", "Messages that it could not send.");
+    page.sample(&[], session.dropped);
+    page.text
+}
+
+/// Text in the making.
 #[derive(Default)]
 struct Page {
     text: String,
@@ -62,13 +167,23 @@ struct Page {
 }
 
 impl Page {
+    /// What goes up and down.
     fn family(&mut self, name: &'static str, help: &str) {
-        self.family = name;
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        self.announce(name, help, "gauge");
     }
 
-    fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    /// What only grows.
+    fn counter(&mut self, name: &'static str, help: &str) {
+        self.announce(name, help, "counter");
+    }
+
+    fn announce(&mut self, name: &'static str, help: &str, kind: &str) {
+        self.family = name;
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<_> =
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
         let labels = match labels.as_slice() {
@@ -133,14 +248,49 @@ mod tests {
         }
     }
 
+    fn figures() -> Figures {
+        Figures {
+            ticks: BTreeMap::from([(Trigger::Timer, 3), (Trigger::Webhook, 1)]),
+            looks: BTreeMap::from([("spog".to_owned(), 4)]),
+            hooks: BTreeMap::from([(Heard::Known, 1), (Heard::Refused, 2)]),
+            messages: BTreeMap::new(),
+            session: Some(Session {
+                broker: Some("stomps://amq1:61614".to_owned()),
+                since: "2026-11-22T08:00:00Z".parse().unwrap(),
+                sent: 5,
+                dropped: 6,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_an_agent_that_stays_up_has_counted_is_added() {
+        let text = staying(&figures());
+        for line in [
+            "pmpy_ticks_total{trigger=\"timer\"} 3",
+            "pmpy_looks_total{repository=\"spog\"} 4",
+            "pmpy_hooks_total{result=\"refused\"} 2",
+            "pmpy_bus_up 1",
+            "pmpy_bus_broker_info{broker=\"stomps://amq1:61614\"} 1",
+            "pmpy_bus_since_timestamp_seconds 1795334400",
+            "pmpy_bus_sent_total 5",
+            "pmpy_bus_dropped_total 6",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+        }
+        assert!(!staying(&Figures::default()).contains("pmpy_bus"));
+    }
+
     #[test]
     fn each_family_is_announced_once_and_its_samples_follow_it() {
-        let text = text(&status());
+        let text = text(&status()) + &staying(&figures());
         let mut family = "";
         let mut announced = Vec::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
-                family = rest.strip_suffix(" gauge").unwrap();
+                let kind;
+                (family, kind) = rest.split_once(' ').unwrap();
+                assert_eq!(kind == "counter", family.ends_with("_total"), "{line}");
                 assert!(!announced.contains(&family), "{family} twice");
                 announced.push(family);
             } else if !line.starts_with('#') {

@@ -4,7 +4,7 @@
 //! [`change`] (how one tree becomes another, and which trees are refused), [`remote`] (how servers are
 //! asked, and what they say), [`wire`] (the same as bytes), [`publish`] (which ref appears where),
 //! [`broker`] (how the message bus is reached), [`bus`] (what is said there), [`stomp`] (the same as
-//! bytes).
+//! bytes), [`webhook`] (what git forges say).
 
 pub mod action;
 pub mod broker;
@@ -25,4 +25,5 @@ pub mod report;
 pub mod status;
 pub mod stomp;
 pub mod wake;
+pub mod webhook;
 pub mod wire;

@@ -23,6 +23,7 @@ mod bus;
 mod repository;
 mod rivals;
 mod target;
+mod webhook;
 
 /// The year of the first agent: a clock before it is wrong.
 const FIRST_YEAR: i32 = 2026;
@@ -132,6 +133,7 @@ pub fn check(settings: Settings, node: Node, scope: Scope, base: &Path) -> Vec<V
     verdicts.extend(folders(&here));
     verdicts.extend(repositories(&here, scope, now));
     verdicts.extend(here.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, scope)));
+    verdicts.extend(here.settings.webhook.iter().flat_map(webhook::verdicts));
     verdicts.push(rivals::verdict(&here, base));
     verdicts
 }

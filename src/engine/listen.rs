@@ -1,9 +1,9 @@
-//! Staying up: the bus, a timer and signals -> coalesced wishes -> ticks. The loop itself only notes and
-//! hands on; every tick runs in a thread of its own, so that no action, however long, holds up another
-//! repository, a heart-beat or the end. What a message says decides when we look, nothing else. Does
-//! not know what becomes of a finished tick.
+//! Staying up: the bus, web hooks, a timer and signals -> coalesced wishes -> ticks. The loop itself only
+//! notes and hands on; every tick runs in a thread of its own, so that no action, however long, holds up
+//! another repository, a heart-beat or the end. What a message or a hook says decides when we look,
+//! nothing else. Does not know what becomes of a finished tick.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use self::audience::{Audience, Tally};
+use self::pages::Pages;
 use self::reporter::Reporter;
+use self::web::Web;
 use super::Here;
 use super::observe::one_line;
 use super::reconcile::Wish;
@@ -22,14 +24,19 @@ use crate::config::Settings;
 use crate::domain::action::{Finished, Trigger};
 use crate::domain::bus::Hint;
 use crate::domain::hash;
+use crate::domain::metrics::{self, Figures, Heard};
+use crate::domain::status::Status;
 use crate::domain::wake::{Found, Wakes};
 use crate::system::node::{self, Node, since_boot};
 use crate::system::signals::{self, Asked};
 use crate::system::stomp::session::{Event, Session};
 use crate::system::supervisor::Supervisor;
+use crate::system::web::{Answer, Call};
 
 mod audience;
+mod pages;
 mod reporter;
+pub mod web;
 
 /// How much news waits to be looked at. A bus that brings more at a time has to wait.
 const WAITING: usize = 1024;
@@ -98,6 +105,10 @@ enum News {
     Down(String),
     /// A message came to the topic with this number; `None`: it names no repository.
     Message(Option<(usize, String)>),
+    /// Somebody calls over HTTP, and is to be answered there.
+    Called(Call, SyncSender<Answer>),
+    /// It was looked how everything stands, for those who asked.
+    Looked(Result<Status, String>),
     /// A pass is over.
     Passed(Pass, Passed),
     /// What a pass did.
@@ -109,13 +120,15 @@ enum News {
 enum Pass {
     /// Everything: it is time.
     Timer,
-    /// A repository that a message named, or everything, because the bus is back.
-    Wake(Option<String>),
+    /// A repository that a message or a web hook named, or everything, because the bus is back.
+    Wake(Option<String>, Trigger),
 }
 
 /// What came of it.
 struct Passed {
     found: Found,
+    /// The repositories that were looked at.
+    looked: Vec<String>,
     /// All repositories that there are; `None`: it could not be found out.
     names: Option<Vec<String>>,
 }
@@ -124,9 +137,15 @@ struct Listener {
     settings: Settings,
     audience: Audience,
     wakes: Wakes<Option<String>>,
+    /// Who wished first for what is due.
+    causes: BTreeMap<Option<String>, Trigger>,
     /// When the timer calls next, since boot.
     timer: Duration,
     unknown: Tally,
+    refused: Tally,
+    figures: Figures,
+    web: Option<Web>,
+    pages: Pages,
     reporter: Reporter,
     /// Why there was no bus, since there was one.
     reasons: BTreeSet<String>,
@@ -143,9 +162,14 @@ impl Listener {
         let mut listener = Self {
             timer: since_boot() + settings.splay.mul_f64(share),
             audience: Audience::of(&here),
+            web: Web::open(&settings, None, &tell)?,
             settings,
             wakes: Wakes::default(),
+            causes: BTreeMap::new(),
             unknown: Tally::default(),
+            refused: Tally::default(),
+            figures: Figures::default(),
+            pages: Pages::default(),
             reporter: Reporter::new(here.node.host),
             reasons: BTreeSet::new(),
             session: None,
@@ -159,20 +183,26 @@ impl Listener {
     /// A session as the settings have it, in the place of the one before.
     fn connect(&mut self) -> Result<()> {
         self.session = None;
+        self.figures.session = None;
         let Some(bus) = &self.settings.bus else { return Ok(()) };
         let tell = self.tell.clone();
         // It waits when there is too much news, and fails only when nobody listens any more.
         let deliver = move |event| drop(tell.send(news_of(event)));
         let topics = self.audience.topics().to_vec();
         self.session = Some(Session::start(bus.brokers.clone(), topics, deliver)?);
+        self.connected_to(None);
         Ok(())
     }
 
     /// Takes the configuration as it is now, unless it cannot be used.
     fn reload(&mut self, loaded: Result<Settings>) -> Result<()> {
-        let usable = loaded.and_then(|settings| Here::new(settings, Node::here()));
+        let usable = loaded.and_then(|settings| {
+            let web = Web::open(&settings, self.web.as_ref(), &self.tell)?;
+            Ok((Here::new(settings, Node::here())?, web))
+        });
         match usable {
-            Ok(here) => {
+            Ok((here, web)) => {
+                self.web = web;
                 self.audience = Audience::of(&here);
                 self.settings = here.settings;
                 self.timer = since_boot();
@@ -196,7 +226,8 @@ impl Listener {
             self.pass(Pass::Timer);
         }
         for what in self.wakes.begin(now) {
-            self.pass(Pass::Wake(what));
+            let trigger = self.causes.remove(&what).unwrap_or(Trigger::Bus);
+            self.pass(Pass::Wake(what, trigger));
         }
     }
 
@@ -210,39 +241,65 @@ impl Listener {
             News::Up(broker) => {
                 tracing::info!("listens on {}", broker.escape_debug());
                 self.reasons.clear();
+                self.connected_to(Some(broker));
                 // What was said before may have been lost.
-                self.wish(None);
+                self.wish(None, Trigger::Bus);
             }
             News::Down(why) => {
+                self.connected_to(None);
                 if self.reasons.len() < MOST_REASONS && self.reasons.insert(why.clone()) {
                     tracing::warn!("no message bus: {}", why.escape_debug());
                 }
             }
-            News::Message(None) => self.count_unknown(""),
+            News::Message(None) => {
+                self.count_message(Heard::Unknown);
+                self.count_unknown("");
+            }
             News::Message(Some((topic, name))) => {
                 let called = self.audience.called(topic, &name);
                 if called.is_empty() {
+                    self.count_message(Heard::Unknown);
                     self.count_unknown(&name);
+                } else {
+                    self.count_message(Heard::Known);
                 }
                 for repo in called {
-                    self.wish(Some(repo));
+                    self.wish(Some(repo), Trigger::Bus);
                 }
             }
+            News::Called(call, reply) => self.answer(call, reply),
+            News::Looked(seen) => self.looked(seen),
             News::Acted(actions) => {
                 let topic = self.settings.bus.as_ref().and_then(|bus| bus.report_topic.as_ref());
                 if let (Some(session), Some(topic)) = (&self.session, topic) {
                     self.reporter.tell(session, topic, &actions);
                 }
             }
-            News::Passed(pass, Passed { found, names }) => {
-                if let Pass::Wake(what) = &pass {
+            News::Passed(pass, Passed { found, looked, names }) => {
+                if let Pass::Wake(what, _) = &pass {
                     self.wakes.ended(what, found, since_boot());
+                }
+                for name in looked {
+                    *self.figures.looks.entry(name).or_default() += 1;
                 }
                 if let Some(names) = names {
                     self.audience.know(&self.settings, names);
                 }
             }
         }
+    }
+
+    /// The bus is connected to this broker now, or to none.
+    fn connected_to(&mut self, broker: Option<String>) {
+        let was = self.figures.session.as_ref();
+        if was.is_none_or(|was| was.broker != broker) {
+            let since = node::now();
+            self.figures.session = Some(metrics::Session { broker, since, sent: 0, dropped: 0 });
+        }
+    }
+
+    fn count_message(&mut self, heard: Heard) {
+        *self.figures.messages.entry(heard).or_default() += 1;
     }
 
     fn count_unknown(&mut self, name: &str) {
@@ -254,16 +311,20 @@ impl Listener {
         }
     }
 
-    /// A pass is wanted, after the wait that keeps a fleet from asking all at once.
-    fn wish(&mut self, what: Option<String>) {
+    /// A pass is wanted: after a message, which a fleet hears, after the wait that keeps it from asking
+    /// all at once.
+    fn wish(&mut self, what: Option<String>, trigger: Trigger) {
         let now = since_boot();
-        let spread = self.settings.bus.as_ref().map_or(Duration::ZERO, |bus| bus.spread);
+        let bus = self.settings.bus.as_ref().filter(|_| trigger == Trigger::Bus);
+        let spread = bus.map_or(Duration::ZERO, |bus| bus.spread);
+        self.causes.entry(what.clone()).or_insert(trigger);
         let name = what.as_deref().unwrap_or_default();
         let chance = hash::fraction(&[&now.as_nanos().to_ne_bytes(), name.as_bytes()]);
         self.wakes.wish(what, now + spread.mul_f64(chance));
     }
 
     fn pass(&mut self, pass: Pass) {
+        *self.figures.ticks.entry(pass.trigger()).or_default() += 1;
         let (settings, tell, finish) =
             (self.settings.clone(), self.tell.clone(), Arc::clone(&self.finish));
         let begun = pass.clone();
@@ -296,14 +357,24 @@ impl Listener {
     }
 }
 
+impl Pass {
+    fn trigger(&self) -> Trigger {
+        match self {
+            Self::Timer => Trigger::Timer,
+            Self::Wake(_, trigger) => *trigger,
+        }
+    }
+}
+
 impl Passed {
-    const NOTHING: Self = Self { found: Found::Nothing, names: None };
+    const NOTHING: Self = Self { found: Found::Nothing, looked: Vec::new(), names: None };
 
     fn of(tick: &Tick) -> Self {
         let work = tick.decisions.iter().any(|(_, plan)| plan.is_work());
         let rows = tick.status.repositories.iter();
         Self {
             found: if work { Found::Work } else { Found::Nothing },
+            looked: tick.decisions.iter().map(|(name, _)| name.clone()).collect(),
             names: Some(rows.map(|row| row.name.clone()).collect()),
         }
     }
@@ -312,10 +383,11 @@ impl Passed {
 /// One tick, as cron would have it: with what the machine says of itself now.
 fn perform(settings: Settings, pass: &Pass) -> Result<(Here, Tick)> {
     let here = Here::new(settings, Node::here()).context("the node information cannot be used")?;
-    let (trigger, names) = match pass {
-        Pass::Timer => (Trigger::Timer, Vec::new()),
-        Pass::Wake(what) => (Trigger::Bus, what.iter().cloned().collect()),
+    let names = match pass {
+        Pass::Timer => Vec::new(),
+        Pass::Wake(what, _) => what.iter().cloned().collect(),
     };
+    let trigger = pass.trigger();
     let orders = Orders { names, trigger, dry_run: false, wait: false, wish: Wish::Follow };
     let tick = tick::tick(&here, &orders)?;
     Ok((here, tick))

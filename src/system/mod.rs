@@ -29,4 +29,5 @@ pub mod sweep;
 pub mod syslog;
 pub mod tcp;
 pub mod tls;
+pub mod web;
 pub mod worktree;

@@ -60,6 +60,7 @@ mod typed;
 mod updates;
 mod upgrades;
 mod users;
+mod web;
 mod while_acting;
 #[cfg(feature = "servers")]
 mod wire;

@@ -1,5 +1,5 @@
-//! Whom a message is for: which topics are listened to, and which repositories are called what there.
-//! A name in a message is looked up and nothing else.
+//! Whom a message or a web hook is for: which topics are listened to, and which repositories are called
+//! what there. A name in either is looked up and nothing else.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,18 +17,22 @@ pub struct Audience {
     topics: Vec<Topic>,
     /// By the number of a topic and the name in messages.
     called: BTreeMap<(usize, String), Vec<String>>,
+    /// By the name in web hooks.
+    hooked: BTreeMap<String, Vec<String>>,
 }
 
 impl Audience {
     /// As the configuration and the root have it.
     pub fn of(here: &Here) -> Self {
         let settings = &here.settings;
-        let Some(bus) = &settings.bus else { return Self::default() };
-        let own = settings.repos.values().chain([&settings.unlisted]);
-        let mut topics: Vec<Topic> = bus.listen_topics.clone();
-        topics.extend(own.flat_map(|repo| repo.listen_topics.iter().cloned()));
-        topics.sort();
-        topics.dedup();
+        let mut topics: Vec<Topic> = Vec::new();
+        if let Some(bus) = &settings.bus {
+            let own = settings.repos.values().chain([&settings.unlisted]);
+            topics.extend(bus.listen_topics.iter().cloned());
+            topics.extend(own.flat_map(|repo| repo.listen_topics.iter().cloned()));
+            topics.sort();
+            topics.dedup();
+        }
         let mut audience = Self { topics, ..Self::default() };
         // A root that cannot be read is told by the first tick.
         let all = roster::repositories(here).unwrap_or_default();
@@ -43,15 +47,21 @@ impl Audience {
 
     /// From now on `names` are the repositories that there are.
     pub fn know(&mut self, settings: &Settings, names: Vec<String>) {
-        let Some(bus) = &settings.bus else { return };
+        let usual: &[Topic] = settings.bus.as_ref().map_or(&[], |bus| &bus.listen_topics);
         self.called.clear();
+        self.hooked.clear();
         for name in names {
             let repo = settings.repos.get(&name).unwrap_or(&settings.unlisted);
             let topics = match repo.listen_topics.as_slice() {
-                [] => &bus.listen_topics,
+                [] => usual,
                 own => own,
             };
             let called = repo.topic_name.as_ref().unwrap_or(&name);
+            // One that is not to look before its own topic says so, a build's for instance, does not
+            // look because of the push either.
+            if repo.poll || repo.listen_topics.is_empty() {
+                self.hooked.entry(called.clone()).or_default().push(name.clone());
+            }
             for topic in topics {
                 if let Ok(number) = self.topics.binary_search(topic) {
                     self.called.entry((number, called.clone())).or_default().push(name.clone());
@@ -63,6 +73,11 @@ impl Audience {
     /// The repositories that a message to the topic with this number means when it says `name`.
     pub fn called(&self, topic: usize, name: &str) -> Vec<String> {
         self.called.get(&(topic, name.to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// The repositories that a web hook means when it says `name`.
+    pub fn hooked(&self, name: &str) -> Vec<String> {
+        self.hooked.get(name).cloned().unwrap_or_default()
     }
 }
 

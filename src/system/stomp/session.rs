@@ -58,6 +58,7 @@ struct Shared {
     /// Can be read when there is something to send or the session ends.
     wake: OwnedFd,
     is_ending: AtomicBool,
+    sent: AtomicU64,
     dropped: AtomicU64,
 }
 
@@ -74,8 +75,12 @@ impl Session {
     ) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .context("cannot make a descriptor to wake the session by")?;
-        let (is_ending, dropped) = (AtomicBool::new(false), AtomicU64::new(0));
-        let shared = Arc::new(Shared { wake, is_ending, dropped });
+        let shared = Arc::new(Shared {
+            wake,
+            is_ending: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        });
         let (outbox, inbox) = mpsc::sync_channel(WAITING);
         let deliver = Box::new(deliver);
         let keeper = Keeper { brokers, topics, deliver, inbox, shared: Arc::clone(&shared) };
@@ -93,6 +98,11 @@ impl Session {
             Ok(()) => self.shared.wake(),
             Err(_) => self.shared.count_dropped(),
         }
+    }
+
+    /// How many frames were sent.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// How many frames were given to [`Session::send`] and dropped.
@@ -226,13 +236,16 @@ impl Keeper {
 
     fn pass_on(&self, connection: &mut Connection, frame: &Frame) -> Result<()> {
         let sent = connection.send(frame, since_boot() + WRITE);
-        if sent.is_err() {
-            self.shared.count_dropped();
-        }
         match sent {
-            // The next one may be better.
-            Err(error) if error.is::<Unsendable>() => Ok(()),
-            sent => sent,
+            Ok(()) => {
+                self.shared.sent.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.count_dropped();
+                // The next one may be better.
+                if error.is::<Unsendable>() { Ok(()) } else { Err(error) }
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The message bus on real brokers. Each test that names one runs against both. Here is what its
 //! modules share.
 
+mod bridge;
 mod faults;
 mod hook;
 mod listen;

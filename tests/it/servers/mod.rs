@@ -32,7 +32,7 @@
 #![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 
 pub mod brokers;
-mod certificates;
+pub mod certificates;
 mod daemon;
 mod http_proxy;
 mod https;

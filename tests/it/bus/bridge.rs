@@ -1,0 +1,88 @@
+//! From a forge that knows no bus to everybody on it: a web hook that one agent hears is announced, and
+//! the others act.
+
+use super::{Listening, brokers, message, publish};
+use crate::listen::Listener;
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, text, wait_until};
+use crate::servers::brokers::{Broker, KINDS, ODD, login_file};
+use crate::web::{self, Web};
+
+/// The `[bus]` of a machine that announces to `topic` and listens there.
+fn bus(machine: &Sandbox, url: &str, topic: &str) -> String {
+    let login = login_file(&machine.path(""), ODD);
+    format!(
+        "[bus]\nbrokers = {url:?}\nlogin_file = {login:?}\nannounce_topic = {topic:?}\n\
+         listen_topic = {topic:?}\n"
+    )
+}
+
+#[test]
+fn a_hook_that_one_agent_hears_makes_all_of_them_act() {
+    for kind in KINDS {
+        let (broker, topic) = (Broker::shared(kind), format!("future.git.bridged.{kind:?}"));
+        let folder = tempfile::tempdir().unwrap();
+        let people = Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &[&topic]);
+        people.up();
+
+        // One that the forge cannot reach, and that pulls from the same server.
+        let bridge = Sandbox::with("spog", &[("work.sh", NOTES_ITS_RUNS)]);
+        let far = Sandbox::new();
+        far.git(&far.root(), &["clone", "--quiet", text(&bridge.server("spog")), "spog"]);
+        let named = "[repo.spog]\ntopic_name = \"sites/spog\"\n";
+        far.configure(&format!(
+            "[listen]\nevery = \"1h\"\n{}{named}",
+            bus(&far, &broker.url(), &topic)
+        ));
+        let far_listener = Listener::start(&far);
+        far_listener.logs("listens on");
+
+        web::put_secret(&bridge, web::SECRET);
+        let own = bus(&bridge, &broker.url(), &topic);
+        let announces = web::configured(&bridge, &format!("announce = true\n{own}{named}"));
+        bridge.configure(&announces);
+        let listener = Listener::start(&bridge);
+        listener.logs("listens on");
+        let hooks = Web::of(&listener);
+        let acts_upon = |revision: &str| {
+            for machine in [&bridge, &far] {
+                wait_until("it acts", || machine.lastaction("spog").as_deref() == Some(revision));
+            }
+        };
+        acts_upon(&bridge.git(&bridge.desk("spog"), &["rev-parse", "HEAD"]));
+
+        let revision = bridge.push("spog", &[("page", "new")]);
+        assert_eq!(hooks.push("sites/spog").status, 202);
+        acts_upon(&revision);
+        wait_until("the status says so", || far.state("spog") == "current");
+        assert_eq!(far.row("spog")["acted"]["trigger"], "bus");
+
+        // The message says what a hook of our own would.
+        let heard = people.message();
+        let (old, new) = ("1".repeat(40), "2".repeat(40));
+        let subject = format!("[sites/spog] refs/heads/main {new}");
+        assert_eq!(heard.header("subject"), Some(subject.as_str()));
+        let body = String::from_utf8(heard.body).unwrap();
+        let lines: Vec<&str> = body.lines().take(4).collect();
+        let expected = [
+            "repo: sites/spog".to_owned(),
+            format!("oldrev: {old}"),
+            format!("newrev: {new}"),
+            "refname: refs/heads/main".to_owned(),
+        ];
+        assert_eq!(lines, expected);
+
+        // What came from the bus is not told there again: the next message is the next hook's.
+        publish(&broker.url(), folder.path(), &message(&topic, "[sites/spog] by hand", ""));
+        assert_eq!(people.message().header("subject"), Some("[sites/spog] by hand"));
+        let looked =
+            |name: &str| hooks.metric(&format!("pmpy_messages_total{{result=\"{name}\"}}"));
+        wait_until("it has heard its own message and that one", || looked("known") == 2.0);
+        // One that is not here is announced by the last part of its name.
+        assert!(hooks.push("others/elsewhere").body.contains("no repository here"));
+        let heard = people.message();
+        let subject = heard.header("subject").unwrap();
+        assert!(subject.starts_with("[elsewhere] "), "{subject}");
+        wait_until("it was counted", || hooks.metric("pmpy_bus_sent_total") == 2.0);
+        assert_eq!(hooks.metric("pmpy_bus_up"), 1.0);
+    }
+}

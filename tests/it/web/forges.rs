@@ -1,0 +1,268 @@
+//! A hook of each forge makes the agent look at once, and nothing else does.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{
+    SECRET, configured, github, machine, machine_with, put_secret, secret_file, signature,
+    signature_with,
+};
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, wait_until};
+
+/// What one forge sends.
+struct Said {
+    forge: &'static str,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+/// What each forge sends when somebody pushed to `repo`.
+fn forges(repo: &str) -> Vec<Said> {
+    let (github, hex) = (github(repo), signature(&github(repo)));
+    let (old, new) = ("1".repeat(40), "2".repeat(40));
+    let gitlab = format!(
+        r#"{{"object_kind":"push","event_name":"push","before":"{old}","after":"{new}",
+            "ref":"refs/heads/main","checkout_sha":"{new}","user_username":"pat","project_id":15,
+            "project":{{"id":15,"name":"Spog Site","path_with_namespace":"{repo}"}},
+            "repository":{{"name":"Spog Site","url":"git@a:{repo}.git"}},"total_commits_count":1}}"#
+    );
+    let bitbucket = format!(
+        r#"{{"actor":{{"nickname":"pat"}},"repository":{{"name":"Spog Site","full_name":"{repo}"}},
+            "push":{{"changes":[{{"old":null,"new":{{"type":"branch","name":"main","target":
+            {{"hash":"{new}"}}}},"created":true,"closed":false}}]}}}}"#
+    );
+    let generic = format!(r#"{{"repository": "{repo}"}}"#);
+    let form = format!("payload={}", github.replace('{', "%7B").replace('"', "%22"));
+    let sha256 = |body: &str| format!("sha256={}", signature(body));
+    let event = |name, event: &str| (name, event.to_owned());
+    let said = |forge, headers, body| Said { forge, headers, body };
+    vec![
+        said(
+            "GitHub",
+            vec![event("X-GitHub-Event", "push"), ("X-Hub-Signature-256", sha256(&github))],
+            github.clone(),
+        ),
+        said(
+            "GitHub's form",
+            vec![event("X-GitHub-Event", "push"), ("X-Hub-Signature-256", sha256(&form))],
+            form,
+        ),
+        said(
+            "GitLab",
+            vec![event("X-Gitlab-Event", "Push Hook"), event("X-Gitlab-Token", SECRET)],
+            gitlab.clone(),
+        ),
+        said(
+            "Gitea",
+            vec![
+                event("X-Gitea-Event", "push"),
+                event("X-GitHub-Event", "push"),
+                ("X-Gitea-Signature", hex.clone()),
+                ("X-Hub-Signature-256", sha256(&github)),
+            ],
+            github.clone(),
+        ),
+        said(
+            "Forgejo",
+            vec![
+                event("X-Forgejo-Event", "push"),
+                event("X-Gitea-Event", "push"),
+                ("X-Forgejo-Signature", hex.clone()),
+                ("X-Gitea-Signature", hex),
+            ],
+            github,
+        ),
+        said(
+            "Bitbucket",
+            vec![event("X-Event-Key", "repo:push"), ("X-Hub-Signature", sha256(&bitbucket))],
+            bitbucket,
+        ),
+        said("anybody", vec![("X-Pmpy-Signature", sha256(&generic))], generic),
+    ]
+}
+
+#[test]
+fn a_hook_of_each_forge_acts_upon_the_push_at_once() {
+    let (machine, _listener, web) = machine("");
+    for Said { forge, headers, body } in forges("anybody/spog") {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let revision = machine.push("spog", &[("page", forge)]);
+        let start = Instant::now();
+        let answer = web.post(&headers, &body);
+        assert_eq!(answer.status, 202, "{forge}: {answer:?}");
+        assert!(answer.body.contains("will be looked at"), "{forge}: {answer:?}");
+        wait_until(&format!("it acts because of {forge}"), || {
+            machine.lastaction("spog").as_ref() == Some(&revision)
+        });
+        println!("{forge}: acted upon after {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        wait_until("the status says so", || machine.state("spog") == "current");
+        assert_eq!(machine.row("spog")["acted"]["trigger"], "webhook");
+    }
+    assert_eq!(machine.runs().len(), 2 * (1 + forges("").len()), "each revision once");
+}
+
+#[test]
+fn a_repository_is_meant_by_its_topic_name_first() {
+    let (machine, _listener, web) = machine("[repo.spog]\ntopic_name = \"sites/spog\"\n");
+    machine.serve("other", &[("work.sh", NOTES_ITS_RUNS)]);
+    for name in ["others/spog", "spog", "SITES/spog", "sites/spog/", "../spog"] {
+        let answer = web.push(name);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        assert!(answer.body.contains("no repository here"), "{name}: {answer:?}");
+    }
+    let revision = machine.push("spog", &[("page", "new")]);
+    assert!(web.push("sites/spog").body.contains("\"sites/spog\" will be looked at"));
+    wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
+    assert_eq!(web.metric("pmpy_hooks_total{result=\"unknown\"}"), 5.0);
+}
+
+#[test]
+fn what_is_about_nothing_here_is_counted_and_told_once() {
+    let (_machine, listener, web) = machine("");
+    for _ in 0..20 {
+        assert_eq!(web.push("sites/other").status, 202);
+    }
+    assert_eq!(web.metric("pmpy_hooks_total{result=\"unknown\"}"), 20.0);
+    assert_eq!(web.metric("pmpy_ticks_total{trigger=\"webhook\"}"), 0.0);
+    assert_eq!(listener.log().matches("of ours").count(), 1, "{}", listener.log());
+}
+
+#[test]
+fn a_signature_that_is_wrong_or_missing_makes_nobody_look() {
+    let (machine, listener, web) = machine("");
+    let right = signature(&github("spog"));
+    let of_another_body = signature(&github("spog2"));
+    let of_another_secret = signature_with("hush", &github("spog"));
+    for wrong in
+        ["", "0", &right[..63], &right.replace('a', "b"), &of_another_body, &of_another_secret]
+    {
+        let answer = web.post_signed("spog", wrong);
+        assert_eq!(answer.status, 401, "{wrong}: {answer:?}");
+        assert!(!answer.body.contains(&right) && !answer.body.contains(SECRET), "{answer:?}");
+    }
+    for headers in [
+        &[][..],
+        &[("X-GitHub-Event", "push")],
+        &[("X-Hub-Signature-256", &format!("sha256={right}"))],
+        &[("X-Gitlab-Event", "Push Hook"), ("X-Gitlab-Token", "It's a Secret")],
+        &[("X-Gitea-Event", "push"), ("X-Hub-Signature-256", &format!("sha256={right}"))],
+    ] {
+        let answer = web.post(headers, &github("spog"));
+        assert_eq!(answer.status, 401, "{headers:?}: {answer:?}");
+    }
+    assert_eq!(web.metric("pmpy_ticks_total{trigger=\"webhook\"}"), 0.0);
+    assert_eq!(web.metric("pmpy_hooks_total{result=\"refused\"}"), 11.0);
+    assert_eq!(listener.log().matches("refused").count(), 1, "{}", listener.log());
+    assert_eq!(machine.runs().len(), 2);
+}
+
+#[test]
+fn a_hook_that_is_sent_again_is_a_look_and_nothing_else() {
+    let (machine, _listener, web) = machine("");
+    let revision = machine.push("spog", &[("page", "new")]);
+    let looked = || web.metric("pmpy_looks_total{repository=\"spog\"}");
+    for _ in 0..3 {
+        let before = looked();
+        assert_eq!(web.push("spog").status, 202);
+        wait_until("it has looked", || looked() > before);
+        assert_eq!(machine.lastaction("spog").as_ref(), Some(&revision));
+    }
+    assert_eq!(machine.runs().len(), 4, "each revision once: {:?}", machine.runs());
+}
+
+#[test]
+fn what_is_no_push_is_answered_in_words_and_nobody_looks() {
+    let (_machine, _listener, web) = machine("");
+    let said = |event: &str, body: &str| {
+        let signature = format!("sha256={}", signature(body));
+        web.post(&[("X-GitHub-Event", event), ("X-Hub-Signature-256", &signature)], body)
+    };
+    let pinged = said("ping", "{\"zen\":\"Keep it logically awesome.\",\"hook_id\":1}");
+    assert_eq!((pinged.status, pinged.body.as_str()), (200, "the secret is right\n"));
+    let other = said("issues", &github("spog"));
+    assert_eq!(
+        (other.status, other.body.as_str()),
+        (202, "nothing to do: \"issues\" is no push\n")
+    );
+    let request = said("push", &github("spog").replace("refs/heads/main", "refs/pull/1/head"));
+    assert!(request.body.contains("neither a branch nor a tag"), "{request:?}");
+    assert_eq!(said("push", "{").status, 400);
+    assert_eq!(said("push", "{}").status, 422);
+    assert_eq!(web.metric("pmpy_ticks_total{trigger=\"webhook\"}"), 0.0);
+}
+
+#[test]
+fn a_hook_overrides_neither_the_wait_after_a_failure_nor_a_hold() {
+    let (machine, _listener, web) = machine_with("exit 3", "");
+    wait_until("it fails", || machine.state("spog") == "failing");
+    let attempt = machine.row("spog")["attempt"].clone();
+    let looks_again = || {
+        let looked = || web.metric("pmpy_looks_total{repository=\"spog\"}");
+        let before = looked();
+        assert_eq!(web.push("spog").status, 202);
+        wait_until("it has looked", || looked() > before);
+    };
+    looks_again();
+    assert_eq!(machine.row("spog")["attempt"], attempt);
+    machine.agent(&["hold", "spog", "moving house"]).ok();
+    machine.push("spog", &[("work.sh", NOTES_ITS_RUNS)]);
+    looks_again();
+    assert_eq!(machine.runs().len(), 0);
+    assert_eq!(machine.state("spog"), "held");
+}
+
+#[test]
+fn one_that_waits_for_its_own_topic_does_not_look_because_of_a_hook() {
+    let bus = "[bus]\nbrokers = \"stomp://127.0.0.1:1\"\n";
+    let own = "[repo.spog]\npoll = false\nlisten_topic = \"tested\"\n";
+    let (_machine, _listener, web) = machine(&format!("{bus}{own}"));
+    assert!(web.push("spog").body.contains("no repository here"));
+    let (machine, _listener, web) = machine(&format!("{bus}[repo.spog]\npoll = false\n"));
+    let revision = machine.push("spog", &[("page", "new")]);
+    assert!(web.push("spog").body.contains("will be looked at"));
+    wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
+}
+
+#[test]
+fn without_a_secret_of_its_own_it_does_not_start() {
+    let machine = Sandbox::new();
+    machine.configure(&configured(&machine, ""));
+    for (secret, mode, told) in [
+        (None, 0, "is not there"),
+        (Some(""), 0o600, "the secret is empty"),
+        (Some("\nhush\n"), 0o600, "the secret is empty"),
+        (Some("hush\n"), 0o644, "can be read by everybody (mode 0644)"),
+    ] {
+        if let Some(secret) = secret {
+            fs::write(secret_file(&machine), secret).unwrap();
+            set_mode(&secret_file(&machine), mode);
+        }
+        let ran = machine.agent(&["listen"]).exits(1);
+        assert!(ran.stderr.contains(told), "{ran}");
+        assert!(ran.stderr.contains("webhook.secret"), "{ran}");
+        assert!(!ran.stderr.contains("hush"), "{ran}");
+    }
+}
+
+#[test]
+fn the_secret_is_read_anew_and_an_empty_one_is_not_taken() {
+    let (machine, listener, web) = machine("");
+    let with = |secret: &str| web.post_signed("other", &signature_with(secret, &github("other")));
+    put_secret(&machine, "");
+    listener.signal(Signal::HUP);
+    listener.logs("the configuration stays as it was");
+    assert!(listener.log().contains("the secret is empty"), "{}", listener.log());
+    assert_eq!(with(SECRET).status, 202);
+    put_secret(&machine, "another\n");
+    listener.signal(Signal::HUP);
+    listener.logs("the configuration was read anew");
+    assert_eq!((with("another").status, with(SECRET).status), (202, 401));
+    machine.configure("[listen]\nevery = \"1h\"\n");
+    listener.signal(Signal::HUP);
+    wait_until("nobody listens there", || {
+        std::net::TcpStream::connect(("127.0.0.1", web.port)).is_err()
+    });
+}

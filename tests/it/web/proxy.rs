@@ -1,0 +1,81 @@
+//! Behind nginx with TLS, as the documentation has it.
+
+use std::fs;
+use std::process::Command;
+
+use super::{Web, github, machine, secret_file, signature};
+use crate::sandbox::{Ran, Sandbox, text, wait_until};
+use crate::servers::certificates::Certificates;
+use crate::servers::{Running, free_port};
+
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+
+/// The first block in this language.
+fn documented(language: &str, holding: &str) -> &'static str {
+    let begin = format!("```{language}\n");
+    let blocks = OPERATIONS.split(begin.as_str()).skip(1);
+    let mut blocks = blocks.map(|rest| rest.split("```").next().unwrap());
+    blocks.find(|block| block.contains(holding)).unwrap()
+}
+
+/// nginx with the documented server, on a port of its own.
+fn nginx(machine: &Sandbox, web: &Web) -> (Running, u16) {
+    let (folder, port) = (machine.path("nginx"), free_port());
+    fs::create_dir(&folder).unwrap();
+    Certificates::get().write_into(&folder);
+    let certificate = folder.join("good.pem");
+    let server = documented("nginx", "location")
+        .replace("listen 443", &format!("listen 127.0.0.1:{port}"))
+        .replace("hooks.example.org", "localhost")
+        .replace("/etc/ssl/hooks.pem", text(&certificate))
+        .replace("/etc/ssl/hooks.key", text(&certificate))
+        .replace("127.0.0.1:9419", &format!("127.0.0.1:{}", web.port));
+    let at = text(&folder);
+    let whole = format!(
+        "daemon off; master_process off; pid {at}/pid; events {{}} http {{ access_log off;\n\
+         client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
+         uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n{server}}}\n"
+    );
+    let (file, log) = (folder.join("nginx.conf"), folder.join("error.log"));
+    fs::write(&file, whole).unwrap();
+    let arguments = ["-p", at, "-c", text(&file), "-e", text(&log)];
+    (Running::start(machine, "nginx", &arguments, &log).listening_on(port), port)
+}
+
+#[test]
+fn behind_nginx_hooks_get_through_and_nothing_else_does() {
+    let (machine, _listener, web) = machine("");
+    let (_nginx, port) = nginx(&machine, &web);
+    let ca = machine.path("nginx/ca.pem");
+    let curl = |path: &str, more: &[&str]| {
+        let url = format!("https://localhost:{port}{path}");
+        let usual = ["--silent", "--write-out", "%{http_code}", "--cacert", text(&ca)];
+        Ran::of(machine.command("curl").args(usual).args(more).arg(url)).ok().stdout
+    };
+    let revision = machine.push("spog", &[("page", "new")]);
+    let body = github("a/spog");
+    let signed = format!("X-Hub-Signature-256: sha256={}", signature(&body));
+    let event = ["--header", "X-GitHub-Event: push", "--data-binary"];
+    let said = curl("/hook", &[&event[..], &[&body, "--header", &signed]].concat());
+    assert!(said.ends_with("will be looked at\n202"), "{said}");
+    wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
+    let said = curl("/hook", &[&event[..], &[&body]].concat());
+    assert!(said.ends_with("401"), "{said}");
+    for path in ["/status", "/metrics", "/healthz", "/hook/../status", "/"] {
+        let said = curl(path, &["--path-as-is"]);
+        assert!(said.ends_with("404") && !said.contains("spog"), "{path}: {said}");
+    }
+}
+
+#[test]
+fn whoever_can_sign_calls_as_it_is_documented() {
+    let (machine, _listener, web) = machine("");
+    let revision = machine.push("spog", &[("page", "new")]);
+    let script = documented("sh", "X-Pmpy-Signature")
+        .replace("/etc/pmpy/webhook.secret", text(&secret_file(&machine)))
+        .replace("127.0.0.1:9419", &format!("127.0.0.1:{}", web.port));
+    let mut shell: Command = machine.command("sh");
+    let ran = Ran::of(shell.args(["-euc", &script])).ok();
+    assert_eq!(ran.stdout, "\"spog\" will be looked at\n");
+    wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
+}
