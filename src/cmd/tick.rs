@@ -62,7 +62,7 @@ pub fn perform(here: &Here, global: &Global, orders: &Orders) -> Result<Code> {
     let ordered = orders.wish != Wish::Follow;
     let watched = std::io::stdout().is_terminal() || global.verbose || ordered;
     let before = node::now();
-    let done = tick::tick(here, orders)?;
+    let done = tick::tick(here, orders, &drop)?;
     let now = done.status.at;
     if orders.dry_run {
         show::print(&decisions(&done, now))?;

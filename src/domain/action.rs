@@ -156,6 +156,23 @@ pub struct Attempt {
     pub next_try: Option<DateTime<Utc>>,
 }
 
+/// A run that begins, as its worker tells whoever waits for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Begun {
+    /// The repository.
+    pub repo: String,
+    /// The full name of the ref, where each of several is acted upon by itself.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// What is acted upon.
+    pub revision: Commit,
+    /// The last revision acted upon before it.
+    pub previous: Option<Commit>,
+    /// When it began.
+    pub at: DateTime<Utc>,
+}
+
 /// One finished run, as `history` tells it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finished {

@@ -366,6 +366,8 @@ pub struct Report<'a> {
     pub host: &'a str,
     /// The repository, as `status` calls it.
     pub repo: &'a str,
+    /// The full name of the ref, where each of several is acted upon by itself.
+    pub reference: Option<&'a str>,
     /// What is acted upon.
     pub revision: Commit,
     /// What was acted upon before.
@@ -382,6 +384,8 @@ pub struct Report<'a> {
 struct JsonReport<'a> {
     host: &'a str,
     repo: &'a str,
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
     revision: Commit,
     previous: Option<Commit>,
     state: &'a str,
@@ -392,13 +396,14 @@ struct JsonReport<'a> {
 impl Report<'_> {
     /// The frame that publishes it to `topic`: a line for people in the subject, JSON in the body.
     pub fn frame(&self, topic: &Topic) -> Frame {
-        let Self { host, repo, revision, previous, step, seconds, at } = *self;
+        let Self { host, repo, reference, revision, previous, step, seconds, at } = *self;
         let (state, told) = match step {
             Step::Started => ("started", "started".to_owned()),
             Step::Ended(outcome) => (outcome.word(), format!("{outcome} after {seconds:.1} s")),
         };
-        let subject = format!("{host} {repo} {}: {told}", revision.short());
-        let json = JsonReport { host, repo, revision, previous, state, seconds, at };
+        let of = reference.map(|name| format!(" {name}")).unwrap_or_default();
+        let subject = format!("{host} {repo}{of} {}: {told}", revision.short());
+        let json = JsonReport { host, repo, reference, revision, previous, state, seconds, at };
         // Text and numbers cannot fail to be written.
         let body = serde_json::to_string(&json).unwrap_or_default();
         message(topic, one_line(&subject), body + "\n")

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::hash;
+
 /// How long a repository is left alone after a pass that found nothing to do.
 const REST: Duration = Duration::from_secs(1);
 
@@ -26,6 +28,15 @@ pub enum Found {
     Work,
     /// There was nothing to do.
     Nothing,
+}
+
+/// How long this machine waits before it acts on a message that came `now`: anything from nothing to
+/// `spread`, another time on each machine, for each repository and at each moment, so that a fleet that
+/// hears one message does not ask one server in one instant.
+pub fn wait(spread: Duration, machine_id: &str, host: &str, repo: &str, now: Duration) -> Duration {
+    let moment = now.as_nanos().to_ne_bytes();
+    let parts = [machine_id.as_bytes(), host.as_bytes(), repo.as_bytes(), &moment];
+    spread.mul_f64(hash::fraction(&parts))
 }
 
 impl<K> Default for Wakes<K> {
@@ -101,6 +112,35 @@ mod tests {
         assert_eq!(wakes.begin(at(6000)), ["spog"]);
         wakes.ended(&"spog", Found::Work, at(6100));
         assert_eq!((wakes.next(), wakes.begin(at(9000))), (None, vec![]));
+    }
+
+    #[test]
+    fn a_fleet_that_hears_one_message_asks_at_moments_all_over_the_spread() {
+        let spread = Duration::from_secs(10);
+        let mut asks = [0; 10];
+        for host in 0..2000 {
+            let waits = wait(spread, "an image's", &format!("web{host}"), "spog", at(7));
+            asks[waits.as_secs() as usize] += 1;
+        }
+        assert!(asks.iter().all(|count| (150..250).contains(count)), "{asks:?}");
+        let wait_of = |host, repo, now| wait(spread, "id", host, repo, now);
+        let first = wait_of("web1", "spog", at(7));
+        assert_eq!(first, wait_of("web1", "spog", at(7)));
+        assert_ne!(first, wait_of("web2", "spog", at(7)));
+        assert_ne!(first, wait_of("web1", "ops", at(7)));
+        assert_ne!(first, wait_of("web1", "spog", at(8)));
+        assert_eq!(wait(Duration::ZERO, "id", "web1", "spog", at(7)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_message_is_acted_upon_within_the_spread_and_others_do_not_put_it_off() {
+        let mut wakes = Wakes::default();
+        let spread = at(5000);
+        for now in 0..1000 {
+            wakes.wish("spog", at(now) + wait(spread, "id", "web1", "spog", at(now)));
+        }
+        assert_eq!(wakes.next(), Some(wait(spread, "id", "web1", "spog", at(0))));
+        assert_eq!(wakes.begin(spread), ["spog"]);
     }
 
     #[test]

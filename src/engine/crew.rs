@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
@@ -12,20 +11,21 @@ use anyhow::Result;
 use super::Here;
 use super::observe::one_line;
 use super::reconcile::Wish;
-use super::tick::Orders;
-use crate::system::process::{self, Worker};
+use super::tick::{OnBegun, Orders};
+use crate::system::process::Worker;
 
 /// How many workers work at a time. A repository whose script takes an hour holds one place of one
 /// tick; the next tick has its own.
 const WORKERS: usize = 16;
 
 /// How much of what a worker says counts, in bytes.
-const MOST_REPORTED: u64 = 16 * 1024;
+const MOST_REPORTED: usize = 16 * 1024;
 
 /// Starts workers and waits for them.
 pub struct Crew<'a> {
     here: &'a Here,
     orders: &'a Orders,
+    on_begun: &'a OnBegun<'a>,
     book: Mutex<Book>,
 }
 
@@ -38,9 +38,9 @@ struct Book {
 }
 
 impl<'a> Crew<'a> {
-    /// A crew without work.
-    pub fn new(here: &'a Here, orders: &'a Orders) -> Self {
-        Self { here, orders, book: Mutex::default() }
+    /// A crew without work. `on_begun` is called for each action that begins.
+    pub fn new(here: &'a Here, orders: &'a Orders, on_begun: &'a OnBegun<'a>) -> Self {
+        Self { here, orders, on_begun, book: Mutex::default() }
     }
 
     /// A worker is to work on the repository `name`, at once or as soon as one is free. `scope` ends
@@ -73,10 +73,15 @@ impl<'a> Crew<'a> {
     }
 
     fn work(&self, name: &str) -> Result<Option<String>> {
-        let report = process::report_file()?;
         let args = worker_args(self.here, self.orders, name);
-        let worker = Worker::start(&args, self.here.parcel.as_ref(), &report)?;
-        Ok(if worker.outlast()? { None } else { Some(said(report)) })
+        let worker = Worker::start(&args, self.here.parcel.as_ref())?;
+        let mut said = Vec::new();
+        let ended_well = worker.outlast(|line| match serde_json::from_slice(line) {
+            Ok(begun) => (self.on_begun)(begun),
+            Err(_) if said.len() < MOST_REPORTED => said.extend_from_slice(line),
+            Err(_) => {}
+        })?;
+        Ok(if ended_well { None } else { Some(trouble(&said)) })
     }
 
     /// No thread can leave it half written: each change is one statement.
@@ -86,10 +91,10 @@ impl<'a> Crew<'a> {
 }
 
 /// What a worker said before it ended.
-fn said(report: File) -> String {
-    match process::reported(report, MOST_REPORTED) {
-        Ok(text) if !text.is_empty() => text,
-        _ => "its worker ended without a word; the next tick looks again".to_owned(),
+fn trouble(said: &[u8]) -> String {
+    match String::from_utf8_lossy(said).trim() {
+        "" => "its worker ended without a word; the next tick looks again".to_owned(),
+        text => text.to_owned(),
     }
 }
 

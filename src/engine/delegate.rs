@@ -17,18 +17,19 @@ use super::check::{self, Scope, Verdict};
 use super::observe::one_line;
 use super::roster::{Found, Repo};
 use super::steer::{self, History};
-use super::tick::{self, Orders};
+use super::tick::{self, OnBegun, Orders};
 use super::{Here, scripts};
 use crate::config::{RepoSettings, Settings, World};
+use crate::domain::action::Begun;
 use crate::domain::plan::Plan;
 use crate::domain::status::Row;
 use crate::system::node::{self, Node, User};
-use crate::system::process::{self, Worker};
+use crate::system::process::{self, Speaks, Worker};
 use crate::system::requests::Requests;
 use crate::system::{files, logs};
 
 /// The most that a helper may answer, in bytes.
-const MOST_ANSWERED: u64 = 16 << 20;
+const MOST_ANSWERED: usize = 16 << 20;
 /// The most that a file with secrets may hold, in bytes.
 const MOST_SECRET: u64 = 1 << 20;
 
@@ -137,7 +138,8 @@ fn user_of(here: &Here, repo: &Repo) -> Result<Option<User>> {
     }
 }
 
-/// Lets a helper look at `repos` of `user`, and with orders work on them.
+/// Lets a helper look at `repos` of `user`, and with orders work on them; `on_begun` is called for each
+/// action that begins there.
 ///
 /// # Errors
 /// When it cannot be started, or does not answer as it should.
@@ -146,8 +148,10 @@ pub fn look(
     user: &User,
     repos: &[Repo],
     orders: Option<&Orders>,
+    on_begun: &OnBegun,
 ) -> Result<Vec<Report>> {
-    let found: Vec<Report> = answer(here, user, repos, Errand::Look(orders.cloned()))?;
+    let errand = Errand::Look(orders.cloned());
+    let found: Vec<Report> = answer(here, user, repos, errand, on_begun)?;
     let expected = |found: &Report| repos.iter().any(|repo| repo.name == found.row.name);
     if found.len() != repos.len() || !found.iter().all(expected) {
         bail!("the helper of {} speaks of other repositories than it was asked about", user.name);
@@ -160,7 +164,7 @@ pub fn look(
 /// # Errors
 /// As [`look`].
 pub fn check(here: &Here, user: &User, repos: &[Repo], scope: Scope) -> Result<Vec<Verdict>> {
-    answer(here, user, repos, Errand::Check(scope))
+    answer(here, user, repos, Errand::Check(scope), &drop)
 }
 
 /// Lets a helper tell what was acted upon in `repos` of `user`.
@@ -168,7 +172,7 @@ pub fn check(here: &Here, user: &User, repos: &[Repo], scope: Scope) -> Result<V
 /// # Errors
 /// As [`look`].
 pub fn histories(here: &Here, user: &User, repos: &[Repo]) -> Result<Vec<History>> {
-    answer(here, user, repos, Errand::History)
+    answer(here, user, repos, Errand::History, &drop)
 }
 
 /// Carries out the command line `args` as `user`, for its `repos`; what it prints appears where ours
@@ -180,7 +184,7 @@ pub fn command(here: &Here, user: &User, repos: &[Repo], args: &[OsString]) -> R
     let args: Vec<OsString> = begin(user).into_iter().chain(args.iter().cloned()).collect();
     attended(here, user, repos, |requests| {
         let parcel = parcel(here, user, repos, Errand::Command, requests)?;
-        Worker::start_for(&args, &environment(user), &parcel, None)?.code()
+        Worker::start_for(&args, &environment(user), &parcel, Speaks::BesideUs)?.code()
     })
 }
 
@@ -204,16 +208,23 @@ fn answer<T: DeserializeOwned>(
     user: &User,
     repos: &[Repo],
     errand: Errand,
+    on_begun: &OnBegun,
 ) -> Result<T> {
-    let report = process::report_file()?;
+    let mut said = Vec::new();
     let mut args = begin(user);
     args.push("errand".into());
     attended(here, user, repos, |requests| {
         let parcel = parcel(here, user, repos, errand, requests)?;
-        Worker::start_for(&args, &environment(user), &parcel, Some(&report))?.outlast()
+        let helper = Worker::start_for(&args, &environment(user), &parcel, Speaks::ToUs)?;
+        helper.outlast(|line| match serde_json::from_slice::<Begun>(line) {
+            // It may speak of what is its own and of nothing else.
+            Ok(begun) if repos.iter().any(|repo| repo.name == begun.repo) => on_begun(begun),
+            Ok(_) => {}
+            Err(_) if said.len() < MOST_ANSWERED => said.extend_from_slice(line),
+            Err(_) => {}
+        })
     })?;
-    let text = process::reported(report, MOST_ANSWERED)?;
-    serde_json::from_str(&text)
+    serde_json::from_slice(&said)
         .ok()
         .with_context(|| format!("the helper that works as {} ended without an answer", user.name))
 }
@@ -285,7 +296,9 @@ pub fn unpack() -> Result<(Here, Errand)> {
 /// When the errand is none of these.
 pub fn run(here: &Here, errand: &Errand) -> Result<String> {
     Ok(match errand {
-        Errand::Look(orders) => serde_json::to_string(&tick::errand(here, orders.as_ref())?)?,
+        Errand::Look(orders) => {
+            serde_json::to_string(&tick::errand(here, orders.as_ref(), &scripts::tell_begun)?)?
+        }
         Errand::Check(scope) => serde_json::to_string(&check::errand(here, *scope)?)?,
         Errand::History => serde_json::to_string(&steer::histories(here, &[])?)?,
         Errand::Command => bail!("there is no errand"),

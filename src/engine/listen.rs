@@ -19,14 +19,14 @@ use self::web::Web;
 use super::Here;
 use super::observe::one_line;
 use super::reconcile::Wish;
-use super::tick::{self, Orders, Tick};
+use super::tick::{self, OnBegun, Orders, Tick};
 use crate::config::Settings;
-use crate::domain::action::{Finished, Trigger};
-use crate::domain::bus::Hint;
+use crate::domain::action::{Begun, Finished, Trigger};
+use crate::domain::bus::{Hint, Topic};
 use crate::domain::hash;
-use crate::domain::metrics::{self, Figures, Heard};
+use crate::domain::metrics::{self, Figures};
 use crate::domain::status::Status;
-use crate::domain::wake::{Found, Wakes};
+use crate::domain::wake::{self, Found, Wakes};
 use crate::system::node::{self, Node, since_boot};
 use crate::system::signals::{self, Asked};
 use crate::system::stomp::session::{Event, Session};
@@ -109,6 +109,8 @@ enum News {
     Called(Call, SyncSender<Answer>),
     /// It was looked how everything stands, for those who asked.
     Looked(Result<Status, String>),
+    /// An action begins.
+    Begun(Begun),
     /// A pass is over.
     Passed(Pass, Passed),
     /// What a pass did.
@@ -135,6 +137,7 @@ struct Passed {
 
 struct Listener {
     settings: Settings,
+    machine_id: String,
     audience: Audience,
     wakes: Wakes<Option<String>>,
     /// Who wished first for what is due.
@@ -164,6 +167,7 @@ impl Listener {
             audience: Audience::of(&here),
             web: Web::open(&settings, None, &tell)?,
             settings,
+            machine_id: here.node.machine_id,
             wakes: Wakes::default(),
             causes: BTreeMap::new(),
             unknown: Tally::default(),
@@ -252,16 +256,16 @@ impl Listener {
                 }
             }
             News::Message(None) => {
-                self.count_message(Heard::Unknown);
+                self.count_message(metrics::Heard::Unknown);
                 self.count_unknown("");
             }
             News::Message(Some((topic, name))) => {
                 let called = self.audience.called(topic, &name);
                 if called.is_empty() {
-                    self.count_message(Heard::Unknown);
+                    self.count_message(metrics::Heard::Unknown);
                     self.count_unknown(&name);
                 } else {
-                    self.count_message(Heard::Known);
+                    self.count_message(metrics::Heard::Known);
                 }
                 for repo in called {
                     self.wish(Some(repo), Trigger::Bus);
@@ -269,11 +273,11 @@ impl Listener {
             }
             News::Called(call, reply) => self.answer(call, reply),
             News::Looked(seen) => self.looked(seen),
+            News::Begun(begun) => {
+                self.report(|reporter, session, topic| reporter.tell_begun(session, topic, &begun));
+            }
             News::Acted(actions) => {
-                let topic = self.settings.bus.as_ref().and_then(|bus| bus.report_topic.as_ref());
-                if let (Some(session), Some(topic)) = (&self.session, topic) {
-                    self.reporter.tell(session, topic, &actions);
-                }
+                self.report(|reporter, session, topic| reporter.tell(session, topic, &actions));
             }
             News::Passed(pass, Passed { found, looked, names }) => {
                 if let Pass::Wake(what, _) = &pass {
@@ -298,8 +302,15 @@ impl Listener {
         }
     }
 
-    fn count_message(&mut self, heard: Heard) {
+    fn count_message(&mut self, heard: metrics::Heard) {
         *self.figures.messages.entry(heard).or_default() += 1;
+    }
+
+    fn report(&mut self, tell: impl FnOnce(&mut Reporter, &Session, &Topic)) {
+        let topic = self.settings.bus.as_ref().and_then(|bus| bus.report_topic.as_ref());
+        if let (Some(session), Some(topic)) = (&self.session, topic) {
+            tell(&mut self.reporter, session, topic);
+        }
     }
 
     fn count_unknown(&mut self, name: &str) {
@@ -319,8 +330,8 @@ impl Listener {
         let spread = bus.map_or(Duration::ZERO, |bus| bus.spread);
         self.causes.entry(what.clone()).or_insert(trigger);
         let name = what.as_deref().unwrap_or_default();
-        let chance = hash::fraction(&[&now.as_nanos().to_ne_bytes(), name.as_bytes()]);
-        self.wakes.wish(what, now + spread.mul_f64(chance));
+        let wait = wake::wait(spread, &self.machine_id, &self.reporter.host, name, now);
+        self.wakes.wish(what, now + wait);
     }
 
     fn pass(&mut self, pass: Pass) {
@@ -331,9 +342,10 @@ impl Listener {
         let run = move || {
             let began = node::now();
             let reports = settings.bus.as_ref().is_some_and(|bus| bus.report_topic.is_some());
-            let done = catch_unwind(AssertUnwindSafe(|| perform(settings, &pass)));
+            // Both fail only when nobody listens any more.
+            let begun = |begun| drop(tell.send(News::Begun(begun)));
+            let done = catch_unwind(AssertUnwindSafe(|| perform(settings, &pass, &begun)));
             let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
-            // It fails only when nobody listens any more.
             let over = |passed| drop(tell.send(News::Passed(pass, passed)));
             let acted = |actions| drop(tell.send(News::Acted(actions)));
             match done {
@@ -381,7 +393,7 @@ impl Passed {
 }
 
 /// One tick, as cron would have it: with what the machine says of itself now.
-fn perform(settings: Settings, pass: &Pass) -> Result<(Here, Tick)> {
+fn perform(settings: Settings, pass: &Pass, on_begun: &OnBegun) -> Result<(Here, Tick)> {
     let here = Here::new(settings, Node::here()).context("the node information cannot be used")?;
     let names = match pass {
         Pass::Timer => Vec::new(),
@@ -389,7 +401,7 @@ fn perform(settings: Settings, pass: &Pass) -> Result<(Here, Tick)> {
     };
     let trigger = pass.trigger();
     let orders = Orders { names, trigger, dry_run: false, wait: false, wish: Wish::Follow };
-    let tick = tick::tick(&here, &orders)?;
+    let tick = tick::tick(&here, &orders, on_begun)?;
     Ok((here, tick))
 }
 

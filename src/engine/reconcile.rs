@@ -422,6 +422,7 @@ fn act_upon(
     let agenda = Agenda::of(site, settings, init_due);
     let prepared = site.records.prepare_last_action(step.target)?;
     let started = node::now();
+    scripts::tell_step(site, &step, started);
     let mut log = None;
     let outcome = if agenda.is_empty() {
         Outcome::Succeeded

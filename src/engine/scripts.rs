@@ -10,14 +10,14 @@ use chrono::{DateTime, Utc};
 use super::Here;
 use super::observe::Site;
 use crate::config::RepoSettings;
-use crate::domain::action::{Outcome, Trigger};
+use crate::domain::action::{Begun, Outcome, Trigger};
 use crate::domain::env_file;
 use crate::domain::ladder::{self, Ladder};
 use crate::system::files;
 use crate::system::lock::{ActionLock, Journal, Phase, Running, Step};
 use crate::system::logs::Log;
 use crate::system::node::{self, User, since_boot};
-use crate::system::process::{Ended, Script};
+use crate::system::process::{self, Ended, Script};
 use crate::system::record::Memory;
 use crate::system::scripts;
 
@@ -144,6 +144,19 @@ pub fn environment(
     set("AGENT_STACK", of(&here.stack).into());
     set("AGENT_HOST", here.node.host.clone().into());
     Ok(env)
+}
+
+/// Tells whoever waits for this worker or helper that an action begins. Whether that is heard is
+/// nothing to the action.
+pub fn tell_begun(begun: Begun) {
+    // Text and ids cannot fail to be written.
+    process::say(&serde_json::to_string(&begun).unwrap_or_default());
+}
+
+/// [`tell_begun`] of the one action that `step` is.
+pub fn tell_step(site: &Site, step: &Step, at: DateTime<Utc>) {
+    let (repo, revision, previous) = (site.repo.name.clone(), step.target, step.previous);
+    tell_begun(Begun { repo, reference: None, revision, previous, at });
 }
 
 /// Programs that are run one after the other.

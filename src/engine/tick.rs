@@ -17,7 +17,7 @@ use super::reconcile::Wish;
 use super::roster::{self, Repo};
 use super::{Here, rounds};
 use crate::config::{Sources, World};
-use crate::domain::action::Trigger;
+use crate::domain::action::{Begun, Trigger};
 use crate::domain::plan::Plan;
 use crate::domain::report::{self, Notice, Reported};
 use crate::domain::status::{Row, State, Status};
@@ -29,6 +29,9 @@ const STATUS: &str = "status.json";
 const REPORTED: &str = "reported.json";
 
 const GONE: &str = "it was removed while it was acted upon";
+
+/// What is done about each action that begins, the moment it does.
+pub type OnBegun<'a> = dyn Fn(Begun) + Sync + 'a;
 
 /// What to do in one tick.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,7 +65,9 @@ impl Orders {
     /// Whether the remote of `repo` is asked, which last said `known`. Who names a repository wants
     /// an answer, whatever it costs.
     pub fn asks(&self, repo: &Repo, known: &Polled, now: DateTime<Utc>) -> bool {
-        let by_itself = matches!(self.trigger, Trigger::Cron | Trigger::Timer);
+        // A bus that is back says nothing of any repository.
+        let by_itself = matches!(self.trigger, Trigger::Cron | Trigger::Timer)
+            || (self.names.is_empty() && matches!(self.trigger, Trigger::Bus | Trigger::Webhook));
         let wanted =
             self.is_named() || ((repo.settings.poll || !by_itself) && !known.is_left_alone(now));
         self.follow() && wanted
@@ -88,16 +93,16 @@ pub struct Tick {
     pub changes: Vec<(Row, Option<State>)>,
 }
 
-/// One tick.
+/// One tick. `on_begun` is called for each action that begins.
 ///
 /// # Errors
 /// When the root cannot be read or a name is not known; a single repository's trouble is in its row.
-pub fn tick(here: &Here, orders: &Orders) -> Result<Tick> {
+pub fn tick(here: &Here, orders: &Orders, on_begun: &OnBegun) -> Result<Tick> {
     let machine = Machine::at(&here.settings.world.state);
     let before: Option<Status> = machine.read(STATUS);
     let repositories = roster::repositories(here)?;
     roster::known(here, &repositories, &orders.names)?;
-    let mut looked = everybody(here, repositories, &before, Some(orders))?;
+    let mut looked = everybody(here, repositories, &before, Some(orders), on_begun)?;
     looked.sort_by(|one, other| one.name.cmp(&other.name));
     let decisions =
         looked.iter().filter_map(|it| Some((it.name.clone(), it.plan.clone()?))).collect();
@@ -111,14 +116,15 @@ pub fn tick(here: &Here, orders: &Orders) -> Result<Tick> {
     tell(&machine, status, decisions, now)
 }
 
-/// What a helper finds out about all that was handed over to it, and with orders does there.
+/// What a helper finds out about all that was handed over to it, and with orders does there; `on_begun`
+/// is called for each action that begins.
 ///
 /// # Errors
 /// When nothing can be said at all.
-pub fn errand(here: &Here, orders: Option<&Orders>) -> Result<Vec<Report>> {
+pub fn errand(here: &Here, orders: Option<&Orders>, on_begun: &OnBegun) -> Result<Vec<Report>> {
     let before: Option<Status> = Machine::at(&here.settings.world.state).read(STATUS);
     let repositories = roster::repositories(here)?;
-    let looked = ours(here, &repositories, &before, orders);
+    let looked = ours(here, &repositories, &before, orders, on_begun);
     Ok(looked.into_iter().map(|it| Report { row: it.row, plan: it.plan }).collect())
 }
 
@@ -128,6 +134,7 @@ fn everybody(
     repositories: Vec<Repo>,
     before: &Option<Status>,
     orders: Option<&Orders>,
+    on_begun: &OnBegun,
 ) -> Result<Vec<Looked>> {
     let Sorted { ours: own, theirs, nobodys } = delegate::sort(here, repositories);
     let now = node::now();
@@ -141,10 +148,10 @@ fn everybody(
         let helpers: Vec<_> = theirs
             .iter()
             .map(|(user, repos)| {
-                (repos, scope.spawn(move || delegate::look(here, user, repos, orders)))
+                (repos, scope.spawn(move || delegate::look(here, user, repos, orders, on_begun)))
             })
             .collect();
-        looked.extend(ours(here, &own, before, orders));
+        looked.extend(ours(here, &own, before, orders, on_begun));
         for (repos, helper) in helpers {
             let reports =
                 helper.join().unwrap_or_else(|_| bail!("its helper failed, which is a bug"));
@@ -172,6 +179,7 @@ fn ours(
     repositories: &[Repo],
     before: &Option<Status>,
     orders: Option<&Orders>,
+    on_begun: &OnBegun,
 ) -> Vec<Looked> {
     let now = node::now();
     let jobs = repositories.iter().map(|repo| {
@@ -187,7 +195,7 @@ fn ours(
         rounds::all(jobs, |it| looked.push(it));
         return looked;
     };
-    let crew = Crew::new(here, orders);
+    let crew = Crew::new(here, orders, on_begun);
     thread::scope(|scope| {
         rounds::all(jobs, |it| {
             let work = it.plan.as_ref().is_some_and(Plan::is_work);
@@ -230,14 +238,14 @@ pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
     let repositories = roster::named(here, names)?;
     let mut looked =
         if here.node.user.uid == 0 {
-            everybody(here, repositories, &before, None)?
+            everybody(here, repositories, &before, None, &drop)?
         } else {
             // What belongs to somebody else is not for us to open; the last tick knew how it is.
             let known =
                 |repo: &Repo| row_before(&before, &repo.name).filter(|_| !node::owns(&repo.path));
             let (strange, own): (Vec<_>, Vec<_>) =
                 repositories.into_iter().partition(|repo| known(repo).is_some());
-            let mut looked = everybody(here, own, &before, None)?;
+            let mut looked = everybody(here, own, &before, None, &drop)?;
             looked.extend(strange.into_iter().filter_map(|repo| {
                 Some(Looked { row: known(&repo)?, name: repo.name, plan: None })
             }));

@@ -272,14 +272,32 @@ fn have_mode(made: &impl AsFd, mode: u32) -> Result<(), Errno> {
 /// # Errors
 /// When it is a folder, may not be removed, or the disk cannot confirm it.
 pub fn remove(dir: &Path, name: &str) -> Result<()> {
+    match unlink(dir, name)? {
+        Some(handle) => {
+            handle.sync().with_context(|| format!("cannot remove {}", dir.join(name).display()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// As [`remove`], for a file that may be there again after a crash.
+///
+/// # Errors
+/// When it is a folder or may not be removed.
+pub fn remove_lazily(dir: &Path, name: &str) -> Result<()> {
+    unlink(dir, name).map(drop)
+}
+
+/// The folder from which the file was removed; `None`: there was none.
+fn unlink(dir: &Path, name: &str) -> Result<Option<Dir>> {
     let told = || format!("cannot remove {}", dir.join(name).display());
     let handle = match Dir::open(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         handle => handle.with_context(told)?,
     };
     match rustix::fs::unlinkat(&handle, name, AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(()),
-        outcome => outcome.map_err(io::Error::from).and_then(|()| handle.sync()).with_context(told),
+        Err(Errno::NOENT) => Ok(None),
+        outcome => outcome.map(|()| Some(handle)).map_err(io::Error::from).with_context(told),
     }
 }
 

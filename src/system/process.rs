@@ -22,9 +22,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 mod dialogue;
 mod question;
+mod worker;
 
 pub use dialogue::{Dialogue, Farewell};
 pub use question::{Answer, ask};
+pub use worker::{Speaks, Worker, say};
 
 /// How long a script has between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -227,66 +229,7 @@ pub fn tell_on_interrupt(text: &'static str) -> Result<()> {
     }
 }
 
-/// A process of ours for one repository, or for all those of a user.
-pub struct Worker {
-    child: Child,
-}
-
-impl Worker {
-    /// Starts `agent ARGS…`; its standard output goes to `report`, and it finds `parcel` in its
-    /// standard input. It makes a session of its own and outlives us.
-    ///
-    /// # Errors
-    /// When no process can be started.
-    pub fn start(args: &[OsString], parcel: Option<&File>, report: &File) -> Result<Self> {
-        let child = ours_with(args)
-            .stdin(input(parcel)?)
-            .stdout(report.try_clone()?)
-            .spawn()
-            .context("cannot start a worker")?;
-        Ok(Self { child })
-    }
-
-    /// Starts `agent ARGS…` with nothing of our environment but `env`; it becomes another user
-    /// itself. Without a `report` it speaks where we do.
-    ///
-    /// # Errors
-    /// When no process can be started.
-    pub fn start_for(
-        args: &[OsString],
-        env: &[(OsString, OsString)],
-        parcel: &File,
-        report: Option<&File>,
-    ) -> Result<Self> {
-        let mut command = ours_with(args);
-        command.env_clear().envs(env.iter().map(|(key, value)| (key, value)));
-        command.stdin(input(Some(parcel))?);
-        if let Some(report) = report {
-            command.stdout(report.try_clone()?);
-        }
-        Ok(Self { child: command.spawn().context("cannot start a helper")? })
-    }
-
-    /// Waits for its end: its exit code, as the shell has it.
-    ///
-    /// # Errors
-    /// When the kernel does not let us wait.
-    pub fn code(mut self) -> Result<u8> {
-        let status = self.child.wait().context("cannot wait for a helper")?;
-        let code = status.code().or(status.signal().map(|signal| 128 + signal));
-        Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
-    }
-
-    /// Waits for its end: whether it ended well.
-    ///
-    /// # Errors
-    /// When the kernel does not let us wait.
-    pub fn outlast(mut self) -> Result<bool> {
-        Ok(self.child.wait().context("cannot wait for a worker")?.success())
-    }
-}
-
-/// A file without a name for a worker's report; needs no disk.
+/// A file without a name for what a program prints; needs no disk.
 ///
 /// # Errors
 /// When the kernel does not give one.

@@ -376,7 +376,8 @@ impl Records {
     /// # Errors
     /// When that cannot be written.
     pub fn ask_again(&self) -> Result<()> {
-        files::put(&self.private, "again", b"", 0o600)
+        // It is between processes that live: whatever cuts them all off, the next tick looks anyway.
+        files::put_lazily(&self.private, "again", b"", 0o600)
     }
 
     /// Whether somebody asked for one more pass, and takes the wish off the table.
@@ -386,7 +387,7 @@ impl Records {
     pub fn asked_again(&self) -> Result<bool> {
         let asked = self.private.join("again").exists();
         if asked {
-            files::remove(&self.private, "again")?;
+            files::remove_lazily(&self.private, "again")?;
         }
         Ok(asked)
     }

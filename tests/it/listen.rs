@@ -40,6 +40,13 @@ impl Listener {
         listener
     }
 
+    /// The most memory that it had at a time, in bytes.
+    pub fn most_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    }
+
     /// Waits until its log holds `text`.
     #[track_caller]
     pub fn logs(&self, text: &str) {

@@ -21,7 +21,7 @@ echo \"end $AGENT_REVISION\" >> .temp/runs
 ";
 
 /// A machine whose clone `ops`, and what it is pulled from, belong to nobody.
-fn machine(script: &str) -> Sandbox {
+pub fn machine(script: &str) -> Sandbox {
     assert_eq!(rustix::process::geteuid().as_raw(), 0, "only root can become somebody else");
     let machine = Sandbox::with("ops", &[("work.sh", script), (".gitignore", "made-by-work\n")]);
     for folder in ["", "root"] {
@@ -49,7 +49,7 @@ pub fn give_all(place: &Path, user: u32) {
 }
 
 /// Pushes as the server's owner would have received it.
-fn push(machine: &Sandbox, files: &[(&str, &str)]) -> String {
+pub fn push(machine: &Sandbox, files: &[(&str, &str)]) -> String {
     let revision = machine.push("ops", files);
     give_all(&machine.server("ops"), NOBODY);
     revision

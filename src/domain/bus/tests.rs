@@ -164,6 +164,7 @@ fn a_report_is_a_line_for_people_and_json_for_programs() {
     let report = |step| Report {
         host: "web01",
         repo: "spog",
+        reference: None,
         revision: NEW.parse().unwrap(),
         previous: OLD.parse().ok(),
         step,

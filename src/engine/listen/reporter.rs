@@ -1,4 +1,5 @@
-//! Tells the bus what actions came to, from what the machine itself recorded of them. Never waits for
+//! Tells the bus that actions begin, as their workers say, and what they came to, from what the machine
+//! itself recorded of them. Never waits for
 //! anybody: a report that cannot be sent is dropped, and it is told how many were.
 
 use std::collections::VecDeque;
@@ -6,8 +7,9 @@ use std::collections::VecDeque;
 use chrono::{DateTime, Utc};
 
 use super::audience::Tally;
-use crate::domain::action::Finished;
+use crate::domain::action::{Begun, Finished};
 use crate::domain::bus::{Report, Step, Topic};
+use crate::domain::stomp::Frame;
 use crate::engine::tick::Tick;
 use crate::engine::{Here, steer};
 use crate::system::node::since_boot;
@@ -19,7 +21,7 @@ const KNOWN: usize = 4096;
 /// Who reports, and what was reported.
 #[derive(Debug)]
 pub struct Reporter {
-    host: String,
+    pub host: String,
     told: VecDeque<String>,
     dropped: Tally,
 }
@@ -28,6 +30,21 @@ impl Reporter {
     /// On this host.
     pub fn new(host: String) -> Self {
         Self { host, told: VecDeque::new(), dropped: Tally::default() }
+    }
+
+    /// Tells `topic` that an action begins.
+    pub fn tell_begun(&mut self, session: &Session, topic: &Topic, begun: &Begun) {
+        let report = Report {
+            host: &self.host,
+            repo: &begun.repo,
+            reference: begun.reference.as_deref(),
+            revision: begun.revision,
+            previous: begun.previous,
+            step: &Step::Started,
+            seconds: 0.0,
+            at: begun.at,
+        };
+        self.send(session, report.frame(topic));
     }
 
     /// Tells `topic` what became of `actions`, each with its repository, those that were told left out.
@@ -43,19 +60,24 @@ impl Reporter {
             let report = Report {
                 host: &self.host,
                 repo,
+                reference: action.reference.as_deref(),
                 revision: action.revision,
                 previous: action.previous,
                 step: &Step::Ended(action.outcome.clone()),
                 seconds: action.seconds,
                 at: action.at,
             };
-            let before = session.dropped();
-            session.send(report.frame(topic));
-            if session.dropped() > before
-                && let Some(count) = self.dropped.count(since_boot())
-            {
-                tracing::warn!("reports that could not be sent: {count}");
-            }
+            self.send(session, report.frame(topic));
+        }
+    }
+
+    fn send(&mut self, session: &Session, frame: Frame) {
+        let before = session.dropped();
+        session.send(frame);
+        if session.dropped() > before
+            && let Some(count) = self.dropped.count(since_boot())
+        {
+            tracing::warn!("reports that could not be sent: {count}");
         }
     }
 }

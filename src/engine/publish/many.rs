@@ -9,13 +9,13 @@ use chrono::{DateTime, Utc};
 use super::gate::Passage;
 use super::stage::{self, Ready, Stop};
 use super::{Shelf, short_name};
-use crate::domain::action::{Attempt, Finished, Outcome, Trigger};
+use crate::domain::action::{Attempt, Begun, Finished, Outcome, Trigger};
 use crate::domain::git::Commit;
 use crate::domain::plan::TreeWhen;
 use crate::domain::publication::{Book, Due, Entry, Publishing};
 use crate::domain::publish::Target;
 use crate::engine::observe::{Site, one_line};
-use crate::engine::scripts::seconds_since;
+use crate::engine::scripts::{self, seconds_since};
 use crate::engine::steer;
 use crate::system::git::{ACTED, Head};
 use crate::system::lock::{ActionLock, Ending, Journal, Step};
@@ -273,6 +273,13 @@ impl<'a, 's> Round<'a, 's> {
                     continue;
                 }
             };
+            scripts::tell_begun(Begun {
+                repo: self.site.repo.name.clone(),
+                reference: Some(due.name.clone()),
+                revision: due.revision,
+                previous: self.book.get(&due.name).and_then(|entry| entry.good),
+                at: now,
+            });
             if let Some(staged) = &staged
                 && !self.site.repo.settings.publish.before.is_empty()
             {

@@ -44,6 +44,9 @@ pub fn follow(
     let Some(step) = journal.step.clone() else { bail!("the journal lost its step") };
     let prepared = site.records.prepare_last_action(step.target)?;
     let started = node::now();
+    if programs == Programs::Run {
+        scripts::tell_step(site, &step, started);
+    }
     let (reference, revision) = (step.branch.local(), step.target);
     let path = target.folder.join(target.link(""));
     let target = path.as_path();

@@ -2,7 +2,11 @@
 //! modules share.
 
 mod bridge;
+mod chain;
+mod claims;
+mod clients;
 mod faults;
+mod gitolite;
 mod hook;
 mod listen;
 mod session;

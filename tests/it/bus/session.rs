@@ -78,6 +78,7 @@ fn a_report_goes_out_over_the_session_that_listens() {
         let report = Report {
             host: "web01",
             repo: "spog",
+            reference: None,
             revision: REVISION.parse().unwrap(),
             previous: None,
             step: &Step::Ended(Outcome::Succeeded),

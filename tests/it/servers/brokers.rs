@@ -104,6 +104,16 @@ impl Broker {
         });
     }
 
+    /// Stops it where it stands: it takes connections and does nothing.
+    pub fn hang(&self) {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on after [`Broker::hang`].
+    pub fn go_on(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
     /// Starts it, with all that it still knows.
     pub fn start_again(&mut self) {
         self.let_go(Leftovers::Keep);
