@@ -42,7 +42,12 @@ pub fn run(cli: &Cli) -> Result<Code> {
         Command::Man(args) => man::run(args),
         Command::Stage(args) => worker::stage(args),
         Command::Helper(args) => helper::run(args),
-        command => within(&here(global)?, global, command),
+        command => match (here(global), command) {
+            (Ok(here), command) => within(&here, global, command),
+            // Monitoring reads stdout and a code of its own.
+            (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
+            (Err(error), _) => Err(error),
+        },
     }
 }
 

@@ -8,6 +8,9 @@ use crate::engine::Here;
 use crate::engine::schedule::{self, CronLine, Way};
 use crate::exit::Code;
 
+/// How such a loop ends.
+const TAKE_OVER: &str = "hint: agent schedule cron --replace takes it over\n";
+
 /// `agent schedule cron|systemd|none [--replace] [--print]`
 ///
 /// # Errors
@@ -75,9 +78,26 @@ pub fn loops_beside(here: &Here) -> Result<String> {
         text += &format!("another loop pulls here: {}\n", show::escaped(&rival.to_string()));
     }
     if rivals.iter().any(|rival| rival.about_us) {
-        text += "hint: agent schedule cron --replace takes it over\n";
+        text += TAKE_OVER;
     }
     Ok(text)
+}
+
+/// That loops pull the clones of this world beside the agent, in one line and a hint; empty when none is
+/// seen. A crontab that cannot be read is the business of `agent check`.
+pub fn loop_upon_ours(here: &Here) -> String {
+    if here.settings.world.own {
+        return String::new();
+    }
+    let mut rivals = schedule::rivals(here).unwrap_or_default();
+    rivals.retain(|rival| rival.about_us);
+    let Some((first, others)) = rivals.split_first() else { return String::new() };
+    let more = match others.len() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let first = show::escaped(&first.to_string());
+    format!("\nwarning: another loop pulls here: {first}{more}\n{TAKE_OVER}")
 }
 
 /// What would be installed; for "none", what is installed.

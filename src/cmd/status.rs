@@ -1,12 +1,12 @@
 //! `agent status`: which revision each repository acted upon, since when, and why it is not newer;
 //! for people, programs, shell prompts and monitoring. Reads nothing and asks nobody: the status is
-//! handed in.
+//! handed in. People are also told of a loop that pulls the same clones.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use chrono::{DateTime, Utc};
 use comfy_table::Cell;
 
-use super::show;
+use super::{schedule, show};
 use crate::cli::{self, Global, StatusForm};
 use crate::domain::status::{Published, Row, Severity, State, Status};
 use crate::engine::{Here, tick};
@@ -52,7 +52,9 @@ pub fn run(here: &Here, global: &Global, args: &cli::Status) -> Result<Code> {
         status = tick::machine_status().unwrap_or(status);
     }
     show::print(&match form {
-        Form::Text(detail) => text(&status, detail, show::width(), status.at),
+        Form::Text(detail) => {
+            text(&status, detail, show::width(), status.at) + &schedule::loop_upon_ours(here)
+        }
         Form::Json => json(&status)?,
         Form::Oneline => oneline(&status, status.at),
         Form::Nagios => {
@@ -63,6 +65,17 @@ pub fn run(here: &Here, global: &Global, args: &cli::Status) -> Result<Code> {
         }
     })?;
     Ok(exit_code(&status))
+}
+
+/// For monitoring, where the configuration cannot be used: that nothing is known, and why.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn unknown(error: &Error) -> Result<Code> {
+    let why = format!("{error:#}").replace('|', "/");
+    let why = show::escaped(why.lines().next().unwrap_or_default());
+    show::print(&format!("PMPY UNKNOWN - {why}\n"))?;
+    Ok(Code::Monitoring(3))
 }
 
 /// 1 when a repository needs attention, else 0.

@@ -10,7 +10,7 @@ use crate::domain::action::Trigger;
 use crate::engine::checkout::{self, Way};
 use crate::engine::reconcile::Wish;
 use crate::engine::tick::Orders;
-use crate::engine::{Here, steer};
+use crate::engine::{Here, roster, steer};
 use crate::exit::{Code, Usage};
 use crate::system::{node, process};
 
@@ -123,7 +123,7 @@ fn in_foreground(
 /// # Errors
 /// When nothing is named, or it cannot be written.
 pub fn hold(here: &Here, args: &cli::Hold) -> Result<Code> {
-    let names = chosen(args.repo(), args.all, "hold")?;
+    let names = chosen(here, args.repo(), args.all, "hold")?;
     let reason = args.reason().unwrap_or_else(|| "no reason given".to_owned());
     let now = node::now();
     let until = args.until.map(|length| now + length);
@@ -145,7 +145,7 @@ pub fn hold(here: &Here, args: &cli::Hold) -> Result<Code> {
 /// # Errors
 /// When nothing is named, or something cannot be removed.
 pub fn unhold(here: &Here, args: &cli::Unhold) -> Result<Code> {
-    let names = chosen(args.repo.as_deref(), args.all, "unhold")?;
+    let names = chosen(here, args.repo.as_deref(), args.all, "unhold")?;
     let (ours, code) = helper::ours(here, &names)?;
     for repo in ours {
         let lifted = steer::unhold(here, &repo)?;
@@ -174,11 +174,19 @@ pub fn unhold(here: &Here, args: &cli::Unhold) -> Result<Code> {
     Ok(code)
 }
 
-/// The names that an order is about; stopping everything takes a word.
-fn chosen(repo: Option<&str>, all: bool, command: &str) -> Result<Vec<String>> {
+/// The names that an order is about; stopping everything takes a word, and says where there is nothing.
+fn chosen(here: &Here, repo: Option<&str>, all: bool, command: &str) -> Result<Vec<String>> {
     match (repo, all) {
         (Some(name), _) => Ok(vec![name.to_owned()]),
-        (None, true) => Ok(Vec::new()),
+        (None, true) => {
+            if roster::repositories(here)?.is_empty() {
+                let root = show::escaped(&here.settings.world.root.display().to_string());
+                show::print(&format!(
+                    "there is no repository under {root}: agent init URL adds one\n"
+                ))?;
+            }
+            Ok(Vec::new())
+        }
         (None, false) => Err(Usage(format!(
             "which repository?\nhint: agent {command} REPO, or for every one: agent {command} --all"
         ))

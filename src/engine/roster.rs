@@ -122,7 +122,10 @@ pub fn known(here: &Here, all: &[Repo], names: &[String]) -> Result<()> {
                 "there is no repository \"{}\"\nhint: {}",
                 name.escape_debug(),
                 match known.as_slice() {
-                    [] => format!("there is none yet under {}", here.settings.world.root.display()),
+                    [] => format!(
+                        "there is none yet under {}; add one: agent init URL",
+                        here.settings.world.root.display()
+                    ),
                     known => format!("there are: {}", known.join(", ")),
                 }
             );

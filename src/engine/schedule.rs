@@ -180,6 +180,10 @@ fn install_systemd(here: &Here) -> Result<String> {
             "only root may install a unit\nhint: sudo agent schedule systemd, or for yourself: agent schedule cron"
         );
     }
+    ensure!(
+        schedule::has_systemd(),
+        "there is no systemd on this machine\nhint: agent schedule cron"
+    );
     let wanted = unit(here)?;
     let place = match schedule::packaged_unit()? {
         // What the package brought is the package's to renew.

@@ -25,9 +25,10 @@ pub const UNIT: &str = "pmpy.service";
 const UNITS: &str = "/etc/systemd/system";
 /// Where packages put theirs.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-/// Every cron there is, and where.
+/// Every cron there is.
 const CRONS: [&str; 5] = ["cron", "crond", "fcron", "bcron-sched", "busybox-cron"];
-const CRON_FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/// Where a machine has its programs.
+const PROGRAMS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// The most that a crontab or a unit may hold, in bytes.
 const CAP: u64 = 256 * 1024;
@@ -36,8 +37,16 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Whether a cron is installed.
 pub fn has_cron() -> bool {
-    let there = |folder: &str| CRONS.iter().any(|name| Path::new(folder).join(name).exists());
-    CRON_FOLDERS.iter().any(|folder| there(folder))
+    CRONS.iter().any(|name| is_installed(name))
+}
+
+/// Whether systemd is installed, whatever runs this machine now.
+pub fn has_systemd() -> bool {
+    is_installed("systemctl")
+}
+
+fn is_installed(program: &str) -> bool {
+    PROGRAMS.iter().any(|folder| Path::new(folder).join(program).exists())
 }
 
 /// Whether systemd runs this machine (sd_booted(3)).

@@ -71,7 +71,8 @@ pub fn told(error: &rustls::Error, host: &str) -> String {
     // A clock that is wrong looks just like a certificate that is.
     let clock = || {
         let now = node::now().with_timezone(&Local);
-        format!("hint: it is {} on this machine; is its clock right?", now.format("%F %R %:z"))
+        let now = now.format("%F %R %:z");
+        format!("hint: the clock says {now} on this machine; set it if that is wrong (timedatectl)")
     };
     let day = |time: &UnixTime| {
         let time = DateTime::<Utc>::from_timestamp(time.as_secs().cast_signed(), 0);

@@ -10,18 +10,20 @@ use std::thread;
 use crate::sandbox::{Ran, Sandbox, text};
 use crate::throwaway::Throwaway;
 
-const AGENT: &str = env!("CARGO_BIN_EXE_agent");
+/// The agent of this build.
+pub const AGENT: &str = env!("CARGO_BIN_EXE_agent");
 
 fn bootstrap(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("bootstrap").join(file)
 }
 
-fn read(file: &str) -> String {
+/// A file of `bootstrap/`.
+pub fn read(file: &str) -> String {
     fs::read_to_string(bootstrap(file)).unwrap()
 }
 
 /// Serves the agent over http on the loopback, until the tests end; the address.
-fn download() -> String {
+pub fn download() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/agent", listener.local_addr().unwrap());
     thread::spawn(move || {
@@ -40,7 +42,8 @@ fn download() -> String {
     address
 }
 
-fn sha256(file: &str) -> String {
+/// The checksum of `file`, in hexadecimal digits.
+pub fn sha256(file: &str) -> String {
     let ran = Ran::of(std::process::Command::new("sha256sum").arg(file)).ok();
     ran.stdout.split(' ').next().unwrap().to_owned()
 }

@@ -20,16 +20,20 @@ mod disk;
 mod docs;
 mod durability;
 mod examples;
+#[cfg(feature = "servers")]
+mod first_boot;
 mod hostile;
 mod housekeeping;
 mod idle;
 mod init;
+mod init_faults;
 mod install;
 mod kills;
 #[cfg(not(feature = "servers"))]
 mod left_out;
 mod listen;
 mod manual;
+mod messages;
 mod model;
 mod neighbours;
 mod notify;

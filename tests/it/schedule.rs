@@ -108,6 +108,37 @@ fn systemd_finds_nothing_to_say_about_the_unit() {
 }
 
 #[test]
+fn the_unit_takes_no_right_from_the_scripts_and_stops_without_them() {
+    let unit = bootstrap("systemd/pmpy.service");
+    let settings: Vec<&str> = unit.lines().filter(|line| !line.starts_with('#')).collect();
+    for taken in ["NoNewPrivileges", "Protect", "Private", "Restrict", "Limit", "Capability"] {
+        assert!(
+            !settings.iter().any(|line| line.starts_with(taken)),
+            "{taken}: scripts inherit it"
+        );
+    }
+    for kept in ["KillMode=process", "WatchdogSec=2min", "NotifyAccess=main", "TasksMax=infinity"] {
+        assert!(settings.contains(&kept), "{kept}");
+    }
+}
+
+#[test]
+fn the_drop_in_that_the_docs_show_is_one() {
+    let machine = Throwaway::new();
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let shown = docs.split("```ini\n").nth(1).unwrap().split("```").next().unwrap();
+    machine.write(UNIT, &bootstrap("systemd/pmpy.service"));
+    machine.write(&format!("{UNIT}.d/fewer-rights.conf"), shown);
+    let ran = machine.sh(&format!("systemd-analyze verify --man=no {UNIT}")).ok();
+    assert!(!ran.stderr.contains("pmpy") && !ran.stderr.contains("fewer-rights"), "{ran}");
+    // A word that systemd does not know is told.
+    machine.write(&format!("{UNIT}.d/fewer-rights.conf"), "[Service]\nNoNewPrivilege=yes\n");
+    let ran = machine.sh(&format!("systemd-analyze verify --man=no {UNIT} 2>&1 || true")).ok();
+    assert!(ran.stdout.contains("NoNewPrivilege"), "{ran}");
+}
+
+#[test]
 fn the_unit_takes_the_place_of_the_cron_line() {
     let machine = Throwaway::new();
     machine.agent(&["schedule", "cron"]).ok();
@@ -153,6 +184,9 @@ fn the_loop_that_people_had_before_is_pointed_at_and_taken_over_with_one_command
     assert_eq!(machine.sh("crontab -l").ok().stdout, OLD_CRONTAB, "not without being asked");
     let checked = machine.agent(&["check", "--offline"]).stdout;
     assert!(checked.contains("cron_1m.sh"), "{checked}");
+    let told = machine.agent(&["status"]).stdout;
+    assert!(told.contains("warning: another loop pulls here: /var/spool/cron/"), "{told}");
+    assert!(told.ends_with("hint: agent schedule cron --replace takes it over\n"), "{told}");
 
     let said = machine.agent(&["schedule", "cron", "--replace"]).ok().stdout;
     assert!(
@@ -167,6 +201,7 @@ fn the_loop_that_people_had_before_is_pointed_at_and_taken_over_with_one_command
     let kept = fs::read_dir(machine.path("/var/lib/pmpy/replaced")).unwrap().next().unwrap();
     assert_eq!(fs::read_to_string(kept.unwrap().path()).unwrap(), OLD_CRONTAB);
     assert_eq!(machine.read("/etc/cron.d/site"), "0 4 * * * www cd /srv/site && git pull\n");
+    assert!(!machine.agent(&["status"]).stdout.contains("another loop"));
 
     let said = machine.agent(&["schedule", "cron", "--replace"]).ok().stdout;
     assert!(!said.contains("made a comment"), "{said}");

@@ -1,6 +1,7 @@
-//! A throw-away copy of this very machine, for what belongs to a whole machine: /etc, crontabs, units,
-//! packages, root's own folders. Everything is read from the machine below and written into memory;
-//! nothing of it reaches the machine, and all of it is gone in the end. Needs root, as mounting does.
+//! A throw-away copy of this very machine, or of another one's disk, for what belongs to a whole
+//! machine: /etc, crontabs, units, packages, root's own folders. Everything is read from the disk below
+//! and written into memory; nothing of it reaches that disk, and all of it is gone in the end. Needs
+//! root, as mounting does.
 //!
 //! Its `/etc/cron.d`, crontabs, `/etc/pmpy`, `/root` and `/tmp` are empty, the agent is
 //! `/usr/local/bin/agent`, and the sandbox's folder has the same path inside as outside.
@@ -31,6 +32,11 @@ impl Throwaway {
 
     /// A copy that never had an agent.
     pub fn without_agent() -> Self {
+        Self::over(Path::new("/")).bound("/dev")
+    }
+
+    /// A machine whose disk is the folder `below`, with what is there of an agent taken away.
+    pub fn over(below: &Path) -> Self {
         let sandbox = Sandbox::new();
         let memory = sandbox.path("copy");
         fs::create_dir(&memory).unwrap();
@@ -40,7 +46,7 @@ impl Throwaway {
         }
         let root = memory.join("root");
         let layers =
-            format!("lowerdir=/,upperdir={0}/upper,workdir={0}/work", memory.to_str().unwrap());
+            format!("lowerdir={1},upperdir={0}/upper,workdir={0}/work", text(&memory), text(below));
         mounts.push(Mounted::of(&root, &["-t", "overlay", "-o", &layers, "overlay"]));
         let mut machine = Self { mounts, sandbox };
         for folder in ["root", "tmp", "run", "var/spool/cron", "etc/cron.d"] {
@@ -57,7 +63,7 @@ impl Throwaway {
         }
         let spool = "mkdir -m 1730 /var/spool/cron/crontabs && chgrp crontab /var/spool/cron/crontabs; \
                      chmod 1777 /tmp";
-        let machine = machine.bound("/proc").bound("/dev");
+        let machine = machine.bound("/proc");
         let folder = machine.sandbox.path("");
         let inside = machine.path(text(&folder));
         fs::create_dir_all(&inside).unwrap();

@@ -71,13 +71,24 @@ impl Fault {
         }
     }
 
-    /// `error` with what a person can do about it as its hint, where the disk is to blame.
+    /// `error` with what a person can do about it as its hint, where the disk is to blame, or that it
+    /// is not this user's.
     pub fn explained(error: Error) -> Error {
         match Self::of(&error) {
             Some(fault) => error.context(format!("hint: {}", fault.remedy())),
+            None if is_denied(&error) => error.context("hint: run this as its owner or as root"),
             None => error,
         }
     }
+}
+
+/// Whether this user may not do it.
+fn is_denied(error: &Error) -> bool {
+    let denied = |kind| kind == io::ErrorKind::PermissionDenied;
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| denied(error.kind()))
+            || cause.downcast_ref::<Errno>().is_some_and(|errno| denied(errno.kind()))
+    })
 }
 
 impl fmt::Display for Fault {
@@ -116,9 +127,11 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_comes_once_and_only_where_the_disk_is_to_blame() {
+    fn the_hint_comes_once_and_only_where_the_disk_or_the_user_is_to_blame() {
         let told = Fault::explained(Error::from(Fault::Full).context("cannot write a"));
         assert_eq!(told.to_string(), format!("hint: {}", Fault::Full.remedy()));
+        let told = Fault::explained(Error::from(Errno::ACCESS).context("cannot write a"));
+        assert!(told.to_string().starts_with("hint: run this as"));
         let other = Err::<(), _>(anyhow!("no such thing")).context("ops").unwrap_err();
         assert_eq!(Fault::explained(other).to_string(), "ops");
     }

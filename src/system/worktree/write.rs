@@ -15,6 +15,9 @@ use crate::system::files;
 /// Up to this many operations each file and folder is synced by itself; above, the whole file system
 /// is, which then costs less, although it waits for what others have written.
 const SYNCED_ONE_BY_ONE: usize = 256;
+/// The same where everything is new, as on a machine that is being made live: hardly anybody else
+/// writes there, and somebody waits for the first script.
+const NEW_SYNCED_ONE_BY_ONE: usize = 64;
 
 impl Worktree {
     /// Makes the worktree what `ready`'s change says, and tells how each new path looks on disk.
@@ -43,13 +46,17 @@ impl Worktree {
         permit: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<Written>> {
         let steps = || ready.change.ops.iter().zip(ready.steps.iter().copied());
+        let most = match ready.change.ops.iter().all(|op| op.old.is_none()) {
+            true => NEW_SYNCED_ONE_BY_ONE,
+            false => SYNCED_ONE_BY_ONE,
+        };
         let mut writer = Writer {
             worktree: self,
             permit,
             recent: None,
             devices: BTreeMap::new(),
             touched: steps().map(|(op, _)| op.path.split().0).collect(),
-            one_by_one: ready.change.ops.len() <= SYNCED_ONE_BY_ONE,
+            one_by_one: ready.change.ops.len() <= most,
             staged: 0,
         };
         writer.take_note_of_device(&RepoPath::top())?;

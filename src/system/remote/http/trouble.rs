@@ -17,13 +17,7 @@ use crate::system::tls;
 pub(super) fn unanswered(error: ureq::Error, origin: &Origin, proxy: Option<&str>) -> Error {
     let host = &origin.host;
     let text = match error {
-        ureq::Error::HostNotFound => {
-            let host = proxy.unwrap_or(host);
-            format!(
-                "the name {host} is not known here\n\
-                 hint: getent hosts {host}; is it spelled right, and does a name server answer?"
-            )
-        }
+        ureq::Error::HostNotFound => unknown(proxy.unwrap_or(host), ""),
         ureq::Error::Timeout(timeout) => match timeout {
             Timeout::Connect => format!(
                 "{origin} does not answer within 10 seconds\n\
@@ -53,7 +47,10 @@ pub(super) fn unanswered(error: ureq::Error, origin: &Origin, proxy: Option<&str
         ureq::Error::Rustls(error) => return Error::msg(tls::told(&error, host)),
         ureq::Error::Io(error) => match inner_tls(&error) {
             Some(error) => return Error::msg(tls::told(error, host)),
-            None => io_words(&error, origin),
+            None => match error.to_string().strip_prefix(LOOKUP) {
+                Some(why) => unknown(proxy.unwrap_or(host), &format!(": {why}")),
+                None => io_words(&error, origin),
+            },
         },
         ureq::Error::LargeResponseHeader(..) => {
             format!("{origin} sends a head of a size that no git server sends")
@@ -67,6 +64,16 @@ pub(super) fn unanswered(error: ureq::Error, origin: &Origin, proxy: Option<&str
         Some(_) => Error::msg(text),
         None => Error::new(Trouble::Server).context(text),
     }
+}
+
+/// What the standard library says before the resolver's own words.
+const LOOKUP: &str = "failed to lookup address information: ";
+
+fn unknown(host: &str, why: &str) -> String {
+    format!(
+        "the name {host} is not known here{why}\n\
+         hint: getent hosts {host}; is it spelled right, and does a name server answer?"
+    )
 }
 
 fn inner_tls(error: &io::Error) -> Option<&rustls::Error> {
