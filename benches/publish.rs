@@ -1,7 +1,8 @@
 //! What it costs to publish every branch of a repository: the agent in the mode `branches` against
 //! r10k, and against a loop that keeps a worktree of git's for each branch and removes those of
 //! branches that are gone. All of them over HTTP from one server, in turns, so that whatever else the
-//! machine does meets each.
+//! machine does meets each. The loop runs a second time with a `sync -f` at its end, which promises what
+//! the agent does: what was published is on disk. `TMPDIR=/dev/shm` shows it without a disk.
 //!
 //! `cargo bench --features servers --bench publish [-- ROUNDS [WHAT…]]`, where WHAT is a part of the
 //! name of a row; all rows without. Needs nginx, fcgiwrap, r10k and GNU time.
@@ -29,7 +30,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use sandbox::{Ran, Sandbox, text};
 use servers::{Face, Https, Proxy};
 
-/// The loop: URL, the clone, the folder with the worktrees. As good as such a loop gets: a worktree
+/// The loop: URL, the clone, the folder with the worktrees, whether they are synced. As good as such a loop gets: a worktree
 /// that stands right is only asked.
 const LOOP: &str = r#"
 set -eu
@@ -54,6 +55,7 @@ for folder in "$target"/*/; do
         git -C "$clone" worktree remove --force "$folder"
     fi
 done
+[ "$4" = "as it is" ] || sync -f "$target"
 "#;
 
 fn main() {
@@ -63,9 +65,10 @@ fn main() {
     println!("{rounds} rounds; ratio: the other / agent\n");
     println!("| | wall ms | ratio | CPU ms | ratio | KB | requests | agent's peak MB |");
     println!("| --- | --: | --: | --: | --: | --: | --: | --: |");
-    for (branches, files, who) in
-        [(50, 300, &[Who::Agent, Who::R10k, Who::Loop][..]), (1_000, 5, &[Who::Agent])]
-    {
+    for (branches, files, who) in [
+        (50, 300, &[Who::Agent, Who::R10k, Who::Loop, Who::SyncedLoop][..]),
+        (1_000, 5, &[Who::Agent]),
+    ] {
         let named = |row: Row| format!("{branches} × {files} files, {}", row.name());
         let rows: Vec<Row> = [Row::Cold, Row::Idle, Row::Changed, Row::Gone]
             .into_iter()
@@ -113,6 +116,7 @@ enum Who {
     Agent,
     R10k,
     Loop,
+    SyncedLoop,
 }
 
 impl Who {
@@ -121,6 +125,17 @@ impl Who {
             Self::Agent => "agent",
             Self::R10k => "r10k",
             Self::Loop => "worktree loop",
+            Self::SyncedLoop => "worktree loop, synced",
+        }
+    }
+
+    /// Its clone.
+    fn repository(self) -> &'static str {
+        match self {
+            Self::Agent => "root/control",
+            Self::R10k => "r10k",
+            Self::Loop => "loop.git",
+            Self::SyncedLoop => "synced-loop.git",
         }
     }
 
@@ -130,6 +145,7 @@ impl Who {
             Self::Agent => "published",
             Self::R10k => "environments",
             Self::Loop => "worktrees",
+            Self::SyncedLoop => "synced-worktrees",
         }
     }
 }
@@ -245,11 +261,14 @@ impl Bench {
                 ]);
                 command
             }
-            Who::Loop => {
+            Who::Loop | Who::SyncedLoop => {
                 let url = self.line.url_of(&self.server.url_on(Face::Plain, "control"));
                 let mut command = self.machine.command("bash");
                 command.arg(self.machine.path("loop.sh")).arg(url);
-                command.arg(self.machine.path("loop.git")).arg(self.machine.path(who.target()));
+                command
+                    .arg(self.machine.path(who.repository()))
+                    .arg(self.machine.path(who.target()));
+                command.arg(if who == Who::Loop { "as it is" } else { "synced" });
                 command
             }
         }
@@ -258,12 +277,7 @@ impl Bench {
     /// Moves away all that `who` ever made. It is not removed: ext4 is slow to give out inodes that
     /// were freed a minute ago, and whoever comes next would be measured with that.
     fn forget(&self, who: Who) {
-        let made = match who {
-            Who::Agent => ["root/control", who.target()],
-            Who::R10k => ["r10k", who.target()],
-            Who::Loop => ["loop.git", who.target()],
-        };
-        for made in made {
+        for made in [who.repository(), who.target()] {
             let folder = self.machine.path(made);
             if folder.exists() {
                 let number = self.forgotten.replace(self.forgotten.get() + 1);

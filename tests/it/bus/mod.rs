@@ -5,6 +5,7 @@ mod bridge;
 mod chain;
 mod claims;
 mod clients;
+mod example;
 mod faults;
 mod gitolite;
 mod hook;
