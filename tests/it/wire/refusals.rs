@@ -122,7 +122,11 @@ fn a_name_that_nobody_knows_and_a_port_where_nobody_is_are_told_apart() {
     let closed = "https://localhost:1/ops.git".to_owned();
     says(&refused(&machine, "", closed), &["localhost", "refused"]);
     let no_git = server.url_on(Face::Good, "nothing-of-this-name");
-    says(&refused(&machine, &trusting(&server), no_git), &["404"]);
+    // Where the program ends sooner than fcgiwrap looks, that says 502, and 404 when it is asked again.
+    let why = || refused(&machine, &trusting(&server), no_git.clone());
+    let answers: Vec<String> =
+        (0..5).map(|_| why()).take_while(|why| !why.contains("404")).collect();
+    assert!(answers.len() < 5, "{answers:?}");
 }
 
 #[test]
