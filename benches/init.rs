@@ -9,6 +9,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "it starts programs and reads the clock")]
 
+mod figures;
 #[path = "../tests/it/sandbox.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod sandbox;
@@ -20,8 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::resource::{UsageWho, getrusage};
-
+use figures::{median, processor_of_children};
 use sandbox::{Ran, Sandbox, text};
 use servers::{Face, Https, Proxy};
 
@@ -135,18 +135,4 @@ fn empty_tick(rounds: usize) {
     timed.args(["-f", "%M"]).arg(tick.get_program()).args(tick.get_args());
     let size = Ran::of(&mut timed).ok().stderr.trim().parse::<f64>().unwrap() / 1024.0;
     println!("| agent | {:.1} | {:.1} | {size:.1} |", median(processor), median(wall));
-}
-
-/// Milliseconds of processor time of every child that has ended.
-fn processor_of_children() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
-    [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|time| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3)
-        .sum()
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
 }

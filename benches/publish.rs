@@ -13,6 +13,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "it starts programs and reads the clock")]
 
+mod figures;
 #[path = "../tests/it/sandbox.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod sandbox;
@@ -25,8 +26,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
-use nix::sys::resource::{UsageWho, getrusage};
-
+use figures::{median, processor_of_children};
 use sandbox::{Ran, Sandbox, text};
 use servers::{Face, Https, Proxy};
 
@@ -398,24 +398,11 @@ fn name(branch: usize) -> String {
 
 /// Medians.
 fn middle(costs: &[Cost]) -> Cost {
-    let median = |part: fn(&Cost) -> f64| {
-        let mut all: Vec<f64> = costs.iter().map(part).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
+    let median = |part: fn(&Cost) -> f64| median(costs.iter().map(part).collect());
     Cost {
         wall: median(|cost| cost.wall),
         processor: median(|cost| cost.processor),
         kilobytes: median(|cost| cost.kilobytes),
         requests: median(|cost| cost.requests),
     }
-}
-
-/// Milliseconds of processor time of every child that has ended.
-fn processor_of_children() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
-    [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|time| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3)
-        .sum()
 }

@@ -10,6 +10,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "it starts programs and reads the clock")]
 
+mod figures;
 #[path = "../tests/it/sandbox.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod sandbox;
@@ -21,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
 use rustix::process::Pid;
 
+use figures::{median, processor_of_children};
 use sandbox::{Ran, Sandbox, text};
 use servers::{Counts, Face, Https, Proxy, Sshd};
 
@@ -184,11 +185,7 @@ fn print_ratios(target: &str, ours: &Cost, theirs: &Cost) {
 
 /// Medians.
 fn middle(costs: &[Cost]) -> Cost {
-    let median = |part: fn(&Cost) -> f64| {
-        let mut all: Vec<f64> = costs.iter().map(part).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
+    let median = |part: fn(&Cost) -> f64| median(costs.iter().map(part).collect());
     Cost {
         wall: median(|cost| cost.wall),
         client: median(|cost| cost.client),
@@ -197,15 +194,6 @@ fn middle(costs: &[Cost]) -> Cost {
         turns: median(|cost| cost.turns),
         kilobytes: median(|cost| cost.kilobytes),
     }
-}
-
-/// Milliseconds of processor time of every child that has ended.
-fn processor_of_children() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
-    [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|time| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3)
-        .sum()
 }
 
 /// The processor time of servers and of all that they start: a control group of their own, because

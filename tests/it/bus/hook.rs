@@ -14,7 +14,7 @@ use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, login_file};
 use crate::servers::{Behaviour, Proxy, Sshd};
 
 /// The hook as it is installed, with a configuration and a program of the test's.
-fn install(machine: &Sandbox, name: &str, example: &str, urls: &[String]) {
+pub(super) fn install(machine: &Sandbox, name: &str, example: &str, urls: &[String]) {
     let folder = machine.path("notify");
     fs::create_dir_all(&folder).unwrap();
     let configuration = folder.join("notify.toml");
@@ -30,7 +30,7 @@ fn install(machine: &Sandbox, name: &str, example: &str, urls: &[String]) {
     set_mode(&file, 0o755);
 }
 
-const PLAIN: &str = include_str!("../../../examples/notify/post-receive");
+pub(super) const PLAIN: &str = include_str!("../../../examples/notify/post-receive");
 const GITOLITE: &str = include_str!("../../../examples/notify/gitolite/post-receive");
 
 /// A machine with a repository of this name; the commit that it begins with was pushed before.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use pmpy::domain::stomp::Frame;
 
-use super::{Listening, brokers, message, publish};
+use super::{Listening, brokers, hook, message, publish};
 use crate::listen::Listener;
-use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, text, wait_until};
-use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, ODD, login_file};
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, wait_until};
+use crate::servers::brokers::{AGENT, Broker, KINDS, ODD, login_file};
 use crate::servers::{Behaviour, Proxy};
 use crate::users;
 
@@ -212,18 +212,7 @@ fn while_a_broker_answers_nothing_the_timer_goes_on() {
 
 /// A `post-receive` hook for `name` on the server: `agent notify` as it is documented.
 pub(super) fn announces(machine: &Sandbox, name: &str, urls: &[String]) {
-    let folder = machine.path("notify");
-    fs::create_dir_all(&folder).unwrap();
-    let (configuration, login) = (folder.join("notify.toml"), login_file(&folder, HOOK));
-    fs::write(&configuration, format!("[bus]\nbrokers = {urls:?}\nlogin_file = {login:?}\n"))
-        .unwrap();
-    let hook = include_str!("../../../examples/notify/post-receive")
-        .replace("/usr/local/bin/agent", env!("CARGO_BIN_EXE_agent"))
-        .replace("/etc/pmpy/notify.toml", text(&configuration));
-    let file = machine.server(name).join("hooks/post-receive");
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(&file, hook).unwrap();
-    set_mode(&file, 0o755);
+    hook::install(machine, name, hook::PLAIN, urls);
 }
 
 #[test]
