@@ -41,6 +41,7 @@ impl Listener {
     }
 
     /// The most memory that it had at a time, in bytes.
+    #[cfg(feature = "servers")]
     pub fn most_memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
