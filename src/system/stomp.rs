@@ -309,7 +309,7 @@ fn not_taken(error: Error) -> Error {
         Some(_) => "are user and password right? See login_file",
         None => {
             "is this the port for STOMP, and stomp:// or stomps:// right? \
-             Some brokers hang up on a wrong password, too"
+             Some brokers hang up on a wrong password as well: see login_file"
         }
     };
     error.context(format!("it does not take us\nhint: {hint}"))

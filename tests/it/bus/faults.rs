@@ -10,12 +10,30 @@ use crate::sandbox::{Sandbox, text, wait_until};
 use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, ODD};
 use crate::servers::{Behaviour, Proxy, Running, free_port};
 
+/// How often a broker is asked for what it says: one that has much to do does not always answer in time.
+const PATIENT: usize = 4;
+
 /// Why a session with `brokers` does not come about.
 #[track_caller]
 fn told(brokers: &Brokers) -> String {
-    let (why, again_in) = Listening::to(brokers, &["future.git.commits"]).down();
-    assert!(again_in >= Duration::from_secs(1), "{again_in:?}");
-    why
+    told_with(brokers, "")
+}
+
+/// Why a session with `brokers` does not come about: the first reason that has `words` in it, of the
+/// first few.
+#[track_caller]
+fn told_with(brokers: &Brokers, words: &str) -> String {
+    let listening = Listening::to(brokers, &["future.git.commits"]);
+    let mut last = String::new();
+    for _ in 0..PATIENT {
+        let (why, again_in) = listening.down();
+        assert!(again_in >= Duration::from_secs(1), "{again_in:?}");
+        last = why;
+        if last.contains(words) {
+            break;
+        }
+    }
+    last
 }
 
 #[test]
@@ -23,15 +41,15 @@ fn whoever_is_not_let_in_hears_why() {
     for kind in KINDS {
         let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
         let url = [broker.url()];
-        let told_with = |login: &str| told(&brokers(&url, folder.path(), login));
         for login in ["agent:wrong", "nobody:at all"] {
-            let why = told_with(login);
+            // ActiveMQ now and then hangs up before its reason is out.
+            let why = told_with(&brokers(&url, folder.path(), login), "it does not take us");
             assert!(why.starts_with(&format!("the broker {} is of no use: ", url[0])), "{why}");
             assert!(why.contains("it does not take us") && why.contains("login_file"), "{why}");
             assert!(!why.contains("wrong\"") && !why.contains("at all"), "{why}");
         }
         // It may announce and not listen.
-        let why = told_with(HOOK);
+        let why = told_with(&brokers(&url, folder.path(), HOOK), "it says: ");
         assert!(why.contains("is over: it says: "), "{why}");
         let mut elsewhere = brokers(&url, folder.path(), AGENT);
         elsewhere.login_file = Some(folder.path().join("none"));
@@ -41,7 +59,7 @@ fn whoever_is_not_let_in_hears_why() {
     let folder = tempfile::tempdir().unwrap();
     let mut elsewhere = brokers(&[broker.url()], folder.path(), AGENT);
     elsewhere.host = "stompgit".to_owned();
-    let why = told(&elsewhere);
+    let why = told_with(&elsewhere, "it does not take us");
     assert!(why.contains("hint: set host to the virtual host"), "{why}");
 }
 
