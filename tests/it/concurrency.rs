@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -134,12 +134,11 @@ fn of_fifty_ticks_at_once_one_acts_and_the_others_leave() {
 #[test]
 fn whoever_finds_it_busy_leaves_at_once_and_is_not_in_the_way() {
     let (machine, tick, revision) = in_the_middle();
-    let start = Instant::now();
+    // The script waits for us: whoever waited for it would not come back.
     for arguments in [&TICK[..], &["tick", NAME], &["worker", NAME, "--trigger", "cron"]] {
         let ran = machine.agent(arguments).ok();
         assert_eq!(ran.stderr, "", "{ran}");
     }
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(machine.state(NAME), "acting");
     go(&machine);
     assert_eq!(tick.code(), Some(0));

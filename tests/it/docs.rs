@@ -160,10 +160,10 @@ fn call(line: &str) -> Option<Vec<String>> {
     (!arguments.is_empty()).then_some(arguments)
 }
 
-/// The words of a line as a shell takes them apart.
+/// The words of a line as a shell takes them apart, in some folder.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    for c in line.chars() {
+    for c in line.replace("$PWD", "/folder").chars() {
         match (c, quote) {
             ('"' | '\'', None) => {
                 quote = Some(c);

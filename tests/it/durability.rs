@@ -62,7 +62,7 @@ fn content_is_on_disk_before_its_name_and_each_step_before_the_next() {
         ("the branch", named(&calls, "refs/heads/main").0),
         ("its folder", synced(&calls, "refs/heads")),
         ("the record", named(&calls, "lastaction.txt").0),
-        ("what is remembered", named(&calls, "state").0),
+        ("its folder", synced(&calls, ".temp/nodeinfo")),
     ];
     for pair in order.windows(2) {
         let [(first, at), (second, later)] = pair else { unreachable!() };
@@ -80,6 +80,10 @@ fn many_files_are_on_disk_before_the_branch_moves() {
         }
     });
     let calls = calls_of_a_worker(&machine);
-    let whole_disk = calls.iter().rposition(|call| call.starts_with("syncfs(")).unwrap();
-    assert!(whole_disk < named(&calls, "refs/heads/main").0, "{}", calls.join("\n"));
+    let whole_disk = |call: &String| call.starts_with("syncfs(");
+    let (first, last) =
+        (calls.iter().position(whole_disk).unwrap(), calls.iter().rposition(whole_disk).unwrap());
+    let (name, branch) = (named(&calls, "many-299").0, named(&calls, "refs/heads/main").0);
+    let order = [first, named(&calls, "many-0").0, name, last, branch];
+    assert!(order.is_sorted() && first < last, "{order:?}:\n{}", calls.join("\n"));
 }

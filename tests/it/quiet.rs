@@ -244,10 +244,6 @@ fn another_user_is_told_what_the_last_tick_said() {
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
             .args([text(&agent), "--root", text(&root), "status", "--json"]),
     );
-    if ran.stderr.contains("setpriv") {
-        // Only root can become somebody else.
-        return;
-    }
     let said: Value = serde_json::from_str(&ran.ok().stdout).unwrap();
     assert_eq!(said["repositories"], machine.status()["repositories"]);
 }

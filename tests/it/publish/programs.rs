@@ -166,7 +166,8 @@ fn one_that_was_cut_off_is_run_again_and_no_other() {
 
 #[test]
 fn a_worker_that_dies_behind_a_success_runs_nothing_twice() {
-    let more = "[ \"$AGENT_REF\" != refs/heads/topic ] || sleep 0.2\n";
+    let more = "[ \"$AGENT_REF\" != refs/heads/topic ] ||\
+        until [ -e \"$AGENT_ROOT/../go\" ]; do sleep 0.05; done\n";
     let site = telling("branches", more);
     site.push("topic", "topic");
     let mut worker = site.machine.agent_command(&["worker", NAME, "--trigger", "cron"]);
@@ -174,6 +175,7 @@ fn a_worker_that_dies_behind_a_success_runs_nothing_twice() {
     wait_until("the last of them began", || site.machine.runs().len() == 2);
     kill_process(Pid::from_child(&worker), Signal::KILL).unwrap();
     worker.wait().unwrap();
+    fs::write(site.machine.path("go"), "").unwrap();
     site.machine.agent(&["tick", NAME]).ok();
     let main = told(&site, "main", &site.tip("main").unwrap(), "one");
     let runs = site.machine.runs();
