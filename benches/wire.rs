@@ -1,12 +1,13 @@
 //! What polls and fetches cost over a real line: the agent against the loop of `git pull` that it
-//! replaces, on the same server, in turns, so that whatever else the machine does meets both.
+//! replaces, and against git2's own transport, on the same server, in turns, so that whatever else
+//! the machine does meets all of them.
 //!
 //! `cargo bench --features servers --bench wire [-- ROUNDS [WHAT…]]`, where WHAT is a part of the
 //! name of a row; all rows without. Needs nginx, fcgiwrap, sshd, GNU time, and root.
 //!
 //! Prints a Markdown table of medians; the memory is that of the largest process. Bytes, connections
 //! and turns are the proxy's count, TLS and ssh included; the proxy also makes the round trip. git2's own
-//! transport is no candidate: as it is built here it has neither https nor ssh.
+//! transport is built here without https and ssh: it is a candidate where all use http without TLS.
 
 #![allow(clippy::disallowed_methods, reason = "it starts programs and reads the clock")]
 
@@ -31,11 +32,17 @@ use servers::{Counts, Face, Https, Proxy, Sshd};
 /// The round trip of the slow rows.
 const FAR: Duration = Duration::from_millis(20);
 
+/// The word that makes this program the candidate [`list_by_git2`].
+const LIST: &str = "list-by-git2";
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if let [LIST, folder] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return list_by_git2(Path::new(folder));
+    }
     let rounds = words.first().and_then(|word| word.parse().ok()).unwrap_or(5);
     let wanted: Vec<&String> = words.iter().filter(|word| word.parse::<usize>().is_err()).collect();
-    println!("{rounds} rounds; ratio: loop / agent, and what it should be at least\n");
+    println!("{rounds} rounds; ratio: to the agent, and what it should be at least\n");
     println!("| | wall ms | client CPU ms | server CPU ms | connections | turns | KB | peak MB |");
     println!("| --- | --: | --: | --: | --: | --: | --: | --: |");
     for (name, row) in rows() {
@@ -57,6 +64,10 @@ fn rows() -> Vec<(String, Row)> {
             let row = move |name: &str, rounds| https(name, rounds, count, round_trip);
             rows.push((name, Box::new(row)));
         }
+    }
+    for round_trip in [Duration::ZERO, FAR] {
+        let name = format!("100 over http, {} ms", round_trip.as_millis());
+        rows.push((name, Box::new(move |name: &str, rounds| http(name, rounds, round_trip))));
     }
     rows.push(("1 with 50,000 refs, 0 ms".to_owned(), Box::new(many_refs)));
     for round_trip in [Duration::ZERO, FAR] {
@@ -94,11 +105,12 @@ impl Bench<'_> {
             command.env(name, value);
         }
         lines.iter().for_each(|line| line.forget_counts());
-        let (server, client) = (self.servers.used(), processor_of_children());
+        let clients = || processor_of_children() + used_by_masters(self.machine);
+        let (server, client) = (self.servers.used(), clients());
         let start = Instant::now();
         Ran::of(&mut command).ok();
         let wall = start.elapsed().as_secs_f64() * 1e3;
-        let client = processor_of_children() - client;
+        let client = clients() - client;
         let server = self.servers.used() - server;
         let counts: Vec<Counts> = lines.iter().map(|line| line.counts()).collect();
         let sum = |part: fn(&Counts) -> u64| counts.iter().map(part).sum::<u64>() as f64;
@@ -135,28 +147,84 @@ impl Bench<'_> {
         command
     }
 
-    /// Both candidates in turns, and what is to be done before each run.
+    /// This program as the candidate of git2's own transport.
+    fn git2_list(&self) -> Command {
+        let mut command = self.machine.command(text(&std::env::current_exe().unwrap()));
+        command.arg(LIST).arg(self.machine.path("loop"));
+        command
+    }
+
+    /// The agent and the loop in turns, and what is to be done before each round.
     fn row(&self, name: &str, rounds: usize, lines: &[&Proxy], target: &str, before: impl Fn()) {
+        let others: [Candidate; 1] = [("`git pull` loop", &|| self.pull_loop())];
+        self.compare(name, rounds, lines, target, &others, before);
+    }
+
+    /// The agent and `others` in turns, and what is to be done before each round.
+    fn compare(
+        &self,
+        name: &str,
+        rounds: usize,
+        lines: &[&Proxy],
+        target: &str,
+        others: &[Candidate],
+        before: impl Fn(),
+    ) {
+        let (ours, tick) = (format!("{name}: agent"), || self.tick());
+        let mut all: Vec<Candidate> = vec![(ours.as_str(), &tick)];
+        all.extend(others);
         before();
-        let (ours, theirs) = (self.peak(&self.tick()), self.peak(&self.pull_loop()));
-        let (mut by_us, mut by_loop) = (Vec::new(), Vec::new());
+        let peaks: Vec<f64> = all.iter().map(|(_, command)| self.peak(&command())).collect();
+        let mut costs: Vec<Vec<Cost>> = all.iter().map(|_| Vec::new()).collect();
         for round in 0..rounds {
-            for turn in 0..2 {
-                if turn == 0 {
-                    before();
-                }
-                if (round + turn) % 2 == 0 {
-                    by_us.push(self.measure(lines, self.tick()));
-                } else {
-                    by_loop.push(self.measure(lines, self.pull_loop()));
-                }
+            before();
+            // Another one begins each time.
+            for turn in 0..all.len() {
+                let at = (round + turn) % all.len();
+                costs[at].push(self.measure(lines, all[at].1()));
             }
         }
-        let (by_us, by_loop) = (middle(&by_us), middle(&by_loop));
-        print_costs(&format!("{name}: agent"), &by_us, ours);
-        print_costs("`git pull` loop", &by_loop, theirs);
-        print_ratios(target, &by_us, &by_loop);
+        let costs: Vec<Cost> = costs.iter().map(|costs| middle(costs)).collect();
+        for (((name, _), cost), peak) in all.iter().zip(&costs).zip(peaks) {
+            print_costs(name, cost, peak);
+        }
+        for theirs in &costs[1..] {
+            print_ratios(target, &costs[0], theirs);
+        }
     }
+}
+
+/// A name, and how it is started.
+type Candidate<'a> = (&'a str, &'a dyn Fn() -> Command);
+
+/// What an agent would do that left the line to git2: asks the remote of each clone in `folder` for its
+/// refs, one after the other, and compares.
+#[allow(clippy::disallowed_types, reason = "it stands for a program that uses the library alone")]
+fn list_by_git2(folder: &Path) {
+    for clone in fs::read_dir(folder).unwrap() {
+        let repository = git2::Repository::open(clone.unwrap().path()).unwrap();
+        let mut remote = repository.find_remote("origin").unwrap();
+        remote.connect(git2::Direction::Fetch).unwrap();
+        let here = repository.refname_to_id("refs/remotes/origin/main").unwrap();
+        let there = remote.list().unwrap().iter().find(|it| it.name() == "refs/heads/main");
+        assert_eq!(there.unwrap().oid(), here, "nothing is new");
+        remote.disconnect().unwrap();
+    }
+}
+
+/// Milliseconds of processor time of the shared connections of `machine` that ssh keeps: they outlive the
+/// tick that made them, and so are nobody's children.
+fn used_by_masters(machine: &Sandbox) -> f64 {
+    let folder = machine.path("");
+    let (mut nanoseconds, folder) = (0.0, text(&folder).as_bytes());
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let of = |file: &str| fs::read(process.path().join(file)).unwrap_or_default();
+        if of("comm") == b"ssh\n" && of("cmdline").windows(folder.len()).any(|it| it == folder) {
+            let used = String::from_utf8(of("schedstat")).unwrap();
+            nanoseconds += used.split(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0.0);
+        }
+    }
+    nanoseconds / 1e6
 }
 
 fn print_costs(name: &str, cost: &Cost, peak: f64) {
@@ -285,6 +353,23 @@ fn over_https(account: &Account, count: usize, round_trip: Duration) -> (Sandbox
     let line = Proxy::with_round_trip(server.port(Face::Good), round_trip);
     point(&machine, count, |_, name| line.url_of(&server.url(name)));
     (machine, server, line)
+}
+
+/// Over HTTP without TLS, which git2's own transport can as well.
+fn http(name: &str, rounds: usize, round_trip: Duration) {
+    let count = 100;
+    let account = Account::open();
+    let machine = machine_with(count, |_| "insecure = true\n".to_owned());
+    let server = Https::of(&machine);
+    account.take(&server.processes());
+    let line = Proxy::with_round_trip(server.port(Face::Plain), round_trip);
+    point(&machine, count, |_, name| line.url_of(&server.url_on(Face::Plain, name)));
+    let bench = Bench { machine: &machine, servers: &account, environment: Vec::new() };
+    let others: [Candidate; 2] = [
+        ("git2's own transport", &|| bench.git2_list()),
+        ("`git pull` loop", &|| bench.pull_loop()),
+    ];
+    bench.compare(name, rounds, &[&line], "–", &others, || ());
 }
 
 /// A git that trusts `server`.
