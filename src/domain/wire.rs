@@ -78,6 +78,10 @@ pub fn next_packet(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>, BadPacke
     })
 }
 
+/// The most commits that a server may say to be without their parents there. Whoever walks the history
+/// afterwards looks at each of them.
+pub const MOST_EDGES: usize = 100_000;
+
 /// Why what came is no answer of a git server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAnAnswer {
@@ -90,6 +94,11 @@ pub enum NotAnAnswer {
 }
 
 impl NotAnAnswer {
+    /// It has more than [`MOST_EDGES`].
+    pub fn too_many_edges() -> Self {
+        Self::NotThis(format!("names more than {MOST_EDGES} commits without their parents"))
+    }
+
     /// The server's own words, made fit to be shown.
     fn told(words: &[u8]) -> Self {
         Self::Told(shown(words, 300))

@@ -200,7 +200,7 @@ fn attended<T>(
     }
     let requests = Requests::open()?;
     let answer = |question: Question| afterwards::answer(here, repos, &question);
-    requests.during(user.uid, answer, || work(Some(requests.name())))
+    requests.during(user.uid, answer, || work(Some(requests.name())))?
 }
 
 fn answer<T: DeserializeOwned>(

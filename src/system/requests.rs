@@ -1,11 +1,15 @@
 //! What workers of other users ask of root while it waits for them: a socket that has no file, whose
 //! name they are told, and which answers nobody but that user. One question and one answer each, both
-//! JSON. Knows not what is asked.
+//! JSON. Whoever connects and asks nothing is in nobody's way. Knows not what is asked.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::net::sockopt::socket_peercred;
@@ -16,6 +20,10 @@ use super::pid::Process;
 
 /// The most that a question or an answer may hold, in bytes.
 const CAP: u64 = 1 << 20;
+/// How many may be about to ask at once: more than a user has workers.
+const MOST_ASKING: usize = 64;
+/// How long whoever asked may take to take the answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// The place where questions come in.
 #[derive(Debug)]
@@ -51,46 +59,113 @@ impl Requests {
     }
 
     /// Answers what processes of user `uid` ask, each in a thread of its own, while `work` goes on.
+    /// Who has asked by its end gets the answer; who has not is sent away.
+    ///
+    /// # Errors
+    /// When the system gives no thread; nothing was done then.
     pub fn during<T, Q: DeserializeOwned, A: Serialize>(
         &self,
         uid: u32,
         answer: impl Fn(Q) -> A + Sync,
         work: impl FnOnce() -> T,
-    ) -> T {
+    ) -> Result<T> {
+        let asking = Asking::default();
         thread::scope(|scope| {
-            scope.spawn(|| {
-                while let Ok((stream, _)) = self.listener.accept() {
-                    let Ok(peer) = socket_peercred(&stream) else { continue };
-                    // Nobody else of ours knocks but to say that it is over.
-                    if peer.pid.as_raw_nonzero().get() == Process::current().pid {
-                        return;
-                    }
-                    if peer.uid.as_raw() != uid {
-                        tracing::warn!(uid = peer.uid.as_raw(), "a stranger asks; no answer");
-                        continue;
-                    }
-                    let answer = &answer;
-                    scope.spawn(move || {
-                        if let Err(error) = attend(stream, answer) {
+            let listen = || {
+                while let Some(stream) = self.next_of(uid) {
+                    let Some((number, stream)) = asking.begins(stream) else { continue };
+                    let (answer, asking) = (&answer, &asking);
+                    let attend = move || {
+                        if let Err(error) = attend(&stream, number, asking, answer) {
                             tracing::warn!("a worker's question: {error:#}");
                         }
-                    });
+                    };
+                    if let Err(error) = thread::Builder::new().spawn_scoped(scope, attend) {
+                        asking.ends(number);
+                        tracing::warn!("no thread for a worker's question: {error}");
+                    }
                 }
-            });
+            };
+            thread::Builder::new()
+                .spawn_scoped(scope, listen)
+                .context("no thread for what workers ask")?;
             let done = work();
-            // Whoever still asks is answered before the scope ends.
+            asking.send_away();
             drop(connect(&self.name));
-            done
+            Ok(done)
         })
+    }
+
+    /// Who knocks next and is a process of user `uid`; `None`: it is over.
+    fn next_of(&self, uid: u32) -> Option<UnixStream> {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if !matches!(
+                        error.kind(),
+                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                    ) {
+                        // Such as too many open files: somebody will close one.
+                        thread::sleep(Duration::from_millis(50));
+                    }
+                    continue;
+                }
+            };
+            let Ok(peer) = socket_peercred(&stream) else { continue };
+            // Nobody else of ours knocks but to say that it is over.
+            if peer.pid.as_raw_nonzero().get() == Process::current().pid {
+                return None;
+            }
+            if peer.uid.as_raw() == uid {
+                return Some(stream);
+            }
+            tracing::warn!(uid = peer.uid.as_raw(), "a stranger asks; no answer");
+        }
+    }
+}
+
+/// Those who have knocked and not asked yet, by number.
+#[derive(Debug, Default)]
+struct Asking(Mutex<(u64, BTreeMap<u64, Arc<UnixStream>>)>);
+
+impl Asking {
+    /// One more; `None`: there are too many.
+    fn begins(&self, stream: UnixStream) -> Option<(u64, Arc<UnixStream>)> {
+        let (next, open) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MOST_ASKING {
+            return None;
+        }
+        *next += 1;
+        let stream = Arc::new(stream);
+        open.insert(*next, Arc::clone(&stream));
+        Some((*next, stream))
+    }
+
+    /// This one has asked.
+    fn ends(&self, number: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&number);
+    }
+
+    /// Ends the wait for those who have not asked.
+    fn send_away(&self) {
+        for stream in self.0.lock().unwrap_or_else(PoisonError::into_inner).1.values() {
+            // Who is gone already needs no more.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
 fn attend<Q: DeserializeOwned, A: Serialize>(
-    mut stream: UnixStream,
+    stream: &UnixStream,
+    number: u64,
+    asking: &Asking,
     answer: &impl Fn(Q) -> A,
 ) -> Result<()> {
-    let question = receive(&stream).context("it is no question")?;
-    send(&mut stream, &answer(question))
+    let question = receive(stream).context("it is no question");
+    asking.ends(number);
+    stream.set_write_timeout(Some(ANSWER))?;
+    send(stream, &answer(question?))
 }
 
 /// Asks at the place with this `name`.
@@ -98,11 +173,11 @@ fn attend<Q: DeserializeOwned, A: Serialize>(
 /// # Errors
 /// When nobody is there any more, or the answer is none.
 pub fn ask<Q: Serialize, A: DeserializeOwned>(name: &str, question: &Q) -> Result<A> {
-    let mut stream = connect(name).context("the tick of root that could do it has ended")?;
+    let stream = connect(name).context("the tick of root that could do it has ended")?;
     // Nobody else has that name while root's tick lives; after it, anybody could take it.
     let peer = socket_peercred(&stream)?;
     ensure!(peer.uid.is_root(), "somebody else answers in the place of root's tick");
-    send(&mut stream, question)?;
+    send(&stream, question)?;
     receive(&stream).context("the tick of root that did it ended in the middle")
 }
 
@@ -110,7 +185,7 @@ fn connect(name: &str) -> Result<UnixStream> {
     Ok(UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?)
 }
 
-fn send(stream: &mut UnixStream, what: &impl Serialize) -> Result<()> {
+fn send(mut stream: &UnixStream, what: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
     Ok(stream.write_all(&line)?)
@@ -135,7 +210,7 @@ mod tests {
         let (us, name) = (rustix::process::getuid().as_raw(), requests.name().to_owned());
         // A thread of this process is not a process of a worker: it ends the listening.
         let ended = requests.during(us, |number: u32| number + 1, || 7);
-        assert_eq!(ended, 7);
+        assert_eq!(ended.unwrap(), 7);
         drop(requests);
         assert!(ask::<u32, u32>(&name, &1).is_err());
     }

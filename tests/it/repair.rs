@@ -113,6 +113,28 @@ fn a_damaged_branch_comes_back_from_its_log() {
 }
 
 #[test]
+fn a_damaged_branch_comes_back_from_its_log_whatever_alphabet_that_is_in() {
+    for shift in 0..4 {
+        let machine = machine();
+        let revision = machine.push_with(NAME, |desk| {
+            fs::write(desk.join("docs/page"), "three\n").unwrap();
+        });
+        machine.tick().ok();
+        assert_eq!(machine.lastaction(NAME).as_ref(), Some(&revision));
+        // As a person's own commit would have it, wherever a character begins.
+        let log = git_dir(&machine).join("logs/refs/heads/main");
+        let text = fs::read_to_string(&log).unwrap();
+        let (rest, last) = text.trim_end().rsplit_once('\n').unwrap();
+        let ids = last.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        let name = format!("{}{}", "x".repeat(shift), "日".repeat(40));
+        fs::write(&log, format!("{rest}\n{ids} {name} <p@example.org> 1 +0000\tx\n")).unwrap();
+        Ruin::Empty.strike(&git_dir(&machine).join("refs/heads/main"));
+        machine.tick();
+        assert_eq!(machine.head(NAME), revision, "{shift}");
+    }
+}
+
+#[test]
 fn a_damaged_branch_without_a_log_comes_back_from_the_records() {
     heals(|machine| {
         let git_dir = git_dir(machine);

@@ -5,6 +5,7 @@ use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, owner, set_mode, text};
+use crate::servers::Running;
 
 /// Who has no rights on any Debian.
 const NOBODY: u32 = 65_534;
@@ -245,6 +246,29 @@ fn what_follows_a_publication_runs_as_another_user_than_either() {
     machine.tick().ok();
     let [note] = notes(&machine).try_into().unwrap();
     assert!(note.starts_with(&format!("{DAEMON} / daemon ops ")), "{note}");
+}
+
+#[test]
+fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
+    let machine = machine("true");
+    let program = told(&machine, "");
+    publishes(&machine, &format!("after = [\"{}\"]\nafter_user = \"root\"", text(&program)));
+    // Takes every line to root's ticks that this user may have, and holds it.
+    let script = "import os, re, socket\n\
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)\n\
+        held = []\n\
+        while True:\n\
+        \x20   for name in set(re.findall(r'@(pmpy-requests-\\S+)', open('/proc/net/unix').read())):\n\
+        \x20       line = socket.socket(socket.AF_UNIX)\n\
+        \x20       if line.connect_ex('\\0' + name) == 0 and len(held) < 500:\n\
+        \x20           held.append(line); print(len(held), flush=True)\n";
+    let log = machine.path("held");
+    let knocks = Running::start(&machine, "/usr/bin/python3", &["-c", script], &log);
+    machine.tick().ok();
+    drop(knocks);
+    assert_ne!(fs::read_to_string(log).unwrap(), "", "nobody knocked");
+    assert_eq!(notes(&machine).len(), 1);
+    assert_eq!(machine.state("ops"), "current");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What servers list: the answer to `ls-refs`, and what a server says first about itself. Knows which
 //! of the refs was asked for.
 
-use super::{NotAnAnswer, Packet, name_of, next_packet, put, put_session, shown};
+use super::{MOST_EDGES, NotAnAnswer, Packet, name_of, next_packet, put, put_session, shown};
 use crate::domain::git::{Commit, RefName};
 use crate::domain::remote::{Format, Tip, Wanted};
 
@@ -367,6 +367,9 @@ impl Advertising {
     fn take_ref(&mut self, line: &[u8]) -> Result<(), NotAnAnswer> {
         let format = self.said.format;
         if let Some(id) = line.strip_prefix(b"shallow ") {
+            if self.said.shallow.len() == MOST_EDGES {
+                return Err(NotAnAnswer::too_many_edges());
+            }
             self.said.shallow.extend(read_id(format, id));
             return Ok(());
         }

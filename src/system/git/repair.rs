@@ -243,11 +243,10 @@ pub fn logged(git_dir: &Path, name: &str) -> Vec<Commit> {
         .split(|&byte| byte == b'\n')
         .rev()
         .filter_map(|line| {
-            let mut words = std::str::from_utf8(line.get(..130.min(line.len()))?)
-                .unwrap_or_default()
-                .splitn(3, ' ');
-            let _before: Id = words.next()?.parse().ok()?;
-            words.next()?.parse().ok()
+            // What follows is anybody's text.
+            let mut words = line.splitn(3, |&byte| byte == b' ').map(std::str::from_utf8);
+            let _before: Id = words.next()?.ok()?.parse().ok()?;
+            words.next()?.ok()?.parse().ok()
         })
         .filter(|commit: &Commit| commit.0.as_bytes().iter().any(|&byte| byte != 0))
         .collect()

@@ -15,7 +15,7 @@ use super::haves::{Complete, haves};
 use super::{Goal, MOST_BYTES, Order, Progress, Update, shallow};
 use crate::domain::git::Commit;
 use crate::domain::remote::Format;
-use crate::domain::wire::{Answers, Part, Request};
+use crate::domain::wire::{Answers, MOST_EDGES, NotAnAnswer, Part, Request};
 use crate::system::git::Git;
 use crate::system::git::error::explained;
 use crate::system::git::format_of;
@@ -117,8 +117,7 @@ impl<'a> Delivery<'a> {
     ///
     /// # Errors
     /// When the answer is none, is not whole, too large or too slow, or the disk fails; the refs stay
-    /// then. A [`NotAnAnswer`](crate::domain::wire::NotAnAnswer) in the chain is the
-    /// server's.
+    /// then. A [`NotAnAnswer`] in the chain is the server's.
     pub(super) fn receive(
         &self,
         updates: &[Update],
@@ -141,6 +140,11 @@ impl<'a> Delivery<'a> {
         });
         let mut list: BTreeSet<Commit> = self.shallow.iter().copied().collect();
         list.extend(edges);
+        let few = |edges: &BTreeSet<Commit>| match edges.len() {
+            0..=MOST_EDGES => Ok(()),
+            _ => Err(NotAnAnswer::too_many_edges()),
+        };
+        few(&list)?;
         let mut filled: BTreeSet<Commit> = BTreeSet::new();
         let mut piece = vec![0; PIECE];
         while !answers.is_complete() {
@@ -158,8 +162,14 @@ impl<'a> Delivery<'a> {
             let bytes = piece.get(..count).unwrap_or_default();
             answers.feed(bytes, &mut |part| -> Result<()> {
                 match part {
-                    Part::Shallow(edge) => drop(list.insert(edge)),
-                    Part::Unshallow(edge) => drop(filled.insert(edge)),
+                    Part::Shallow(edge) => {
+                        list.insert(edge);
+                        few(&list)?;
+                    }
+                    Part::Unshallow(edge) => {
+                        filled.insert(edge);
+                        few(&filled)?;
+                    }
                     // The library's `Write` tells no cause; libgit2 does.
                     Part::Pack(bytes) => pack
                         .write_all(bytes)
@@ -174,7 +184,11 @@ impl<'a> Delivery<'a> {
         if list != before {
             shallow::write(self.git.git_dir(), &list)?;
         }
-        pack.commit().map_err(|error| explained(&error)).context("the pack cannot be taken")?;
+        if let Err(error) = pack.commit() {
+            // Without its commits an edge means nothing, and whoever walks the history looks at each.
+            shallow::write(self.git.git_dir(), &before)?;
+            return Err(explained(&error)).context("the pack cannot be taken");
+        }
         drop(pack);
         if !filled.is_empty() {
             list.retain(|edge| !filled.contains(edge));

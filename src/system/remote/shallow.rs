@@ -13,7 +13,8 @@ use crate::system::files;
 
 /// The list, and in `pmpy` its copy while a fetch goes on.
 const NAME: &str = "shallow";
-/// The most that it may hold, in bytes: a hundred thousand edges.
+/// The most that the list may hold, in bytes: [`MOST_EDGES`](crate::domain::wire::MOST_EDGES) of
+/// either hash.
 const CAP: u64 = 8 << 20;
 
 /// The list of the clone with this git directory; lines that are none are left out.

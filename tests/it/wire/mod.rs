@@ -5,6 +5,7 @@ mod branches;
 mod credentials;
 mod crowd;
 mod daemon;
+mod edges;
 mod faults;
 mod ground;
 mod https;
