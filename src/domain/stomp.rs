@@ -10,18 +10,21 @@ use std::mem;
 
 /// How much of a body is kept, in bytes; the rest of a longer one is read past.
 pub const KEPT_BODY: usize = 64 << 10;
-/// How many headers are kept; the rest is read past.
+/// How many headers are kept; the rest is read past, but never the first of one that we look at.
 pub const KEPT_HEADERS: usize = 32;
 /// The longest line of a head that is kept, in bytes; a longer header is read past.
 pub const KEPT_LINE: usize = 8 << 10;
-/// The longest head, in bytes.
-pub const LONGEST_HEAD: usize = 1 << 20;
+/// The longest head, in bytes: brokers relay what whoever publishes puts into one.
+pub const LONGEST_HEAD: usize = 128 << 20;
 /// The longest body, in bytes: more than any broker takes as it comes.
 pub const LONGEST_BODY: usize = 128 << 20;
 /// The longest command, in bytes; the longest that there is has 11.
 const LONGEST_COMMAND: usize = 32;
 
 const CONTENT_LENGTH: &str = "content-length";
+/// The headers that we look at: there is a place for each, however many come before it.
+const OURS: [&str; 6] =
+    ["subscription", "subject", "message", "version", "heart-beat", "receipt-id"];
 
 /// A version of the protocol. They differ in what is escaped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,7 +223,11 @@ impl Escapes {
         let mut rest = bytes.iter();
         while let Some(&byte) = rest.next() {
             if byte != b'\\' || matches!(self, Self::None | Self::Backslash) {
-                plain.push(byte);
+                // Nobody may write a NUL there; brokers relay it all the same, and the line goes on.
+                match byte {
+                    0 => plain.extend_from_slice("\u{fffd}".as_bytes()),
+                    byte => plain.push(byte),
+                }
                 continue;
             }
             plain.push(match rest.next() {
@@ -356,9 +363,6 @@ impl Decoder {
             };
             return Ok(None);
         }
-        if line.bytes.contains(&0) {
-            return Err(NotStomp::Header("there is a NUL in its head"));
-        }
         if !line.is_too_long {
             let colon = line.bytes.iter().position(|&byte| byte == b':');
             let (name, value) =
@@ -373,7 +377,9 @@ impl Decoder {
                 }
                 length = Some(said);
             }
-            if frame.headers.len() < KEPT_HEADERS {
+            let is_ours = OURS.contains(&name.as_str()) && frame.header(&name).is_none();
+            let places = KEPT_HEADERS - if is_ours { 0 } else { OURS.len() };
+            if frame.headers.len() < places {
                 frame.headers.push((name, value));
             }
         }

@@ -1,13 +1,16 @@
 //! Sessions that go wrong: each fault is told in one line, and passes.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use pmpy::domain::broker::Brokers;
+use pmpy::domain::stomp::{Frame, Version};
 
-use super::{Listening, brokers, message, publish};
+use super::{Listening, PATIENCE, brokers, message, publish};
 use crate::sandbox::{Sandbox, text, wait_until};
-use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, ODD};
+use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, Kind, ODD};
 use crate::servers::{Behaviour, Proxy, Running, free_port};
 
 /// How often a broker is asked for what it says: one that has much to do does not always answer in time.
@@ -34,6 +37,29 @@ fn told_with(brokers: &Brokers, words: &str) -> String {
         }
     }
     last
+}
+
+/// What `broker` replies to a message to `topic` whose head is one that nobody should write.
+fn says(broker: &Broker, topic: &str, head: &[u8]) -> String {
+    let (user, password) = ODD.split_once(':').unwrap();
+    let connect = Frame::new("CONNECT").with("accept-version", "1.2").with("host", "/");
+    let connect = connect.with("login", user).with("passcode", password);
+    let mut stream = TcpStream::connect(("127.0.0.1", broker.port())).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reads_until = |word: &str, bytes: &[u8]| {
+        // It may hang up before it has read them all.
+        let _ = stream.write_all(bytes);
+        let (mut reply, mut piece) = (String::new(), [0; 4096]);
+        while !reply.contains(word)
+            && let Ok(length @ 1..) = stream.read(&mut piece)
+        {
+            reply.push_str(&String::from_utf8_lossy(&piece[..length]));
+        }
+        reply
+    };
+    reads_until("CONNECTED", &connect.encode(Version::V10).unwrap());
+    let begin = format!("SEND\ndestination:/topic/{topic}\nreceipt:r\n");
+    reads_until("receipt-id:r", &[begin.as_bytes(), head, b"\nx\0"].concat())
 }
 
 #[test]
@@ -197,7 +223,20 @@ fn messages_meant_to_hurt_do_not_end_the_session() {
             publish(&broker.url(), folder.path(), &frame);
             let heard = listening.message();
             assert!(heard.body.len() <= 64 << 10 && heard.headers.len() <= 32);
+            assert_eq!(heard.header("subscription"), Some("0"), "{kind:?}");
         }
+        let long = format!("h:{}\n", "x".repeat(60_000)).repeat(20);
+        for head in [&b"h:a\0b\n"[..], long.as_bytes()] {
+            let reply = says(broker, "test.hurt", head);
+            // ActiveMQ knows how long a header may be.
+            let is_taken = reply.contains("receipt-id:r");
+            assert!(is_taken || kind == Kind::ActiveMq, "{reply:?}");
+            if is_taken {
+                listening.message();
+            }
+        }
+        publish(&broker.url(), folder.path(), &message("test.hurt", "at last", "x"));
+        assert_eq!(listening.message().header("subject"), Some("at last"), "{kind:?}");
     }
 }
 
