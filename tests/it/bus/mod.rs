@@ -37,8 +37,14 @@ fn brokers(urls: &[String], folder: &Path, login: &str) -> Brokers {
         login_file: Some(login_file(folder, login)),
         ca_file: None,
         host: "/".to_owned(),
-        heartbeat: Duration::from_secs(1),
+        // A broker that has much to do beats late.
+        heartbeat: Duration::from_secs(30),
     }
+}
+
+/// The same for a test about beats: often enough to be waited for.
+fn beating(brokers: Brokers) -> Brokers {
+    Brokers { heartbeat: Duration::from_secs(2), ..brokers }
 }
 
 fn topic(name: &str) -> Topic {

@@ -28,6 +28,10 @@ pub const HOOK: &str = "hook:hookpw";
 /// May do everything, and has a password with every character that is hard to say.
 pub const ODD: &str = "odd:p:a\\b c@%41";
 
+/// Another name for this machine, under which each listens with TLS as well, and for which it has no
+/// certificate.
+pub const ELSEWHERE: &str = "127.0.0.2";
+
 const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const ACTIVEMQ: &str = "/usr/share/activemq/bin/activemq.jar";
 
@@ -167,6 +171,7 @@ impl Broker {
             &format!(
                 "listeners.tcp = none\nstomp.listeners.tcp.1 = 127.0.0.1:{port}\n\
                  stomp.listeners.ssl.1 = 127.0.0.1:{tls_port}\n\
+                 stomp.listeners.ssl.2 = {ELSEWHERE}:{tls_port}\n\
                  ssl_options.cacertfile = {folder}/ca.pem\n\
                  ssl_options.certfile = {folder}/good.pem\nssl_options.keyfile = {folder}/good.pem\n\
                  ssl_options.verify = verify_none\nload_definitions = {folder}/definitions.json\n\
@@ -252,6 +257,7 @@ impl Broker {
  <transportConnectors>
   <transportConnector name="stomp" uri="stomp+nio://127.0.0.1:{port}"/>
   <transportConnector name="stomps" uri="stomp+nio+ssl://127.0.0.1:{tls_port}"/>
+  <transportConnector name="elsewhere" uri="stomp+nio+ssl://{ELSEWHERE}:{tls_port}"/>
  </transportConnectors>
 </broker></beans>
 "#

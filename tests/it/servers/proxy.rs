@@ -119,6 +119,13 @@ impl Proxy {
         *self.state.behaviour.lock().unwrap() = behaviour;
     }
 
+    /// Ends every connection that is there.
+    pub fn cut(&self) {
+        for end in self.state.ends.lock().unwrap().iter().filter_map(Weak::upgrade) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
     /// What went through so far.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -141,9 +148,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.state.ended.store(true, Relaxed);
-        for end in self.state.ends.lock().unwrap().iter().filter_map(Weak::upgrade) {
-            let _ = end.shutdown(Shutdown::Both);
-        }
+        self.cut();
         // Lets the listening thread see that it has ended.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
