@@ -155,6 +155,10 @@ impl Connection {
                 Some(frame) => deliver(frame),
                 None => break,
             }
+            // Of those who never stop talking nothing is ever missing.
+            if deadline <= since_boot() {
+                break;
+            }
         }
         Ok(missing)
     }
@@ -170,8 +174,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The next frame; `None` when it is `until` (time since boot) or `wake` can be read. Beats
-    /// meanwhile.
+    /// The next frame; `None` when it is `until` (time since boot) or `wake` can be read, however much
+    /// more keeps coming. Beats meanwhile.
     ///
     /// # Errors
     /// When the connection is over: it broke off, the broker says ERROR or what is no STOMP, or its
@@ -181,29 +185,14 @@ impl Connection {
         until: Duration,
         wake: Option<BorrowedFd<'_>>,
     ) -> Result<Option<Frame>> {
+        if let Some(frame) = self.decoded()? {
+            return Ok(Some(frame));
+        }
         loop {
-            if let Some(frame) = self.decoded()? {
-                if frame.command == "ERROR" {
-                    return Err(refusal(&frame));
-                }
-                return Ok(Some(frame));
-            }
             self.beat()?;
-            self.input.resize(PIECE, 0);
-            self.at = 0;
-            match self.stream.read(&mut self.input) {
-                Ok(0) => bail!("it ends the connection"),
-                Ok(count) => {
-                    self.input.truncate(count);
-                    self.heard = since_boot();
-                    continue;
-                }
-                Err(error) => {
-                    self.input.clear();
-                    if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
-                        return Err(broken(&error));
-                    }
-                }
+            let has_more = self.read()?;
+            if let Some(frame) = self.decoded()? {
+                return Ok(Some(frame));
             }
             let now = since_boot();
             let last = self.theirs.map(|beat| self.heard + beat * MISSED);
@@ -214,9 +203,30 @@ impl Connection {
                 return Ok(None);
             }
             let next = [last, self.next_beat()].into_iter().flatten().fold(until, Duration::min);
+            // Whoever talks without end does not keep us from what else there is.
+            let next = if has_more { now } else { next };
             if self.stream.wait(wake, next).map_err(|error| broken(&error))? == Woken::Outside {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Reads one piece of what has come, without waiting; whether there was any.
+    fn read(&mut self) -> Result<bool> {
+        self.input.resize(PIECE, 0);
+        self.at = 0;
+        let read = self.stream.read(&mut self.input);
+        self.input.truncate(*read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => bail!("it ends the connection"),
+            Ok(_) => {
+                self.heard = since_boot();
+                Ok(true)
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(false),
+                _ => Err(broken(&error)),
+            },
         }
     }
 
@@ -226,6 +236,7 @@ impl Connection {
         let _ = self.send(&Frame::new("DISCONNECT"), since_boot() + Duration::from_millis(100));
     }
 
+    /// The next frame of what was read; an ERROR is the end.
     fn decoded(&mut self) -> Result<Option<Frame>> {
         loop {
             let mut rest = self.input.get(self.at..).unwrap_or_default();
@@ -233,6 +244,9 @@ impl Connection {
             self.at = self.input.len() - rest.len();
             match item? {
                 Some(Item::Beat) => {}
+                Some(Item::Frame(frame)) if frame.command == "ERROR" => {
+                    return Err(refusal(&frame));
+                }
                 Some(Item::Frame(frame)) => return Ok(Some(frame)),
                 None => return Ok(None),
             }

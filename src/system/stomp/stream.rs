@@ -57,6 +57,9 @@ impl Stream {
 
     fn shake_hands(&mut self, tls: &mut ClientConnection, deadline: Duration) -> io::Result<()> {
         while tls.is_handshaking() {
+            if deadline <= since_boot() {
+                return Err(ErrorKind::TimedOut.into());
+            }
             match tls.complete_io(&mut self.tcp) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let flags = if tls.wants_write() { PollFlags::OUT } else { PollFlags::IN };
@@ -95,20 +98,16 @@ impl Stream {
     /// Reads what has come, without waiting; 0 at the end.
     ///
     /// # Errors
-    /// `WouldBlock` where nothing has come.
+    /// `WouldBlock` where nothing has come, or nothing but what TLS needs for itself.
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.tcp.read(into) };
-        loop {
-            match tls.reader().read(into) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // A broker that dies says no goodbye; frames tell by themselves whether they are whole.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
-                done => return done,
-            }
-            tls.read_tls(&mut self.tcp)?;
-            tls.process_new_packets()
-                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        match plain(tls, into) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            done => return done,
         }
+        tls.read_tls(&mut self.tcp)?;
+        tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        plain(tls, into)
     }
 
     /// Waits until there is something to read, `wake` is, or it is `until` (time since boot).
@@ -137,6 +136,15 @@ impl Stream {
             },
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// What was said inside TLS; 0 at the end.
+fn plain(tls: &mut ClientConnection, into: &mut [u8]) -> io::Result<usize> {
+    match tls.reader().read(into) {
+        // A broker that dies says no goodbye; frames tell by themselves whether they are whole.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
+        done => done,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use pmpy::domain::broker::Brokers;
@@ -171,11 +172,16 @@ fn whoever_answers_nothing_or_nonsense_is_left_in_time() {
             (Behaviour::Flood(b"xxxx".to_vec()), "what came is no STOMP"),
             (Behaviour::Flood(b"\n".to_vec()), "it takes the connection and does not answer"),
             (Behaviour::Flood(b"A".to_vec()), "what came is no STOMP"),
+            (Behaviour::Flood(b"CONNECTED\n\n\0".to_vec()), "it does not confirm that we listen"),
         ] {
             line.behave(behaviour.clone());
             let why =
                 told_with(&brokers(std::slice::from_ref(&through), folder.path(), ODD), reason);
             assert!(why.contains(reason), "{kind:?}: {behaviour:?}: {why}");
+            // And the next one has its turn.
+            let both = [through.clone(), broker.url()];
+            let listening = Listening::to(&brokers(&both, folder.path(), ODD), &["test.left"]);
+            assert_eq!(listening.up(), broker.url(), "{kind:?}: {behaviour:?}");
         }
         let tls = Proxy::to(broker.tls_port());
         tls.behave(Behaviour::BlackHole);
@@ -188,6 +194,25 @@ fn whoever_answers_nothing_or_nonsense_is_left_in_time() {
     let nobody = format!("stomp://{}", "n".repeat(64));
     let folder = tempfile::tempdir().unwrap();
     assert!(told(&brokers(&[nobody], folder.path(), ODD)).contains("name is not known"));
+}
+
+#[test]
+fn a_session_ends_while_its_broker_talks_without_end() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let line = Proxy::to(broker.port());
+        let through = [format!("stomp://127.0.0.1:{}", line.port())];
+        let listening = Listening::to(&brokers(&through, folder.path(), ODD), &["test.endless"]);
+        listening.up();
+        line.behave(Behaviour::Flood(b"\n".to_vec()));
+        publish(&broker.url(), folder.path(), &message("test.endless", "x", "y"));
+        line.forget_counts();
+        wait_until("it floods", || line.counts().down > 1 << 20);
+        let Listening { session, events } = listening;
+        drop(session);
+        // Its thread held the other end.
+        assert!(matches!(events.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected)));
+    }
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub enum Behaviour {
     CloseAfter(u64),
     /// Resets the connection after so many bytes; 0 resets it as soon as it is there.
     ResetAfter(u64),
-    /// Answers with these bytes, again and again, whatever the server says.
+    /// Answers with these bytes, again and again and as fast as they are taken, whatever the server
+    /// says.
     Flood(Vec<u8>),
     /// Flips the lowest bit of the byte at this place, counted from 0.
     FlipBitOf(u64),
@@ -300,9 +301,13 @@ impl State {
                 return None;
             }
             Behaviour::CloseAfter(_) | Behaviour::ResetAfter(_) => write(&bytes)?,
-            Behaviour::Flood(flood) => loop {
-                write(&flood)?;
-            },
+            Behaviour::Flood(flood) => {
+                // In pieces that are larger than what anybody reads at once.
+                let flood = flood.repeat((1 << 16) / flood.len() + 1);
+                loop {
+                    write(&flood)?;
+                }
+            }
             Behaviour::FlipBitOf(place) => {
                 if let Some(byte) =
                     place.checked_sub(done).and_then(|at| bytes.get_mut(at as usize))
