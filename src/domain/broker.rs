@@ -10,6 +10,8 @@ use percent_encoding::percent_decode_str;
 
 /// The shortest wait before brokers are tried again, whatever is configured.
 pub const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// How long a session must last for its broker to count as one of use.
+const USEFUL: Duration = Duration::from_secs(10);
 /// The longest wait that may be configured.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
@@ -128,6 +130,33 @@ impl Retry {
         let growth = self.growth.max(1).saturating_pow(round.saturating_sub(1).min(16));
         let most = self.first.saturating_mul(growth).min(self.longest);
         SHORTEST_WAIT + most.min(LONGEST_WAIT).mul_f64(share.clamp(0.0, 1.0))
+    }
+}
+
+/// What is tried after a session that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It was of use: the list from its front, where the preferred brokers are, after this wait.
+    Afresh(Duration),
+    /// It was of none: the next broker of the list, at once.
+    Another,
+    /// None of the list was: the list from its front, after this wait.
+    Again(Duration),
+}
+
+impl Retry {
+    /// What is tried after a session that was up for `lasted` (`None`: it never came to that) in round
+    /// `round` (1, 2, …) without success, of which so many brokers are `untried`. A broker that takes
+    /// us and does nothing, however slowly, does not keep us from the others. The `share` is random.
+    pub fn next(&self, lasted: Option<Duration>, untried: usize, round: u32, share: f64) -> Next {
+        match (lasted, untried) {
+            // Many others have lost it in the same instant.
+            (Some(lasted), _) if lasted > USEFUL => {
+                Next::Afresh(SHORTEST_WAIT.mul_f64(share.clamp(0.0, 1.0)))
+            }
+            (_, 0) => Next::Again(self.wait(round, share)),
+            _ => Next::Another,
+        }
     }
 }
 
@@ -423,5 +452,25 @@ mod tests {
         for text in ["", "agent", ":x", "a:\u{7}"] {
             assert_eq!(text.parse::<Login>(), Err(NotALogin));
         }
+    }
+
+    #[test]
+    fn a_broker_that_is_slow_at_every_step_does_not_keep_us_from_the_next() {
+        let retry = Retry::default();
+        let seconds = Duration::from_secs;
+        for lasted in [None, Some(Duration::ZERO), Some(seconds(10))] {
+            assert_eq!(retry.next(lasted, 1, 1, 0.5), Next::Another);
+            assert_eq!(retry.next(lasted, 0, 1, 0.5), Next::Again(retry.wait(1, 0.5)));
+        }
+    }
+
+    #[test]
+    fn many_that_lose_a_broker_at_once_come_back_all_over_a_second() {
+        let after = |share| match Retry::default().next(Some(Duration::from_secs(11)), 1, 7, share)
+        {
+            Next::Afresh(wait) => wait,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([0.0, 0.25, 1.0].map(after), [0, 250, 1000].map(Duration::from_millis));
     }
 }

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
 use super::{ANSWER, Connection, WRITE};
-use crate::domain::broker::{self, Broker, Brokers};
+use crate::domain::broker::{self, Broker, Brokers, Next};
 use crate::domain::bus::Topic;
 use crate::domain::hash;
 use crate::domain::stomp::{Frame, Unsendable};
@@ -23,9 +23,6 @@ use crate::system::node::since_boot;
 const WAITING: usize = 256;
 /// How many of them are sent before it is looked at what has come.
 const AT_ONCE: usize = 32;
-/// How long a session must last for its broker to count as one of use. A shorter one is followed by a
-/// wait, so that a broker that refuses us is not asked all the time.
-const USEFUL: Duration = Duration::from_secs(10);
 /// For ever, as far as a wait is concerned that is ended from outside.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -49,6 +46,8 @@ pub enum Event {
 /// A session that lasts until it is dropped.
 #[derive(Debug)]
 pub struct Session {
+    brokers: Brokers,
+    topics: Vec<Topic>,
     outbox: SyncSender<Frame>,
     shared: Arc<Shared>,
 }
@@ -58,6 +57,12 @@ struct Shared {
     /// Can be read when there is something to send or the session ends.
     wake: OwnedFd,
     is_ending: AtomicBool,
+    counts: Arc<Counts>,
+}
+
+/// What became of the frames that were to be sent.
+#[derive(Debug, Default)]
+struct Counts {
     sent: AtomicU64,
     dropped: AtomicU64,
 }
@@ -73,22 +78,61 @@ impl Session {
         topics: Vec<Topic>,
         deliver: impl FnMut(Event) + Send + 'static,
     ) -> Result<Self> {
+        Self::counting(Arc::default(), brokers, topics, deliver)
+    }
+
+    /// Ends it and starts another one in its place, which goes on with its counts.
+    ///
+    /// # Errors
+    /// Those of [`Session::start`].
+    pub fn replace(
+        self,
+        brokers: Brokers,
+        topics: Vec<Topic>,
+        deliver: impl FnMut(Event) + Send + 'static,
+    ) -> Result<Self> {
+        Self::counting(Arc::clone(&self.shared.counts), brokers, topics, deliver)
+    }
+
+    fn counting(
+        counts: Arc<Counts>,
+        brokers: Brokers,
+        topics: Vec<Topic>,
+        mut deliver: impl FnMut(Event) + Send + 'static,
+    ) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .context("cannot make a descriptor to wake the session by")?;
-        let shared = Arc::new(Shared {
-            wake,
-            is_ending: AtomicBool::new(false),
-            sent: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared { wake, is_ending: AtomicBool::new(false), counts });
         let (outbox, inbox) = mpsc::sync_channel(WAITING);
-        let deliver = Box::new(deliver);
-        let keeper = Keeper { brokers, topics, deliver, inbox, shared: Arc::clone(&shared) };
+        let (ours, theirs) = (Arc::clone(&shared), Arc::clone(&shared));
+        let keeper = Keeper {
+            brokers: brokers.clone(),
+            topics: topics.clone(),
+            // What happens to one that was let go of is nobody's business any more.
+            deliver: Box::new(move |event| {
+                if !theirs.is_ending() {
+                    deliver(event);
+                }
+            }),
+            inbox,
+            shared: ours,
+            up: None,
+        };
         std::thread::Builder::new()
             .name("bus".to_owned())
-            .spawn(move || keeper.keep())
+            .spawn(move || keeper.run())
             .context("cannot start the session's thread")?;
-        Ok(Self { outbox, shared })
+        Ok(Self { brokers, topics, outbox, shared })
+    }
+
+    /// The brokers that it was started with.
+    pub fn brokers(&self) -> &Brokers {
+        &self.brokers
+    }
+
+    /// The topics that it was started with.
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
     }
 
     /// Sends `frame` when there is a broker. Never waits: what does not fit into the queue is dropped
@@ -100,14 +144,14 @@ impl Session {
         }
     }
 
-    /// How many frames were sent.
+    /// How many frames were sent, by this session and those before it.
     pub fn sent(&self) -> u64 {
-        self.shared.sent.load(Ordering::Relaxed)
+        self.shared.counts.sent.load(Ordering::Relaxed)
     }
 
-    /// How many frames were given to [`Session::send`] and dropped.
+    /// How many frames were given to [`Session::send`] and dropped, likewise.
     pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+        self.shared.counts.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -129,7 +173,7 @@ impl Shared {
     }
 
     fn count_dropped(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.counts.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes notice of all wakes so far.
@@ -162,29 +206,38 @@ struct Keeper {
     deliver: Box<dyn FnMut(Event) + Send>,
     inbox: Receiver<Frame>,
     shared: Arc<Shared>,
+    /// Since when we listen on the broker (time since boot).
+    up: Option<Duration>,
 }
 
 impl Keeper {
-    fn keep(mut self) {
-        let mut failed_rounds = 0;
+    fn run(mut self) {
+        self.keep();
+        // Nobody sends any more; what is left was given to us and does not go out.
+        self.inbox.iter().for_each(|_| self.shared.count_dropped());
+    }
+
+    fn keep(&mut self) {
+        let mut round = 0;
         while !self.shared.is_ending() {
-            failed_rounds += 1;
-            for (number, broker) in self.round().into_iter().enumerate() {
-                let began = since_boot();
+            round += 1;
+            let mut untried = self.round().into_iter();
+            while let Some(broker) = untried.next() {
+                self.up = None;
                 let Err(why) = self.stay_with(&broker) else { return };
-                let was_useful = since_boot() - began > USEFUL;
-                let is_last = number + 1 == self.brokers.list.len();
-                if was_useful {
-                    failed_rounds = 0;
-                }
-                let again_in = match was_useful || !is_last {
-                    true => Duration::ZERO,
-                    false => self.brokers.retry.wait(failed_rounds, chance()),
+                let lasted = self.up.map(|up| since_boot().saturating_sub(up));
+                let next = self.brokers.retry.next(lasted, untried.len(), round, chance());
+                let again_in = match next {
+                    Next::Another => Duration::ZERO,
+                    Next::Afresh(wait) | Next::Again(wait) => wait,
                 };
                 (self.deliver)(Event::Down { why, again_in });
                 self.shared.rest(again_in);
-                // From the front again, which is where the preferred ones are.
-                if was_useful || self.shared.is_ending() {
+                if self.shared.is_ending() {
+                    return;
+                }
+                if matches!(next, Next::Afresh(_)) {
+                    round = 0;
                     break;
                 }
             }
@@ -210,6 +263,7 @@ impl Keeper {
         connection
             .subscribe(&self.topics, since_boot() + ANSWER, &mut |frame| hand_on(deliver, frame))
             .with_context(told)?;
+        self.up = Some(since_boot());
         (self.deliver)(Event::Up(connection.name().to_owned()));
         loop {
             self.shared.awake();
@@ -238,7 +292,7 @@ impl Keeper {
         let sent = connection.send(frame, since_boot() + WRITE);
         match sent {
             Ok(()) => {
-                self.shared.sent.fetch_add(1, Ordering::Relaxed);
+                self.shared.counts.sent.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => {

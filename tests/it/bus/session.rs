@@ -153,3 +153,28 @@ fn a_session_that_is_dropped_takes_leave() {
         assert!(matches!(events.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected)));
     }
 }
+
+#[test]
+fn a_session_in_the_place_of_another_goes_on_with_its_counts() {
+    for kind in KINDS {
+        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let reached = brokers(&[broker.url()], folder.path(), ODD);
+        let Listening { session, .. } = {
+            let listening = Listening::to(&reached, &["test.counts"]);
+            listening.up();
+            listening.session.send(message("test.counts", "x", "y"));
+            listening.message();
+            listening
+        };
+        let nowhere = brokers(&[format!("stomp://127.0.0.1:{}", free_port())], folder.path(), ODD);
+        let session = session.replace(nowhere, Vec::new(), drop).unwrap();
+        for _ in 0..5 {
+            session.send(message("test.counts", "x", "y"));
+        }
+        assert_eq!((session.sent(), session.dropped()), (1, 0));
+        let session = session.replace(reached, Vec::new(), drop).unwrap();
+        // They waited for a broker that is not asked any more.
+        wait_until("they are counted", || session.dropped() == 5);
+        assert_eq!(session.sent(), 1);
+    }
+}
