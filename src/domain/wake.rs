@@ -52,12 +52,25 @@ impl<K: Ord + Clone> Wakes<K> {
         wake.due.get_or_insert(at);
     }
 
+    /// Somebody wants a pass over `what` at `at`, and no later because another one is due then.
+    pub fn hasten(&mut self, what: K, at: Duration) {
+        let wake = self.0.entry(what).or_default();
+        wake.due = Some(wake.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// A pass over `what` that runs, and that may wait for a script, no longer holds up the next one.
+    pub fn let_go(&mut self, what: &K) {
+        if let Some(wake) = self.0.get_mut(what) {
+            wake.is_running = false;
+        }
+    }
+
     /// What a pass begins over `now`; it runs until [`Wakes::ended`].
     pub fn begin(&mut self, now: Duration) -> Vec<K> {
         let mut begun = Vec::new();
         for (what, wake) in &mut self.0 {
             if wake.begins().is_some_and(|at| at <= now) {
-                *wake = Wake { due: None, is_running: true, ..*wake };
+                *wake = Wake { due: None, is_running: true, rests_until: now + REST };
                 begun.push(what.clone());
             }
         }
@@ -141,6 +154,30 @@ mod tests {
         }
         assert_eq!(wakes.next(), Some(wait(spread, "id", "web1", "spog", at(0))));
         assert_eq!(wakes.begin(spread), ["spog"]);
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_does_not_wait_for_the_spread_of_a_message() {
+        let mut wakes = Wakes::default();
+        wakes.wish("spog", at(5000));
+        wakes.hasten("spog", at(10));
+        wakes.hasten("spog", at(20));
+        wakes.wish("spog", at(15));
+        assert_eq!(wakes.next(), Some(at(10)));
+        assert_eq!((wakes.begin(at(10)), wakes.begin(at(9000))), (vec!["spog"], vec![]));
+    }
+
+    #[test]
+    fn what_waits_for_a_script_can_be_let_go_of_and_yet_there_is_a_rest() {
+        let mut wakes = Wakes::default();
+        for number in 0..10 {
+            wakes.let_go(&"all");
+            wakes.wish("all", at(number * 1000));
+            assert_eq!(wakes.begin(at(number * 1000)), ["all"]);
+            wakes.let_go(&"all");
+            wakes.wish("all", at(number * 1000 + 1));
+            assert_eq!(wakes.next(), Some(at(number * 1000) + REST));
+        }
     }
 
     #[test]

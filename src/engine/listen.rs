@@ -246,7 +246,8 @@ impl Listener {
                 tracing::info!("listens on {}", broker.escape_debug());
                 self.reasons.clear();
                 self.connected_to(Some(broker));
-                // What was said before may have been lost.
+                // What was said before may have been lost, and no script that runs is waited for.
+                self.wakes.let_go(&None);
                 self.wish(None, Trigger::Bus);
             }
             News::Down(why) => {
@@ -323,12 +324,14 @@ impl Listener {
     }
 
     /// A pass is wanted: after a message, which a fleet hears, after the wait that keeps it from asking
-    /// all at once.
+    /// all at once; after anything else now.
     fn wish(&mut self, what: Option<String>, trigger: Trigger) {
         let now = since_boot();
-        let bus = self.settings.bus.as_ref().filter(|_| trigger == Trigger::Bus);
-        let spread = bus.map_or(Duration::ZERO, |bus| bus.spread);
         self.causes.entry(what.clone()).or_insert(trigger);
+        if trigger != Trigger::Bus {
+            return self.wakes.hasten(what, now);
+        }
+        let spread = self.settings.bus.as_ref().map_or(Duration::ZERO, |bus| bus.spread);
         let name = what.as_deref().unwrap_or_default();
         let wait = wake::wait(spread, &self.machine_id, &self.reporter.host, name, now);
         self.wakes.wish(what, now + wait);
