@@ -161,9 +161,8 @@ struct Listener {
 impl Listener {
     fn new(settings: Settings, tell: SyncSender<News>, finish: Finish) -> Result<Self> {
         let here = Here::new(settings.clone(), Node::here())?;
-        let share = hash::fraction(&[here.node.machine_id.as_bytes(), here.node.host.as_bytes()]);
         let mut listener = Self {
-            timer: since_boot() + settings.splay.mul_f64(share),
+            timer: since_boot() + splay(&here),
             audience: Audience::of(&here),
             web: Web::open(&settings, None, &tell)?,
             settings,
@@ -208,8 +207,9 @@ impl Listener {
             Ok((here, web)) => {
                 self.web = web;
                 self.audience = Audience::of(&here);
+                // Soon, for something may be new in it; but a whole fleet may read it in one second.
+                self.timer = self.timer.min(since_boot() + splay(&here));
                 self.settings = here.settings;
-                self.timer = since_boot();
                 tracing::info!("the configuration was read anew");
                 self.connect()
             }
@@ -393,6 +393,12 @@ impl Passed {
             names: Some(rows.map(|row| row.name.clone()).collect()),
         }
     }
+}
+
+/// This machine's own part of the `splay`.
+fn splay(here: &Here) -> Duration {
+    let parts = [here.node.machine_id.as_bytes(), here.node.host.as_bytes()];
+    here.settings.splay.mul_f64(hash::fraction(&parts))
 }
 
 /// One tick, as cron would have it: with what the machine says of itself now.

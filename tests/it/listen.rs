@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, wait_until};
+use crate::web::{self, Web};
 
 /// An agent that stays up. Dropping it kills it, and nothing that it started.
 pub struct Listener {
@@ -48,6 +49,14 @@ impl Listener {
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
     }
 
+    /// Waits until its log holds `text` so many times.
+    #[track_caller]
+    pub fn logs_times(&self, text: &str, times: usize) {
+        wait_until(&format!("its log holds {text:?} {times} times"), || {
+            self.log().matches(text).count() == times
+        });
+    }
+
     /// Waits until its log holds `text`.
     #[track_caller]
     pub fn logs(&self, text: &str) {
@@ -83,7 +92,7 @@ impl Drop for Listener {
 }
 
 /// A `work.sh` that goes on until there is a file `go`.
-const WAITS_FOR_GO: &str = "\
+pub const WAITS_FOR_GO: &str = "\
 echo \"start $AGENT_REVISION $AGENT_ATTEMPT\" >> \"$AGENT_ROOT/../runs\"
 until [ -e \"$AGENT_ROOT/../go\" ]; do sleep 0.05; done
 echo \"end $AGENT_REVISION\" >> \"$AGENT_ROOT/../runs\"
@@ -169,6 +178,25 @@ fn a_configuration_is_read_anew_and_a_broken_one_is_not_taken() {
     machine.configure("");
     listener.signal(Signal::HUP);
     wait_until("it acts", || machine.lastaction("ops").is_some());
+}
+
+#[test]
+fn a_fleet_that_reads_its_configuration_anew_does_not_look_in_the_same_second() {
+    let machine = Sandbox::with("spog", &[("work.sh", NOTES_ITS_RUNS)]);
+    web::put_secret(&machine, "hush\n");
+    machine.configure(&format!("splay = \"365d\"\n{}", web::configured(&machine, "")));
+    let listener = Listener::start(&machine);
+    let web = Web::of(&listener);
+    for times in 1..=2 {
+        listener.signal(Signal::HUP);
+        listener.logs_times("was read anew", times);
+    }
+    // What is due begins before anything else is heard.
+    assert_eq!(web.metric("pmpy_ticks_total{trigger=\"timer\"}"), 0.0);
+    let unhurried = fs::read_to_string(machine.path("root/.pmpy/agent.toml")).unwrap();
+    machine.configure(&unhurried.replace("365d", "0s"));
+    listener.signal(Signal::HUP);
+    wait_until("it acts", || machine.lastaction("spog").is_some());
 }
 
 #[test]
