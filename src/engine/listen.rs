@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use self::audience::{Audience, Tally};
+use self::bus::Said;
 use self::pages::Pages;
 use self::reporter::Reporter;
 use self::web::Web;
@@ -22,26 +23,25 @@ use super::reconcile::Wish;
 use super::tick::{self, OnBegun, Orders, Tick};
 use crate::config::Settings;
 use crate::domain::action::{Begun, Finished, Trigger};
-use crate::domain::bus::{Hint, Topic};
+use crate::domain::bus::Topic;
 use crate::domain::hash;
-use crate::domain::metrics::{self, Figures};
+use crate::domain::metrics::Figures;
 use crate::domain::status::Status;
 use crate::domain::wake::{self, Found, Wakes};
 use crate::system::node::{self, Node, since_boot};
 use crate::system::signals::{self, Asked};
-use crate::system::stomp::session::{Event, Session};
+use crate::system::stomp::session::Session;
 use crate::system::supervisor::Supervisor;
 use crate::system::web::{Answer, Call};
 
 mod audience;
+mod bus;
 mod pages;
 mod reporter;
 pub mod web;
 
 /// How much news waits to be looked at. A bus that brings more at a time has to wait.
 const WAITING: usize = 1024;
-/// How many different reasons why there is no bus are told until there is one again.
-const MOST_REASONS: usize = 16;
 
 /// What is done with each finished tick; ticks may finish at the same time.
 pub type Finish = Arc<dyn Fn(&Here, &Tick) + Send + Sync>;
@@ -99,12 +99,8 @@ fn stay(
 enum News {
     /// By the system.
     Asked(Asked),
-    /// The bus is there.
-    Up(String),
-    /// It is not, and why.
-    Down(String),
-    /// A message came to the topic with this number; `None`: it names no repository.
-    Message(Option<(usize, String)>),
+    /// By the session with this number.
+    Bus(u64, Said),
     /// Somebody calls over HTTP, and is to be answered there.
     Called(Call, SyncSender<Answer>),
     /// It was looked how everything stands, for those who asked.
@@ -154,6 +150,8 @@ struct Listener {
     reasons: BTreeSet<String>,
     /// Ends when it is replaced.
     session: Option<Session>,
+    /// Which one it is: those before it may still have something to say.
+    session_number: u64,
     tell: SyncSender<News>,
     finish: Finish,
 }
@@ -176,25 +174,12 @@ impl Listener {
             reporter: Reporter::new(here.node.host),
             reasons: BTreeSet::new(),
             session: None,
+            session_number: 0,
             tell,
             finish,
         };
         listener.connect()?;
         Ok(listener)
-    }
-
-    /// A session as the settings have it, in the place of the one before.
-    fn connect(&mut self) -> Result<()> {
-        self.session = None;
-        self.figures.session = None;
-        let Some(bus) = &self.settings.bus else { return Ok(()) };
-        let tell = self.tell.clone();
-        // It waits when there is too much news, and fails only when nobody listens any more.
-        let deliver = move |event| drop(tell.send(news_of(event)));
-        let topics = self.audience.topics().to_vec();
-        self.session = Some(Session::start(bus.brokers.clone(), topics, deliver)?);
-        self.connected_to(None);
-        Ok(())
     }
 
     /// Takes the configuration as it is now, unless it cannot be used.
@@ -242,36 +227,7 @@ impl Listener {
     fn hear(&mut self, news: News) {
         match news {
             News::Asked(_) => {}
-            News::Up(broker) => {
-                tracing::info!("listens on {}", broker.escape_debug());
-                self.reasons.clear();
-                self.connected_to(Some(broker));
-                // What was said before may have been lost, and no script that runs is waited for.
-                self.wakes.let_go(&None);
-                self.wish(None, Trigger::Bus);
-            }
-            News::Down(why) => {
-                self.connected_to(None);
-                if self.reasons.len() < MOST_REASONS && self.reasons.insert(why.clone()) {
-                    tracing::warn!("no message bus: {}", why.escape_debug());
-                }
-            }
-            News::Message(None) => {
-                self.count_message(metrics::Heard::Unknown);
-                self.count_unknown("");
-            }
-            News::Message(Some((topic, name))) => {
-                let called = self.audience.called(topic, &name);
-                if called.is_empty() {
-                    self.count_message(metrics::Heard::Unknown);
-                    self.count_unknown(&name);
-                } else {
-                    self.count_message(metrics::Heard::Known);
-                }
-                for repo in called {
-                    self.wish(Some(repo), Trigger::Bus);
-                }
-            }
+            News::Bus(number, said) => self.hear_session(number, said),
             News::Called(call, reply) => self.answer(call, reply),
             News::Looked(seen) => self.looked(seen),
             News::Begun(begun) => {
@@ -292,19 +248,6 @@ impl Listener {
                 }
             }
         }
-    }
-
-    /// The bus is connected to this broker now, or to none.
-    fn connected_to(&mut self, broker: Option<String>) {
-        let was = self.figures.session.as_ref();
-        if was.is_none_or(|was| was.broker != broker) {
-            let since = node::now();
-            self.figures.session = Some(metrics::Session { broker, since, sent: 0, dropped: 0 });
-        }
-    }
-
-    fn count_message(&mut self, heard: metrics::Heard) {
-        *self.figures.messages.entry(heard).or_default() += 1;
     }
 
     fn report(&mut self, tell: impl FnOnce(&mut Reporter, &Session, &Topic)) {
@@ -412,15 +355,4 @@ fn perform(settings: Settings, pass: &Pass, on_begun: &OnBegun) -> Result<(Here,
     let orders = Orders { names, trigger, dry_run: false, wait: false, wish: Wish::Follow };
     let tick = tick::tick(&here, &orders, on_begun)?;
     Ok((here, tick))
-}
-
-fn news_of(event: Event) -> News {
-    match event {
-        Event::Up(broker) => News::Up(broker),
-        Event::Down { why, .. } => News::Down(one_line(&why)),
-        Event::Message(frame) => News::Message(Hint::read(&frame).and_then(|hint| {
-            let topic = frame.header("subscription")?.parse().ok()?;
-            Some((topic, hint.repo))
-        })),
-    }
 }

@@ -49,6 +49,15 @@ impl Listener {
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
     }
 
+    /// How many threads of this name it has.
+    #[cfg(feature = "servers")]
+    pub fn threads(&self, name: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|found| found.trim_end() == name).count()
+    }
+
     /// Waits until its log holds `text` so many times.
     #[track_caller]
     pub fn logs_times(&self, text: &str, times: usize) {

@@ -70,9 +70,10 @@ impl Audience {
         }
     }
 
-    /// The repositories that a message to the topic with this number means when it says `name`.
-    pub fn called(&self, topic: usize, name: &str) -> Vec<String> {
-        self.called.get(&(topic, name.to_owned())).cloned().unwrap_or_default()
+    /// The repositories that a message to this topic means when it says `name`.
+    pub fn called(&self, topic: &Topic, name: &str) -> Vec<String> {
+        let Ok(number) = self.topics.binary_search(topic) else { return Vec::new() };
+        self.called.get(&(number, name.to_owned())).cloned().unwrap_or_default()
     }
 
     /// The repositories that a web hook means when it says `name`.

@@ -10,6 +10,7 @@ mod faults;
 mod gitolite;
 mod hook;
 mod listen;
+mod reload;
 mod session;
 
 use std::path::Path;
