@@ -3,7 +3,7 @@
 #
 # Looks first whether this machine can run it, says each thing that it does, and replaces an older
 # agent in one step: an action that runs goes on under the old one. Schedules nothing and configures
-# nothing; "agent init" does that afterwards.
+# nothing; "agent init" does that afterwards, or from here: see the end.
 set -eu
 umask 022
 
@@ -18,8 +18,12 @@ fail() {
     exit 1
 }
 
+unfetched() {
+    fail "$from cannot be fetched" "see whether the address is right and reachable, or fetch it by hand: --from FILE"
+}
+
 usage() {
-    sed -n 's/^# Installs the agent: /usage: /p' "$0" >&2
+    echo "usage: install.sh [--from FILE|URL] [--sha256 SUM] [--to FOLDER] [--dry-run]" >&2
     exit 2
 }
 
@@ -46,14 +50,15 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-# The agent beside this script, or the one that was built here.
-here=$(cd "$(dirname "$0")" && pwd)
-if [ -z "$from" ]; then
+# The agent beside this script, or the one that was built here. A script that comes through a pipe lies
+# nowhere, and what happens to lie in the folder of whoever runs it is nothing to it.
+if [ -z "$from" ] && [ -f "$0" ] && [ "$(basename "$0")" = install.sh ]; then
+    here=$(cd "$(dirname "$0")" && pwd)
     for place in "$here/agent" "$here/../target/release/agent"; do
         [ ! -f "$place" ] || from=$place
     done
-    [ "$from" ] || fail "there is no agent beside install.sh" "name one: install.sh --from FILE|URL"
 fi
+[ "$from" ] || fail "there is no agent beside install.sh" "name one: install.sh --from FILE|URL"
 
 # What it needs.
 [ "$(uname -s)" = Linux ] || fail "this is $(uname -s); the agent is for Linux"
@@ -85,9 +90,9 @@ http://* | https://*)
         fail "$from may be changed on the way" "give --sha256, or use https"
     fi
     if command -v curl >/dev/null; then
-        run curl -fsSL --retry 5 --retry-connrefused -o "$new" "$from"
+        run curl -fsSL --retry 5 --retry-connrefused -o "$new" "$from" || unfetched
     elif command -v wget >/dev/null; then
-        run wget -q -O "$new" "$from"
+        run wget -q -O "$new" "$from" || unfetched
     else
         fail "neither curl nor wget is there to fetch $from" "fetch it by hand: --from FILE"
     fi
@@ -110,3 +115,19 @@ run mv -f "$new" "$to/agent"
 run ln -sf agent "$to/pmpy"
 [ "$dry" ] || "$to/agent" --version
 echo "next: agent init URL --part PART"
+
+# To make the machine live at once, as root: fill this in, and take the # away.
+#set -- https://git.example.org/ops.git --part web --stack shop
+#mkdir -p /etc/pmpy
+# For https with a token:
+#(umask 077 && echo the-token > /etc/pmpy/ops.token)
+#printf '[defaults]\nusername = "x-token"\npassword_file = "/etc/pmpy/ops.token"\n' > /etc/pmpy/agent.toml
+# For ssh: this machine's key has to be there, and the git server's (ssh-keyscan git.example.org).
+#echo 'git.example.org ssh-ed25519 AAAA…' > /etc/pmpy/known_hosts
+#set -- "$@" --key /etc/pmpy/ops.key --known-hosts /etc/pmpy/known_hosts
+# To be woken by a message, with user:password of the brokers:
+#(umask 077 && echo user:password > /etc/pmpy/bus.login)
+#printf '[bus]\nbrokers = ["stomps://amq1.example.org:61614"]\nlogin_file = "%s"\n%s\n' \
+#    /etc/pmpy/bus.login 'listen_topic = ["future.git.commits"]' >> /etc/pmpy/agent.toml
+#set -- "$@" --schedule systemd
+#exec "$to/agent" init "$@"

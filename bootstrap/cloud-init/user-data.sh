@@ -24,7 +24,9 @@ END
 username=x-token
 token=
 
-# To be woken by a message, give the brokers; see docs/configuration.md.
+# To be woken by a message: take the # away below, and give user:password of the brokers. The agent then
+# stays up as a service of systemd's; cron's line does not listen.
+bus_login=
 bus() {
     cat <<'END'
 #[bus]
@@ -53,26 +55,55 @@ if [ "$(known_hosts)" ]; then
     known_hosts > /etc/pmpy/known_hosts
     set -- "$@" --known-hosts /etc/pmpy/known_hosts
 fi
-{
-    if [ "$token" ]; then
-        printf '%s\n' "$token" | secret /etc/pmpy/ops.token
-        printf '[defaults]\nusername = "%s"\npassword_file = "/etc/pmpy/ops.token"\n' "$username"
+[ -z "$token" ] || printf '%s\n' "$token" | secret /etc/pmpy/ops.token
+if [ "$bus_login" ]; then
+    printf '%s\n' "$bus_login" | secret /etc/pmpy/bus.login
+    set -- "$@" --schedule systemd
+fi
+# What somebody has changed since stays.
+if [ ! -e /etc/pmpy/agent.toml ]; then
+    {
+        if [ "$token" ]; then
+            printf '[defaults]\nusername = "%s"\npassword_file = "/etc/pmpy/ops.token"\n' "$username"
+        fi
+        bus
+    } > /etc/pmpy/.agent.toml.new
+    mv /etc/pmpy/.agent.toml.new /etc/pmpy/agent.toml
+fi
+
+# prepare: what the agent works with, where this is a Debian that lacks it.
+prepare() {
+    command -v cron >/dev/null && command -v curl >/dev/null && [ -d /etc/ssl/certs ] ||
+        ! command -v apt-get >/dev/null || {
+        apt-get update -q && apt-get install -qy ca-certificates cron curl openssh-client
+    }
+}
+
+new=/usr/local/bin/.agent.new
+fetch() {
+    if command -v curl >/dev/null; then
+        curl -fsSL -o "$new" "$agent"
+    else
+        wget -q -O "$new" "$agent"
     fi
-    bus
-} > /etc/pmpy/agent.toml
+}
 
 # A machine may be up before its network is.
-new=/usr/local/bin/.agent.new
 for wait in 1 2 4 8 15 30 30 30 30 30 0; do
-    if command -v curl >/dev/null; then
-        curl -fsSL -o "$new" "$agent" && break
-    else
-        wget -q -O "$new" "$agent" && break
+    prepare && fetch && break
+    if [ "$wait" = 0 ]; then
+        echo "user-data: $agent cannot be fetched, so this machine is not live" >&2
+        echo "hint: see whether it has a network and a name server, and run this again" >&2
+        exit 1
     fi
-    [ "$wait" != 0 ] || exit 1
     sleep "$wait"
 done
-[ -z "$sha256" ] || echo "$sha256  $new" | sha256sum --quiet -c -
+if [ "$sha256" ]; then
+    echo "$sha256  $new" | sha256sum --quiet -c - || {
+        echo "user-data: what came from $agent is not what was meant: its sha256 is not $sha256" >&2
+        exit 1
+    }
+fi
 chmod 755 "$new"
 mv -f "$new" /usr/local/bin/agent
 ln -sf agent /usr/local/bin/pmpy

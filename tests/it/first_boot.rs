@@ -14,12 +14,11 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-use crate::install::{AGENT, download, read, sha256};
+use crate::install::{AGENT, download, read, sha256, uncommented};
 use crate::sandbox::{Ran, text};
 use crate::servers::{Face, Https};
 use crate::throwaway::Throwaway;
 
-const MIRROR: &str = "http://deb.debian.org/debian";
 /// What is installed beforehand, as in an image for clouds: there is no mirror when the machine boots.
 /// Who changes it removes the folder that [`debian`] made.
 const PACKAGES: &str = "cloud-init,cron,ca-certificates,curl,iproute2,openssh-client,\
@@ -56,13 +55,16 @@ fn debian() -> &'static Path {
             let script = "
                 command -v debootstrap >/dev/null || { echo 'there is no debootstrap; tests/run installs it'; exit 1; }
                 rm -rf --one-file-system \"$1\"
-                debootstrap --variant=minbase --include=\"$2\" bookworm \"$1\" \"$3\" || {
+                # The mirror that this machine itself installs from.
+                mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+                    grep -v security | head -n 1)
+                debootstrap --variant=minbase --include=\"$2\" bookworm \"$1\" \"$mirror\" || {
                     tail -n 20 \"$1/debootstrap/debootstrap.log\"
-                    echo \"debootstrap needs root, and a mirror of Debian's: $3\"
+                    echo \"debootstrap needs root, and a mirror of Debian's: $mirror\"
                     exit 1
                 }";
             let mut make = std::process::Command::new("sh");
-            make.args(["-euc", script, "sh", text(&new), PACKAGES, MIRROR]);
+            make.args(["-euc", script, "sh", text(&new), PACKAGES]);
             Ran::of(&mut make).ok();
             fs::rename(new, &disk).unwrap();
         }
@@ -149,6 +151,9 @@ fn the_script_as_user_data_alone_makes_a_bare_debian_live() {
 fn cloud_init_finds_nothing_to_say_about_the_cloud_config() {
     let machine = machine();
     machine.write("/tmp/user-data", &read("cloud-init/cloud-config.yaml"));
+    let ran = machine.sh("cloud-init schema --config-file /tmp/user-data").ok();
+    assert!(ran.stdout.contains("Valid cloud-config"), "{ran}");
+    machine.write("/tmp/user-data", &uncommented(&read("cloud-init/cloud-config.yaml")));
     let ran = machine.sh("cloud-init schema --config-file /tmp/user-data").ok();
     assert!(ran.stdout.contains("Valid cloud-config"), "{ran}");
     machine.write("/tmp/user-data", "#cloud-config\nruncmd: 7\n");

@@ -84,16 +84,69 @@ fn first_boot(machine: &Throwaway, script: &str) -> Ran {
 
 /// What PyYAML makes of a file, as JSON; tags such as `!Sub` are taken off.
 fn yaml(file: &str) -> serde_json::Value {
+    parsed(&read(file))
+}
+
+/// What PyYAML makes of a text, likewise.
+fn parsed(text: &str) -> serde_json::Value {
     let program = "
 import json, sys, yaml
 def plain(loader, suffix, node):
     kind = {'scalar': loader.construct_scalar, 'sequence': loader.construct_sequence}
     return kind.get(node.id, loader.construct_mapping)(node)
 yaml.SafeLoader.add_multi_constructor('!', plain)
-print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+print(json.dumps(yaml.safe_load(sys.argv[1])))";
     let mut python = std::process::Command::new("/usr/bin/python3");
-    let ran = Ran::of(python.args(["-c", program, text(&bootstrap(file))])).ok();
+    let ran = Ran::of(python.args(["-c", program, text])).ok();
     serde_json::from_str(&ran.stdout).unwrap()
+}
+
+/// `data` with every option taken out of its comment. What is prose has one space behind its `#`, and
+/// stays.
+pub fn uncommented(data: &str) -> String {
+    let mut out = String::new();
+    for line in data.lines() {
+        let bare = line.trim_start();
+        let option = bare.strip_prefix('#').filter(|rest| {
+            let prose = rest.starts_with(' ') && !rest.starts_with("  ");
+            !prose
+                && !rest.is_empty()
+                && !rest.starts_with('!')
+                && !rest.starts_with("cloud-config")
+        });
+        let indent = &line[..line.len() - bare.len()];
+        out += &option.map_or_else(|| line.to_owned(), |option| format!("{indent}{option}"));
+        out.push('\n');
+    }
+    out
+}
+
+/// The script that cloud-init makes of `runcmd`: a text is a line as it stands, a list is a command
+/// whose words are quoted.
+fn runcmd_script(config: &serde_json::Value) -> String {
+    let quoted = |word: &serde_json::Value| {
+        let word = word.as_str().expect("cloud-init takes only texts");
+        format!("'{}'", word.replace('\'', "'\\''"))
+    };
+    let mut script = "#!/bin/sh\n".to_owned();
+    for line in config["runcmd"].as_array().unwrap() {
+        match line.as_array() {
+            Some(words) => script += &words.iter().map(quoted).collect::<Vec<_>>().join(" "),
+            None => script += line.as_str().unwrap(),
+        }
+        script.push('\n');
+    }
+    script
+}
+
+/// Puts the files there that cloud-init would write.
+fn write_files(machine: &Throwaway, config: &serde_json::Value) {
+    for file in config["write_files"].as_array().unwrap() {
+        let path = file["path"].as_str().unwrap();
+        machine.write(path, file["content"].as_str().unwrap());
+        let mode = file["permissions"].as_str().unwrap_or("0644");
+        machine.sh(&format!("chmod {mode} {path}")).ok();
+    }
 }
 
 #[test]
@@ -180,40 +233,170 @@ fn the_cloud_config_makes_a_bare_server_live() {
     let machine = bare();
     assert!(read("cloud-init/cloud-config.yaml").starts_with("#cloud-config\n"));
     let config = yaml("cloud-init/cloud-config.yaml");
-    for file in config["write_files"].as_array().unwrap() {
-        machine.write(file["path"].as_str().unwrap(), file["content"].as_str().unwrap());
-    }
+    write_files(&machine, &config);
     let url = text(&machine.sandbox.server("ops")).to_owned();
-    let agent = download();
-    let filled = |word: &serde_json::Value| {
-        word.as_str()
-            .expect("cloud-init takes only texts")
-            .replace("https://git.example.org/ops.git", &url)
-            .replace("https://downloads.example.org/push-me-pull-you/agent", &agent)
-    };
-    let mut last = None;
-    for line in config["runcmd"].as_array().unwrap() {
-        let words: Vec<String> = line.as_array().unwrap().iter().map(filled).collect();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let bare =
-            [&["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"], words.as_slice()].concat();
-        last = Some(Ran::of(&mut machine.command(&bare)).ok());
-    }
-    is_live(&machine, "shop", &last.unwrap());
+    let script = runcmd_script(&config)
+        .replace("https://git.example.org/ops.git", &url)
+        .replace("https://downloads.example.org/push-me-pull-you/agent", &download());
+    let ran = first_boot(&machine, &script).ok();
+    is_live(&machine, "shop", &ran);
 }
 
 #[test]
-fn the_user_data_of_the_cloudformation_template_makes_a_bare_server_live() {
+fn a_download_with_another_checksum_is_neither_installed_nor_run() {
+    let (address, wrong) = (download(), "0".repeat(64));
+    let config =
+        read("cloud-init/cloud-config.yaml").replace("#- echo \"SHA256", "- echo \"SHA256");
+    let config = runcmd_script(&parsed(&config)).replace("SHA256", &wrong);
+    let script = read("cloud-init/user-data.sh").replace("sha256=\n", &format!("sha256={wrong}\n"));
+    let template = template_script("https://git.example.org/ops.git", "shop", &address, &wrong);
+    for (form, data) in [("cloud-config", config), ("script", script), ("template", template)] {
+        let machine = bare();
+        let data = data.replace("https://downloads.example.org/push-me-pull-you/agent", &address);
+        assert!(data.contains(&wrong) && data.contains(&address), "{form}");
+        let ran = first_boot(&machine, &data).exits(1);
+        assert!(!machine.path("/usr/local/bin/agent").exists(), "{form}: {ran}");
+        assert!(!machine.path("/etc/cron.d/pmpy").exists(), "{form}: {ran}");
+    }
+}
+
+#[test]
+fn user_data_that_cannot_fetch_the_agent_says_so_and_what_to_do() {
     let machine = bare();
+    let waits = "1 2 4 8 15 30 30 30 30 30 0";
+    let script = read("cloud-init/user-data.sh");
+    assert!(script.contains(waits));
+    let script = script.replace(waits, "0").replace(
+        "https://downloads.example.org/push-me-pull-you/agent",
+        "http://127.0.0.1:9/agent",
+    );
+    let ran = first_boot(&machine, &script).exits(1);
+    assert!(ran.stderr.contains("http://127.0.0.1:9/agent cannot be fetched"), "{ran}");
+    assert!(ran.stderr.contains("hint: "), "{ran}");
+}
+
+#[test]
+fn user_data_that_runs_again_leaves_a_configuration_that_was_changed_since() {
+    let machine = bare();
+    let url = text(&machine.sandbox.server("ops")).to_owned();
+    let script = read("cloud-init/user-data.sh")
+        .replace("https://git.example.org/ops.git", &url)
+        .replace("https://downloads.example.org/push-me-pull-you/agent", &download());
+    first_boot(&machine, &script).ok();
+    machine.write("/etc/pmpy/agent.toml", "splay = \"3s\"\n");
+    first_boot(&machine, &script).ok();
+    assert_eq!(machine.read("/etc/pmpy/agent.toml"), "splay = \"3s\"\n");
+}
+
+/// Sure that the agent understands what was configured, all options of a form taken together.
+#[track_caller]
+fn is_understood(machine: &Throwaway, form: &str) {
+    for file in ["bus.login", "ops.token", "ops.key", "known_hosts"] {
+        let path = format!("/etc/pmpy/{file}");
+        assert!(machine.path(&path).exists(), "{form}: {path} is named and never written");
+    }
+    let entry = machine.read("/etc/pmpy/agent.d/ops.toml");
+    assert!(entry.contains("ops.key") && entry.contains("known_hosts"), "{form}: {entry}");
+    let checked = machine.agent(&["check", "--offline"]).ok().stdout;
+    for words in ["/etc/pmpy/agent.toml, /etc/pmpy/agent.d/ops.toml", "its brokers are not asked"] {
+        assert!(checked.contains(words), "{form}: no \"{words}\" in\n{checked}");
+    }
+    let unit = machine.path("/etc/systemd/system/pmpy.service");
+    assert!(unit.exists(), "{form}: cron's line would not listen");
+}
+
+#[test]
+fn with_every_option_the_cloud_config_is_a_configuration_that_the_agent_understands() {
+    let machine = bare();
+    let config = parsed(&uncommented(&read("cloud-init/cloud-config.yaml")));
+    write_files(&machine, &config);
+    let url = text(&machine.sandbox.server("ops")).to_owned();
+    let script = runcmd_script(&config)
+        .replace("SHA256", &sha256(AGENT))
+        .replace("https://git.example.org/ops.git", &url)
+        .replace("https://downloads.example.org/push-me-pull-you/agent", &download());
+    first_boot(&machine, &script).ok();
+    is_understood(&machine, "cloud-config");
+}
+
+#[test]
+fn with_every_option_the_script_is_a_configuration_that_the_agent_understands() {
+    let machine = bare();
+    let url = text(&machine.sandbox.server("ops")).to_owned();
+    let script = uncommented(&read("cloud-init/user-data.sh"))
+        .replace("https://git.example.org/ops.git", &url)
+        .replace("https://downloads.example.org/push-me-pull-you/agent", &download())
+        .replace("stack=\n", "stack=shop\n")
+        .replace("token=\n", "token=secret\n")
+        .replace("bus_login=\n", "bus_login=user:password\n")
+        .replace("<<'END'\nEND", "<<'END'\nkey material\nEND");
+    first_boot(&machine, &script).ok();
+    is_understood(&machine, "script");
+    assert_eq!(machine.sh("stat -c %a /etc/pmpy/bus.login").ok().stdout, "600\n");
+}
+
+#[test]
+fn with_every_option_the_template_is_a_configuration_that_the_agent_understands() {
+    let machine = bare();
+    machine.write("/usr/local/bin/aws", "#!/bin/sh\necho user:secret\n");
+    machine.sh("chmod 755 /usr/local/bin/aws").ok();
+    let url = text(&machine.sandbox.server("ops")).to_owned();
+    let script = template_script(&url, "shop", &download(), &sha256(AGENT));
+    let script = uncommented(&script).replace("aws secrets", "/usr/local/bin/aws secrets");
+    first_boot(&machine, &script).ok();
+    is_understood(&machine, "template");
+}
+
+#[test]
+fn with_every_option_the_installer_makes_the_machine_live() {
+    let machine = bare();
+    let url = text(&machine.sandbox.server("ops")).to_owned();
+    let script = uncommented(&read("install.sh")).replace("https://git.example.org/ops.git", &url);
+    machine.write("/tmp/install.sh", &script);
+    let agent = machine.sandbox.path("agent");
+    fs::copy(AGENT, &agent).unwrap();
+    machine.write("/etc/pmpy/ops.key", "key material\n");
+    machine.sh(&format!("sh /tmp/install.sh --from {}", text(&agent))).ok();
+    is_understood(&machine, "install.sh");
+}
+
+#[test]
+fn an_installer_that_comes_through_a_pipe_takes_nothing_from_the_folder_it_is_run_in() {
+    let machine = Throwaway::without_agent();
+    machine.write("/tmp/install.sh", &read("install.sh"));
+    machine.write("/srv/agent", "#!/bin/sh\ntouch /root/ran\n");
+    // The shell's own name may lie there as well.
+    machine.write("/srv/sh", "");
+    let ran = machine.sh("cd /srv && chmod 755 agent && cat /tmp/install.sh | sh").exits(1);
+    assert!(ran.stderr.contains("name one: install.sh --from FILE|URL"), "{ran}");
+    assert!(!machine.path("/root/ran").exists() && !machine.path("/usr/local/bin/agent").exists());
+    let ran = machine.sh("cat /tmp/install.sh | sh -s -- --bad").exits(2);
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran}");
+    assert!(ran.stderr.starts_with("usage: install.sh [--from FILE|URL]"), "{ran}");
+}
+
+#[test]
+fn an_installer_that_cannot_fetch_says_so_and_what_to_do() {
+    let machine = Throwaway::without_agent();
+    let script = read("install.sh").replace("--retry 5", "--retry 0");
+    machine.write("/tmp/install.sh", &script);
+    let line = format!("sh /tmp/install.sh --from http://127.0.0.1:9/a --sha256 {}", sha256(AGENT));
+    let ran = machine.sh(&line).exits(1);
+    assert!(ran.stderr.contains("http://127.0.0.1:9/a cannot be fetched\nhint: "), "{ran}");
+}
+
+/// The user data of the template's servers, with its parameters filled in; the CloudFormation stack is
+/// called `shop-v2`.
+fn template_script(repository: &str, stack: &str, agent: &str, sum: &str) -> String {
     let template = yaml("cloudformation/servers.yaml");
     let data = &template["Resources"]["Template"]["Properties"]["LaunchTemplateData"]["UserData"];
     let mut script = data["Fn::Base64"].as_str().unwrap().to_owned();
-    let url = text(&machine.sandbox.server("ops")).to_owned();
     for (name, value) in [
-        ("Repository", url.as_str()),
+        ("Repository", repository),
         ("Part", "web"),
-        ("AgentUrl", &download()),
-        ("AgentSha256", &sha256(AGENT)),
+        ("Stack", stack),
+        ("AgentUrl", agent),
+        ("AgentSha256", sum),
         ("AWS::StackName", "shop-v2"),
     ] {
         let open = format!("${{{name}}}");
@@ -223,6 +406,16 @@ fn the_user_data_of_the_cloudformation_template_makes_a_bare_server_live() {
         script = script.replace(&open, value);
     }
     assert!(!script.contains("${"), "{script}");
-    let ran = first_boot(&machine, &script).ok();
-    is_live(&machine, "shop-v2", &ran);
+    script
+}
+
+#[test]
+fn the_user_data_of_the_cloudformation_template_makes_a_bare_server_live() {
+    for (stack, expected) in [("", "shop-v2"), ("shop", "shop")] {
+        let machine = bare();
+        let url = text(&machine.sandbox.server("ops")).to_owned();
+        let script = template_script(&url, stack, &download(), &sha256(AGENT));
+        let ran = first_boot(&machine, &script).ok();
+        is_live(&machine, expected, &ran);
+    }
 }
