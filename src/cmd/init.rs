@@ -17,6 +17,7 @@ use crate::engine::schedule::{self, Way};
 use crate::engine::tick::Orders;
 use crate::engine::{Here, roster, steer};
 use crate::exit::{Code, Usage};
+use crate::system::node::Node;
 
 /// Writes the node information and the configuration, installs the schedule, clones, runs the init
 /// ladder, ticks once and shows the status.
@@ -25,7 +26,7 @@ use crate::exit::{Code, Usage};
 /// When something cannot be written, or a repository of that name is configured otherwise; what is
 /// done by then, and what not, is a part of the error.
 pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
-    let here = super::here(global)?;
+    let here = before(global, args)?;
     judge(&here, args)?;
     let (key, known_hosts) = (whole(args.key.as_deref())?, whole(args.known_hosts.as_deref())?);
     let entries: Vec<Entry> = args
@@ -43,37 +44,49 @@ pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
     let found: Vec<Found> =
         entries.iter().map(|entry| bootstrap::find(&here, entry)).collect::<Result<_>>()?;
 
-    let mut account = Account { done: Vec::new(), quiet: global.quiet };
+    let mut account = Account { done: Vec::new(), quiet: global.quiet, unheard: None };
     let written = write(&here, args, entries.iter().zip(&found), &mut account);
     account.told(written, "the configuration, the schedule, the clone and the first tick")?;
     // What was just written counts from here on.
-    let here = super::here(global)?;
+    let here = super::here(global);
+    let here = account.told(here, "the schedule, the clone and the first tick")?;
     let scheduled = install(&here, args.schedule, &mut account);
-    let ticked = first_tick(&here, global, args);
+    let ticked = first_tick(&here, global, args, &mut account);
     account.told(ticked, "the first tick")?;
     let now = crate::engine::tick::survey(&here, &[])?;
     let open = unfinished(&now, args);
-    if !global.quiet {
-        show::print(&status::text(&now, status::Detail::Brief, show::width(), now.at))?;
-    }
+    account.say(&status::text(&now, status::Detail::Brief, show::width(), now.at));
     let scheduled = scheduled.context("nothing makes this machine tick yet")?;
-    if !global.quiet {
-        if !open.is_empty() {
-            let open = open.join(", ");
-            show::print(&format!(
-                "\nNot finished: {open}. The next tick goes on with it; what is done stays done.\n"
-            ))?;
-        }
-        show::print(&hints(&here, scheduled)?)?;
+    if !open.is_empty() {
+        let open = open.join(", ");
+        account.say(&format!(
+            "\nNot finished: {open}. The next tick goes on with it; what is done stays done.\n"
+        ));
     }
+    account.say(&hints(&here, scheduled)?);
+    account.heard()?;
     Ok(if open.is_empty() { Code::Fine } else { Code::Attention })
 }
 
-/// The repositories that were asked for and are not live. To a tick a remote that does not answer is
-/// no trouble yet; to somebody who waits for a machine to be live it is.
+/// What is known before anything is written. Node information that cannot be used stands in nobody's
+/// way who says which part or stack this is.
+fn before(global: &Global, args: &cli::Init) -> Result<Here> {
+    match super::here(global) {
+        Err(_) if args.part.is_some() || args.stack.is_some() => {
+            Ok(Here::bare(super::settings(global)?, Node::here()))
+        }
+        known => known,
+    }
+}
+
+/// The repositories that were asked for and are not live: what is to be acted upon there was not. To a
+/// tick that is no trouble as long as it can wait; to somebody who waits for a machine to be live it is.
 fn unfinished<'a>(now: &'a Status, args: &cli::Init) -> Vec<&'a str> {
     let asked = |row: &&Row| args.repos.iter().any(|repo| repo.name == row.name);
-    let open = |row: &&Row| row.state == State::Unreachable || row.needs_attention(now.at);
+    let live = [State::Pinned, State::Ahead, State::Current, State::Inactive];
+    let open = |row: &&Row| {
+        row.needs_attention(now.at) || !row.conditions.iter().any(|state| live.contains(state))
+    };
     now.repositories.iter().filter(asked).filter(open).map(|row| row.name.as_str()).collect()
 }
 
@@ -85,6 +98,19 @@ fn judge(here: &Here, args: &cli::Init) -> Result<(), Usage> {
              hint: leave out --config, or write [repo.NAME] into that file and run: agent tick"
                 .to_owned(),
         ));
+    }
+    let node =
+        [("part", &args.part, &here.settings.part), ("stack", &args.stack, &here.settings.stack)];
+    for (what, asked, configured) in node {
+        if let (Some(asked), Some(configured)) = (asked, configured)
+            && asked != configured
+        {
+            let file = here.settings.world.config_file.display();
+            return Err(Usage(format!(
+                "this machine is {what} {configured} by [node] in {file}, which wins over \
+                 --{what} {asked}\nhint: change it there, or leave out --{what}"
+            )));
+        }
     }
     let twice = |(index, repo): (usize, &NamedAddress)| {
         args.repos
@@ -111,15 +137,27 @@ fn whole(path: Option<&Path>) -> Result<Option<PathBuf>> {
 struct Account {
     done: Vec<String>,
     quiet: bool,
+    /// Why the first of what was said was not heard; that stops nothing.
+    unheard: Option<Error>,
 }
 
 impl Account {
-    fn did(&mut self, sentence: String) -> Result<()> {
-        if !self.quiet {
-            show::print(&format!("{}\n", show::escaped(&sentence)))?;
-        }
+    fn did(&mut self, sentence: String) {
+        self.say(&format!("{}\n", show::escaped(&sentence)));
         self.done.push(sentence);
-        Ok(())
+    }
+
+    fn say(&mut self, text: &str) {
+        if !self.quiet
+            && let Err(error) = show::print(text)
+        {
+            self.unheard.get_or_insert(error);
+        }
+    }
+
+    /// Whether all that was said was heard.
+    fn heard(self) -> Result<()> {
+        self.unheard.map_or(Ok(()), Err)
     }
 
     /// An error says as well what was done before it, and what was not.
@@ -148,7 +186,7 @@ fn write<'a>(
     for (what, word) in [("part", &args.part), ("stack", &args.stack)] {
         if let Some(word) = word {
             let folder = here.settings.world.nodeinfo.display();
-            account.did(format!("this machine is {what} {word}: {folder}"))?;
+            account.did(format!("this machine is {what} {word}: {folder}"));
         }
     }
     for (entry, found) in entries {
@@ -156,14 +194,17 @@ fn write<'a>(
         match found {
             Found::Nothing => {
                 bootstrap::write_entry(here, entry)?;
-                account.did(format!("{} is configured: {}", entry.name, file.display()))?;
+                account.did(format!("{} is configured: {}", entry.name, file.display()));
             }
-            Found::Same => account.did(format!("{} was configured already", entry.name))?,
+            Found::Same => account.did(format!("{} was configured already", entry.name)),
             Found::Other(differences) => {
                 for difference in differences {
-                    account.did(format!("{difference}; change it in {}", file.display()))?;
+                    account.did(format!("{difference}; change it in {}", file.display()));
                 }
             }
+        }
+        if let Some(sentence) = bootstrap::comes_from_elsewhere(here, entry) {
+            account.did(sentence);
         }
     }
     Ok(())
@@ -179,16 +220,16 @@ fn install(here: &Here, asked: Option<cli::Schedule>, account: &mut Account) -> 
         Some(how) => scheduling::way(how),
         // What somebody chose before is not chosen anew.
         None if !installed.is_empty() => None,
-        None => (here.node.user.uid == 0).then_some(Way::Cron),
+        None => schedule::is_usual(here).then_some(Way::Cron),
     };
     let Some(way) = way else { return Ok(!installed.is_empty()) };
     for sentence in schedule::install(here, way)? {
-        account.did(sentence)?;
+        account.did(sentence);
     }
     Ok(true)
 }
 
-fn first_tick(here: &Here, global: &Global, args: &cli::Init) -> Result<()> {
+fn first_tick(here: &Here, global: &Global, args: &cli::Init, account: &mut Account) -> Result<()> {
     let names: Vec<String> = args.repos.iter().map(|repo| repo.name.clone()).collect();
     if args.again {
         for repo in roster::named(here, &names)? {
@@ -205,7 +246,11 @@ fn first_tick(here: &Here, global: &Global, args: &cli::Init) -> Result<()> {
         wait: true,
         wish: Wish::Follow,
     };
-    tick::perform(here, global, &orders).map(drop)
+    let say = |text: &str| {
+        account.say(text);
+        Ok(())
+    };
+    tick::perform_telling(here, global, &orders, say).map(drop)
 }
 
 /// What a person may still have to do.
@@ -215,7 +260,7 @@ fn hints(here: &Here, ticks: bool) -> Result<String> {
         text += &format!("\n{}", scheduling::by_hand(here, Some(Way::Cron))?);
     }
     if !here.settings.world.own {
-        text += &scheduling::loops_beside(here)?;
+        text += &scheduling::loops_beside(here);
     }
     Ok(text)
 }

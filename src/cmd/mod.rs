@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use crate::cli::{Cli, Command, Global};
-use crate::config::{self, Settings, Sources};
+use crate::config::{self, Settings, Source, Sources, World};
 use crate::engine::Here;
 use crate::exit::Code;
 use crate::system::node::{self, Node};
@@ -46,6 +46,10 @@ pub fn run(cli: &Cli) -> Result<Code> {
             (Ok(here), command) => within(&here, global, command),
             // Monitoring reads stdout and a code of its own.
             (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
+            // What calls the agent can be taken away whatever is wrong with its configuration.
+            (Err(_), Command::Schedule(args)) if schedule::way(args.how).is_none() => {
+                schedule::run(&bare(global)?, args)
+            }
             (Err(error), _) => Err(error),
         },
     }
@@ -89,6 +93,12 @@ fn sources(global: &Global) -> Sources {
 pub fn here(global: &Global) -> Result<Here> {
     let settings = settings(global)?;
     Here::new(settings, Node::here()).context("the node information cannot be used")
+}
+
+/// Who we are, with the settings that hold where nothing is configured.
+fn bare(global: &Global) -> Result<Here, config::Error> {
+    let settings = Settings::parse(World::of(&sources(global))?, &Source::default())?;
+    Ok(Here::bare(settings, Node::here()))
 }
 
 /// Reads the settings of the world that the command line and the environment name.

@@ -1,15 +1,12 @@
 //! `agent schedule`: what makes the ticks of this machine happen is installed, shown or removed.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::show;
 use crate::cli;
 use crate::engine::Here;
-use crate::engine::schedule::{self, CronLine, Way};
-use crate::exit::Code;
-
-/// How such a loop ends.
-const TAKE_OVER: &str = "hint: agent schedule cron --replace takes it over\n";
+use crate::engine::schedule::{self, CronLine, Loops, Way};
+use crate::exit::{Code, Usage};
 
 /// `agent schedule cron|systemd|none [--replace] [--print]`
 ///
@@ -17,6 +14,14 @@ const TAKE_OVER: &str = "hint: agent schedule cron --replace takes it over\n";
 /// When it cannot be installed or removed, or stdout not be written.
 pub fn run(here: &Here, args: &cli::ScheduleArgs) -> Result<Code> {
     let way = way(args.how);
+    if args.replace && way.is_none() {
+        return Err(Usage(
+            "with none and --replace nothing would pull here any more\n\
+             hint: write cron or systemd, or leave out --replace"
+                .to_owned(),
+        )
+        .into());
+    }
     if args.print {
         show::print(&shown(here, way)?)?;
         return Ok(Code::Fine);
@@ -33,11 +38,17 @@ pub fn run(here: &Here, args: &cli::ScheduleArgs) -> Result<Code> {
         },
     }
     // Two loops for a moment are better than none for good.
+    let mut failed = Vec::new();
     if args.replace {
-        tell(&schedule::take_over(here)?)?;
+        let taken = schedule::take_over(here);
+        tell(&taken.told)?;
+        failed = taken.failed;
     }
-    show::print(&loops_beside(here)?)?;
-    Ok(Code::Fine)
+    show::print(&loops_beside(here))?;
+    if failed.is_empty() {
+        return Ok(Code::Fine);
+    }
+    bail!("not every loop could be taken over: {}", failed.join("; "))
 }
 
 /// What somebody means who says `how`; `None`: nothing is to tick.
@@ -68,19 +79,25 @@ pub fn by_hand(here: &Here, way: Option<Way>) -> Result<String> {
 }
 
 /// The loops that still pull beside the agent, and how to end that; empty when there are none.
-///
-/// # Errors
-/// When a crontab cannot be read.
-pub fn loops_beside(here: &Here) -> Result<String> {
-    let rivals = schedule::rivals(here)?;
+pub fn loops_beside(here: &Here) -> String {
+    let Loops { rivals, unread } = schedule::loops(here);
     let mut text = String::new();
+    for reason in &unread {
+        let reason = show::escaped(reason);
+        text += &format!("warning: whether another loop pulls here is not known: {reason}\n");
+    }
     for rival in &rivals {
         text += &format!("another loop pulls here: {}\n", show::escaped(&rival.to_string()));
     }
     if rivals.iter().any(|rival| rival.about_us) {
-        text += TAKE_OVER;
+        text += &take_over_hint(here);
     }
-    Ok(text)
+    text
+}
+
+/// How such a loop ends.
+fn take_over_hint(here: &Here) -> String {
+    format!("hint: {} takes it over\n", schedule::take_over_command(here))
 }
 
 /// That loops pull the clones of this world beside the agent, in one line and a hint; empty when none is
@@ -89,7 +106,7 @@ pub fn loop_upon_ours(here: &Here) -> String {
     if here.settings.world.own {
         return String::new();
     }
-    let mut rivals = schedule::rivals(here).unwrap_or_default();
+    let mut rivals = schedule::loops(here).rivals;
     rivals.retain(|rival| rival.about_us);
     let Some((first, others)) = rivals.split_first() else { return String::new() };
     let more = match others.len() {
@@ -97,7 +114,8 @@ pub fn loop_upon_ours(here: &Here) -> String {
         more => format!(" (and {more} more)"),
     };
     let first = show::escaped(&first.to_string());
-    format!("\nwarning: another loop pulls here: {first}{more}\n{TAKE_OVER}")
+    let hint = take_over_hint(here);
+    format!("\nwarning: another loop pulls here: {first}{more}\n{hint}")
 }
 
 /// What would be installed; for "none", what is installed.

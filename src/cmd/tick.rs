@@ -58,6 +58,19 @@ pub fn run(here: &Here, global: &Global, args: &cli::Tick) -> Result<Code> {
 /// # Errors
 /// As [`run`].
 pub fn perform(here: &Here, global: &Global, orders: &Orders) -> Result<Code> {
+    perform_telling(here, global, orders, show::print)
+}
+
+/// As [`perform`], with `say` to tell it.
+///
+/// # Errors
+/// When the root cannot be read, a repository is not known, or `say` fails.
+pub fn perform_telling(
+    here: &Here,
+    global: &Global,
+    orders: &Orders,
+    say: impl FnOnce(&str) -> Result<()>,
+) -> Result<Code> {
     // Whoever asks for more than a tick reads what came of it.
     let ordered = orders.wish != Wish::Follow;
     let watched = std::io::stdout().is_terminal() || global.verbose || ordered;
@@ -65,11 +78,11 @@ pub fn perform(here: &Here, global: &Global, orders: &Orders) -> Result<Code> {
     let done = tick::tick(here, orders, &drop)?;
     let now = done.status.at;
     if orders.dry_run {
-        show::print(&decisions(&done, now))?;
+        say(&decisions(&done, now))?;
     } else if watched && !global.quiet {
-        show::print(&account(here, &done, orders, before))?;
+        say(&account(here, &done, orders, before))?;
     } else if !global.quiet {
-        print_notices(here, &done)?;
+        say(&notices(here, &done, now))?;
     }
     after(here, &done)?;
     let asked = |row: &&Row| orders.names.is_empty() || orders.names.contains(&row.name);

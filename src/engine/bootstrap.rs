@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 
 use super::Here;
 use crate::config::RepoSettings;
+use crate::domain::git::Remote;
 use crate::system::files;
+use crate::system::git::Git;
 
 /// One repository to be configured.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,20 @@ pub fn write_node(here: &Here, part: Option<&str>, stack: Option<&str>) -> Resul
         }
     }
     Ok(())
+}
+
+/// A sentence when the clone that is there already was made from another address than `entry` names.
+pub fn comes_from_elsewhere(here: &Here, entry: &Entry) -> Option<String> {
+    let known = here.settings.repos.get(entry.name).and_then(|known| known.path.clone());
+    let path = known.unwrap_or_else(|| here.settings.world.root.join(entry.name));
+    let origin = Git::open(&path).ok()?.origin()?;
+    let wanted = Remote::new(entry.url.to_owned());
+    (origin.secret_url() != wanted.secret_url()).then(|| {
+        format!(
+            "{}: the clone that is there comes from {origin}; from now on it follows {wanted}",
+            entry.name
+        )
+    })
 }
 
 /// Where an entry is written to.

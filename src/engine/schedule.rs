@@ -4,12 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Here;
+use super::observe::one_line;
 use super::rivals::{self, Rival};
+use crate::config::{Sources, World};
 use crate::domain::crontab;
-use crate::system::rivals::{Crontab, crontabs};
+use crate::system::rivals::{Crontab, Crontabs};
 use crate::system::{node, schedule};
 
 /// The unit as it is installed where the agent is `/usr/local/bin/agent`.
@@ -245,6 +247,13 @@ fn remove_systemd(here: &Here) -> Result<Option<String>> {
     Ok(Some(format!("systemd no longer keeps the agent up: {}", schedule::UNIT)))
 }
 
+/// Whether this is what cron is installed for unless somebody says otherwise: root, with the root folder
+/// that root has by default.
+pub fn is_usual(here: &Here) -> bool {
+    let usual = World::of(&Sources { is_root: true, ..Sources::default() });
+    is_root(here) && usual.is_ok_and(|usual| usual.root == here.settings.world.root)
+}
+
 fn is_root(here: &Here) -> bool {
     here.node.user.uid == 0
 }
@@ -260,95 +269,121 @@ fn cron_place(here: &Here) -> String {
 fn crontab_text(here: &Here) -> Result<String> {
     match is_root(here) {
         true => Ok(schedule::cron_file()?.unwrap_or_default()),
-        false if schedule::has_cron() => schedule::crontab(None),
-        false => Ok(String::new()),
+        false => {
+            let content = own_crontab()?;
+            String::from_utf8(content).ok().context(
+                "your crontab is no UTF-8 text, and is left as it is\n\
+                 hint: convert it, such as with: crontab -l | iconv -f latin1 | crontab -",
+            )
+        }
     }
+}
+
+fn own_crontab() -> Result<Vec<u8>> {
+    if schedule::has_cron() { schedule::crontab() } else { Ok(Vec::new()) }
 }
 
 fn put_crontab(here: &Here, text: &str) -> Result<()> {
     match (is_root(here), text.is_empty()) {
         (true, true) => schedule::remove_cron_file(),
         (true, false) => schedule::put_cron_file(text),
-        (false, _) => schedule::put_crontab(None, text),
+        (false, _) => schedule::put_crontab(None, text.as_bytes()),
     }
 }
 
-/// A crontab that may hold loops of somebody else's, and how it is written.
-struct Other {
-    crontab: Crontab,
-    owner: Owner,
+/// Loops that pull what the agent pulls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loops {
+    /// Their lines.
+    pub rivals: Vec<Rival>,
+    /// What could not be looked into, a sentence each.
+    pub unread: Vec<String>,
 }
 
-enum Owner {
-    /// A file of the system's.
-    File,
-    /// A user, whose crontab goes through crontab(1); `None`: the caller.
-    User(Option<String>),
+/// The loops that pull what the agent pulls: in every crontab for root, in their own for others. A
+/// crontab that cannot be read hides no other.
+pub fn loops(here: &Here) -> Loops {
+    let (crontabs, unread) = crontabs_in_reach(here);
+    let of = |crontab| rivals::of(here, Path::new("/"), crontab);
+    Loops { rivals: crontabs.iter().flat_map(of).collect(), unread }
 }
 
-/// The loops that pull what the agent pulls: in every crontab for root, in their own for others.
-///
-/// # Errors
-/// When a crontab cannot be read.
-pub fn rivals(here: &Here) -> Result<Vec<Rival>> {
-    let others = others(here)?;
-    Ok(others.iter().flat_map(|other| rivals::of(here, Path::new("/"), &other.crontab)).collect())
-}
-
-fn others(here: &Here) -> Result<Vec<Other>> {
-    if !is_root(here) {
-        let text = crontab_text(here)?;
-        let crontab = Crontab { path: PathBuf::from(cron_place(here)), text };
-        return Ok(vec![Other { crontab, owner: Owner::User(None) }]);
+/// The crontabs that are ours to judge, and a sentence for each that cannot be read.
+fn crontabs_in_reach(here: &Here) -> (Vec<Crontab>, Vec<String>) {
+    if is_root(here) {
+        let Crontabs { read, closed } = rivals::crontabs(Path::new("/"));
+        let told = |path: PathBuf| format!("{} cannot be read", path.display());
+        return (read, closed.into_iter().map(told).collect());
     }
-    let mut found = Vec::new();
-    for crontab in crontabs(Path::new("/")).read {
-        if crontab.path.starts_with("/etc") {
-            found.push(Other { crontab, owner: Owner::File });
-            continue;
-        }
-        let Some(user) = crontab.path.file_name().and_then(|name| name.to_str()) else { continue };
-        // As crontab(1) shows it: without the head that it writes itself.
-        let owner = Owner::User(Some(user.to_owned()));
-        let text = schedule::crontab(Some(user))?;
-        found.push(Other { crontab: Crontab { text, ..crontab }, owner });
+    let user = Some(here.node.user.name.clone());
+    match own_crontab() {
+        Ok(content) => (vec![Crontab { path: cron_place(here).into(), user, content }], Vec::new()),
+        Err(error) => (Vec::new(), vec![one_line(&error)]),
     }
-    Ok(found)
+}
+
+/// The command that takes such loops over, beside what makes ticks happen now.
+pub fn take_over_command(here: &Here) -> &'static str {
+    match installed(here).unwrap_or_default().as_slice() {
+        [(Way::Systemd, _), ..] => "agent schedule systemd --replace",
+        _ => "agent schedule cron --replace",
+    }
+}
+
+/// What became of the loops that were to be taken over, a sentence each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// What was done, and what was left alone.
+    pub told: Vec<String>,
+    /// What was to be done and could not.
+    pub failed: Vec<String>,
 }
 
 /// Puts the loops that pull what the agent pulls out of service: their lines become comments, and a
-/// copy of each crontab as it was is kept. Tells what was done, and what was left alone.
-///
-/// # Errors
-/// When a crontab cannot be read, kept or written.
-pub fn take_over(here: &Here) -> Result<Vec<String>> {
-    let mut told = Vec::new();
-    let note = format!("{} agent schedule took over from:", node::now().format("%Y-%m-%d"));
-    for Other { crontab, owner } in others(here)? {
+/// copy of each crontab as it was is kept. One that cannot be written stops no other.
+pub fn take_over(here: &Here) -> TakenOver {
+    let (crontabs, unread) = crontabs_in_reach(here);
+    let mut taken = TakenOver { told: Vec::new(), failed: unread };
+    for crontab in crontabs {
         let (ours, foreign): (Vec<Rival>, Vec<Rival>) =
             rivals::of(here, Path::new("/"), &crontab).into_iter().partition(|it| it.about_us);
-        told.extend(foreign.iter().map(|rival| {
-            format!(
-                "left alone, as it does not name {}: {rival}",
-                here.settings.world.root.display()
-            )
-        }));
+        let root = here.settings.world.root.display();
+        let left = |rival| format!("left alone, as it does not name {root}: {rival}");
+        taken.told.extend(foreign.iter().map(left));
         if ours.is_empty() {
             continue;
         }
-        let numbers: Vec<usize> = ours.iter().map(|rival| rival.number).collect();
-        let after = crontab::put_out(&crontab.text, &numbers, &note);
-        let from = crontab.path.display().to_string();
-        let folder = here.settings.world.state.join("replaced");
-        let copy = schedule::keep_copy(&folder, &from, &crontab.text)?;
-        match &owner {
-            Owner::File => schedule::rewrite(&crontab.path, &after)?,
-            Owner::User(user) => schedule::put_crontab(user.as_deref(), &after)?,
+        match put_out(here, &crontab, &ours) {
+            Ok(copy) => {
+                let copy = copy.display();
+                let done = |it| format!("made a comment: {it} (as it was: {copy})");
+                taken.told.extend(ours.iter().map(done));
+            }
+            Err(error) => {
+                let path = crontab.path.display();
+                taken.failed.push(format!("{path} is as it was: {}", one_line(&error)));
+            }
         }
-        let copy = copy.display();
-        told.extend(ours.iter().map(|it| format!("made a comment: {it} (as it was: {copy})")));
     }
-    Ok(told)
+    taken
+}
+
+/// Makes comments of the lines `ours` of `crontab`; where the copy of it lies.
+fn put_out(here: &Here, crontab: &Crontab, ours: &[Rival]) -> Result<PathBuf> {
+    let note = format!("{} agent schedule took over from:", node::now().format("%Y-%m-%d"));
+    let numbers: Vec<usize> = ours.iter().map(|rival| rival.number).collect();
+    let after = crontab::put_out(&crontab.content, &numbers, &note);
+    let from = crontab.path.display().to_string();
+    let folder = here.settings.world.state.join("replaced");
+    let copy = schedule::keep_copy(&folder, &from, &crontab.content)?;
+    match &crontab.user {
+        None => schedule::rewrite(&crontab.path, &after)?,
+        Some(user) => {
+            let other = is_root(here).then_some(user.as_str());
+            schedule::put_crontab(other, &after)?;
+        }
+    }
+    Ok(copy)
 }
 
 #[cfg(test)]

@@ -9,13 +9,18 @@ use super::files;
 /// The most of a crontab or a script that is read, in bytes; a larger one is left out.
 const CAP: u64 = 256 * 1024;
 
+/// Where packages and administrators put theirs.
+const SYSTEMS: &str = "/etc/cron.d";
+
 /// A crontab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crontab {
     /// Where it is, without the base folder.
     pub path: PathBuf,
-    /// What it says.
-    pub text: String,
+    /// Whose it is; `None`: the system's, where each line names a user.
+    pub user: Option<String>,
+    /// What it says, in whatever encoding.
+    pub content: Vec<u8>,
 }
 
 /// What was found.
@@ -31,15 +36,19 @@ pub struct Crontabs {
 /// and those of users where Debian and where others keep them.
 pub fn crontabs(base: &Path) -> Crontabs {
     let mut found = Crontabs::default();
-    found.add(base, Path::new("/etc/crontab"));
-    for folder in ["/etc/cron.d", "/var/spool/cron/crontabs", "/var/spool/cron"] {
+    found.add(base, Path::new("/etc/crontab"), None);
+    for folder in [SYSTEMS, "/var/spool/cron/crontabs", "/var/spool/cron"] {
+        let is_the_systems = folder == SYSTEMS;
         let folder = Path::new(folder);
         match std::fs::read_dir(below(base, folder)) {
             Ok(listing) => {
                 let names = listing.flatten().map(|entry| folder.join(entry.file_name()));
                 let mut paths: Vec<PathBuf> = names.collect();
                 paths.sort();
-                paths.iter().for_each(|path| found.add(base, path));
+                for path in paths {
+                    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                    found.add(base, &path, name.filter(|_| !is_the_systems));
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) => found.closed.push(folder.to_owned()),
@@ -57,12 +66,9 @@ pub fn script(base: &Path, path: &Path) -> Option<String> {
 }
 
 impl Crontabs {
-    fn add(&mut self, base: &Path, path: &Path) {
+    fn add(&mut self, base: &Path, path: &Path, user: Option<String>) {
         match files::read_small(&below(base, path), CAP) {
-            Ok(Some(bytes)) => {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                self.read.push(Crontab { path: path.to_owned(), text });
-            }
+            Ok(Some(content)) => self.read.push(Crontab { path: path.to_owned(), user, content }),
             Ok(None) | Err(files::ReadError::NotAFile { .. }) => {}
             Err(_) => self.closed.push(path.to_owned()),
         }

@@ -67,7 +67,7 @@ pub fn cron_file() -> Result<Option<String>> {
 /// # Errors
 /// When it cannot be written, such as where no cron ever was.
 pub fn put_cron_file(text: &str) -> Result<()> {
-    put(Path::new(CRON_FILE), text, 0o644)
+    put(Path::new(CRON_FILE), text.as_bytes(), 0o644)
 }
 
 /// Removes [`CRON_FILE`].
@@ -82,22 +82,22 @@ pub fn remove_cron_file() -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn rewrite(path: &Path, text: &str) -> Result<()> {
+pub fn rewrite(path: &Path, content: &[u8]) -> Result<()> {
     let shown = path.display();
     let meta = std::fs::metadata(path).with_context(|| format!("cannot look at {shown}"))?;
-    put(path, text, meta.permissions().mode() & 0o7777)
+    put(path, content, meta.permissions().mode() & 0o7777)
 }
 
-/// The crontab of `user`, or the caller's own; empty when there is none.
+/// The caller's own crontab; empty when there is none.
 ///
 /// # Errors
 /// When there is no crontab(1), or it refuses.
-pub fn crontab(user: Option<&str>) -> Result<String> {
-    let Answer { ended, text, complaints } = process::ask(&line(user, "-l"), "", PATIENCE)
+pub fn crontab() -> Result<Vec<u8>> {
+    let Answer { ended, output, complaints } = process::ask(&line(None, "-l"), b"", PATIENCE)
         .context("the crontab cannot be read\nhint: apt-get install cron")?;
     match ended {
-        Ended::Exited(0) => Ok(text),
-        _ if complaints.contains("no crontab for") => Ok(String::new()),
+        Ended::Exited(0) => Ok(output),
+        _ if complaints.contains("no crontab for") => Ok(Vec::new()),
         _ => bail!("the crontab cannot be read: {}", complaints.escape_debug()),
     }
 }
@@ -106,9 +106,9 @@ pub fn crontab(user: Option<&str>) -> Result<String> {
 ///
 /// # Errors
 /// When crontab(1) refuses.
-pub fn put_crontab(user: Option<&str>, text: &str) -> Result<()> {
-    let what = if text.is_empty() { "-r" } else { "-" };
-    let answer = process::ask(&line(user, what), text, PATIENCE)
+pub fn put_crontab(user: Option<&str>, content: &[u8]) -> Result<()> {
+    let what = if content.is_empty() { "-r" } else { "-" };
+    let answer = process::ask(&line(user, what), content, PATIENCE)
         .context("the crontab cannot be written\nhint: apt-get install cron")?;
     ensure!(
         answer.ended == Ended::Exited(0),
@@ -157,7 +157,7 @@ pub fn unit_path() -> PathBuf {
 /// # Errors
 /// When it cannot be written, such as where no systemd ever was.
 pub fn put_unit(text: &str) -> Result<()> {
-    put(&unit_path(), text, 0o644)
+    put(&unit_path(), text.as_bytes(), 0o644)
 }
 
 /// Removes our own unit.
@@ -179,7 +179,7 @@ pub fn unit_is_enabled() -> bool {
 /// When there is none, or it refuses.
 pub fn systemctl(arguments: &[&str]) -> Result<()> {
     let line = [&["systemctl"], arguments].concat();
-    let answer = process::ask(&line, "", PATIENCE).context("this machine has no systemd")?;
+    let answer = process::ask(&line, b"", PATIENCE).context("this machine has no systemd")?;
     ensure!(
         answer.ended == Ended::Exited(0),
         "{} failed: {}",
@@ -189,15 +189,15 @@ pub fn systemctl(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a copy of `text` in `folder`, by the name of the file that it came from.
+/// Keeps a copy of `content` in `folder`, by the name of the file that it came from.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn keep_copy(folder: &Path, from: &str, text: &str) -> Result<PathBuf> {
+pub fn keep_copy(folder: &Path, from: &str, content: &[u8]) -> Result<PathBuf> {
     let day = node::now().format("%Y%m%dT%H%M%SZ");
     let name = format!("{}.{day}", from.trim_start_matches('/').replace('/', "_"));
     files::ensure_dir(folder, 0o700)?;
-    files::put(folder, &name, text.as_bytes(), 0o600)?;
+    files::put(folder, &name, content, 0o600)?;
     Ok(folder.join(name))
 }
 
@@ -207,10 +207,10 @@ fn read(path: &Path) -> Result<Option<String>> {
     text.with_context(|| format!("{} is no UTF-8 text", path.display()))
 }
 
-fn put(path: &Path, text: &str, mode: u32) -> Result<()> {
+fn put(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let (folder, name) = parts(path)?;
     files::sweep(folder)?;
-    files::put(folder, name, text.as_bytes(), mode)
+    files::put(folder, name, content, mode)
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -5,19 +5,20 @@ use std::path::Path;
 use super::Verdict;
 use crate::engine::Here;
 use crate::engine::rivals::{self, Rival};
-use crate::system::rivals::{Crontabs, crontabs};
+use crate::engine::schedule;
+use crate::system::rivals::Crontabs;
 
 const SUBJECT: &str = "crontabs";
 
 /// The verdict on all crontabs below `base`.
 pub fn verdict(here: &Here, base: &Path) -> Verdict {
-    let Crontabs { read, closed } = crontabs(base);
+    let Crontabs { read, closed } = rivals::crontabs(base);
     let found: Vec<Rival> =
         read.iter().flat_map(|crontab| rivals::of(here, base, crontab)).collect();
     if !found.is_empty() {
         let world = &here.settings.world;
         let remedy = match found.iter().all(|rival| rival.about_us) && !world.own {
-            true => "agent schedule cron --replace takes it over".to_owned(),
+            true => format!("{} takes it over", schedule::take_over_command(here)),
             false => format!(
                 "remove it if it is about a repository under {}: the agent does that work",
                 world.root.display()

@@ -18,7 +18,7 @@ pub struct Answer {
     /// How it ended.
     pub ended: Ended,
     /// What it printed, whole.
-    pub text: String,
+    pub output: Vec<u8>,
     /// What it complained of, without the last newline.
     pub complaints: String,
 }
@@ -28,14 +28,14 @@ pub struct Answer {
 /// # Errors
 /// When it cannot be started, or answers more than a megabyte.
 #[expect(clippy::disallowed_methods, reason = "the one door to processes")]
-pub fn ask(argv: &[&str], input: &str, limit: Duration) -> Result<Answer> {
+pub fn ask(argv: &[&str], input: &[u8], limit: Duration) -> Result<Answer> {
     use std::os::unix::process::CommandExt;
     let Some((program, args)) = argv.split_first() else { bail!("nothing to start") };
     let (output, complaints) = (report_file()?, report_file()?);
     let mut child = Command::new(program)
         .args(args)
         .env("LC_ALL", "C")
-        .stdin(parcel(input.as_bytes())?)
+        .stdin(parcel(input)?)
         .stdout(output.try_clone()?)
         .stderr(complaints.try_clone()?)
         .process_group(0)
@@ -45,13 +45,13 @@ pub fn ask(argv: &[&str], input: &str, limit: Duration) -> Result<Answer> {
     if output.metadata()?.len() > CAP {
         bail!("{program} printed more than a megabyte");
     }
-    Ok(Answer { ended, text: whole(output)?, complaints: reported(complaints, 4096)? })
+    Ok(Answer { ended, output: whole(output)?, complaints: reported(complaints, 4096)? })
 }
 
-fn whole(mut file: std::fs::File) -> Result<String> {
+fn whole(mut file: std::fs::File) -> Result<Vec<u8>> {
     use std::io::{Read, Seek};
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
-    String::from_utf8(bytes).context("what it printed is no UTF-8 text")
+    Ok(bytes)
 }
