@@ -9,8 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::helper;
 use crate::cli;
 use crate::domain::plan::Request;
+use crate::engine::crew::Hindrance;
 use crate::engine::reconcile::{self, Order, Wish};
-use crate::engine::{Here, observe, roster};
+use crate::engine::{Here, roster};
 use crate::exit::Code;
 use crate::system::process;
 use crate::system::remote::Progress;
@@ -41,7 +42,7 @@ pub fn run(here: &Here, args: &cli::Worker) -> Result<Code> {
     match done {
         Ok(_) => Ok(Code::Fine),
         Err(error) => {
-            super::show::print(&observe::one_line(&error))?;
+            super::show::print(&serde_json::to_string(&Hindrance::of(&error))?)?;
             Ok(Code::Attention)
         }
     }

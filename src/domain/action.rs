@@ -150,6 +150,9 @@ pub struct Attempt {
     pub number: u32,
     /// How it ended.
     pub outcome: Outcome,
+    /// The script that ended like that, where one did and is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
     /// When the first attempt in this row of failures ended.
     pub since: DateTime<Utc>,
     /// When the next one may start; `None`: at the next tick.
@@ -225,7 +228,16 @@ impl Attempt {
         let since = before
             .filter(|before| before.revision == revision && before.outcome.word() == outcome.word())
             .map_or(now, |before| before.since.min(now));
-        Self { revision, number, outcome, since, next_try }
+        Self { revision, number, outcome, script: None, since, next_try }
+    }
+
+    /// What was attempted and how that ended, in words.
+    pub fn told(&self) -> String {
+        let (revision, outcome) = (self.revision.short(), &self.outcome);
+        match &self.script {
+            Some(script) => format!("{} {outcome} at {revision}", script.escape_debug()),
+            None => format!("{revision} {outcome}"),
+        }
     }
 
     /// The number of the attempt that follows: what was put off or hindered does not count.
@@ -268,6 +280,15 @@ mod tests {
 
     fn failed(number: u32) -> Attempt {
         Attempt::after(Outcome::Failed { code: 1 }, revision('a'), number, None, "web01", now())
+    }
+
+    #[test]
+    fn the_script_that_failed_is_named_where_it_is_known() {
+        let unknown =
+            Attempt::after(Outcome::Failed { code: 3 }, revision('a'), 1, None, "web01", now());
+        assert_eq!(unknown.told(), "aaaaaaa exited 3");
+        let known = Attempt { script: Some("bin/init/common/init.sh".to_owned()), ..unknown };
+        assert_eq!(known.told(), "bin/init/common/init.sh exited 3 at aaaaaaa");
     }
 
     #[test]

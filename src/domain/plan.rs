@@ -72,6 +72,8 @@ pub struct Observed {
     pub running: Option<Running>,
     /// A run that died left its journal.
     pub leftover: bool,
+    /// Its init ladder ran before this machine had an id, which is to be written down.
+    pub id_is_late: bool,
     /// Everything that holds it, in the order it is told.
     pub holds: Vec<Hold>,
     /// Rolled back to this.

@@ -231,9 +231,7 @@ pub fn conditions(seen: &Observed, policy: &Policy) -> Vec<Condition> {
             Outcome::Deferred => State::Waiting,
             _ => State::Failing,
         };
-        let mut condition = Condition::new(state)
-            .because(format!("{} {}", attempt.revision.short(), attempt.outcome))
-            .since(attempt.since);
+        let mut condition = Condition::new(state).because(attempt.told()).since(attempt.since);
         if state == State::Failing {
             condition.attempt = attempt.number;
             condition.next_try = attempt.next_try;

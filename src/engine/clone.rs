@@ -1,5 +1,7 @@
 //! A clone comes to be: an empty one appears whole at its path; the first pass fills it.
 
+use std::fmt;
+
 use anyhow::{Context, Result, bail};
 
 use super::roster::Repo;
@@ -11,11 +13,23 @@ use crate::system::git::Git;
 use crate::system::record::{Memory, Polled, Records};
 use crate::system::{node, skeleton};
 
+/// No remote answered: the reason of each.
+#[derive(Debug)]
+pub struct NoAnswer(String);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
 /// Makes the skeleton of a clone and puts it in its place; fetching is the first pass's work, which
 /// finds there what the remote listed.
 ///
 /// # Errors
-/// When no remote answers, or it cannot be made.
+/// [`NoAnswer`] when no remote answers; anything else when it cannot be made.
 pub fn make(here: &Here, repo: &Repo) -> Result<()> {
     let Some(remote) = repo.settings.urls.first() else {
         bail!("no url says where to clone it from")
@@ -28,7 +42,7 @@ pub fn make(here: &Here, repo: &Repo) -> Result<()> {
     let (urls, reach) = (&repo.settings.urls, &repo.settings.reach);
     let polled = poll::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
     if let Some(Unreachable { reason, .. }) = polled.unreachable {
-        bail!(reason);
+        bail!(NoAnswer(reason));
     }
     let branch = match &polled.branch {
         Some(branch) => branch.clone(),

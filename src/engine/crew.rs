@@ -6,12 +6,15 @@ use std::ffi::OsString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use super::Here;
+use super::clone::NoAnswer;
 use super::observe::one_line;
 use super::reconcile::Wish;
 use super::tick::{OnBegun, Orders};
+use crate::domain::status::State;
 use crate::system::process::Worker;
 
 /// How many workers work at a time. A repository whose script takes an hour holds one place of one
@@ -20,6 +23,32 @@ const WORKERS: usize = 16;
 
 /// How much of what a worker says counts, in bytes.
 const MOST_REPORTED: usize = 16 * 1024;
+
+/// What stood in a worker's way, when it could not be written down where the repository is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hindrance {
+    /// The state that it leads to: `unreachable` when a remote is to blame, else `failing`.
+    pub state: State,
+    /// What it is, as a sentence with its remedy.
+    pub reason: String,
+}
+
+impl Hindrance {
+    /// What `error` comes to.
+    pub fn of(error: &Error) -> Self {
+        let state = match error.is::<NoAnswer>() {
+            true => State::Unreachable,
+            false => State::Failing,
+        };
+        Self { state, reason: one_line(error) }
+    }
+
+    /// One that is this machine's own.
+    pub fn failing(reason: impl Into<String>) -> Self {
+        Self { state: State::Failing, reason: reason.into() }
+    }
+}
 
 /// Starts workers and waits for them.
 pub struct Crew<'a> {
@@ -34,7 +63,7 @@ struct Book {
     waiting: VecDeque<String>,
     /// Threads that each wait for one worker.
     busy: usize,
-    troubles: BTreeMap<String, Option<String>>,
+    troubles: BTreeMap<String, Option<Hindrance>>,
 }
 
 impl<'a> Crew<'a> {
@@ -55,7 +84,7 @@ impl<'a> Crew<'a> {
     }
 
     /// The repositories that were worked on, each with what its worker could not write down itself.
-    pub fn troubles(self) -> BTreeMap<String, Option<String>> {
+    pub fn troubles(self) -> BTreeMap<String, Option<Hindrance>> {
         self.book.into_inner().unwrap_or_else(PoisonError::into_inner).troubles
     }
 
@@ -67,21 +96,24 @@ impl<'a> Crew<'a> {
                 return;
             };
             drop(book);
-            let trouble = self.work(&name).unwrap_or_else(|error| Some(one_line(&error)));
+            let trouble = self.work(&name).unwrap_or_else(|error| Some(Hindrance::of(&error)));
             self.book().troubles.insert(name, trouble);
         }
     }
 
-    fn work(&self, name: &str) -> Result<Option<String>> {
+    fn work(&self, name: &str) -> Result<Option<Hindrance>> {
         let args = worker_args(self.here, self.orders, name);
         let worker = Worker::start(&args, self.here.parcel.as_ref())?;
-        let mut said = Vec::new();
+        let (mut said, mut known) = (Vec::new(), None);
         let ended_well = worker.outlast(|line| match serde_json::from_slice(line) {
             Ok(begun) => (self.on_begun)(begun),
-            Err(_) if said.len() < MOST_REPORTED => said.extend_from_slice(line),
-            Err(_) => {}
+            Err(_) => match serde_json::from_slice(line) {
+                Ok(hindrance) => known = Some(hindrance),
+                Err(_) if said.len() < MOST_REPORTED => said.extend_from_slice(line),
+                Err(_) => {}
+            },
         })?;
-        Ok(if ended_well { None } else { Some(trouble(&said)) })
+        Ok(if ended_well { None } else { known.or_else(|| Some(trouble(&said))) })
     }
 
     /// No thread can leave it half written: each change is one statement.
@@ -91,11 +123,11 @@ impl<'a> Crew<'a> {
 }
 
 /// What a worker said before it ended.
-fn trouble(said: &[u8]) -> String {
-    match String::from_utf8_lossy(said).trim() {
-        "" => "its worker ended without a word; the next tick looks again".to_owned(),
-        text => text.to_owned(),
-    }
+fn trouble(said: &[u8]) -> Hindrance {
+    Hindrance::failing(match String::from_utf8_lossy(said).trim() {
+        "" => "its worker ended without a word; the next tick looks again",
+        text => text,
+    })
 }
 
 fn worker_args(here: &Here, orders: &Orders, name: &str) -> Vec<OsString> {

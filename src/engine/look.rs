@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use chrono::{DateTime, Utc};
 
 use super::Here;
-use super::observe::{self, Opened, Site, one_line};
+use super::crew::Hindrance;
+use super::observe::{self, Opened, Site};
 use super::publish;
 use super::reconcile::Wish;
 use super::roster::Repo;
@@ -82,7 +83,7 @@ impl<'a> Job<'a> {
                 if orders.is_some_and(|orders| orders.asks(repo, &polled, now)) {
                     match site.poll(&polled, now) {
                         Ok(answered) => polled = answered,
-                        Err(error) => trouble = Some(one_line(&error)),
+                        Err(error) => trouble = Some(Hindrance::of(&error)),
                     }
                 }
                 let seen = site.observe(&polled, now);
@@ -90,7 +91,9 @@ impl<'a> Job<'a> {
                 let plan = orders.map(|orders| match orders.wish {
                     Wish::Follow if orders.dry_run => decide(&seen, &policy, request(orders), now),
                     Wish::Follow if seen.running.is_some() && orders.joins() => Plan::Recover,
-                    Wish::Follow => first_look(decide(&seen, &policy, request(orders), now), &site),
+                    Wish::Follow => {
+                        first_look(decide(&seen, &policy, request(orders), now), &seen, &site)
+                    }
                     // What may be done about it is the worker's to find out, under the lock.
                     _ => Plan::Recover,
                 });
@@ -140,18 +143,18 @@ impl<'a> Job<'a> {
             // What cannot be read now was known to the last tick.
             row.acted = last_acted;
         }
-        if let Some(reason) = trouble {
-            hindered(&mut row, &reason, was, now);
+        if let Some(hindrance) = trouble {
+            hindered(&mut row, &hindrance, was, now);
         }
         Looked { name: repo.name.clone(), row, plan }
     }
 }
 
 /// A repository that was never worked on has its folders made by a worker, even when it is held or
-/// there is nothing to act upon yet.
-fn first_look(plan: Plan, site: &Site) -> Plan {
+/// there is nothing to act upon yet; and so has the id of a machine written down that had none before.
+fn first_look(plan: Plan, seen: &Observed, site: &Site) -> Plan {
     match plan {
-        Plan::Idle | Plan::Stopped if !site.records.exist() => Plan::Recover,
+        Plan::Idle | Plan::Stopped if !site.records.exist() || seen.id_is_late => Plan::Recover,
         plan => plan,
     }
 }
@@ -225,25 +228,23 @@ pub fn broken_row(repo: &Repo, reason: String, was: Option<Row>, now: DateTime<U
     Row { acted, ..row(repo, &seen, &repo.settings.policy, remote, was, now) }
 }
 
-/// What is wrong could not even be written down by whom it hindered. Whatever is more important than
-/// `failing` stays the state.
-pub fn hindered(row: &mut Row, reason: &str, was: Option<Row>, now: DateTime<Utc>) {
-    let state = match row.state {
-        // Nothing is cloned yet: the remote is what is missing.
-        State::New | State::Unreachable if row.head.is_none() => State::Unreachable,
-        state if state <= State::Failing => return,
-        _ => State::Failing,
-    };
+/// What is wrong could not even be written down by whom it hindered. Whatever is more important stays the
+/// state.
+pub fn hindered(row: &mut Row, by: &Hindrance, was: Option<Row>, now: DateTime<Utc>) {
+    let state = by.state;
+    if row.state < state || row.state == State::Failing {
+        return;
+    }
     row.since = was.filter(|was| was.state == state).map_or(now, |was| was.since.min(now));
     row.state = state;
-    row.reason = Some(reason.to_owned());
+    row.reason = Some(by.reason.clone());
     if row.conditions.first() != Some(&state) {
         row.conditions.insert(0, state);
     }
 }
 
 /// What only the last tick could say: a failure that stands in no record, and so has no number.
-pub fn unrecorded(was: Row) -> Option<(Row, String)> {
+pub fn unrecorded(was: Row) -> Option<(Row, Hindrance)> {
     let reason = was.reason.clone().filter(|_| was.state == State::Failing && was.attempt == 0)?;
-    Some((was, reason))
+    Some((was, Hindrance::failing(reason)))
 }

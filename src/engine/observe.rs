@@ -59,7 +59,13 @@ impl From<Trouble> for Opened<'_> {
 /// Opens a repository.
 pub fn open<'a>(here: &'a Here, repo: &'a Repo) -> Opened<'a> {
     match repo.found {
-        Found::Missing => return Opened::Missing,
+        // A branch that cannot be named is wrong before there is a clone as well.
+        Found::Missing => {
+            return match repo.branch(here) {
+                Ok(_) => Opened::Missing,
+                Err(error) => Opened::Broken(one_line(&error)),
+            };
+        }
         Found::Unfit(reason) => return Opened::Broken(reason.to_owned()),
         Found::Clone => {}
     }
@@ -293,6 +299,7 @@ impl Site<'_> {
             seen.acted = Some(commit);
             seen.acted_at = at;
         }
+        seen.id_is_late = scripts::id_is_late(self.here, &memory);
         let Memory { attempt, verdict, accepted, acted, tree_when, .. } = memory;
         (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
         seen.pin = self.records.pin()?;

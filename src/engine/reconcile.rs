@@ -181,6 +181,7 @@ fn pass(
     sweep::stale(site.git.git_dir(), node::now())?;
     site = reopened(here, repo)?;
     grant(&site, order)?;
+    scripts::adopt_id(&site)?;
     let mut journal = None;
     // Once to fetch, once to act; a tip that moves in between is the next tick's.
     for round in 0..2 {
@@ -370,6 +371,7 @@ fn run(
         resumed: act.resumed,
         current: None,
         script: None,
+        culprit: None,
         log: None,
         ended: None,
     };
@@ -448,16 +450,17 @@ fn act_upon(
         };
         let mut outcome = go(&agenda.init)?;
         if outcome == Outcome::Succeeded && init_due {
-            init_succeeded(site)?;
+            scripts::init_succeeded(site)?;
         }
         if outcome == Outcome::Succeeded {
             outcome = go(&agenda.work)?;
         }
-        log = Some((file, folder));
+        step.culprit = journal.step.as_ref().and_then(|step| step.culprit.clone());
+        log = scripts::log_to_keep(file, folder, &mut step, trigger, &outcome)?;
         outcome
     };
     if init_due && agenda.init.is_empty() && outcome == Outcome::Succeeded {
-        init_succeeded(site)?;
+        scripts::init_succeeded(site)?;
     }
     let ended = node::now();
     let ending = Ending { outcome, seconds: scripts::seconds_since(started, ended), at: ended };
@@ -478,12 +481,6 @@ fn act_upon(
     recorded?;
     written?;
     lock.clear()
-}
-
-fn init_succeeded(site: &Site) -> Result<()> {
-    let mut memory = site.records.memory()?;
-    memory.init_done = Some(site.here.node.machine_id.clone());
-    site.records.put_memory(&memory)
 }
 
 /// Says once that submodules are left out.

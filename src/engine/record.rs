@@ -82,14 +82,15 @@ pub fn run(site: &Site, run: &Run, prepared: Option<Prepared>) -> Result<()> {
         let tree = apply::tree_settings(&site.git, step.target).unwrap_or_default();
         memory.tree_when = Some(TreeWhen { revision: step.target, when: tree.when });
     } else {
-        memory.attempt = Some(Attempt::after(
+        let attempt = Attempt::after(
             ending.outcome.clone(),
             step.target,
             step.attempt,
             memory.attempt.as_ref(),
             &site.here.node.host,
             ending.at,
-        ));
+        );
+        memory.attempt = Some(Attempt { script: step.culprit.clone(), ..attempt });
     }
     site.records.put_memory(&memory)
 }

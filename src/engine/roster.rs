@@ -54,6 +54,9 @@ pub fn repositories(here: &Here) -> Result<Vec<Repo>> {
             Kind::Linked => Found::Unfit(LINKED),
             Kind::Bare => Found::Unfit(BARE),
             Kind::Closed => Found::Unfit(CLOSED),
+            Kind::Plain if path.symlink_metadata().is_ok() && !path.is_dir() => Found::Unfit(
+                "something else than a folder is where the clone belongs; move it away",
+            ),
             Kind::Plain if path.read_dir().is_ok_and(|mut inside| inside.next().is_some()) => {
                 Found::Unfit(
                     "the folder is there, is no repository and is not empty; \

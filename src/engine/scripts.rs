@@ -64,7 +64,39 @@ impl Agenda {
 /// Whether the init ladder is still to run: once per clone that the agent made, and again on a
 /// machine that was made of this one's disk.
 pub fn init_due(here: &Here, memory: &Memory) -> bool {
-    memory.init_due && memory.init_done.as_deref() != Some(here.node.machine_id.as_str())
+    let us = here.node.machine_id.as_str();
+    let here_already = |done: &str| done == us || !is_known(done) || !is_known(us);
+    memory.init_due && !memory.init_done.as_deref().is_some_and(here_already)
+}
+
+/// Whether an id tells one machine from another. Before the first boot there is none, or the word that
+/// stands for none (machine-id(5)).
+fn is_known(id: &str) -> bool {
+    !id.is_empty() && id != "uninitialized"
+}
+
+/// Whether the init ladder ran here before this machine had an id, and now it has one.
+pub fn id_is_late(here: &Here, memory: &Memory) -> bool {
+    let nameless = memory.init_done.as_deref().is_some_and(|done| !is_known(done));
+    nameless && is_known(&here.node.machine_id)
+}
+
+/// Remembers an id that came late, so that it tells this machine from those that are made of its disk.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn adopt_id(site: &Site) -> Result<()> {
+    if id_is_late(site.here, &site.records.memory()?) { init_succeeded(site) } else { Ok(()) }
+}
+
+/// Remembers that the init ladder ran on this machine.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn init_succeeded(site: &Site) -> Result<()> {
+    let mut memory = site.records.memory()?;
+    memory.init_done = Some(site.here.node.machine_id.clone());
+    site.records.put_memory(&memory)
 }
 
 /// Whether this machine was made of the disk of one on which the init ladder had run.
@@ -222,9 +254,34 @@ pub fn run(
             continue;
         }
         tracing::info!(script = %name, %outcome, "ended");
+        if let Some(step) = &mut journal.step {
+            step.culprit = Some(name);
+        }
         return Ok(outcome);
     }
     Ok(Outcome::Succeeded)
+}
+
+/// The log that is kept of an action that ended: none of one by the clock that succeeded without a word.
+/// With `when = "always"` those would push out all that say something within the hour.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn log_to_keep(
+    log: Log,
+    folder: PathBuf,
+    step: &mut Step,
+    trigger: Trigger,
+    outcome: &Outcome,
+) -> Result<Option<(Log, PathBuf)>> {
+    let by_the_clock =
+        matches!(trigger, Trigger::Cron | Trigger::Timer) && step.previous == Some(step.target);
+    if !by_the_clock || *outcome != Outcome::Succeeded || !log.says_nothing() {
+        return Ok(Some((log, folder)));
+    }
+    log.remove_from(&folder)?;
+    step.log = None;
+    Ok(None)
 }
 
 /// What the end of a program means.

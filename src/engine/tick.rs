@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::crew::Crew;
+use super::crew::{Crew, Hindrance};
 use super::delegate::{self, Report, Sorted};
 use super::look::{Job, Looked, broken_row, hindered, unrecorded};
 use super::observe::one_line;
@@ -216,13 +216,13 @@ fn ours(
         let Some(it) = looked.iter_mut().find(|it| it.name == name) else { continue };
         let was = row_before(before, &name);
         let Some(repo) = left.iter().find(|repo| repo.name == name) else {
-            hindered(&mut it.row, GONE, was, now);
+            hindered(&mut it.row, &Hindrance::failing(GONE), was, now);
             continue;
         };
         let after = Job::new(here, repo, was.clone(), None, now).look();
         *it = Looked { plan: it.plan.take(), ..after };
-        if let Some(reason) = trouble {
-            hindered(&mut it.row, &reason, was, now);
+        if let Some(hindrance) = trouble {
+            hindered(&mut it.row, &hindrance, was, now);
         }
     }
     looked
@@ -253,10 +253,10 @@ pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
         };
     let now = node::now();
     for it in &mut looked {
-        if let Some((was, reason)) = row_before(&before, &it.name).and_then(unrecorded)
+        if let Some((was, hindrance)) = row_before(&before, &it.name).and_then(unrecorded)
             && node::owns(Path::new(&it.row.path))
         {
-            hindered(&mut it.row, &reason, Some(was), now);
+            hindered(&mut it.row, &hindrance, Some(was), now);
         }
     }
     looked.sort_by(|one, other| one.name.cmp(&other.name));

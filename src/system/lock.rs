@@ -76,6 +76,9 @@ pub struct Step {
     pub current: Option<Identity>,
     /// The script that runs; in `Run`.
     pub script: Option<Running>,
+    /// The script that did not succeed; in `Done`.
+    #[serde(default)]
+    pub culprit: Option<String>,
     /// The name of the log file.
     pub log: Option<String>,
     /// How the scripts ended; in `Done`.

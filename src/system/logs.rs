@@ -154,6 +154,22 @@ impl Log {
         self.line("Start", self.started, about);
     }
 
+    /// Whether there is nothing in it yet but our first line.
+    pub fn says_nothing(&self) -> bool {
+        let mut text = vec![0; PIECE];
+        let Ok(read) = self.whole.read_at(&mut text, 0) else { return false };
+        text.truncate(read);
+        text.iter().position(|byte| *byte == b'\n').is_some_and(|end| end + 1 == read)
+    }
+
+    /// Takes it away again from the folder that it was made in.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_from(self, dir: &Path) -> Result<()> {
+        files::remove_lazily(dir, &self.name)
+    }
+
     /// Adds what a program printed elsewhere.
     pub fn add(&self, text: &str) {
         // What cannot be kept of it changes nothing about how it ended.

@@ -195,6 +195,98 @@ fn a_key_and_known_hosts_are_configured_as_whole_paths_and_may_come_later() {
 }
 
 #[test]
+fn an_id_that_comes_late_is_no_other_machine() {
+    let machine = machine();
+    let id = |text: &str| {
+        let write = format!("echo {text} > /etc/machine-id");
+        machine.sh("rm -f /etc/machine-id").ok();
+        machine.sh(if text.is_empty() { "true" } else { &write }).ok();
+    };
+    id("");
+    init(&machine, &[]).ok();
+    let once = ["init:common", "work:common"];
+    let real = "0123456789abcdef0123456789abcdef";
+    for text in ["uninitialized", "", real, "", "uninitialized", real] {
+        id(text);
+        tick(&machine).ok();
+        assert_eq!(runs(&machine), once, "\"{text}\"");
+    }
+    // The first real one counts from then on.
+    id("fedcba9876543210fedcba9876543210");
+    tick(&machine).ok();
+    assert_eq!(runs(&machine), [once, once].concat());
+}
+
+#[test]
+fn a_machine_is_not_called_live_before_it_acted_upon_what_is_there() {
+    let machine = machine();
+    let of = |more: &[&str], words: &[&str]| {
+        machine.sh(START_OVER).ok();
+        let ran = init(&machine, more).exits(1);
+        for word in [&["Not finished: ops. The next tick goes on with it"], words].concat() {
+            assert!(ran.stdout.contains(word), "no \"{word}\" in\n{ran}");
+        }
+    };
+    of(&["--branch", "typo"], &["new", "the remote has no branch typo yet"]);
+    machine.sandbox.push("ops", &[("bin/init/common/init.sh", "exit 75\n")]);
+    of(&[], &["waiting", "bin/init/common/init.sh said \"not now\" (exit 75) at "]);
+    machine.sandbox.push("ops", &[("bin/init/common/init.sh", "exit 3\n")]);
+    of(&[], &["failing", "bin/init/common/init.sh exited 3 at "]);
+    machine.sandbox.push("ops", &[(".pmpy.toml", "hold = \"not yet\"\n")]);
+    of(&[], &["held", "not yet"]);
+}
+
+#[test]
+fn who_cannot_be_told_anything_gets_a_live_machine_and_an_error_in_the_end() {
+    let machine = machine();
+    let url = url(&machine);
+    let ran = machine.sh(&format!("agent init {url} --part web > /dev/full")).exits(1);
+    assert!(ran.stderr.contains("cannot write to the standard output"), "{ran}");
+    assert!(!ran.stderr.contains("not live yet"), "{ran}");
+    assert!(machine.path(ENTRY).exists() && machine.path(CRON_FILE).exists(), "{ran}");
+    assert_eq!(machine.state("ops"), "current");
+}
+
+#[test]
+fn a_part_that_the_configuration_overrules_is_refused_and_a_bad_one_is_replaced() {
+    let machine = machine();
+    machine.write("/root/nodeinfo/nodepart.txt", "../web\n");
+    init(&machine, &[]).exits(1);
+    init(&machine, &["--part", "web"]).ok();
+    assert_eq!(machine.read("/root/nodeinfo/nodepart.txt"), "web\n");
+
+    machine.write("/etc/pmpy/agent.toml", "[node]\npart = \"db\"\n");
+    let ran = init(&machine, &["--part", "app"]).exits(2);
+    assert!(ran.stderr.contains("part db by [node] in /etc/pmpy/agent.toml"), "{ran}");
+    assert!(ran.stderr.contains("hint: change it there"), "{ran}");
+    assert_eq!(machine.read("/root/nodeinfo/nodepart.txt"), "web\n");
+    init(&machine, &["--part", "db"]).ok();
+}
+
+#[test]
+fn with_a_root_of_its_own_the_schedule_is_a_persons_to_choose() {
+    let machine = machine();
+    machine.write("/etc/pmpy/agent.toml", "root = \"/srv/repos\"\n");
+    let ran = init(&machine, &[]).ok();
+    assert!(!machine.path(CRON_FILE).exists(), "{ran}");
+    assert!(ran.stdout.contains("put this line into /etc/cron.d/pmpy:\n* * * * * root "), "{ran}");
+    assert!(machine.path("/srv/repos/ops/.git").exists());
+    init(&machine, &["--schedule", "cron"]).ok();
+    assert!(machine.path(CRON_FILE).exists());
+}
+
+#[test]
+fn init_installs_what_ticks_again_unless_somebody_says_none() {
+    let machine = machine();
+    init(&machine, &[]).ok();
+    machine.agent(&["schedule", "none"]).ok();
+    let ran = init(&machine, &["--schedule", "none"]).ok();
+    assert!(!machine.path(CRON_FILE).exists(), "{ran}");
+    init(&machine, &[]).ok();
+    assert!(machine.path(CRON_FILE).exists());
+}
+
+#[test]
 fn a_machine_that_was_made_of_anothers_disk_starts_anew() {
     let machine = machine();
     init(&machine, &[]).ok();

@@ -98,6 +98,8 @@ fn on_a_full_disk_the_clone_waits_for_space_and_the_next_tick_finishes() {
         .ok();
     let ran = init(&machine, &[]).exits(1);
     says(&ran, &["No space left on device", "Not finished: ops. The next tick goes on with it"]);
+    says(&ran, &["free some space"]);
+    assert_eq!(machine.state("ops"), "failing", "the remote is not to blame");
     assert!(machine.path(CRON_FILE).exists() && !machine.path("/root/runs").exists(), "{ran}");
     machine.sh("rm /root/gitrepo/.ballast && mount -o remount,size=64m /root/gitrepo").ok();
     machine.agent(&["tick", "ops"]).ok();
@@ -129,6 +131,56 @@ fn what_lies_where_the_clone_belongs_and_is_none_is_left_alone_and_named() {
     machine.sh("mv /root/gitrepo/ops /root/aside").ok();
     machine.agent(&["tick", "ops"]).ok();
     is_live(&machine);
+}
+
+#[test]
+fn a_file_where_the_clone_belongs_is_left_alone_and_named() {
+    let machine = machine();
+    machine.write("/root/gitrepo/ops", "mine");
+    let ran = init(&machine, &[]).exits(1);
+    says(&ran, &["something else than a folder is where the clone belongs; move it away"]);
+    assert_eq!(machine.state("ops"), "broken");
+    assert_eq!(machine.read("/root/gitrepo/ops"), "mine");
+    machine.sh("rm /root/gitrepo/ops").ok();
+    machine.agent(&["tick", "ops"]).ok();
+    is_live(&machine);
+}
+
+#[test]
+fn a_root_that_may_not_be_written_is_told_at_once_with_what_to_do() {
+    let machine = machine();
+    machine.sh("mkdir /root/gitrepo && mount -t tmpfs -o ro none /root/gitrepo").ok();
+    let ran = init(&machine, &[]).exits(1);
+    says(&ran, &["Read-only file system", "make the file system writable"]);
+    assert_eq!(machine.state("ops"), "failing");
+    // Cron's tick mails it at once, and once.
+    machine.sh("rm -rf /var/lib/pmpy/*").ok();
+    let ran = machine.agent(&["tick", "--trigger", "cron"]).exits(1);
+    says(&ran, &["ops: failing", "make the file system writable"]);
+    machine.sh("umount /root/gitrepo").ok();
+    machine.agent(&["tick", "ops"]).ok();
+    is_live(&machine);
+}
+
+#[test]
+fn a_branch_that_names_a_part_which_this_machine_does_not_have_is_broken_before_it_is_cloned() {
+    let machine = machine();
+    let ran = init(&machine, &["--branch", "{part}"]).exits(1);
+    says(&ran, &["branch = \"{part}\" needs to know this machine's part"]);
+    assert_eq!(machine.state("ops"), "broken");
+}
+
+#[test]
+fn a_clone_of_another_address_is_adopted_and_said_to_come_from_there() {
+    let machine = machine();
+    machine.sandbox.serve("other", &[("work.sh", "true\n")]);
+    let other = text(&machine.sandbox.server("other")).to_owned();
+    machine.sh(&format!("git clone -q {other} /root/gitrepo/ops")).ok();
+    let ran = init(&machine, &[]);
+    says(
+        &ran,
+        &[&format!("ops: the clone that is there comes from {other}; from now on it follows ")],
+    );
 }
 
 #[cfg(feature = "servers")]

@@ -586,6 +586,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         let acted = acted.filter(|_| head.is_some());
         let apart = relation.is_some_and(|relation| relation != Relation::Same);
         Observed {
+            id_is_late: false,
             tree_when: None,
             asked: None,
             left_alone: None,

@@ -87,6 +87,7 @@ fn step(site: &Site, target: Commit, previous: Option<Commit>, attempt: u32) -> 
         resumed: false,
         current: None,
         script: None,
+        culprit: None,
         log: None,
         ended: None,
     })

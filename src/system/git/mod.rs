@@ -416,8 +416,11 @@ impl Git {
             Format::Sha256 => git2::ObjectFormat::Sha256,
         });
         let repo = Repository::init_opts(path, &options)
+            .map_err(|error| explained(&error))
             .with_context(|| format!("cannot make a clone at {}", path.display()))?;
-        repo.remote("origin", &public_url(remote)).context("cannot name the remote")?;
+        repo.remote("origin", &public_url(remote))
+            .map_err(|error| explained(&error))
+            .context("cannot name the remote")?;
         Ok(Self { repo, torn: OnceCell::new() })
     }
 
