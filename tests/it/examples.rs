@@ -10,11 +10,6 @@ use crate::throwaway::Throwaway;
 fn live(name: &str, more: &[&str]) -> Throwaway {
     let machine = Throwaway::new();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
-    let readme = fs::read_to_string(example.join("README.md")).unwrap();
-    assert!(
-        readme.lines().count() <= 12,
-        "{name}/README.md is longer than ten lines and its title"
-    );
     let files: Vec<(String, String)> = machine
         .sandbox
         .files_below(&example)
@@ -27,6 +22,22 @@ fn live(name: &str, more: &[&str]) -> Throwaway {
     machine.agent(&[&["init", &url], more].concat()).ok();
     assert_eq!(machine.state(name), "current");
     machine
+}
+
+#[test]
+fn each_example_says_in_ten_lines_and_a_title_what_it_is() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut found = 0;
+    for example in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if example.is_dir() {
+            let readme = fs::read_to_string(example.join("README.md"))
+                .unwrap_or_else(|error| panic!("{}: {error}", example.display()));
+            assert!(readme.starts_with("# "), "{}", example.display());
+            assert!(readme.lines().count() <= 12, "{} is longer", example.display());
+            found += 1;
+        }
+    }
+    assert!(found >= 9, "only {found} examples were found");
 }
 
 fn tick(machine: &Throwaway) {
@@ -49,6 +60,23 @@ fn one_site_serves_what_was_pushed_and_what_a_revert_brings_back() {
     tick(&machine);
     assert_eq!(machine.sh(&format!("cat {page}")).ok().stdout, first);
     assert_eq!(machine.sh("ls /var/www | grep -c site-").ok().stdout, "1\n", "old pages go");
+}
+
+#[test]
+fn one_site_serves_its_pages_while_the_same_revision_is_acted_upon_again() {
+    let machine = live("one-site", &[]);
+    let page = "/var/www/site/index.html";
+    let first = machine.sh(&format!("cat {page}")).ok().stdout;
+    for _ in 0..3 {
+        machine.agent(&["redo", "one-site"]).ok();
+        assert_eq!(machine.sh(&format!("cat {page}")).ok().stdout, first);
+        assert_eq!(machine.sh("ls /var/www | grep -c site-").ok().stdout, "1\n", "old pages go");
+    }
+    // A run that fails in the middle leaves what is served.
+    machine.write("/usr/local/sbin/cp", "#!/bin/sh\nexit 1\n");
+    machine.sh("chmod 755 /usr/local/sbin/cp").ok();
+    machine.agent(&["redo", "one-site"]).exits(1);
+    assert_eq!(machine.sh(&format!("cat {page}")).ok().stdout, first);
 }
 
 #[test]
@@ -104,4 +132,19 @@ fn the_backup_job_runs_by_the_clock_and_is_changed_by_a_push() {
     tick(&machine);
     tick(&machine);
     assert_eq!(machine.read("/root/changed"), "none\nnone\n");
+}
+
+#[test]
+fn the_log_of_the_backup_is_not_pushed_out_by_those_of_ticks_that_had_nothing_to_say() {
+    let machine = live("backup-job", &[]);
+    let logs = || machine.sh("ls /var/log/pmpy/backup-job").ok().stdout.lines().count();
+    assert_eq!(logs(), 1);
+    for _ in 0..3 {
+        tick(&machine);
+    }
+    assert_eq!(logs(), 1);
+    let told = machine.agent(&["log", "backup-job"]).ok().stdout;
+    assert!(told.contains("/etc is in /var/backups/pmpy/"), "{told}");
+    let history = machine.agent(&["history", "backup-job", "--json"]).ok().stdout;
+    assert!(history.contains("cron"), "that it ran is recorded: {history}");
 }
