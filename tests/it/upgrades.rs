@@ -2,11 +2,41 @@
 //! one leaves as it is, and says so.
 
 use std::fs;
+use std::path::Path;
 
-use crate::sandbox::{NOTES_ITS_RUNS, Sandbox};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox};
 
 /// What a later version may write: its number, and nothing else that this one knows.
 const LATER: &str = r#"{"format": 99, "attempt": {"brave": ["new", "world"]}, "phase": 7}"#;
+
+/// What `build.rs`, run in `folder` as for a build of this profile, tells cargo of the commit.
+fn commit_told(script: &Path, folder: &Path, profile: &str, given: Option<&str>) -> Option<String> {
+    let mut run = std::process::Command::new(script);
+    run.current_dir(folder).env("PROFILE", profile).env_remove("PMPY_COMMIT");
+    run.envs(given.map(|commit| ("PMPY_COMMIT", commit)));
+    let told = Ran::of(&mut run).ok().stdout;
+    told.lines()
+        .find_map(|line| line.strip_prefix("cargo::rustc-env=PMPY_COMMIT=").map(str::to_owned))
+}
+
+#[test]
+fn a_release_build_names_its_commit_and_one_without_git_none() {
+    let sandbox = Sandbox::new();
+    let script = sandbox.path("build-script");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("build.rs");
+    let mut rustc = std::process::Command::new("rustc");
+    rustc.args(["--edition", "2024", "-A", "unknown_lints", "-o"]).arg(&script).arg(&source);
+    Ran::of(&mut rustc).ok();
+    let commit = sandbox.serve("ops", &[("page", "new")]);
+    let desk = sandbox.desk("ops");
+    assert_eq!(commit_told(&script, &desk, "release", None).as_deref(), Some(&commit[..12]));
+    assert_eq!(commit_told(&script, &desk, "release", Some("given")), None, "what is given wins");
+    assert_eq!(commit_told(&script, &desk, "debug", None), None);
+    // A tarball, and one that was unpacked into somebody's repository.
+    assert_eq!(commit_told(&script, &sandbox.path("home"), "release", None), None);
+    std::fs::create_dir(desk.join("vendor")).unwrap();
+    assert_eq!(commit_told(&script, &desk.join("vendor"), "release", None), None);
+}
 
 #[test]
 fn what_a_newer_agent_wrote_is_left_alone_and_told() {
