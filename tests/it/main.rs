@@ -27,6 +27,8 @@ mod housekeeping;
 mod idle;
 mod init;
 mod init_faults;
+#[cfg(feature = "servers")]
+mod init_wire;
 mod install;
 mod kills;
 #[cfg(not(feature = "servers"))]

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use crate::sandbox::{Ran, Sandbox, text, wait_until};
 use crate::throwaway::Throwaway;
 
-/// Builds the package into the sandbox's folder.
-fn build(sandbox: &Sandbox) -> PathBuf {
-    let to = sandbox.path("package.deb");
+/// Builds the package of this version into the sandbox's folder.
+fn build(sandbox: &Sandbox, version: &str) -> PathBuf {
+    let to = sandbox.path(&format!("package-{version}.deb"));
     let top = env!("CARGO_MANIFEST_DIR");
     // Without what only debuggers read: a tenth of it.
     let agent = sandbox.path("agent");
     Ran::of(sandbox.command("strip").args(["-o", text(&agent), env!("CARGO_BIN_EXE_agent")])).ok();
     let mut build = std::process::Command::new(format!("{top}/bootstrap/deb/build"));
-    build.arg(&agent).args(["--compress-system", "--output"]).arg(&to);
+    build.arg(&agent).args(["--compress-system", "--deb-version", version, "--output"]).arg(&to);
     Ran::of(&mut build).ok();
     to
 }
@@ -23,7 +23,7 @@ fn build(sandbox: &Sandbox) -> PathBuf {
 #[test]
 fn it_installs_upgrades_beside_a_running_action_goes_and_leaves_the_repositories() {
     let machine = Throwaway::without_agent();
-    let package = build(&machine.sandbox);
+    let package = build(&machine.sandbox, "0.1.0-1");
     let package = text(&package);
     machine.sh(&format!("dpkg --install {package}")).ok();
     machine.sh("pmpy --version; test -s /usr/share/doc/push-me-pull-you/examples/agent.toml").ok();
@@ -32,6 +32,13 @@ fn it_installs_upgrades_beside_a_running_action_goes_and_leaves_the_repositories
         assert!(told.contains(".TH"), "{page}");
     }
     machine.sh("bash -n /usr/share/bash-completion/completions/agent").ok();
+    for (completion, begins) in [
+        ("zsh/vendor-completions/_agent", "#compdef agent\n"),
+        ("fish/vendor_completions.d/agent.fish", "# Print an optspec for argparse"),
+    ] {
+        let text = machine.read(&format!("/usr/share/{completion}"));
+        assert!(text.starts_with(begins) && text.contains("rollback"), "{completion}");
+    }
     let ran =
         machine.sh("systemd-analyze verify --man=no /usr/lib/systemd/system/pmpy.service").ok();
     assert!(!ran.stderr.contains("pmpy"), "{ran}");
@@ -48,19 +55,35 @@ fn it_installs_upgrades_beside_a_running_action_goes_and_leaves_the_repositories
     let second = machine.sandbox.push("ops", &[("page", "new\n")]);
     let mut tick = machine.command(&["agent", "tick"]).spawn().unwrap();
     wait_until("the action runs", || machine.state("ops") == "acting");
-    machine.sh(&format!("dpkg --install {package}")).ok();
+    let newer = build(&machine.sandbox, "0.1.0-2");
+    machine.sh(&format!("dpkg --install {}", text(&newer))).ok();
+    let version = machine.sh("dpkg-query --show --showformat '${Version}' push-me-pull-you").ok();
+    assert_eq!(version.stdout, "0.1.0-2");
     assert_eq!(machine.state("ops"), "acting", "an upgrade leaves it alone");
     fs::remove_file(machine.path("/tmp/wait")).unwrap();
     assert!(tick.wait().unwrap().success());
     assert_eq!(machine.read("/root/runs"), format!("{first}\n{second}\n"));
     assert_eq!(machine.state("ops"), "current");
 
+    machine.agent(&["schedule", "systemd"]).ok();
+    let link = machine.path("/etc/systemd/system/multi-user.target.wants/pmpy.service");
+    assert!(link.symlink_metadata().is_ok());
+    // What is wrong with the configuration keeps nothing that calls the agent.
+    machine.write("/etc/pmpy/agent.toml", "this is none\n");
     machine.sh("dpkg --remove push-me-pull-you").ok();
     assert!(!machine.path("/usr/bin/agent").exists());
     assert!(!machine.path("/etc/cron.d/pmpy").exists(), "nothing calls what is gone");
+    assert!(link.symlink_metadata().is_err(), "and nothing starts it");
     assert!(machine.path("/etc/pmpy/agent.d/ops.toml").exists());
     machine.sh("dpkg --purge push-me-pull-you").ok();
-    for gone in ["/etc/pmpy/agent.d", "/var/lib/pmpy", "/var/log/pmpy"] {
+    for gone in [
+        "/etc/pmpy",
+        "/var/lib/pmpy",
+        "/var/log/pmpy",
+        "/etc/systemd/system/pmpy.service",
+        "/usr/lib/systemd/system/pmpy.service",
+        "/usr/share/bash-completion/completions/agent",
+    ] {
         assert!(!machine.path(gone).exists(), "{gone}");
     }
     let head = machine.sh("git -C /root/gitrepo/ops rev-parse HEAD").ok().stdout;

@@ -133,6 +133,24 @@ fn from_r10k_and_back() {
 }
 
 #[test]
+fn from_ansible_pull_and_back() {
+    let machine = Throwaway::new();
+    let [work, begin] = &blocks("moving.md", "From ansible-pull")[..] else { panic!("two blocks") };
+    machine.sandbox.serve("ops", &[("work.sh", work), ("local.yml", "- hosts: all\n")]);
+    // There is no Ansible here; what stands in for it notes how it was called, and where.
+    let ansible = "#!/bin/sh\necho \"$PWD $*\" >> /root/runs; cat local.yml >> /root/runs\n";
+    machine.write("/usr/local/bin/ansible-playbook", ansible);
+    machine.sh("chmod 755 /usr/local/bin/ansible-playbook").ok();
+    machine.sh(&begin.replace(ADDRESS, text(&machine.sandbox.server("ops")))).ok();
+    assert_eq!(machine.state("ops"), "current");
+    let called = "/root/gitrepo/ops --inventory localhost, --connection local local.yml\n";
+    assert_eq!(machine.read("/root/runs"), format!("{called}- hosts: all\n"));
+    assert!(machine.path("/etc/cron.d/pmpy").exists());
+    machine.agent(&["schedule", "none"]).ok();
+    assert!(!machine.path("/etc/cron.d/pmpy").exists());
+}
+
+#[test]
 fn from_staging_to_production_over_a_canary_and_back() {
     let sandbox = Sandbox::new();
     let tested = sandbox.serve("ops", &[("work.sh", "true\n")]);
