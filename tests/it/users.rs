@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, owner, set_mode, text};
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, owner, set_mode, text, wait_until};
 use crate::servers::Running;
 
 /// Who has no rights on any Debian.
@@ -257,6 +257,7 @@ fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
     let script = "import os, re, socket\n\
         os.setgroups([]); os.setgid(65534); os.setuid(65534)\n\
         held = []\n\
+        print('ready', flush=True)\n\
         while True:\n\
         \x20   for name in set(re.findall(r'@(pmpy-requests-\\S+)', open('/proc/net/unix').read())):\n\
         \x20       line = socket.socket(socket.AF_UNIX)\n\
@@ -264,9 +265,11 @@ fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
         \x20           held.append(line); print(len(held), flush=True)\n";
     let log = machine.path("held");
     let knocks = Running::start(&machine, "/usr/bin/python3", &["-c", script], &log);
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    wait_until("somebody is about to knock", || said().starts_with("ready"));
     machine.tick().ok();
     drop(knocks);
-    assert_ne!(fs::read_to_string(log).unwrap(), "", "nobody knocked");
+    assert_ne!(said(), "ready\n", "nobody knocked");
     assert_eq!(notes(&machine).len(), 1);
     assert_eq!(machine.state("ops"), "current");
 }
