@@ -202,7 +202,7 @@ pub struct Asked {
 /// `downcast_ref`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Nobody answers at that server: no repository there needs to be asked in the same tick.
+    /// Nobody can connect to that server: no repository there needs to be asked in the same tick.
     Server,
     /// It does not accept who we are; asking again and again locks accounts.
     Credentials,

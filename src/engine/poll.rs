@@ -95,10 +95,13 @@ pub fn ask(
     };
     // What is younger than now was written under a clock that has since been set back.
     let since = before.unreachable.as_ref().map_or(now, |known| known.since.min(now));
+    // Where redirects led may be what does not answer.
+    let way = before.way.clone().map(|way| Way { base: None, ..way });
     Polled {
         unreachable: Some(Unreachable { since, reason }),
         left_alone,
         refs: None,
+        way,
         ..before.clone()
     }
 }

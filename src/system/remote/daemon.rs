@@ -67,9 +67,13 @@ impl Line for TcpStream {
         Write::write(self, bytes)
     }
 
+    fn stands(&self) -> bool {
+        true
+    }
+
     fn leave(self) {}
 
-    fn reason(self) -> Option<Error> {
-        None
+    fn reason(self, over: Error) -> Error {
+        over
     }
 }

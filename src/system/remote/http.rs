@@ -181,13 +181,15 @@ impl Talk<'_> {
         }
         let place = known.map_or(Ok(self.home.clone()), |way| self.place_of(way))?;
         let format = known.map(|way| way.format).unwrap_or_default();
-        match self.ls_refs(&place, format, &prefixes)? {
-            Ok(refs) => Ok(Found::new(&place, Dialect::Direct, format, refs)),
-            Err(reason) => {
-                tracing::debug!("no answer to the direct question: {reason:#}");
-                self.discover(&prefixes)
-            }
-        }
+        let reason = match self.ls_refs(&place, format, &prefixes) {
+            Ok(Ok(refs)) => return Ok(Found::new(&place, Dialect::Direct, format, refs)),
+            Ok(Err(reason)) => reason,
+            // Where redirects lead now is for the configured address to say.
+            Err(reason) if place != self.home => reason,
+            Err(reason) => return Err(reason),
+        };
+        tracing::debug!("no answer to the direct question: {reason:#}");
+        self.discover(&prefixes)
     }
 
     /// What a poll found out, as far as a fetch can use it.

@@ -1,19 +1,18 @@
 //! The wire: ask a remote where a branch is, and carry a fetch. Which way a remote is reached is
 //! decided here by its scheme; each way is a file of its own.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use git2::{AutotagOption, FetchOptions, RemoteCallbacks};
 
+use self::silent::Silent;
 use super::git::Git;
 use super::git::error::explained;
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
-use crate::domain::remote::{Answer, Reach, Trouble, Wanted, Way};
+use crate::domain::remote::{Answer, Reach, Wanted, Way};
 
 mod address;
 mod daemon;
@@ -22,6 +21,7 @@ mod http;
 mod local;
 mod receive;
 pub mod shallow;
+mod silent;
 mod ssh;
 mod stream;
 
@@ -31,8 +31,8 @@ const MOST_BYTES: usize = 8 << 30;
 /// What the polls and fetches of one process share: connections, and what they are kept open with.
 #[derive(Debug, Default)]
 pub struct Wire {
-    /// Servers that did not answer, and what they were asked then.
-    silent: Mutex<BTreeMap<String, String>>,
+    /// Those that ssh and git:// cannot connect to.
+    silent: Silent,
     http: http::Http,
     /// The connections that ssh keeps open.
     masters: ssh::Masters,
@@ -112,39 +112,18 @@ impl Wire {
         known: Option<&Way>,
     ) -> Result<Answer> {
         let scheme = permitted(remote, reach)?;
-        let Some(server) = remote.server() else { return local::poll(remote, wanted) };
-        if let Some(reason) = self.silent().get(&server) {
-            return Err(Error::new(Trouble::Server).context(reason.clone()));
-        }
-        let asked = self.ask(scheme, remote, wanted, reach, known);
-        if let Err(error) = &asked
-            && let Some(Trouble::Server) = error.downcast_ref()
-        {
-            // The words around the trouble speak of the server, those before them of the repository.
-            let reason = error.chain().rev().nth(1).unwrap_or(error.root_cause());
-            self.silent().insert(server, reason.to_string());
-        }
-        asked
-    }
-
-    fn ask(
-        &self,
-        scheme: Scheme,
-        remote: &Remote,
-        wanted: &Wanted,
-        reach: &Reach,
-        known: Option<&Way>,
-    ) -> Result<Answer> {
+        let server = remote.server().unwrap_or_default();
         match scheme {
             Scheme::Local => local::poll(remote, wanted),
             Scheme::Http | Scheme::Https => self.http.poll(remote, wanted, reach, known),
-            Scheme::Git => daemon::poll(remote, wanted, reach, known),
-            Scheme::Ssh => ssh::poll(&self.masters, remote, wanted, reach, known),
+            Scheme::Git => {
+                self.silent.unless(&server, || daemon::poll(remote, wanted, reach, known))
+            }
+            Scheme::Ssh => {
+                let poll = || ssh::poll(&self.masters, remote, wanted, reach, known);
+                self.silent.unless(&server, poll)
+            }
         }
-    }
-
-    fn silent(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes sure that `remote` could be asked, as far as this machine alone can tell.

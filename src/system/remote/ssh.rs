@@ -26,6 +26,8 @@ use complaint::Tried;
 pub(super) use masters::Masters;
 use masters::{Gate, Pass, Sharing};
 
+/// How often whoever opens the connection looks whether it stands.
+const BEAT: Duration = Duration::from_millis(20);
 /// How long ssh has to end by itself after the conversation.
 const LEAVE: Duration = Duration::from_secs(2);
 /// The most that `ssh -G` may print, in bytes.
@@ -112,16 +114,17 @@ impl<'a> Route<'a> {
 
     /// Starts ssh, over a connection that is there already or as the one that opens it.
     fn call(&self) -> Result<Conversation<Call<'_>>> {
-        let mut pass = self.gate.enter()?;
+        let limit = self.reach.limit;
+        // Its time begins when its turn has come.
+        let mut pass = self.gate.enter(limit)?;
+        let deadline = pass.began() + limit;
         let sharing = match pass.sharing() {
             Some(sharing) => sharing,
             None => pass.decided(self.sharing()?),
         };
         let dialogue = start(&self.argv(&sharing, &[])?)?;
         let call = Call { route: self, pass, dialogue };
-        // Its time begins when its turn has come.
-        let limit = self.reach.limit;
-        Ok(Conversation::new(call, self.address.to_string(), limit, since_boot() + limit))
+        Ok(Conversation::new(call, self.address.to_string(), limit, deadline))
     }
 
     /// Whether connections are shared the way we do it. Whoever has a way of sharing them keeps it.
@@ -248,16 +251,31 @@ struct Call<'a> {
 
 impl Line for Call<'_> {
     fn read(&mut self, into: &mut [u8], patience: Duration) -> io::Result<usize> {
-        let read = self.dialogue.read(into, patience)?;
-        if read > 0 {
-            // Whoever says something has let us in.
-            self.pass.opened();
+        let until = since_boot() + patience;
+        loop {
+            let left = until.saturating_sub(since_boot());
+            let patience = if self.pass.opens() { left.min(BEAT) } else { left };
+            match self.dialogue.read(into, patience) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && patience < left => {
+                    // Others need not wait for what its repository has to say.
+                    self.pass.look();
+                }
+                Ok(read @ 1..) => {
+                    // Whoever says something has let us in.
+                    self.pass.opened();
+                    return Ok(read);
+                }
+                read => return read,
+            }
         }
-        Ok(read)
     }
 
     fn write(&mut self, bytes: &[u8], patience: Duration) -> io::Result<usize> {
         self.dialogue.write(bytes, patience)
+    }
+
+    fn stands(&self) -> bool {
+        !self.pass.opens()
     }
 
     fn leave(self) {
@@ -265,19 +283,20 @@ impl Line for Call<'_> {
         let _ = self.dialogue.finish(LEAVE);
     }
 
-    fn reason(self) -> Option<Error> {
+    fn reason(self, over: Error) -> Error {
         let Self { route, mut pass, dialogue } = self;
         let tried = Tried {
             address: &route.address,
             key_file: route.reach.key_file.as_deref(),
             known_hosts: route.reach.known_hosts.as_deref(),
         };
-        let farewell = dialogue.finish(LEAVE).ok()?;
-        let error = complaint::explained(&tried, farewell.code, &farewell.complaints)?;
+        let farewell = dialogue.finish(LEAVE).ok();
+        let told = farewell.and_then(|it| complaint::explained(&tried, it.code, &it.complaints));
+        let error = told.unwrap_or(over);
         if let Some(Trouble::Server) = error.downcast_ref() {
             pass.failed(&error);
         }
-        Some(error)
+        error
     }
 }
 

@@ -39,11 +39,15 @@ pub(super) trait Line {
     /// Writes some of `bytes`, waiting at most for `patience`.
     fn write(&mut self, bytes: &[u8], patience: Duration) -> io::Result<usize>;
 
+    /// Whether there is a connection to the server: what happens on one is a matter of one
+    /// repository.
+    fn stands(&self) -> bool;
+
     /// Takes leave after all was said.
     fn leave(self);
 
-    /// Why the other side has ended the conversation, where more is known than that it has.
-    fn reason(self) -> Option<Error>;
+    /// Why the conversation is `over`, where more is known than that it is.
+    fn reason(self, over: Error) -> Error;
 }
 
 /// A conversation over a line: measures it, and ends it when it takes too long.
@@ -71,14 +75,18 @@ impl<L: Line> Conversation<L> {
     /// Keeps what it means that nothing more can be read or written.
     fn is_over(&mut self, error: io::Error) -> io::Error {
         let host = &self.host;
+        let too_late = |text: String| match self.line.stands() {
+            true => Error::msg(text),
+            false => Error::new(Trouble::Server).context(text),
+        };
         self.over = Some(match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if since_boot() < self.deadline => {
                 let time = humantime::format_duration(STALL);
-                Error::new(Trouble::Server)
-                    .context(format!("{host} does not answer: it says nothing for {time}"))
+                too_late(format!("{host} does not answer: it says nothing for {time}"))
             }
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                anyhow!("{host} takes longer than {}", humantime::format_duration(self.limit))
+                let time = humantime::format_duration(self.limit);
+                too_late(format!("{host} takes longer than {time}"))
             }
             _ => anyhow!("the connection to {host} broke off: {error}"),
         });
@@ -105,7 +113,7 @@ impl<L: Line> Conversation<L> {
                 Ok(value)
             }
             (Err(error), None) => Err(error),
-            (Err(_), Some(over)) => Err(self.line.reason().unwrap_or(over)),
+            (Err(_), Some(over)) => Err(self.line.reason(over)),
         }
     }
 }

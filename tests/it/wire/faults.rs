@@ -148,9 +148,11 @@ fn a_flipped_bit_is_never_taken_for_the_truth() {
     let (machine, _server, line) = over_a_line("network_timeout = \"2s\"");
     for place in [0, 5, 100, 1_200, 1_500, 2_000, 2_500, 3_000] {
         line.behave(Behaviour::FlipBitOf(place));
+        let good = machine.lastaction("ops").unwrap();
         let revision = news(&machine, "ops", &format!("a bit at {place}"));
         machine.tick();
         let acted = machine.lastaction("ops").unwrap();
+        assert!([&good, &revision].contains(&&acted), "{place}: {acted} was never pushed");
         assert!(
             acted == revision || !reason(&machine, "ops").is_empty(),
             "{place}: it says nothing"
@@ -213,6 +215,31 @@ fn a_line_that_breaks_every_second_connection_converges() {
         machine.tick().ok();
     }
     assert_eq!(machine.lastaction("ops"), Some(revision));
+}
+
+#[test]
+fn twelve_repositories_behind_a_line_that_breaks_every_second_connection_converge() {
+    let names: Vec<String> = (0..12).map(|number| format!("r{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let machine = acted(&names);
+    let server = Https::of(&machine);
+    let line = Proxy::to(server.port(Face::Good));
+    let urls: Vec<_> = names.iter().map(|name| (*name, line.url_of(&server.url(name)))).collect();
+    pull_from(&machine, &trusting(&server), &urls);
+    line.behave(Behaviour::ResetEverySecond);
+    let revisions: Vec<_> = names.iter().map(|name| (*name, news(&machine, name, "new"))).collect();
+    let open = || {
+        let done =
+            |name: &str, revision: &String| machine.lastaction(name).as_ref() == Some(revision);
+        revisions.iter().filter(|(name, revision)| !done(name, revision)).count()
+    };
+    let mut ticks = 0;
+    while open() > 0 {
+        assert!(ticks < 12, "{} are not done after {ticks} ticks", open());
+        machine.tick().ok();
+        ticks += 1;
+    }
+    assert!(line.counts().connections > 12, "{:?}", line.counts());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! git-http-backend and meddle with some of them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::sandbox::{Sandbox, text};
 use crate::servers::Https;
@@ -85,6 +86,23 @@ fn packet(data: &[u8]) -> Vec<u8> {
 /// Answers polls well and takes for ever to answer a fetch.
 pub fn never_sends(server: &Https) -> String {
     meddle(server, "silent-fetch", "fetching || { pass_on; exit; }\nexec sleep 600\n")
+}
+
+/// Answers nothing whatever it is asked.
+pub fn says_nothing(server: &Https) -> String {
+    meddle(server, "silent", "exec sleep 600\n")
+}
+
+/// Redirects to whichever repository the file stands for that is returned with the way.
+pub fn redirects(machine: &Sandbox, server: &Https, to: &str) -> (String, PathBuf) {
+    let file = machine.path("leads-to");
+    fs::write(&file, to).unwrap();
+    let script = format!(
+        "printf 'Status: 301\\r\\nLocation: %s/info/refs?service=git-upload-pack\\r\\n\\r\\n' \
+         \"$(cat '{}')\"\n",
+        text(&file)
+    );
+    (meddle(server, "moved", &script), file)
 }
 
 /// Runs `command` once, before it answers the first fetch.

@@ -9,9 +9,11 @@ mod edges;
 mod faults;
 mod ground;
 mod https;
+mod limits;
 mod meddler;
 mod mirrors;
 mod one_request;
+mod redirects;
 mod refusals;
 mod ssh;
 

@@ -20,10 +20,12 @@ use super::meter::{Count, Meter};
 use super::names::Names;
 use super::place::{Origin, Place};
 use super::proxy::proxy_for;
-use super::{tls, trouble};
+use super::tls;
+use super::trouble::{self, Tried};
 use crate::domain::git::Remote;
 use crate::domain::remote::Reach;
 use crate::system::node::{self, since_boot};
+use crate::system::remote::silent::Silent;
 
 /// How long it may take to connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -49,6 +51,8 @@ pub(super) struct Shared {
     agents: Mutex<HashMap<Means, Agent>>,
     /// Servers that asked who we are: they are told at once from then on.
     curious: Mutex<HashSet<Origin>>,
+    /// Servers, wherever a redirect to them began, and proxies that nobody can connect to.
+    silent: Silent,
 }
 
 impl std::fmt::Debug for Shared {
@@ -146,21 +150,26 @@ impl<'a> Talk<'a> {
     fn send(&self, place: &Place, question: Question, login: Option<&Login>) -> Result<Reply> {
         let proxy = proxy_for(self.reach.proxy.as_ref(), &place.origin);
         let agent = self.agent(proxy.as_ref())?;
-        let left = self.deadline.saturating_sub(since_boot());
-        let before = Count::now();
-        let mut answered = send(&agent, place, question, login, left);
-        let was_open = Count::since(before).connections == 0;
-        if was_open && answered.as_ref().is_err_and(is_cut) {
-            // The server closed it just when we thought of using it again.
-            answered = send(&agent, place, question, login, left);
-        }
-        match answered {
-            Ok(response) => Ok(Reply::new(response, place.origin.clone())),
-            Err(error) => {
-                let shown = proxy.map(|proxy| proxy.to_string());
-                Err(trouble::unanswered(error, &place.origin, shown.as_deref()))
+        let shown = proxy.map(|proxy| proxy.to_string());
+        let whom = shown.clone().unwrap_or_else(|| place.origin.to_string());
+        self.shared.silent.unless(&whom, || {
+            let left = self.deadline.saturating_sub(since_boot());
+            let before = Count::now();
+            let mut answered = send(&agent, place, question, login, left);
+            let was_open = Count::since(before).connections == 0;
+            if was_open && answered.as_ref().is_err_and(is_cut) {
+                // The server closed it just when we thought of using it again.
+                answered = send(&agent, place, question, login, left);
             }
-        }
+            answered.map(|response| Reply::new(response, place.origin.clone())).map_err(|error| {
+                let tried = Tried {
+                    origin: &place.origin,
+                    proxy: shown.as_deref(),
+                    patience: patience(left),
+                };
+                trouble::unanswered(error, &tried)
+            })
+        })
     }
 
     /// The agent for our means through `proxy`, made at its first use: reading the system's
@@ -186,8 +195,6 @@ impl<'a> Talk<'a> {
             .max_idle_connections_per_host(MOST_IDLE)
             .input_buffer_size(BUFFER)
             .output_buffer_size(BUFFER)
-            .timeout_resolve(Some(CONNECT))
-            .timeout_connect(Some(CONNECT))
             .timeout_per_read(Some(STALL))
             .timeout_per_write(Some(STALL))
             .build();
@@ -211,6 +218,12 @@ fn connecting(proxy: &Remote) -> Result<Proxy> {
         bail!("the proxy {proxy} cannot be used\nhint: only http:// and https:// proxies are");
     }
     Proxy::new(url).map_err(|_| Error::msg(format!("the proxy {proxy} is no address of one")))
+}
+
+/// How long may be waited for a connection when so much time is `left`: where that is short, it ends
+/// before all is over, so that it can be told apart from an answer that does not come.
+fn patience(left: Duration) -> Duration {
+    CONNECT.min(left * 9 / 10)
 }
 
 /// Whether the connection was closed under a question.
@@ -258,7 +271,9 @@ fn dressed<B>(
     if let Some(login) = login {
         request = request.header(header::AUTHORIZATION, login.basic());
     }
-    request.config().timeout_global(Some(left)).build()
+    let patience = Some(patience(left));
+    let config = request.config().timeout_global(Some(left));
+    config.timeout_resolve(patience).timeout_connect(patience).build()
 }
 
 impl Reply {

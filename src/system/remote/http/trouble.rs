@@ -12,18 +12,59 @@ use super::place::{Origin, Place};
 use crate::domain::remote::Trouble;
 use crate::system::tls;
 
-/// Why nothing came back from `origin`. Only what would happen to everybody who asks that server is
-/// its trouble: proxies and certificates are a matter of one repository's settings.
-pub(super) fn unanswered(error: ureq::Error, origin: &Origin, proxy: Option<&str>) -> Error {
+/// Whom a question was meant for that nothing came back from.
+pub(super) struct Tried<'a> {
+    /// The server.
+    pub(super) origin: &'a Origin,
+    /// The proxy in between, as it is displayed.
+    pub(super) proxy: Option<&'a str>,
+    /// How long was waited for a connection.
+    pub(super) patience: Duration,
+}
+
+impl Tried<'_> {
+    /// Whom we connect to.
+    fn next(&self) -> String {
+        self.proxy.map_or_else(|| self.origin.to_string(), |proxy| format!("the proxy {proxy}"))
+    }
+
+    /// Whose name has to be known here.
+    fn name(&self) -> &str {
+        self.proxy.unwrap_or(&self.origin.host)
+    }
+}
+
+/// Why nothing came back. Only when nobody could connect is it the trouble of everybody who asks
+/// there: what happens on a connection that stands may be a matter of one repository, and so are
+/// certificates, and whatever a proxy does behind itself.
+pub(super) fn unanswered(error: ureq::Error, tried: &Tried) -> Error {
+    let Tried { origin, proxy, patience } = tried;
     let host = &origin.host;
+    let nobody = |text: String| Error::new(Trouble::Server).context(text);
     let text = match error {
-        ureq::Error::HostNotFound => unknown(proxy.unwrap_or(host), ""),
+        ureq::Error::HostNotFound => return nobody(unknown(tried.name(), "")),
         ureq::Error::Timeout(timeout) => match timeout {
-            Timeout::Connect => format!(
-                "{origin} does not answer within 10 seconds\n\
-                 hint: is a firewall or a proxy in between?"
-            ),
-            Timeout::Resolve => format!("no name server tells the address of {host} in time"),
+            Timeout::Connect => {
+                let time = in_words(*patience);
+                match proxy {
+                    // It cannot be told which.
+                    Some(proxy) => format!(
+                        "the proxy {proxy} does not answer within {time}, or {origin} behind it \
+                         does not\n\
+                         hint: is the proxy running, and the server to be reached from there?"
+                    ),
+                    None => {
+                        return nobody(format!(
+                            "{origin} does not answer within {time}\n\
+                             hint: is a firewall or a proxy in between?"
+                        ));
+                    }
+                }
+            }
+            Timeout::Resolve => {
+                let name = tried.name();
+                return nobody(format!("no name server tells the address of {name} in time"));
+            }
             Timeout::PerRead | Timeout::PerWrite => {
                 format!("{origin} sends nothing for 30 seconds")
             }
@@ -48,7 +89,8 @@ pub(super) fn unanswered(error: ureq::Error, origin: &Origin, proxy: Option<&str
         ureq::Error::Io(error) => match inner_tls(&error) {
             Some(error) => return Error::msg(tls::told(error, host)),
             None => match error.to_string().strip_prefix(LOOKUP) {
-                Some(why) => unknown(proxy.unwrap_or(host), &format!(": {why}")),
+                Some(why) => return nobody(unknown(tried.name(), &format!(": {why}"))),
+                None if is_unconnected(&error) => return nobody(unconnected(&error, tried)),
                 None => io_words(&error, origin),
             },
         },
@@ -60,9 +102,16 @@ pub(super) fn unanswered(error: ureq::Error, origin: &Origin, proxy: Option<&str
             format!("{origin} answers what is no HTTP: {}", told.escape_debug())
         }
     };
-    match proxy {
-        Some(_) => Error::msg(text),
-        None => Error::new(Trouble::Server).context(text),
+    Error::msg(text)
+}
+
+/// `time` in whole seconds, or less where it is less.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs_f32();
+    if seconds.fract() == 0.0 {
+        format!("{seconds} seconds")
+    } else {
+        format!("{seconds:.1} seconds")
     }
 }
 
@@ -80,12 +129,35 @@ fn inner_tls(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
+/// Whether it says that there is no connection, and not what became of one.
+fn is_unconnected(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable,
+    };
+    matches!(
+        error.kind(),
+        AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkDown | NetworkUnreachable
+    )
+}
+
+fn unconnected(error: &io::Error, tried: &Tried) -> String {
+    let whom = tried.next();
+    let hint = match tried.proxy {
+        Some(_) => "is it running, and proxy or https_proxy right?",
+        None => "is the server running, and the port right?",
+    };
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            format!("{whom} does not answer: connection refused\nhint: {hint}")
+        }
+        _ => {
+            format!("{whom} does not answer: {error}\nhint: is the network up, and a route there?")
+        }
+    }
+}
+
 fn io_words(error: &io::Error, origin: &Origin) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!(
-            "{origin} does not answer: connection refused\n\
-             hint: is the server running, and the port right?"
-        ),
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
@@ -99,7 +171,8 @@ pub(super) fn broken_off(error: io::Error, origin: &Origin) -> io::Error {
     let kind = error.kind();
     let told = match ureq::Error::from(error) {
         error @ (ureq::Error::Timeout(_) | ureq::Error::Io(_)) => {
-            let told = unanswered(error, origin, None).to_string();
+            let tried = Tried { origin, proxy: None, patience: Duration::ZERO };
+            let told = unanswered(error, &tried).to_string();
             told.lines().next().unwrap_or_default().to_owned()
         }
         ureq::Error::BodyExceedsLimit(most) => format!("{origin} sends more than {most} bytes"),
@@ -209,18 +282,56 @@ mod tests {
         assert_eq!(trouble, None);
     }
 
-    #[test]
-    fn an_io_error_is_told_in_words() {
+    fn told(error: ureq::Error, proxy: Option<&str>) -> (String, Option<Trouble>) {
         let origin = place().origin;
-        let error = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let error = unanswered(ureq::Error::Io(error), &origin, None);
-        assert!(
-            error
-                .to_string()
-                .starts_with("https://git.example.org does not answer: connection refused\nhint: ")
+        let tried = Tried { origin: &origin, proxy, patience: Duration::from_secs(10) };
+        let error = unanswered(error, &tried);
+        (error.to_string(), error.downcast_ref().copied())
+    }
+
+    #[test]
+    fn only_whom_nobody_can_connect_to_is_in_trouble_for_all() {
+        let io = |kind: io::ErrorKind| ureq::Error::Io(kind.into());
+        let server = "https://git.example.org ";
+        for (error, words) in [
+            (ureq::Error::HostNotFound, "the name git.example.org is not known here\n"),
+            (io(io::ErrorKind::ConnectionRefused), "does not answer: connection refused\nhint: "),
+            (io(io::ErrorKind::HostUnreachable), "does not answer: "),
+            (ureq::Error::Timeout(Timeout::Connect), "does not answer within 10 seconds\n"),
+            (ureq::Error::Timeout(Timeout::Resolve), "no name server"),
+        ] {
+            let (text, trouble) = told(error, None);
+            assert!(text.strip_prefix(server).unwrap_or(&text).starts_with(words), "{text}");
+            assert_eq!(trouble, Some(Trouble::Server), "{text}");
+        }
+        for (error, words) in [
+            (io(io::ErrorKind::ConnectionReset), "breaks the connection off"),
+            (io(io::ErrorKind::UnexpectedEof), "breaks the connection off"),
+            (ureq::Error::Timeout(Timeout::PerRead), "sends nothing for 30 seconds"),
+            (ureq::Error::Timeout(Timeout::Global), "takes longer than network_timeout allows"),
+        ] {
+            let (text, trouble) = told(error, None);
+            assert_eq!(text.strip_prefix(server), Some(words));
+            assert_eq!(trouble, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_is_away_is_told_as_the_proxy() {
+        let proxy = Some("http://proxy.example.org:3128");
+        let refused = ureq::Error::Io(io::ErrorKind::ConnectionRefused.into());
+        let (text, trouble) = told(refused, proxy);
+        assert_eq!(
+            text,
+            "the proxy http://proxy.example.org:3128 does not answer: connection refused\n\
+             hint: is it running, and proxy or https_proxy right?"
         );
-        assert_eq!(error.downcast_ref(), Some(&Trouble::Server));
-        let error = unanswered(ureq::Error::HostNotFound, &origin, None);
-        assert!(error.to_string().starts_with("the name git.example.org is not known here\n"));
+        assert_eq!(trouble, Some(Trouble::Server));
+        let (text, trouble) = told(ureq::Error::Timeout(Timeout::Connect), proxy);
+        assert!(
+            text.starts_with("the proxy http://proxy.example.org:3128 does not answer within"),
+            "{text}"
+        );
+        assert_eq!(trouble, None, "the server behind it may be to blame");
     }
 }

@@ -40,22 +40,24 @@ pub(super) fn explained(tried: &Tried, code: Option<i32>, text: &str) -> Option<
              hint: set key_file, so that only this key is"
         )));
     }
-    let silent = [
-        "Could not resolve hostname",
-        "connect to host",
+    let silent = |line: &str| {
+        let line = line.trim().trim_start_matches("ssh: ");
+        format!("{address} does not answer: {}", words(line))
+    };
+    let nobody = ["Could not resolve hostname", "connect to host", "banner exchange"];
+    if let Some(line) = nobody.into_iter().find_map(line_with) {
+        return Some(Error::new(Trouble::Server).context(silent(line)));
+    }
+    // There was a connection: the next one may fare better.
+    let ended = [
         "kex_exchange_identification",
-        "banner exchange",
         "Connection closed by",
         "Connection reset by",
         "Connection timed out",
         "not responding",
     ];
-    if let Some(line) = silent.into_iter().find_map(line_with) {
-        let line = line.trim().trim_start_matches("ssh: ");
-        return Some(
-            Error::new(Trouble::Server)
-                .context(format!("{address} does not answer: {}", words(line))),
-        );
+    if let Some(line) = ended.into_iter().find_map(line_with) {
+        return Some(Error::msg(silent(line)));
     }
     if code == Some(127) {
         return Some(anyhow!(
@@ -161,7 +163,8 @@ mod tests {
         for (complaint, words, trouble) in [
             ("ssh: Could not resolve hostname x: Name or service not known", "Name or", server),
             ("ssh: connect to host x port 22: Connection refused", "answer: connect to", server),
-            ("kex_exchange_identification: Connection closed by remote host", "closed", server),
+            ("kex_exchange_identification: Connection closed by remote host", "closed", None),
+            ("Timeout, server x not responding.", "answer: Timeout", None),
             ("Connection timed out during banner exchange", "timed out", server),
             ("git@x: Permission denied (publickey).", "hint: set key_file", credentials),
             ("git@x: Permission denied (password).", "nobody is there to type it", credentials),

@@ -7,17 +7,24 @@ use std::fs::{DirEntry, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, anyhow};
 
 use crate::domain::hash;
 use crate::domain::remote::{Reach, Trouble};
 use crate::system::files;
-use crate::system::node::User;
+use crate::system::node::{User, since_boot};
 use crate::system::remote::address::Address;
+use crate::system::remote::stream::CONNECT;
 
 /// How many processes at once use one server: sshd lets ten sessions share a connection by default.
 const MOST: usize = 8;
+/// How long the others wait for a connection of which only ssh knows whether it stands.
+const SOON: Duration = Duration::from_secs(2);
+/// How often it is looked whether another process is still opening the connection.
+const BEAT: Duration = Duration::from_millis(20);
 /// The longest path that ssh can bind a socket to; it adds a dot and 16 characters while it does.
 const LONGEST: usize = 104 - 17;
 /// What ssh puts for `%C`, in characters.
@@ -135,28 +142,40 @@ impl Gate {
         std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|it| is_socket(&it)))
     }
 
-    /// Makes sure that no other process is opening the connection: the lock, or nothing when one was,
-    /// and has come to an end with it.
-    fn lock(&self) -> Option<File> {
+    /// Makes sure, as far as it can be until `deadline` (time since boot), that no other process is
+    /// opening the connection: the lock, or nothing when one was, and has come to an end with it.
+    fn lock(&self, deadline: Duration) -> Option<File> {
         let path = self.socket.as_ref()?.with_extension("lock");
         let file = File::options().create(true).truncate(false).write(true).open(path).ok()?;
         if fs2::FileExt::try_lock_exclusive(&file).is_ok() {
             return Some(file);
         }
-        // Those who wait go on together, as a server that does not answer would hold up each.
-        let _ = fs2::FileExt::lock_shared(&file);
+        // Those who wait go on together, as a server that does not answer would hold up each. One that
+        // hangs holds up nobody for long.
+        while fs2::FileExt::try_lock_shared(&file).is_err() && since_boot() < deadline {
+            thread::sleep(BEAT);
+        }
         None
     }
 
-    /// Waits until one more may pass.
+    /// Waits at most for `limit` until one more may pass, and then for less than that for another
+    /// process.
     ///
     /// # Errors
-    /// When the server was found not to answer in the meantime.
-    pub fn enter(self: &Arc<Self>) -> Result<Pass> {
+    /// When the server was found not to answer in the meantime, or the time is over.
+    pub fn enter(self: &Arc<Self>, limit: Duration) -> Result<Pass> {
+        let deadline = since_boot() + limit;
         let mut book = self.book();
         let before = book.failures.0;
         while book.opening || book.inside >= MOST {
-            book = self.changed.wait(book).unwrap_or_else(PoisonError::into_inner);
+            let left = deadline.saturating_sub(since_boot());
+            if left.is_zero() {
+                return Err(anyhow!(
+                    "the time is over before its turn came: others that ask the same server take it all"
+                ));
+            }
+            let waited = self.changed.wait_timeout(book, left);
+            book = waited.unwrap_or_else(PoisonError::into_inner).0;
             if book.failures.0 != before {
                 return Err(Error::new(Trouble::Server).context(book.failures.1.clone()));
             }
@@ -169,10 +188,11 @@ impl Gate {
         };
         book.inside += 1;
         book.opening = sharing.is_none();
-        let mut pass = Pass { gate: Arc::clone(self), opens: book.opening, sharing, lock: None };
+        let (gate, began, opens) = (Arc::clone(self), since_boot(), book.opening);
+        let mut pass = Pass { gate, began, opens, sharing, lock: None };
         drop(book);
         if pass.opens {
-            pass.lock = self.lock();
+            pass.lock = self.lock(began + CONNECT.min(limit / 2));
             if let Some(sharing) = ours() {
                 pass.decided(sharing);
                 pass.opened();
@@ -191,6 +211,8 @@ impl Gate {
 #[derive(Debug)]
 pub struct Pass {
     gate: Arc<Gate>,
+    /// As time since boot.
+    began: Duration,
     opens: bool,
     sharing: Option<Sharing>,
     /// Keeps other processes from opening it, too.
@@ -207,6 +229,27 @@ impl Pass {
     pub fn decided(&mut self, sharing: Sharing) -> Sharing {
         self.sharing = Some(sharing.clone());
         sharing
+    }
+
+    /// When its turn came, as time since boot.
+    pub fn began(&self) -> Duration {
+        self.began
+    }
+
+    /// Whether the others wait for it to open the connection.
+    pub fn opens(&self) -> bool {
+        self.opens
+    }
+
+    /// Looks whether the connection stands, as far as that can be seen from here.
+    pub fn look(&mut self) {
+        let stands = match &self.sharing {
+            Some(Sharing::Ours(_)) => self.gate.is_open(),
+            _ => since_boot().saturating_sub(self.began) >= SOON,
+        };
+        if stands {
+            self.opened();
+        }
     }
 
     /// The connection stands: the others may pass.
@@ -248,6 +291,8 @@ impl Drop for Pass {
 mod tests {
     use super::*;
     use crate::domain::git::Remote;
+
+    const LIMIT: Duration = Duration::from_secs(60);
 
     fn address(url: &str) -> Address {
         Address::of(&Remote::new(url)).unwrap()
@@ -300,13 +345,13 @@ mod tests {
         let (_folder, masters) = masters();
         let gate = masters.gate(&address("host:a"), &Reach::default(), None);
         let (most, now) = (Mutex::new(0), Mutex::new(0));
-        let mut first = gate.enter().unwrap();
+        let mut first = gate.enter(LIMIT).unwrap();
         assert_eq!(first.sharing(), None);
         first.decided(Sharing::Theirs);
         std::thread::scope(|scope| {
             for _ in 0..20 {
                 scope.spawn(|| {
-                    let pass = gate.enter().unwrap();
+                    let pass = gate.enter(LIMIT).unwrap();
                     assert_eq!(pass.sharing(), Some(Sharing::Theirs));
                     let inside = {
                         let mut now = now.lock().unwrap();
@@ -329,10 +374,10 @@ mod tests {
     fn who_waited_for_a_server_that_does_not_answer_need_not_ask_it() {
         let (_folder, masters) = masters();
         let gate = masters.gate(&address("host:a"), &Reach::default(), None);
-        let mut first = gate.enter().unwrap();
+        let mut first = gate.enter(LIMIT).unwrap();
         std::thread::scope(|scope| {
             let waiting: Vec<_> =
-                (0..3).map(|_| scope.spawn(|| gate.enter().map(|_| ()))).collect();
+                (0..3).map(|_| scope.spawn(|| gate.enter(LIMIT).map(|_| ()))).collect();
             first.failed(&anyhow::anyhow!("host does not answer"));
             drop(first);
             for waiter in waiting {
@@ -342,6 +387,42 @@ mod tests {
                 }
             }
         });
-        assert_eq!(gate.enter().unwrap().sharing(), None, "the next tick tries again");
+        assert_eq!(gate.enter(LIMIT).unwrap().sharing(), None, "the next tick tries again");
+    }
+
+    #[test]
+    fn another_process_that_hangs_with_the_lock_holds_up_nobody_for_long() {
+        let (_folder, masters) = masters();
+        let gate = masters.gate(&address("host:a"), &Reach::default(), None);
+        let path = gate.socket().unwrap().with_extension("lock");
+        let other = File::create(path).unwrap();
+        fs2::FileExt::lock_exclusive(&other).unwrap();
+        let pass = gate.enter(Duration::from_millis(100)).unwrap();
+        assert!(pass.opens() && pass.lock.is_none(), "it opens one all the same");
+    }
+
+    #[test]
+    fn who_waits_for_one_that_hangs_is_told_in_time() {
+        let (_folder, masters) = masters();
+        let gate = masters.gate(&address("host:a"), &Reach::default(), None);
+        let _first = gate.enter(LIMIT).unwrap();
+        let error = gate.enter(Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().starts_with("the time is over before its turn came"), "{error}");
+        assert_eq!(error.downcast_ref::<Trouble>(), None);
+    }
+
+    #[test]
+    fn the_others_pass_as_soon_as_the_socket_is_there_and_nothing_was_said_yet() {
+        let (_folder, masters) = masters();
+        let gate = masters.gate(&address("host:a"), &Reach::default(), None);
+        let socket = gate.socket().unwrap();
+        let mut first = gate.enter(LIMIT).unwrap();
+        first.decided(Sharing::Ours(socket.clone()));
+        first.look();
+        assert!(first.opens());
+        File::create(format!("{}0", socket.display())).unwrap();
+        first.look();
+        assert!(!first.opens());
+        assert_eq!(gate.enter(LIMIT).unwrap().sharing(), Some(Sharing::Ours(socket)));
     }
 }

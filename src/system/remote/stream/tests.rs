@@ -24,10 +24,14 @@ impl Line for Tape<'_> {
         Ok(bytes.len())
     }
 
+    fn stands(&self) -> bool {
+        true
+    }
+
     fn leave(self) {}
 
-    fn reason(self) -> Option<Error> {
-        None
+    fn reason(self, over: Error) -> Error {
+        over
     }
 }
 
