@@ -25,6 +25,24 @@ impl fmt::Display for NoAnswer {
 
 impl std::error::Error for NoAnswer {}
 
+/// Asks where the branch is of a repository that is to be cloned.
+///
+/// # Errors
+/// [`NoAnswer`] when no remote answers; anything else when its settings leave open which branch that is.
+pub fn ask(here: &Here, repo: &Repo) -> Result<Polled> {
+    let branch = repo.branch(here)?;
+    let wanted = match repo.settings.mode.fetched() {
+        Some(kinds) => Wanted::Every { branch, kinds },
+        None => branch.map_or(Wanted::Default, Wanted::Branch),
+    };
+    let (urls, reach) = (&repo.settings.urls, &repo.settings.reach);
+    let polled = poll::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
+    match polled.unreachable {
+        Some(Unreachable { reason, .. }) => bail!(NoAnswer(reason)),
+        None => Ok(polled),
+    }
+}
+
 /// Makes the skeleton of a clone and puts it in its place; fetching is the first pass's work, which
 /// finds there what the remote listed.
 ///
@@ -34,16 +52,7 @@ pub fn make(here: &Here, repo: &Repo) -> Result<()> {
     let Some(remote) = repo.settings.urls.first() else {
         bail!("no url says where to clone it from")
     };
-    let branch = repo.branch(here)?;
-    let wanted = match repo.settings.mode.fetched() {
-        Some(kinds) => Wanted::Every { branch, kinds },
-        None => branch.map_or(Wanted::Default, Wanted::Branch),
-    };
-    let (urls, reach) = (&repo.settings.urls, &repo.settings.reach);
-    let polled = poll::ask(here, urls, reach, &wanted, &Polled::default(), node::now());
-    if let Some(Unreachable { reason, .. }) = polled.unreachable {
-        bail!(NoAnswer(reason));
-    }
+    let polled = ask(here, repo)?;
     let branch = match &polled.branch {
         Some(branch) => branch.clone(),
         None => "main".parse::<RefName>()?,

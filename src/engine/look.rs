@@ -3,21 +3,33 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use anyhow::Result;
 use chrono::{DateTime, Utc};
 
-use super::Here;
 use super::crew::Hindrance;
 use super::observe::{self, Opened, Site};
 use super::publish;
 use super::reconcile::Wish;
 use super::roster::Repo;
 use super::tick::Orders;
-use crate::domain::git::Remote;
+use super::{Here, clone};
 use crate::domain::plan::{Observed, Plan, Policy, Request, Unreachable, Upstream, decide};
 use crate::domain::status::{Acted, Condition, Row, State, conditions};
 
+/// Who has to answer before a repository can be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Nobody: no remote is asked.
+    Nowhere,
+    /// A disk, which may be another machine's.
+    Disk,
+    /// A server.
+    Server(String),
+}
+
 /// A repository that is to be looked at.
 pub struct Job<'a> {
+    here: &'a Here,
     repo: &'a Repo,
     opened: Opened<'a>,
     /// What the last tick said of it.
@@ -46,16 +58,19 @@ impl<'a> Job<'a> {
         orders: Option<&'a Orders>,
         now: DateTime<Utc>,
     ) -> Self {
-        Self { repo, opened: observe::open(here, repo), was, orders, now }
+        Self { here, repo, opened: observe::open(here, repo), was, orders, now }
     }
 
-    /// The server that will be asked first; `None`: none will be.
-    pub fn server(&self) -> Option<String> {
-        match &self.opened {
-            Opened::Ready(site) if self.orders.is_some_and(|orders| orders.follow()) => {
-                site.remotes.first().and_then(Remote::server)
-            }
-            _ => None,
+    /// Who will be asked first.
+    pub fn place(&self) -> Place {
+        let remote = match &self.opened {
+            Opened::Ready(site) => site.remotes.first(),
+            Opened::Missing => self.repo.settings.urls.first(),
+            Opened::Damaged(_) | Opened::Broken(_) => None,
+        };
+        match remote.filter(|_| self.orders.is_some_and(|orders| orders.follow())) {
+            Some(remote) => remote.server().map_or(Place::Disk, Place::Server),
+            None => Place::Nowhere,
         }
     }
 
@@ -72,7 +87,7 @@ impl<'a> Job<'a> {
     }
 
     fn look_inside(self) -> Looked {
-        let Self { repo, opened, was, orders, now } = self;
+        let Self { here, repo, opened, was, orders, now } = self;
         let request =
             |orders: &Orders| Request { trigger: orders.trigger, named: orders.is_named() };
         let mut trouble = None;
@@ -108,19 +123,21 @@ impl<'a> Job<'a> {
                 (seen, policy, site.remotes.first().cloned(), plan)
             }
             Opened::Missing => {
-                let seen = Observed {
-                    unreachable: was
-                        .as_ref()
-                        .filter(|row| row.state == State::Unreachable)
-                        .and_then(|row| {
-                            let reason = row.reason.clone()?;
-                            Some(Unreachable { since: row.since, reason })
-                        }),
-                    ..Observed::default()
-                };
-                let clone = Plan::Recover;
+                let known =
+                    was.as_ref().filter(|row| row.state == State::Unreachable).and_then(|row| {
+                        let reason = row.reason.clone()?;
+                        Some(Unreachable { since: row.since, reason })
+                    });
                 let policy = repo.settings.policy.clone();
-                let plan = orders.filter(|_| policy.active).map(|_| clone);
+                let plan = orders.filter(|_| policy.active).map(|orders| {
+                    begin_clone(here, repo, orders).unwrap_or_else(|error| {
+                        trouble = Some(Hindrance::of(&error));
+                        Plan::Stopped
+                    })
+                });
+                let answered = plan.is_some() && trouble.is_none();
+                let unreachable = known.filter(|_| !answered);
+                let seen = Observed { unreachable, ..Observed::default() };
                 (seen, policy, repo.settings.urls.first().cloned(), plan)
             }
             Opened::Damaged(reason) => {
@@ -148,6 +165,21 @@ impl<'a> Job<'a> {
         }
         Looked { name: repo.name.clone(), row, plan }
     }
+}
+
+/// Asks the remote of a repository that is to be cloned, and makes the clone that its worker fills. A
+/// worker that only waits for an answer would keep its place from others.
+///
+/// # Errors
+/// As [`clone::make`].
+fn begin_clone(here: &Here, repo: &Repo, orders: &Orders) -> Result<Plan> {
+    match (orders.follow(), orders.dry_run) {
+        (true, true) => drop(clone::ask(here, repo)?),
+        (true, false) => clone::make(here, repo)?,
+        // A person's wish is about what is here, and the worker says that nothing is.
+        (false, _) => {}
+    }
+    Ok(Plan::Recover)
 }
 
 /// A repository that was never worked on has its folders made by a worker, even when it is held or

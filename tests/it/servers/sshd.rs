@@ -114,6 +114,13 @@ impl<'machine> Sshd<'machine> {
         self.restart_with("");
     }
 
+    /// From now on, whoever asks for the repository `name` gets no answer.
+    pub fn hang_on(&self, name: &str) {
+        let path = self.machine.server(name);
+        fs::write(self.folder.join("hangs"), format!("git-upload-pack '{}'", path.display()))
+            .unwrap();
+    }
+
     /// What it was asked to run so far, each with the protocol that the client wished for:
     /// `version=2<TAB>git-upload-pack '/path'`.
     pub fn commands(&self) -> Vec<String> {
@@ -150,10 +157,12 @@ impl<'machine> Sshd<'machine> {
         let script = format!(
             "#!/bin/sh\nexport HOME='{}' PATH='{}' GIT_CONFIG_NOSYSTEM=1\n\
              printf '%s\\t%s\\n' \"$GIT_PROTOCOL\" \"$SSH_ORIGINAL_COMMAND\" >> '{}'\n\
+             [ \"$(cat '{}' 2>&-)\" != \"$SSH_ORIGINAL_COMMAND\" ] || exec sleep 600\n\
              exec git shell -c \"$SSH_ORIGINAL_COMMAND\"\n",
             home.display(),
             std::env::var("PATH").unwrap_or_default(),
             commands.display(),
+            self.folder.join("hangs").display(),
         );
         let shell = self.folder.join("shell");
         fs::write(&shell, script).unwrap();
