@@ -2,6 +2,7 @@
 //! the trouble is that something hangs, they are done while it still does.
 
 use std::fmt::Write;
+use std::net::UdpSocket;
 use std::process::Child;
 use std::time::Duration;
 
@@ -191,6 +192,30 @@ fn nine_are_done_beside_an_ssh_server_that_refuses() {
     let url = sshd.url("ill").replace(&sshd.port().to_string(), &line.port().to_string());
     let patient = format!("{settings}network_timeout = \"2m\"\n");
     nine_are_done(&machine, &server, &patient, &url, Ill::Hangs);
+}
+
+#[test]
+fn nine_are_done_beside_one_whose_name_server_is_silent() {
+    let machine = ten();
+    let server = Https::of(&machine);
+    let mut urls: Vec<_> = NINE.iter().map(|name| (*name, server.url(name))).collect();
+    urls.push(("ill", "https://git.example.org/ill.git".to_owned()));
+    pull_from(&machine, &trusting(&server), &urls);
+    let revisions = NINE.map(|name| (name, news(&machine, name, "new")));
+    let silent = UdpSocket::bind("127.77.0.1:53").expect("a name server of its own takes root");
+    let resolver = machine.path("resolv.conf");
+    std::fs::write(&resolver, "nameserver 127.77.0.1\noptions timeout:30\n").unwrap();
+    let mut tick = machine.command("unshare");
+    let instead = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    tick.args(["--mount", "sh", "-c", instead, text(&resolver)]);
+    let mut tick =
+        Tick(tick.args(machine.agent_line(&["tick", "--trigger", "cron"])).spawn().unwrap());
+    all_are_done(&machine, &revisions, "a name server that is silent");
+    tick.still_hangs("a name server that is silent");
+    tick.outlast();
+    assert!(silent.recv(&mut [0; 512]).unwrap() > 0, "it was asked");
+    let why = reason(&machine, "ill");
+    assert!(why.starts_with("no name server tells the address of git.example.org"), "{why}");
 }
 
 /// The first of ten and of three repositories on one server hangs as soon as it is asked where its
