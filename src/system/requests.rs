@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -125,34 +125,54 @@ impl Requests {
     }
 }
 
-/// Those who have knocked and not asked yet, by number.
+/// Those who have knocked and not asked yet.
 #[derive(Debug, Default)]
-struct Asking(Mutex<(u64, BTreeMap<u64, Arc<UnixStream>>)>);
+struct Asking(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    is_over: bool,
+    next: u64,
+    open: BTreeMap<u64, Arc<UnixStream>>,
+}
 
 impl Asking {
-    /// One more; `None`: there are too many.
+    /// One more, and its number; `None`: it is over. Where there are too many, the first of them goes:
+    /// whoever has a question asks it at once.
     fn begins(&self, stream: UnixStream) -> Option<(u64, Arc<UnixStream>)> {
-        let (next, open) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MOST_ASKING {
+        let mut waiting = self.waiting();
+        if waiting.is_over {
             return None;
         }
-        *next += 1;
-        let stream = Arc::new(stream);
-        open.insert(*next, Arc::clone(&stream));
-        Some((*next, stream))
+        if waiting.open.len() >= MOST_ASKING
+            && let Some((_, first)) = waiting.open.pop_first()
+        {
+            let _ = first.shutdown(Shutdown::Both);
+        }
+        waiting.next += 1;
+        let (number, stream) = (waiting.next, Arc::new(stream));
+        waiting.open.insert(number, Arc::clone(&stream));
+        Some((number, stream))
     }
 
     /// This one has asked.
     fn ends(&self, number: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&number);
+        self.waiting().open.remove(&number);
     }
 
-    /// Ends the wait for those who have not asked.
+    /// Ends the wait for those who have not asked, and lets nobody begin.
     fn send_away(&self) {
-        for stream in self.0.lock().unwrap_or_else(PoisonError::into_inner).1.values() {
+        let mut waiting = self.waiting();
+        waiting.is_over = true;
+        for stream in waiting.open.values() {
             // Who is gone already needs no more.
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// No thread can leave it half written.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

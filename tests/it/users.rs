@@ -253,18 +253,23 @@ fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
     let machine = machine("true");
     let program = told(&machine, "");
     publishes(&machine, &format!("after = [\"{}\"]\nafter_user = \"root\"", text(&program)));
-    // Takes every line to root's ticks that this user may have, and holds it.
-    let script = "import os, re, socket\n\
+    // Takes more lines to this machine's ticks of root than there are, and says nothing.
+    let script = "import os, re, socket, sys\n\
         os.setgroups([]); os.setgid(65534); os.setuid(65534)\n\
         held = []\n\
         print('ready', flush=True)\n\
         while True:\n\
         \x20   for name in set(re.findall(r'@(pmpy-requests-\\S+)', open('/proc/net/unix').read())):\n\
+        \x20       try: of = open('/proc/%s/cmdline' % name.split('-')[2]).read()\n\
+        \x20       except OSError: continue\n\
         \x20       line = socket.socket(socket.AF_UNIX)\n\
-        \x20       if line.connect_ex('\\0' + name) == 0 and len(held) < 500:\n\
+        \x20       line.setblocking(False)\n\
+        \x20       if len(held) < 200 and sys.argv[1] in of and line.connect_ex('\\0' + name) == 0:\n\
         \x20           held.append(line); print(len(held), flush=True)\n";
     let log = machine.path("held");
-    let knocks = Running::start(&machine, "/usr/bin/python3", &["-c", script], &log);
+    let root = machine.root();
+    let arguments = ["-c", script, text(&root)];
+    let knocks = Running::start(&machine, "/usr/bin/python3", &arguments, &log);
     let said = || fs::read_to_string(&log).unwrap_or_default();
     wait_until("somebody is about to knock", || said().starts_with("ready"));
     machine.tick().ok();
