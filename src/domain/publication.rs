@@ -28,6 +28,13 @@ pub struct Entry {
     pub older: Vec<Commit>,
     /// The latest attempt, unless it succeeded.
     pub attempt: Option<Attempt>,
+    /// The latest attempt to take away what it left, which failed.
+    #[serde(default)]
+    pub stuck: Option<Attempt>,
+    /// Of a directory that a ref had before it was given another: the ref. It goes once something is
+    /// shown at the other.
+    #[serde(default)]
+    pub heir: Option<String>,
     /// What was found about a revision that is not published.
     pub verdict: Option<(Commit, Finding)>,
     /// What stands at its target and is not ours, in words; found anew each time.
@@ -44,8 +51,8 @@ pub struct Desired {
     pub name: String,
     /// What is to be seen at its target, and in which directory; or why it is left out.
     pub release: Result<(Commit, String), LeftOut>,
-    /// Whether the revision lacks the one that is shown, and that is refused.
-    pub rewrites: bool,
+    /// The revision that was shown last, where this one lacks it and that is refused.
+    pub rewrites: Option<Commit>,
 }
 
 /// Why a ref of upstream's is not published.
@@ -56,6 +63,8 @@ pub enum LeftOut {
     /// It stands for no commit that can be had here. What it published before stays: upstream has it
     /// still.
     NoCommit(String),
+    /// Nobody knows whether upstream has it still. What it published before stays.
+    Unproven(String),
 }
 
 /// What may override the rules.
@@ -67,6 +76,13 @@ pub struct Wishes {
     pub named: bool,
     /// Everything is to be done again.
     pub redo: bool,
+}
+
+impl Wishes {
+    /// Whether what `attempt` failed at is not to be tried again yet.
+    fn must_wait(self, attempt: &Attempt, now: DateTime<Utc>) -> bool {
+        attempt.must_wait(now).is_some() && !self.named && !self.redo
+    }
 }
 
 /// One ref that is to be published.
@@ -87,7 +103,8 @@ pub struct Due {
 /// What is to be done at the targets, and how each ref stands until then.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Drift {
-    /// Refs that are gone, or were given another directory: what they left goes.
+    /// Refs that are gone, or were given another directory while another ref needs the one that they
+    /// had: what they left goes.
     pub remove: Vec<String>,
     /// Refs to publish, by name.
     pub publish: Vec<Due>,
@@ -122,9 +139,21 @@ impl Drift {
         let nothing = Entry::default();
         let mut drift = Self::default();
         let names: BTreeSet<&str> = desired.iter().map(|it| it.name.as_str()).collect();
+        let taken: BTreeMap<&str, &str> = desired
+            .iter()
+            .filter_map(|it| Some((it.release.as_ref().ok()?.1.as_str(), it.name.as_str())))
+            .collect();
         for (name, entry) in book {
-            if !names.contains(name.as_str()) && entry.directory.is_some() {
-                drift.remove.push(name.clone());
+            let Some(directory) = &entry.directory else { continue };
+            let waits = entry.heir.as_ref().is_some_and(|heir| {
+                let owner = taken.get(directory.as_str());
+                owner.is_some_and(|owner| owner == heir)
+                    || (owner.is_none()
+                        && names.contains(heir.as_str())
+                        && book.get(heir).is_none_or(|heir| heir.shown.is_none()))
+            });
+            if !names.contains(name.as_str()) && !waits {
+                drift.leave(name, entry, wishes, now);
             }
         }
         for it in desired {
@@ -133,21 +162,34 @@ impl Drift {
                 Ok(release) => release,
                 Err(LeftOut::NoCommit(reason)) if entry.shown.is_some() => {
                     let (state, reason) = (State::Broken, Some(reason.clone()));
-                    drift.standings.push(Standing { state, reason, ..stands(it, entry) });
+                    drift.standings.push(Standing { state, reason, ..stands(&it.name, entry) });
+                    continue;
+                }
+                Err(LeftOut::Unproven(reason)) => {
+                    let (state, reason) = match &entry.in_the_way {
+                        Some(what) => (State::Broken, what),
+                        None => (State::Behind, reason),
+                    };
+                    let reason = Some(reason.clone());
+                    drift.standings.push(Standing { state, reason, ..stands(&it.name, entry) });
                     continue;
                 }
                 Err(LeftOut::NoPlace(reason) | LeftOut::NoCommit(reason)) => {
                     if entry.directory.is_some() {
                         drift.remove.push(it.name.clone());
                     }
-                    let left_out = Standing { directory: None, shown: None, ..stands(it, entry) };
+                    let stands = stands(&it.name, entry);
+                    let left_out = Standing { directory: None, shown: None, ..stands };
                     let reason = Some(reason.clone());
                     drift.standings.push(Standing { state: State::Inactive, reason, ..left_out });
                     continue;
                 }
             };
-            if entry.directory.as_ref().is_some_and(|had| had != directory) {
-                drift.remove.push(it.name.clone());
+            if let Some(had) = entry.directory.as_ref().filter(|had| *had != directory) {
+                // Else it stays there until it is seen in its new place.
+                if taken.contains_key(had.as_str()) {
+                    drift.remove.push(it.name.clone());
+                }
                 // Whatever was done about it, was done in another place.
                 entry = &nothing;
             }
@@ -165,7 +207,26 @@ impl Drift {
             }
             drift.standings.push(Standing { directory: Some(directory), ..standing });
         }
+        drift.standings.sort_by(|one, other| one.name.cmp(&other.name));
         drift
+    }
+
+    /// Has what the ref `name` left taken away, which is gone; not yet, where that just failed.
+    fn leave(&mut self, name: &str, entry: &Entry, wishes: Wishes, now: DateTime<Utc>) {
+        if let Some(attempt) = &entry.stuck {
+            self.standings.push(Standing {
+                state: State::Failing,
+                reason: Some(format!("it is gone; {}", attempt.outcome)),
+                since: attempt.since,
+                attempt: attempt.number,
+                next_try: attempt.next_try,
+                ..stands(name, entry)
+            });
+            if wishes.must_wait(attempt, now) {
+                return;
+            }
+        }
+        self.remove.push(name.to_owned());
     }
 
     /// Whether nothing is to be done now.
@@ -187,7 +248,7 @@ fn judge(
     wishes: Wishes,
     now: DateTime<Utc>,
 ) -> (Standing, bool) {
-    let plain = stands(desired, entry);
+    let plain = stands(&desired.name, entry);
     let because = |state, reason: String| Standing { state, reason: Some(reason), ..plain.clone() };
     if let Some(what) = &entry.in_the_way {
         return (because(State::Broken, what.clone()), false);
@@ -202,18 +263,15 @@ fn judge(
     if entry.shown == Some(revision) && entry.good == Some(revision) && entry.attempt.is_none() {
         return (Standing { state: State::Current, ..plain }, wishes.redo);
     }
-    if let Some(shown) = entry.shown
-        && desired.rewrites
+    if let Some(lost) = desired.rewrites
         && wishes.accepted != Some(revision)
     {
         let words = format!(
             "upstream no longer contains {}; to take what it has now: agent accept REPO {revision}",
-            shown.short()
+            lost.short()
         );
         return (because(State::Rewritten, words), false);
     }
-    let waits =
-        |attempt: &Attempt| attempt.must_wait(now).is_some() && !wishes.named && !wishes.redo;
     if let Some(attempt) = entry.attempt.as_ref().filter(|had| had.revision == revision) {
         let reason = Some(format!("{} {}", revision.short(), attempt.outcome));
         let standing = match attempt.outcome {
@@ -225,17 +283,17 @@ fn judge(
             }
         };
         let since = attempt.since;
-        return (Standing { since, ..standing }, !waits(attempt));
+        return (Standing { since, ..standing }, !wishes.must_wait(attempt, now));
     }
     let state = if entry.shown.is_some() { State::Behind } else { State::New };
     let reason = format!("{} is known and not published yet", revision.short());
     (because(state, reason), true)
 }
 
-/// How `desired` stands as far as `entry` alone tells.
-fn stands(desired: &Desired, entry: &Entry) -> Standing {
+/// How the ref `name` stands as far as `entry` alone tells.
+fn stands(name: &str, entry: &Entry) -> Standing {
     Standing {
-        name: desired.name.clone(),
+        name: name.to_owned(),
         directory: entry.directory.clone(),
         shown: entry.shown,
         state: State::New,
@@ -259,8 +317,16 @@ impl Entry {
     /// That `revision` is shown from now on.
     pub fn show(&mut self, revision: Commit, now: DateTime<Utc>) {
         self.sees(Some(revision));
-        (self.in_the_way, self.verdict) = (None, None);
+        (self.in_the_way, self.verdict, self.stuck) = (None, None, None);
         self.since = now;
+    }
+
+    /// The attempt to take away what it left, which came to `outcome`; `None`: it shows nothing.
+    pub fn stick(&self, outcome: Outcome, host: &str, now: DateTime<Utc>) -> Option<Attempt> {
+        let before = self.stuck.as_ref();
+        let number = before.map_or(1, |had| had.number + 1);
+        let revision = self.shown.or(self.good)?;
+        Some(Attempt::after(outcome, revision, number, before, host, now))
     }
 
     /// The releases that stay: the one shown, the last good one, and `keep` older ones. The others
@@ -307,7 +373,7 @@ impl Refs {
 
     /// Revisions that lack what is shown now, where that is refused.
     pub fn rewritten(&self) -> Vec<Commit> {
-        let rewriting = self.desired.iter().filter(|desired| desired.rewrites);
+        let rewriting = self.desired.iter().filter(|desired| desired.rewrites.is_some());
         rewriting.filter_map(|desired| Some(desired.release.as_ref().ok()?.0)).collect()
     }
 

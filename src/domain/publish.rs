@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, percent_encode_byte};
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, percent_encode_byte,
+};
 use serde::{Deserialize, Serialize};
 
 use super::git::Commit;
@@ -178,6 +180,16 @@ fn puppet(name: &[u8]) -> Result<String, Unfit> {
     }
 }
 
+/// Our own ref that marks how far the branch or tag called `name` in full was seen; `None`: it is
+/// neither. One name without a slash, so that `a` may go and `a/b` come.
+pub fn mark(name: &str) -> Option<String> {
+    let (kind, short) = match name.strip_prefix("refs/heads/") {
+        Some(short) => ("seen", short),
+        None => ("seen-tags", name.strip_prefix("refs/tags/")?),
+    };
+    Some(format!("refs/pmpy/{kind}/{}", exact(short.as_bytes())))
+}
+
 /// Which refs are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refs {
@@ -281,6 +293,22 @@ struct Wanted<'a> {
 }
 
 impl Rules {
+    /// Whether the ref called `name` in full is one to be published.
+    pub fn selects(&self, name: &str) -> bool {
+        let short = name.strip_prefix(self.refs.prefix());
+        short.is_some_and(|short| self.matching.matches(short.as_bytes()))
+    }
+
+    /// The full name of a ref whose directory can be `directory`, as far as that tells it.
+    pub fn name_of(&self, directory: &str) -> String {
+        let decoded = percent_decode_str(directory).decode_utf8();
+        let short = match (self.names, &decoded) {
+            (Names::Exact, Ok(short)) => short,
+            _ => directory,
+        };
+        format!("{}{short}", self.refs.prefix())
+    }
+
     fn wanted<'a>(&self, name: &'a str, revision: Option<Commit>) -> Option<Wanted<'a>> {
         let short = name.strip_prefix(self.refs.prefix())?;
         let directory = directory(short.as_bytes(), self.names, &self.rename).and_then(|name| {

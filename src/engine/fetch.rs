@@ -69,24 +69,35 @@ fn put_unreachable(site: &Site, polled: &Polled, reason: String) -> Result<()> {
 
 /// What upstream has, as far as its answer can be believed: a remote that lists nothing was set up anew
 /// or is not the one it was, and a mirror may lag behind, so that of its list only what is new here
-/// counts, on top of `listing`. `None`: nothing is to be learned from it.
+/// counts, on top of `listing`, where that is known. `None`: nothing is to be learned from it.
 pub(super) fn upstream<'a>(
     site: &Site,
     polled: &'a Polled,
-    listing: &Listing,
+    listing: Option<&Listing>,
 ) -> Option<Cow<'a, [Tip]>> {
-    let tips = polled.refs.as_deref()?;
-    if tips.is_empty() && polled.tip.is_none() {
-        return None;
-    }
-    if !polled.mirror || listing.0.is_empty() {
+    let tips = believed(polled)?;
+    let Some(listing) = listing.filter(|_| polled.mirror) else {
         return Some(Cow::Borrowed(tips));
-    }
+    };
     let known = listing.0.iter().map(|fetched| (fetched.tip.name.as_str(), &fetched.tip));
     let mut all: BTreeMap<&str, &Tip> = known.collect();
     let new = tips.iter().filter(|tip| !site.git.has(tip.id));
     all.extend(new.map(|tip| (tip.name.as_str(), tip)));
     Some(all.into_values().cloned().collect())
+}
+
+/// Every ref of a remote, unless it lists nothing at all.
+fn believed(polled: &Polled) -> Option<&[Tip]> {
+    polled.refs.as_deref().filter(|tips| !tips.is_empty() || polled.tip.is_some())
+}
+
+/// Whether upstream is known to have no ref `name` any more: the first remote has just listed its
+/// refs without it. Neither a mirror nor what was known at another time proves that.
+pub(super) fn is_gone(polled: &Polled, listing: &Listing, name: &str) -> bool {
+    match believed(polled) {
+        Some(tips) if !polled.mirror => tips.iter().all(|tip| tip.name != name),
+        _ => polled.listed && listing.get(name).is_none(),
+    }
 }
 
 /// Gets every ref of `tips`, which the remote listed that `polled` names, and forgets those that are
@@ -100,7 +111,7 @@ pub fn every(
     tips: &[Tip],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<bool> {
-    let before = site.records.listing()?;
+    let before = site.records.listing()?.unwrap_or_default();
     let listed = |name: &str| tips.binary_search_by(|tip| tip.name.as_str().cmp(name)).is_ok();
     let mut gone = Vec::new();
     for fetched in before.0.iter().filter(|fetched| !listed(&fetched.tip.name)) {

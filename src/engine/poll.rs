@@ -72,6 +72,7 @@ pub fn ask(
                     tip: answer.tip,
                     known: true,
                     refs: matches!(wanted, Wanted::Every { .. }).then_some(answer.refs),
+                    listed: false,
                     mirror: number > 0,
                     remote: Some(remote.to_string()),
                     way: Some(Way { since, ..answer.way }),

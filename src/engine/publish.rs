@@ -8,18 +8,19 @@ use anyhow::{Result, bail};
 
 use super::fetch;
 use super::observe::{Site, one_line};
-use crate::config::RepoSettings;
 use crate::domain::action::Outcome;
 use crate::domain::git::Commit;
 use crate::domain::plan::{Observed, OnRewrite};
 use crate::domain::publication::{Book, Desired, LeftOut, Refs};
-use crate::domain::publish::{self, Layout, Target};
+use crate::domain::publish::{self, Assigned, Layout, Rules, Target};
 use crate::domain::status::{Published, State, conditions};
 use crate::system::record::{Listing, Polled};
 use crate::system::release::{self, Place, Standing, Store};
 
 mod gate;
+mod lost;
 mod many;
+mod marks;
 mod one;
 mod shared;
 mod stage;
@@ -79,6 +80,11 @@ impl Shelf {
         })
     }
 
+    /// What the directory that a ref had before is called in our record.
+    fn former(&self, directory: &str) -> String {
+        format!("{}/{directory}", self.target.store())
+    }
+
     /// The path that readers open.
     fn path(&self, directory: &str) -> PathBuf {
         self.target.folder.join(self.target.link(directory))
@@ -132,14 +138,15 @@ pub fn refs(site: &Site, polled: &Polled) -> Result<Refs> {
         Some(branch) => site.git.ref_commit(&branch.tracking())?,
         None => None,
     };
-    let others = match fetch::upstream(site, polled, &listing) {
-        Some(tips) => !listing.says(&tips) || has_way_again(site, &listing)?,
-        None => false,
+    let others = match (fetch::upstream(site, polled, listing.as_ref()), &listing) {
+        (Some(tips), Some(listing)) => !listing.says(&tips) || has_way_again(site, listing)?,
+        (Some(_), None) => true,
+        (None, _) => false,
     };
     let lags = |it| polled.mirror && site.git.has(it);
     let unfetched = others || polled.tip.is_some_and(|it| tip != Some(it) && !lags(it));
     let book = actual(site)?;
-    let desired = desired(site, settings, &listing, &book)?;
+    let desired = desired(site, polled, listing.as_ref(), &book)?;
     let (book, by_hand) = match settings.mode.refs() {
         Some(_) => (book, Book::new()),
         None => (Book::new(), book),
@@ -163,7 +170,12 @@ fn has_way_again(site: &Site, listing: &Listing) -> Result<bool> {
 fn actual(site: &Site) -> Result<Book> {
     let mut book = site.records.book()?;
     let Some(target) = site.repo.settings.target() else { return Ok(book) };
+    // What was published in another way, is in other places.
+    book.retain(|_, entry| entry.directory.as_ref().is_none_or(|it| fits(&target, it)));
     let shelf = Shelf::open(site, target)?;
+    if let Some(shelf) = &shelf {
+        lost::found_by_links(site, shelf, &mut book)?;
+    }
     for entry in book.values_mut() {
         let Some(directory) = &entry.directory else { continue };
         let seen = match &shelf {
@@ -179,23 +191,36 @@ fn actual(site: &Site) -> Result<Book> {
     Ok(book)
 }
 
-/// Which ref is to be seen where.
-fn desired(
-    site: &Site,
-    settings: &RepoSettings,
-    listing: &Listing,
-    book: &Book,
-) -> Result<Vec<Desired>> {
-    let Some(target) = settings.target() else { return Ok(Vec::new()) };
-    let Some(rules) = settings.rules(&target)? else { return Ok(Vec::new()) };
+/// Whether a tree in `directory` can be one of `target`'s.
+fn fits(target: &Target, directory: &str) -> bool {
+    match target.layout {
+        Layout::Checkout => directory.is_empty(),
+        Layout::Inside | Layout::Beside => place(target, directory).is_ok(),
+    }
+}
+
+/// Which of the refs of `listing` has which directory, where `book` tells who has one already.
+fn assigned(rules: &Rules, listing: Option<&Listing>, book: &Book) -> Vec<Assigned> {
     let there: BTreeMap<String, String> = book
         .iter()
         .filter_map(|(name, entry)| Some((entry.directory.clone()?, name.clone())))
         .collect();
-    let prefix = rules.refs.prefix();
-    let ours = listing.0.iter().filter(|fetched| fetched.tip.name.starts_with(prefix));
-    let ours: Vec<_> = ours.map(|fetched| (fetched.tip.name.clone(), fetched.commit)).collect();
-    let mut desired: Vec<Desired> = publish::assign(&ours, &there, &rules)
+    let listed = listing.map_or(&[][..], |listing| &listing.0).iter();
+    let ours: Vec<_> = listed.map(|fetched| (fetched.tip.name.clone(), fetched.commit)).collect();
+    publish::assign(&ours, &there, rules)
+}
+
+/// Which ref is to be seen where.
+fn desired(
+    site: &Site,
+    polled: &Polled,
+    listing: Option<&Listing>,
+    book: &Book,
+) -> Result<Vec<Desired>> {
+    let settings = &site.repo.settings;
+    let Some(target) = settings.target() else { return Ok(Vec::new()) };
+    let Some(rules) = settings.rules(&target)? else { return Ok(Vec::new()) };
+    let mut desired: Vec<Desired> = assigned(&rules, listing, book)
         .into_iter()
         .map(|assigned| {
             let release = match (assigned.revision, assigned.directory) {
@@ -206,22 +231,50 @@ fn desired(
                     Err(error) => Err(LeftOut::NoPlace(one_line(&error))),
                 },
             };
-            Desired { name: assigned.name, release, rewrites: false }
+            Desired { name: assigned.name, release, rewrites: None }
         })
         .collect();
+    let known: BTreeSet<String> = desired.iter().map(|it| it.name.clone()).collect();
+    let others =
+        book.iter().filter(|(name, entry)| entry.directory.is_some() && !known.contains(*name));
+    for (name, entry) in others {
+        let may_be_there = match listing {
+            None => true,
+            // A former directory, and what is in no rule's sense, are our own business.
+            Some(_) if entry.heir.is_some() || !rules.selects(name) => false,
+            // Once that is known, a failure to remove it changes nothing about it.
+            Some(listing) if listing.get(name).is_none() && entry.stuck.is_some() => false,
+            Some(listing) => !fetch::is_gone(polled, listing, name),
+        };
+        if may_be_there {
+            let release = Err(LeftOut::Unproven(UNPROVEN.to_owned()));
+            desired.push(Desired { name: name.clone(), release, rewrites: None });
+        }
+    }
     desired.sort_by(|one, other| one.name.cmp(&other.name));
     if settings.policy.rewritten == OnRewrite::Refuse {
         for it in &mut desired {
+            let Ok((revision, _)) = &it.release else { continue };
             let shown = book.get(&it.name).and_then(|entry| entry.shown);
-            if let (Ok((revision, _)), Some(shown)) = (&it.release, shown)
+            // One that comes again is no newer than what was shown before it went.
+            let shown = match shown {
+                Some(shown) => Some(shown),
+                None => marks::of(site, &it.name)?,
+            };
+            if let Some(shown) = shown
                 && *revision != shown
+                && !site.git.contains(*revision, shown)?
             {
-                it.rewrites = !site.git.contains(*revision, shown)?;
+                it.rewrites = Some(shown);
             }
         }
     }
     Ok(desired)
 }
+
+/// Why a ref stays that upstream was not seen to have.
+const UNPROVEN: &str = "it stays until the first remote lists its refs without it; nobody knows yet \
+                        whether it has it still";
 
 /// Why a ref of upstream's stands for no commit here.
 fn without_commit(name: &str) -> &'static str {

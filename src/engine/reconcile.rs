@@ -25,7 +25,7 @@ use crate::system::git::merge::Merged;
 use crate::system::git::{Head, git_dir_of};
 use crate::system::lock::{self, ActionLock, Ending, Journal, Phase, Step, Tried};
 use crate::system::logs::{self, Log};
-use crate::system::record::{Memory, Records};
+use crate::system::record::{Memory, Polled, Records};
 use crate::system::remote::Progress;
 use crate::system::worktree::Unready;
 use crate::system::{node, process, sweep};
@@ -183,10 +183,11 @@ fn pass(
     grant(&site, order)?;
     scripts::adopt_id(&site)?;
     let mut journal = None;
+    let mut listed = false;
     // Once to fetch, once to act; a tip that moves in between is the next tick's.
     for round in 0..2 {
         let now = node::now();
-        let mut polled = site.records.polled();
+        let mut polled = Polled { listed, ..site.records.polled() };
         // A fresh clone: the tick that started us had nothing to ask for. And what is gone is told by
         // a fresh list of refs only.
         let is_new = !polled.known || (round == 0 && site.fetches_all());
@@ -233,10 +234,11 @@ fn pass(
                 journal = Some(begun);
                 // Without a fresh list nothing is known to be gone.
                 let listing = site.records.listing()?;
-                let Some(tips) = fetch::upstream(&site, &polled, &listing) else { break };
+                let Some(tips) = fetch::upstream(&site, &polled, listing.as_ref()) else { break };
                 if !fetch::every(&site, &polled, &tips, progress)? {
                     return lock.clear();
                 }
+                listed = !polled.mirror;
                 site = reopened(here, repo)?;
             }
             Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover => break,

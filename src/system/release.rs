@@ -30,6 +30,7 @@
 //! Knows neither git's library nor what refs there are, and decides nothing: which revision, which
 //! place and what is kept are told.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -295,6 +296,25 @@ impl Store {
             ),
             Err(error) => Err(error).with_context(|| format!("cannot open {shown}")),
         }
+    }
+
+    /// The revisions that there are releases of for `place`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn revisions(&self, place: &Place) -> Result<BTreeSet<Commit>> {
+        Ok(self.releases(place)?.into_iter().map(|release| release.revision).collect())
+    }
+
+    /// The folders in the store that hold the releases for one place each, by name.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn slots(&self) -> Result<Vec<String>> {
+        let told = || format!("cannot list {}", self.path.display());
+        let entries = self.dir.entries().with_context(told)?.into_iter();
+        let names = entries.filter_map(|(name, _)| String::from_utf8(name).ok());
+        Ok(names.filter(|it| !it.starts_with('.') && revision(it.as_bytes()).is_none()).collect())
     }
 
     fn slot_path(&self, place: &Place) -> PathBuf {

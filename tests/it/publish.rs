@@ -16,6 +16,7 @@ use crate::sandbox::{Ran, Sandbox, text};
 mod by_hand;
 mod examples;
 mod life;
+mod lost;
 mod names;
 mod obstacles;
 mod programs;

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::gate::Passage;
 use super::stage::{self, Ready, Stop};
-use super::{Shelf, short_name};
+use super::{Shelf, marks, short_name};
 use crate::domain::action::{Attempt, Begun, Finished, Outcome, Trigger};
 use crate::domain::git::Commit;
 use crate::domain::plan::TreeWhen;
@@ -187,11 +187,13 @@ impl<'a, 's> Round<'a, 's> {
         let staged = stage::all(self.site, &self.shelf, &plan.publish)?;
         let ready = self.judge(&plan.publish, staged)?;
         let shown = self.show(ready)?;
+        self.leave(&shown)?;
         self.tell(&shown)?;
-        let retired = self.retire(&shown)?;
+        let retired = self.retire(&shown);
+        // Whatever resists there: what was done is written down.
         self.save()?;
         self.site.records.add_all_to_history(&self.finished)?;
-        if retired {
+        if retired? {
             // Behind the records, which wait for the same disk: this costs little then.
             self.shelf.store.settle()?;
         }
@@ -217,29 +219,79 @@ impl<'a, 's> Round<'a, 's> {
         if surplus.is_empty() {
             return Ok(false);
         }
-        // First the links, lest one that a power cut brings back shows nothing.
-        self.shelf.store.settle()?;
+        // The links are on disk, lest one that a power cut brings back shows nothing.
         surplus.iter().try_for_each(|release| self.shelf.store.retire(release))?;
         Ok(true)
     }
 
-    /// Takes away what refs left that are gone.
+    /// Takes away what those that are `shown` left in the directories that they had before.
+    fn leave(&mut self, shown: &[Due]) -> Result<()> {
+        let is_left = |entry: &Entry| {
+            entry.heir.as_ref().is_some_and(|heir| shown.iter().any(|due| due.name == *heir))
+        };
+        let left = self.book.iter().filter(|(_, entry)| is_left(entry));
+        let left: Vec<String> = left.map(|(name, _)| name.clone()).collect();
+        self.remove(&left)
+    }
+
+    /// Takes away what refs left that are gone. What resists stays in the book, and is tried again.
     fn remove(&mut self, names: &[String]) -> Result<()> {
         if names.is_empty() {
             return Ok(());
         }
+        let mut gone = Vec::new();
         for name in names {
-            let directory = self.book.get(name).and_then(|entry| entry.directory.clone());
-            if let Some(directory) = directory {
-                self.shelf.store.hide(&self.shelf.place(&directory)?)?;
-                self.log_line(name, "removed");
+            let Some(entry) = self.book.get_mut(name) else { continue };
+            let hidden = match &entry.directory {
+                Some(directory) => {
+                    self.shelf.place(directory).and_then(|place| self.shelf.store.hide(&place))
+                }
+                None => Ok(()),
+            };
+            match hidden {
+                Ok(()) => {
+                    self.log_line(name, "removed");
+                    gone.push(name);
+                }
+                Err(error) => {
+                    let outcome = Outcome::Hindered { reason: one_line(&error) };
+                    tracing::warn!(repository = %self.site.repo.name,
+                        reference = %name.escape_debug(), %outcome, "cannot be removed");
+                    let host = &self.site.here.node.host;
+                    entry.stuck = entry.stick(outcome, host, node::now());
+                }
             }
         }
         self.shelf.store.settle()?;
-        for name in names {
+        for name in gone {
             self.book.remove(name);
         }
         self.save()
+    }
+
+    /// Gives `due` its entry. What stands in the directory that it had before stays there, until it
+    /// is seen in this one. Whether that is new.
+    fn give_place(&mut self, due: &Due, holders: &BTreeMap<String, String>) -> bool {
+        let directory = Some(due.directory.clone());
+        let had = self.book.remove(&due.name).unwrap_or_default();
+        if had.directory == directory {
+            self.book.insert(due.name.clone(), had);
+            return false;
+        }
+        // Nobody else may take away again what is seen there from now on.
+        self.book.remove(&self.shelf.former(&due.directory));
+        if let Some(holder) = holders.get(&due.directory)
+            && self.book.get(holder).is_some_and(|entry| entry.directory == directory)
+        {
+            self.book.remove(holder);
+        }
+        if let Some(before) = &had.directory {
+            let left = Entry { heir: Some(due.name.clone()), ..had.clone() };
+            self.book.insert(self.shelf.former(before), left);
+        }
+        let entry = Entry { directory, since: self.began, ..Entry::default() };
+        self.book.insert(due.name.clone(), entry);
+        true
     }
 
     /// Lets `before` judge what was staged, and gives what may be shown its place in the book.
@@ -250,14 +302,13 @@ impl<'a, 's> Round<'a, 's> {
     ) -> Result<Vec<(Due, Option<Staged>)>> {
         let mut ready = Vec::new();
         let mut new_place = false;
+        let holders = self.book.iter();
+        let holders: BTreeMap<String, String> = holders
+            .filter_map(|(name, entry)| Some((entry.directory.clone()?, name.clone())))
+            .collect();
         for (due, staged) in dues.iter().zip(staged) {
             let now = self.began;
-            let entry = self
-                .book
-                .entry(due.name.clone())
-                .or_insert_with(|| Entry { since: now, ..Entry::default() });
-            let had = entry.directory.replace(due.directory.clone());
-            new_place |= had.as_ref() != Some(&due.directory);
+            new_place |= self.give_place(due, &holders);
             let staged = match staged {
                 Ok(Ready::Kept) => None,
                 Ok(Ready::Staged(staged)) => Some(staged),
@@ -324,6 +375,7 @@ impl<'a, 's> Round<'a, 's> {
                     if let Some(entry) = self.book.get_mut(&due.name) {
                         entry.show(due.revision, self.began);
                     }
+                    marks::raise(self.site, &due.name, due.revision);
                     done.push(due);
                 }
                 Err(error) => {
@@ -331,6 +383,9 @@ impl<'a, 's> Round<'a, 's> {
                     self.failed(&due, Outcome::Hindered { reason }, None);
                 }
             }
+        }
+        if !done.is_empty() {
+            self.shelf.store.settle()?;
         }
         if self.has_after() {
             self.save()?;

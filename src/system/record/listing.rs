@@ -17,6 +17,9 @@ const HEARD: &str = "heard";
 /// How long a list counts as what the remote has: an answer may be on its way as long as that.
 const FRESH: TimeDelta = TimeDelta::seconds(30);
 
+/// What a list says that knows of no ref: an empty file is one that was lost.
+const NONE: &str = "# no refs";
+
 /// `refs`: what upstream had when its refs were fetched last, by name. One line each, such as
 /// `ID COMMIT refs/tags/v1`, with `-` for what stands for no commit here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,10 +59,14 @@ impl Listing {
             };
             read().with_context(|| format!("\"{}\" is no ref", line.escape_debug()))
         };
-        text.lines().map(line).collect::<Result<_>>().map(Self)
+        let lines = text.lines().filter(|line| *line != NONE);
+        lines.map(line).collect::<Result<_>>().map(Self)
     }
 
     pub(super) fn text(&self) -> String {
+        if self.0.is_empty() {
+            return format!("{NONE}\n");
+        }
         let mut text = String::new();
         for Fetched { tip: Tip { name, id }, commit } in &self.0 {
             let commit = commit.map_or_else(|| "-".to_owned(), |commit| commit.to_string());
@@ -71,19 +78,22 @@ impl Listing {
 }
 
 impl Records {
-    /// What upstream had at the last fetch of all its refs; nothing when there was none.
+    /// What upstream had at the last fetch of all its refs. `None`: there was none, or what it had is
+    /// lost, and nobody knows.
     ///
     /// # Errors
     /// When the file cannot be read or holds something else.
-    pub fn listing(&self) -> Result<Listing> {
+    pub fn listing(&self) -> Result<Option<Listing>> {
         let path = self.private.join("refs");
-        let Some(bytes) = files::read_small(&path, LIST_CAP)? else {
-            return Ok(Listing::default());
-        };
+        let bytes = files::read_small(&path, LIST_CAP)?.unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(None);
+        }
         let text = String::from_utf8(bytes).context("it is no text");
-        text.and_then(|text| Listing::parse(&text)).with_context(|| {
+        text.and_then(|text| Listing::parse(&text)).map(Some).with_context(|| {
             format!(
-                "{} cannot be used\nhint: remove it; the next tick fetches anew",
+                "{} cannot be used\nhint: remove it; what is published stays, and the next tick that \
+                 reaches the remote asks it anew",
                 path.display()
             )
         })
@@ -130,7 +140,8 @@ impl Records {
         let Some(bytes) = files::read_small(&path, LIST_CAP)? else { return Ok(Book::new()) };
         serde_json::from_slice(&bytes).with_context(|| {
             format!(
-                "{} cannot be used\nhint: remove it; what stands at the targets is found by its links",
+                "{} cannot be used\nhint: remove it; what stands at the targets is found by its links, and \
+                 published anew where upstream has it still",
                 path.display()
             )
         })
@@ -179,5 +190,16 @@ mod tests {
         assert_eq!(listing.get("refs/tags/v1"), listing.0.last());
         assert_eq!(listing.get("refs/tags/v2"), None);
         assert!(Listing::parse("ab cd").is_err());
+    }
+
+    #[test]
+    fn a_list_that_is_lost_is_not_one_of_no_refs() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records { private: folder.path().into(), public: folder.path().into() };
+        assert_eq!(records.listing().unwrap(), None);
+        records.put_listing(&Listing::default()).unwrap();
+        assert_eq!(records.listing().unwrap(), Some(Listing::default()));
+        files::put(folder.path(), "refs", b"", 0o600).unwrap();
+        assert_eq!(records.listing().unwrap(), None);
     }
 }

@@ -20,6 +20,10 @@ pub struct Polled {
     /// [`Listing`](super::Listing).
     #[serde(skip)]
     pub refs: Option<Vec<Tip>>,
+    /// Whether the listing that is kept was fetched in this very pass, and from the first remote. What
+    /// it lacks is gone.
+    #[serde(skip)]
+    pub listed: bool,
     /// Another than the first of several remotes said so.
     #[serde(default)]
     pub mirror: bool,

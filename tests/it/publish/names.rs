@@ -109,6 +109,70 @@ fn a_rename_that_is_configured_later_moves_the_tree() {
 }
 
 #[test]
+fn a_branch_keeps_its_old_directory_until_it_is_seen_in_the_new_one() {
+    let before = "before = [\"gate\"]";
+    let site = Publisher::new("branches", before);
+    let gate = |exit: &str| format!("#!/bin/sh\nexit {exit}\n");
+    let push = |page: &str, exit: &str| {
+        site.push_files("topic", &[("page", &format!("{page}\n")), ("gate", &gate(exit))])
+    };
+    site.push_files("main", &[("gate", &gate("0"))]);
+    let good = push("good", "0");
+    site.machine.tick().ok();
+    assert_eq!(site.shown("topic"), good);
+
+    // Another directory, and the tree that is to appear there does not pass.
+    push("bad", "1");
+    site.configure("branches", &format!("{before}\nrename = {{ topic = \"release\" }}"));
+    for _ in 0..2 {
+        site.machine.tick();
+        assert_eq!(site.directories(), ["main", "topic"]);
+        assert_eq!(site.shown("topic"), good);
+        site.is(&branch("topic"), "failing", "");
+    }
+    let better = push("better", "0");
+    site.machine.tick().ok();
+    assert_eq!(site.directories(), ["main", "release"]);
+    assert_eq!(site.shown("release"), better);
+    assert!(!site.at(".pmpy/topic").exists());
+
+    // There and back again, before it was seen anywhere else.
+    push("worse", "1");
+    site.configure("branches", &format!("{before}\nrename = {{ topic = \"third\" }}"));
+    site.machine.tick();
+    assert_eq!(site.shown("release"), better);
+    let best = push("best", "0");
+    site.configure("branches", &format!("{before}\nrename = {{ topic = \"release\" }}"));
+    site.machine.tick().ok();
+    assert_eq!(site.directories(), ["main", "release"]);
+    assert_eq!(site.shown("release"), best);
+    assert_eq!(site.machine.state(NAME), "current");
+}
+
+#[test]
+fn a_directory_that_another_branch_needs_is_free_at_once() {
+    let before = "before = [\"gate\"]";
+    let site = Publisher::new("branches", before);
+    site.push_files("main", &[("gate", "#!/bin/sh\n")]);
+    site.push("other", "other");
+    site.push("topic", "topic");
+    site.machine.tick().ok();
+    site.push_files("topic", &[("gate", "#!/bin/sh\nexit 1\n")]);
+    site.configure(
+        "branches",
+        &format!("{before}\nrename = {{ topic = \"third\", other = \"topic\" }}"),
+    );
+    site.machine.tick();
+    assert_eq!(site.directories(), ["main", "topic"]);
+    assert_eq!(site.page("topic").as_deref(), Some("other"));
+    let topic = site.push_files("topic", &[("gate", "#!/bin/sh\n")]);
+    site.machine.tick().ok();
+    assert_eq!(site.shown("third"), topic);
+    assert_eq!(site.directories(), ["main", "third", "topic"]);
+    assert_eq!(site.machine.state(NAME), "current");
+}
+
+#[test]
 fn beside_the_target_every_branch_has_a_name_that_begins_with_it() {
     let site = Publisher::new("puppetmaster", "");
     site.push("feature/x", "x");

@@ -179,6 +179,35 @@ fn a_place_for_releases_that_is_no_folder_stops_its_branch_and_no_other() {
 }
 
 #[test]
+fn a_place_for_releases_that_is_no_folder_holds_up_nobody_when_its_branch_goes() {
+    let site = Publisher::new("branches", "");
+    site.push("topic", "topic");
+    site.machine.tick().ok();
+    fs::rename(site.at(".pmpy/topic"), site.machine.path("aside")).unwrap();
+    symlink("/etc", site.at(".pmpy/topic")).unwrap();
+    site.delete(&branch("topic"));
+    let two = site.push("main", "two");
+    site.push("new", "new");
+    site.machine.tick().exits(1);
+    assert_eq!((site.shown("main"), site.page("new").as_deref()), (two, Some("new")));
+    site.is(&branch("main"), "current", "");
+    site.is(&branch("topic"), "failing", "or a symbolic link to one");
+    assert!(site.entry(&branch("topic"))["path"].as_str().unwrap().ends_with("/topic"));
+    let history = site.machine.agent(&["history", NAME, "--json"]).ok().stdout;
+    assert!(history.contains("refs/heads/new"), "{history}");
+    // Nobody is told again while it waits.
+    let ran = site.machine.tick();
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+
+    fs::remove_file(site.at(".pmpy/topic")).unwrap();
+    fs::rename(site.machine.path("aside"), site.at(".pmpy/topic")).unwrap();
+    site.machine.agent(&["tick", NAME]).ok();
+    assert_eq!(site.directories(), ["main", "new"]);
+    assert!(!site.at(".pmpy/topic").exists());
+    assert_eq!(site.machine.state(NAME), "current");
+}
+
+#[test]
 fn the_one_target_of_a_branch_stays_what_somebody_else_made() {
     let site = Publisher::new("checkout", "");
     fs::create_dir(site.at("")).unwrap();
