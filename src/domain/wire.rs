@@ -13,7 +13,7 @@ mod refs;
 pub use answers::{Answers, Part};
 pub use refs::{
     Advertisement, Advertising, Capabilities, Listed, Version, answer, every, ls_refs, prefixes,
-    read_advertisement, read_ls_refs,
+    read_advertisement, read_ls_refs, ref_name,
 };
 
 /// The longest pkt-line, in bytes, its own length included.

@@ -1,6 +1,8 @@
 //! What servers list: the answer to `ls-refs`, and what a server says first about itself. Knows which
 //! of the refs was asked for.
 
+use std::fmt::Write as _;
+
 use super::{MOST_EDGES, NotAnAnswer, Packet, name_of, next_packet, put, put_session, shown};
 use crate::domain::git::{Commit, RefName};
 use crate::domain::remote::{Format, Tip, Wanted};
@@ -84,7 +86,7 @@ pub fn read_ls_refs(format: Format, answer: &[u8]) -> Result<Vec<Listed>, NotAnA
     loop {
         match next_packet(rest)? {
             Some((Packet::Data(line), length)) => {
-                refs.extend(read_line(format, line)?);
+                refs.push(read_line(format, line)?);
                 rest = rest.get(length..).unwrap_or_default();
             }
             Some((Packet::Flush, 4)) if rest.len() == 4 => return Ok(refs),
@@ -96,8 +98,8 @@ pub fn read_ls_refs(format: Format, answer: &[u8]) -> Result<Vec<Listed>, NotAnA
     }
 }
 
-/// One line of an answer; `None` for a ref whose name is no text: nobody can have asked for it.
-fn read_line(format: Format, line: &[u8]) -> Result<Option<Listed>, NotAnAnswer> {
+/// One line of an answer.
+fn read_line(format: Format, line: &[u8]) -> Result<Listed, NotAnAnswer> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     if let Some(words) = line.strip_prefix(b"ERR ") {
         return Err(NotAnAnswer::told(words));
@@ -106,10 +108,23 @@ fn read_line(format: Format, line: &[u8]) -> Result<Option<Listed>, NotAnAnswer>
     let mut fields = line.splitn(3, |&byte| byte == b' ');
     let id = read_id(format, fields.next().unwrap_or_default()).ok_or_else(bad)?;
     let name = fields.next().filter(|name| !name.is_empty()).ok_or_else(bad)?;
-    let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
     let attributes = std::str::from_utf8(fields.next().unwrap_or_default()).unwrap_or_default();
     let target = attributes.split(' ').find_map(|word| word.strip_prefix("symref-target:"));
-    Ok(Some(Listed { name: name.to_owned(), id, target: target.map(str::to_owned) }))
+    Ok(Listed { name: ref_name(name), id, target: target.map(str::to_owned) })
+}
+
+/// A ref's name as text: bytes that are none become `\\xFF`. With a backslash, which git allows in no
+/// name, it is told of and never taken for another.
+pub fn ref_name(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // A String takes everything.
+            let _ = write!(text, "\\x{byte:02X}");
+        }
+    }
+    text
 }
 
 /// An id in the hash of the session.
@@ -373,7 +388,7 @@ impl Advertising {
             self.said.shallow.extend(read_id(format, id));
             return Ok(());
         }
-        let Some(mut listed) = read_line(format, line)? else { return Ok(()) };
+        let mut listed = read_line(format, line)?;
         let name = listed.name.as_str();
         let is_asked = self.prefixes.iter().any(|prefix| {
             name == prefix || (prefix.ends_with('/') && name.starts_with(prefix.as_str()))

@@ -70,6 +70,9 @@ fn a_listing_gives_its_refs_and_what_head_stands_for() {
     assert_eq!(refs[0].target.as_deref(), Some("refs/heads/main"));
     assert_eq!((refs[2].name.as_str(), refs[2].id), ("refs/heads/main2", commit(TWO)));
     assert_eq!(read_ls_refs(Format::Sha1, b"0000"), Ok(vec![]));
+    let odd = [b"a".repeat(40).as_slice(), b" refs/heads/caf\xe9\n"].concat();
+    let refs = read_ls_refs(Format::Sha1, &[pkt(odd), b"0000".to_vec()].concat()).unwrap();
+    assert_eq!(refs[0].name, "refs/heads/caf\\xE9", "no text, and told of all the same");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use git2::{ErrorCode, Repository};
 
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::remote::{Answer, Dialect, Format, Kinds, Tip, Wanted, Way};
+use crate::domain::wire;
 use crate::system::files;
 use crate::system::git::{commit_of, format_of, packs};
 
@@ -82,7 +83,7 @@ pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
     Ok(Answer { branch, tip, refs, way })
 }
 
-/// The branches and tags of `repo`, by name. What is no text or stands for another ref is left out.
+/// The branches and tags of `repo`, by name. What stands for another ref is left out.
 fn every(repo: &Repository, kinds: Kinds) -> Result<Vec<Tip>> {
     let mut tips = Vec::new();
     for (wanted, glob) in [(kinds.branches, "refs/heads/*"), (kinds.tags, "refs/tags/*")] {
@@ -91,8 +92,8 @@ fn every(repo: &Repository, kinds: Kinds) -> Result<Vec<Tip>> {
         }
         for found in repo.references_glob(glob)? {
             let found = found?;
-            if let (Ok(name), Some(oid)) = (found.name(), found.target()) {
-                tips.push(Tip { name: name.to_owned(), id: commit_of(oid)? });
+            if let Some(oid) = found.target() {
+                tips.push(Tip { name: wire::ref_name(found.name_bytes()), id: commit_of(oid)? });
             }
         }
     }

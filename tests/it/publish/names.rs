@@ -1,8 +1,11 @@
 //! Which ref appears under which name, with real refs.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
 use super::{NAME, Publisher, branch};
+use crate::sandbox::Ran;
 
 #[test]
 fn names_from_hell_are_one_plain_directory_each() {
@@ -66,6 +69,25 @@ fn a_name_that_is_too_long_is_told_and_stops_no_other() {
     site.machine.tick().ok();
     assert_eq!(site.directories(), ["main", "topic"]);
     site.is(&branch(&long), "inactive", "a shorter one can be given under rename");
+}
+
+#[test]
+fn a_name_that_is_no_text_is_told_and_stops_no_other() {
+    let site = Publisher::new("branches", "");
+    let server = site.machine.server(NAME);
+    let name = OsStr::from_bytes(b"refs/heads/caf\xe9");
+    let mut git = site.machine.command("git");
+    git.current_dir(&server).args(["update-ref".as_ref(), name, "refs/heads/main".as_ref()]);
+    Ran::of(&mut git).ok();
+    site.push("topic", "topic");
+    site.machine.tick().ok();
+    assert_eq!(site.directories(), ["main", "topic"]);
+    site.is("refs/heads/caf\\xE9", "inactive", "none that can be stored here");
+    assert_eq!(site.machine.state(NAME), "current");
+    let status = site.machine.agent(&["status", "-v"]).ok().stdout;
+    assert!(status.contains("xE9") && status.contains("inactive"), "{status}");
+    site.machine.tick().ok();
+    assert_eq!(site.published().len(), 3);
 }
 
 #[test]
