@@ -59,6 +59,10 @@ pub fn accept(here: &Here, global: &Global, args: &cli::Accept) -> Result<Code> 
 /// # Errors
 /// When there is no such ref, it is held, or it cannot be shown there.
 pub fn checkout(here: &Here, global: &Global, args: &cli::Checkout) -> Result<Code> {
+    if let Some(to) = args.to.as_deref().filter(|to| to.is_absolute()) {
+        // Before somebody else does it for us, who knows of fewer repositories.
+        checkout::free_place(here, to)?;
+    }
     let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
     let [repo] = ours.as_slice() else { return Ok(code) };
     steer::must_not_be_held(here, repo)?;

@@ -17,7 +17,7 @@ mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -388,6 +388,14 @@ impl Settings {
     /// The first thing that is wrong, with its place.
     pub fn parse(world: World, source: &Source) -> Result<Self, Error> {
         layers::settings(world, source)
+    }
+
+    /// Where a person may have a tree put that is in no target, see `agent checkout --to`.
+    ///
+    /// # Errors
+    /// Says what it would be in the way of, and what to do.
+    pub fn free_target(&self, to: &Path) -> Result<Target, String> {
+        places::judge_free(self, to)
     }
 }
 

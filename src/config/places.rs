@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde_spanned::Spanned;
 
 use super::file::{File, Repo};
-use super::modes;
 use super::source::{Error, Source};
 use super::value::AbsolutePath;
+use super::{Settings, modes};
 use crate::domain::publish::{Layout, Target};
 
 /// The longest that a target's last part may be, in bytes: stores and links are named after it.
@@ -49,6 +49,50 @@ pub fn judge(source: &Source, root: &Path, file: &File) -> Result<(), Error> {
     }
     refuse_in_root(source, root, &claims)?;
     refuse_overlaps(source, claims)
+}
+
+/// Makes sure that `to`, the path of a tree that no key names, is in nobody's way.
+///
+/// # Errors
+/// Says in whose, and what to do.
+pub fn judge_free(settings: &Settings, to: &Path) -> Result<Target, String> {
+    let shown_to = shown(to);
+    let elsewhere = "hint: choose another folder";
+    let Some(target) = Target::new(Layout::Checkout, to) else {
+        return Err(format!("{shown_to} cannot be a target\n{elsewhere}"));
+    };
+    let is_store = |name: &[u8]| name.starts_with(b".") && name.ends_with(b".pmpy");
+    if to.iter().any(|name| is_store(name.as_bytes())) {
+        return Err(format!(
+            "{shown_to} is a place that the agent keeps for releases\n{elsewhere}"
+        ));
+    }
+    let ours = [folder(to), folder(&target.folder.join(target.store()))];
+    let overlaps = |begins: &[u8]| {
+        ours.iter().any(|ours| ours.starts_with(begins) || begins.starts_with(ours))
+    };
+    let root = &settings.world.root;
+    if overlaps(&folder(root)) {
+        let root = shown(root);
+        return Err(format!("{shown_to} and the root ({root}) overlap\n{elsewhere}"));
+    }
+    for (name, repo) in &settings.repos {
+        if repo.path.as_deref().is_some_and(|path| overlaps(&folder(path))) {
+            return Err(format!(
+                "{shown_to} lies in the clone of \"{name}\", or the clone in it\n{elsewhere}"
+            ));
+        }
+        let Some(theirs) = repo.target() else { continue };
+        let Some(path) = &repo.publish.target else { continue };
+        if all_of(&theirs, path).iter().any(|begins| overlaps(begins)) {
+            return Err(format!(
+                "{shown_to} and the target of \"{name}\" ({}) overlap: the next tick would undo it\n\
+                 hint: agent checkout {name} REF, without --to, or choose another folder",
+                shown(path)
+            ));
+        }
+    }
+    Ok(target)
 }
 
 /// Every path that begins so is one repository's.
@@ -95,12 +139,17 @@ fn begins(
         );
         return Err(source.error(key.span(), &reason));
     }
+    Ok(all_of(&target, path))
+}
+
+/// The same of the target at `path`.
+fn all_of(target: &Target, path: &Path) -> Vec<Vec<u8>> {
     let store = folder(&target.folder.join(target.store()));
-    Ok(match layout {
+    match target.layout {
         Layout::Inside => vec![folder(path)],
         Layout::Checkout => vec![folder(path), store],
         Layout::Beside => vec![bytes(&target.folder.join(target.link(""))), store],
-    })
+    }
 }
 
 fn refuse_in_root(source: &Source, root: &Path, claims: &[Claim<'_>]) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 
 use super::observe::{Site, one_line};
 use super::roster::Repo;
@@ -11,7 +11,7 @@ use super::{Here, publish, recover, steer};
 use crate::domain::action::Trigger;
 use crate::domain::git::{Commit, RefName};
 use crate::domain::publication::{Due, Publishing, Wishes};
-use crate::domain::publish::{Layout, Target};
+use crate::domain::publish::Target;
 use crate::domain::remote::{Kinds, Wanted};
 use crate::system::lock::ActionLock;
 use crate::system::node;
@@ -51,7 +51,7 @@ pub fn checkout(here: &Here, repo: &Repo, text: &str, to: Option<&Path>) -> Resu
     let settings = &repo.settings;
     let way = match (to, settings.target()) {
         (Some(to), _) => {
-            let target = free_standing(repo, to)?;
+            let target = free_standing(here, repo, to)?;
             publish::put(&site, target, choice.revision)?;
             Way::Shown(to.to_owned())
         }
@@ -141,17 +141,26 @@ fn fetched(site: &Site, text: &str) -> Result<Choice> {
     bail!("{}: {}", unknown(), failures.join("; "))
 }
 
-/// A target that no configuration names.
-fn free_standing(repo: &Repo, to: &Path) -> Result<Target> {
+/// A target that no configuration names: where nothing of the agent's is, by whichever path.
+///
+/// # Errors
+/// Says what is there.
+pub fn free_place(here: &Here, to: &Path) -> Result<Target> {
+    let target = here.settings.free_target(to).map_err(Error::msg)?;
+    if let (Some(Ok(above)), Some(name)) = (to.parent().map(Path::canonicalize), to.file_name()) {
+        here.settings.free_target(&above.join(name)).map_err(Error::msg)?;
+    }
+    Ok(target)
+}
+
+/// The same, of a repository that need not be configured.
+fn free_standing(here: &Here, repo: &Repo, to: &Path) -> Result<Target> {
     ensure!(
         !to.starts_with(&repo.path) && !repo.path.starts_with(to),
         "{} lies in the clone, or the clone in it\nhint: choose another folder",
         to.display()
     );
-    match Target::new(Layout::Checkout, to) {
-        Some(target) => Ok(target),
-        None => bail!("{} cannot be a target", to.display()),
-    }
+    free_place(here, to)
 }
 
 /// What has to be done to show `choice` where the configuration has its place.

@@ -1,6 +1,7 @@
 //! `agent checkout`: what a person puts into a target.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use super::{NAME, Publisher};
 use crate::sandbox::{Ran, text};
@@ -51,6 +52,52 @@ fn into_a_folder_of_its_own_it_goes_from_any_repository() {
         assert_eq!(fs::read_to_string(folder.join("page")).unwrap(), page, "{mode}");
         checkout(&site, &[&first, "--to", text(&folder)]).ok();
         assert_eq!(fs::read_to_string(folder.join("page")).unwrap(), "one\n", "{mode}");
+    }
+}
+
+#[test]
+fn what_stood_at_the_one_target_is_in_nobody_s_way_once_every_branch_has_its_own() {
+    let (site, first, second) = fetched("fetch");
+    for revision in ["v1", &first] {
+        checkout(&site, &[revision]).ok();
+    }
+    fs::remove_file(site.at("")).unwrap();
+    site.configure("branches", "");
+    fs::rename(site.machine.path("away"), site.machine.server(NAME)).unwrap();
+    site.machine.tick().ok();
+    assert_eq!(site.directories(), ["feature%2Fx", "main"]);
+    assert_eq!(site.shown("feature%2Fx"), second);
+    assert_eq!(site.machine.state(NAME), "current");
+    assert_eq!(site.published().len(), 2);
+}
+
+#[test]
+fn into_a_folder_that_the_agent_has_another_use_for_it_does_not_go() {
+    for mode in ["checkout", "branches", "atomic"] {
+        let site = Publisher::new(mode, "");
+        let first = site.tip("main").unwrap();
+        site.machine.tick().ok();
+        let targets = site.machine.path("targets");
+        symlink(&targets, site.machine.path("by-another-path")).unwrap();
+        let before = site.snapshot(&targets);
+        let store = if mode == "branches" { "targets/site/.pmpy" } else { "targets/.site.pmpy" };
+        let own = if mode == "atomic" { "site_main" } else { "site" };
+        for (to, hint) in [
+            (format!("targets/{own}"), "without --to"),
+            (format!("by-another-path/{own}"), "without --to"),
+            (format!("targets/{own}/below"), "without --to"),
+            (store.to_owned(), "another folder"),
+            (format!("{store}/mine"), "another folder"),
+            ("root/mine".to_owned(), "another folder"),
+            ("root/site/mine".to_owned(), "another folder"),
+            ("root".to_owned(), "another folder"),
+        ] {
+            let to = site.machine.path(&to);
+            let ran = checkout(&site, &[&first, "--to", text(&to)]).exits(1);
+            assert!(ran.stderr.contains("hint: ") && ran.stderr.contains(hint), "{mode} {ran}");
+            assert_eq!(site.snapshot(&targets), before, "{mode} {}", to.display());
+        }
+        assert_eq!(site.machine.differences(NAME), "");
     }
 }
 
