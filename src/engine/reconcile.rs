@@ -182,8 +182,7 @@ fn pass(
     site = reopened(here, repo)?;
     grant(&site, order)?;
     scripts::adopt_id(&site)?;
-    let mut journal = None;
-    let mut listed = false;
+    let (mut journal, mut listed) = (None, false);
     // Once to fetch, once to act; a tip that moves in between is the next tick's.
     for round in 0..2 {
         let now = node::now();

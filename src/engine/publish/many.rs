@@ -7,12 +7,12 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::gate::Passage;
-use super::stage::{self, Ready, Stop};
+use super::stage::{self, Known, Ready, Stop};
 use super::{Shelf, marks, short_name};
 use crate::domain::action::{Attempt, Begun, Finished, Outcome, Trigger};
 use crate::domain::git::Commit;
 use crate::domain::plan::TreeWhen;
-use crate::domain::publication::{Book, Due, Entry, Publishing};
+use crate::domain::publication::{Book, Due, Publishing};
 use crate::domain::publish::Target;
 use crate::engine::observe::{Site, one_line};
 use crate::engine::scripts::{self, seconds_since};
@@ -22,6 +22,8 @@ use crate::system::lock::{ActionLock, Ending, Journal, Step};
 use crate::system::logs::{self, Log};
 use crate::system::release::Staged;
 use crate::system::{node, syslog};
+
+mod places;
 
 /// Brings the targets up to date, as `plan` says, and records it.
 ///
@@ -184,7 +186,7 @@ impl<'a, 's> Round<'a, 's> {
 
     fn go(mut self, plan: &Publishing) -> Result<()> {
         self.remove(&plan.remove)?;
-        let staged = stage::all(self.site, &self.shelf, &plan.publish)?;
+        let staged = stage::all(self.site, &self.shelf, &plan.publish, self.known())?;
         let ready = self.judge(&plan.publish, staged)?;
         let shown = self.show(ready)?;
         self.leave(&shown)?;
@@ -222,76 +224,6 @@ impl<'a, 's> Round<'a, 's> {
         // The links are on disk, lest one that a power cut brings back shows nothing.
         surplus.iter().try_for_each(|release| self.shelf.store.retire(release))?;
         Ok(true)
-    }
-
-    /// Takes away what those that are `shown` left in the directories that they had before.
-    fn leave(&mut self, shown: &[Due]) -> Result<()> {
-        let is_left = |entry: &Entry| {
-            entry.heir.as_ref().is_some_and(|heir| shown.iter().any(|due| due.name == *heir))
-        };
-        let left = self.book.iter().filter(|(_, entry)| is_left(entry));
-        let left: Vec<String> = left.map(|(name, _)| name.clone()).collect();
-        self.remove(&left)
-    }
-
-    /// Takes away what refs left that are gone. What resists stays in the book, and is tried again.
-    fn remove(&mut self, names: &[String]) -> Result<()> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        let mut gone = Vec::new();
-        for name in names {
-            let Some(entry) = self.book.get_mut(name) else { continue };
-            let hidden = match &entry.directory {
-                Some(directory) => {
-                    self.shelf.place(directory).and_then(|place| self.shelf.store.hide(&place))
-                }
-                None => Ok(()),
-            };
-            match hidden {
-                Ok(()) => {
-                    self.log_line(name, "removed");
-                    gone.push(name);
-                }
-                Err(error) => {
-                    let outcome = Outcome::Hindered { reason: one_line(&error) };
-                    tracing::warn!(repository = %self.site.repo.name,
-                        reference = %name.escape_debug(), %outcome, "cannot be removed");
-                    let host = &self.site.here.node.host;
-                    entry.stuck = entry.stick(outcome, host, node::now());
-                }
-            }
-        }
-        self.shelf.store.settle()?;
-        for name in gone {
-            self.book.remove(name);
-        }
-        self.save()
-    }
-
-    /// Gives `due` its entry. What stands in the directory that it had before stays there, until it
-    /// is seen in this one. Whether that is new.
-    fn give_place(&mut self, due: &Due, holders: &BTreeMap<String, String>) -> bool {
-        let directory = Some(due.directory.clone());
-        let had = self.book.remove(&due.name).unwrap_or_default();
-        if had.directory == directory {
-            self.book.insert(due.name.clone(), had);
-            return false;
-        }
-        // Nobody else may take away again what is seen there from now on.
-        self.book.remove(&self.shelf.former(&due.directory));
-        if let Some(holder) = holders.get(&due.directory)
-            && self.book.get(holder).is_some_and(|entry| entry.directory == directory)
-        {
-            self.book.remove(holder);
-        }
-        if let Some(before) = &had.directory {
-            let left = Entry { heir: Some(due.name.clone()), ..had.clone() };
-            self.book.insert(self.shelf.former(before), left);
-        }
-        let entry = Entry { directory, since: self.began, ..Entry::default() };
-        self.book.insert(due.name.clone(), entry);
-        true
     }
 
     /// Lets `before` judge what was staged, and gives what may be shown its place in the book.
@@ -363,7 +295,7 @@ impl<'a, 's> Round<'a, 's> {
         self.shelf.store.settle()?;
         let mut shown = Vec::new();
         for (due, staged) in ready {
-            let sealed = staged.map_or(Ok(()), Staged::seal);
+            let sealed = staged.map_or(Ok(()), |staged| self.known().seal(staged));
             shown.push((due, sealed));
         }
         self.shelf.store.settle()?;
@@ -419,6 +351,11 @@ impl<'a, 's> Round<'a, 's> {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of releases that are there already.
+    fn known(&self) -> Known {
+        Known::when(self.trigger)
     }
 
     fn has_after(&self) -> bool {

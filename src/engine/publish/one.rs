@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 
 use super::gate::Passage;
-use super::stage::{self, Ready, Stop};
+use super::stage::{self, Known, Ready, Stop};
 use super::{Shelf, kept};
 use crate::config::RepoSettings;
 use crate::domain::action::{Outcome, Trigger};
@@ -92,14 +92,15 @@ fn show(
     let Some(target) = site.repo.settings.target() else { bail!("there is no target") };
     let shelf = Shelf::make(site, target)?;
     shelf.sweep(site);
-    if let Ready::Staged(staged) = stage_one(site, &shelf, revision)? {
+    let known = Known::when(passage.trigger);
+    if let Ready::Staged(staged) = stage_one(site, &shelf, revision, known)? {
         if programs == Programs::Run {
             let outcome = passage.before(journal, staged.path())?;
             if outcome != Outcome::Succeeded {
                 return Ok((shelf, outcome));
             }
         }
-        seal(&shelf, staged)?;
+        seal(&shelf, staged, known)?;
     }
     shelf.store.show(&shelf.place("")?, revision)?;
     shelf.store.settle()?;
@@ -117,8 +118,9 @@ fn show(
 pub fn put(site: &Site, target: Target, revision: Commit) -> Result<()> {
     let shelf = Shelf::make(site, target)?;
     shelf.sweep(site);
-    if let Ready::Staged(staged) = stage_one(site, &shelf, revision)? {
-        seal(&shelf, staged)?;
+    let known = Known::Renewed;
+    if let Ready::Staged(staged) = stage_one(site, &shelf, revision, known)? {
+        seal(&shelf, staged, known)?;
     }
     shelf.store.show(&shelf.place("")?, revision)?;
     shelf.store.settle()?;
@@ -126,9 +128,9 @@ pub fn put(site: &Site, target: Target, revision: Commit) -> Result<()> {
 }
 
 /// Makes a release of what was staged, on disk before and after it has its name.
-fn seal(shelf: &Shelf, staged: Staged) -> Result<()> {
+fn seal(shelf: &Shelf, staged: Staged, known: Known) -> Result<()> {
     shelf.store.settle()?;
-    staged.seal()?;
+    known.seal(staged)?;
     shelf.store.settle()
 }
 
@@ -143,10 +145,10 @@ fn retire(site: &Site, shelf: &Shelf, kept: &BTreeSet<Commit>) -> Result<()> {
     Ok(())
 }
 
-fn stage_one(site: &Site, shelf: &Shelf, revision: Commit) -> Result<Ready> {
+fn stage_one(site: &Site, shelf: &Shelf, revision: Commit, known: Known) -> Result<Ready> {
     let (name, directory) = (String::new(), String::new());
     let due = Due { name, revision, directory, attempt: 1, resumed: false };
-    match stage::all(site, shelf, std::slice::from_ref(&due))?.pop() {
+    match stage::all(site, shelf, std::slice::from_ref(&due), known)?.pop() {
         Some(Ok(ready)) => Ok(ready),
         Some(Err(Stop::Hindered(reason))) => bail!(reason),
         Some(Err(Stop::Verdict(finding))) => bail!(finding.told().1),

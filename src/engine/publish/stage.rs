@@ -10,6 +10,7 @@ use anyhow::Result;
 
 use super::Shelf;
 use super::shared::Shared;
+use crate::domain::action::Trigger;
 use crate::domain::change::{ChangeError, Objects};
 use crate::domain::plan::Finding;
 use crate::domain::publication::Due;
@@ -36,15 +37,47 @@ pub enum Stop {
     Hindered(String),
 }
 
+/// What becomes of a release that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is taken as it is.
+    Kept,
+    /// Somebody may have changed it: it is written anew, and readers meet the old one until then.
+    Renewed,
+}
+
+impl Known {
+    /// That a person wants something done again is what mends a release.
+    pub fn when(trigger: Trigger) -> Self {
+        if trigger == Trigger::Redo { Self::Renewed } else { Self::Kept }
+    }
+
+    /// Makes a release of `staged`.
+    ///
+    /// # Errors
+    /// When the store may not be written.
+    pub fn seal(self, staged: Staged) -> Result<()> {
+        match self {
+            Self::Kept => staged.seal(),
+            Self::Renewed => staged.renew(),
+        }
+    }
+}
+
 /// Writes the trees of `dues`; the answers in the same order.
 ///
 /// # Errors
 /// When the repository cannot be read.
-pub fn all(site: &Site, shelf: &Shelf, dues: &[Due]) -> Result<Vec<Result<Ready, Stop>>> {
+pub fn all(
+    site: &Site,
+    shelf: &Shelf,
+    dues: &[Due],
+    known: Known,
+) -> Result<Vec<Result<Ready, Stop>>> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(dues.len());
     if threads <= 1 {
         let objects = Shared::of(&site.git);
-        return dues.iter().map(|due| one(&site.git, &objects, shelf, due)).collect();
+        return dues.iter().map(|due| one(&site.git, &objects, shelf, due, known)).collect();
     }
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(dues.len()));
@@ -53,7 +86,7 @@ pub fn all(site: &Site, shelf: &Shelf, dues: &[Due]) -> Result<Vec<Result<Ready,
         let git = Git::open(&site.repo.path)?;
         let objects = Shared::of(&git);
         while let Some(due) = dues.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = one(&git, &objects, shelf, due)?;
+            let answer = one(&git, &objects, shelf, due, known)?;
             done.lock().unwrap_or_else(PoisonError::into_inner).push((&due.name, answer));
         }
         Ok(())
@@ -72,7 +105,13 @@ pub fn all(site: &Site, shelf: &Shelf, dues: &[Due]) -> Result<Vec<Result<Ready,
     Ok(done.into_iter().map(|(_, answer)| answer).collect())
 }
 
-fn one(git: &Git, objects: &impl Objects, shelf: &Shelf, due: &Due) -> Result<Result<Ready, Stop>> {
+fn one(
+    git: &Git,
+    objects: &impl Objects,
+    shelf: &Shelf,
+    due: &Due,
+    known: Known,
+) -> Result<Result<Ready, Stop>> {
     let verdict = |finding| Ok(Err(Stop::Verdict(finding)));
     let hindered = |error: anyhow::Error| Ok(Err(Stop::Hindered(one_line(&error))));
     match apply::tree_settings(git, due.revision) {
@@ -88,8 +127,8 @@ fn one(git: &Git, objects: &impl Objects, shelf: &Shelf, due: &Due) -> Result<Re
         Err(error) => return hindered(error),
     };
     match shelf.store.has(&place, due.revision) {
-        Ok(true) => return Ok(Ok(Ready::Kept)),
-        Ok(false) => {}
+        Ok(true) if known == Known::Kept => return Ok(Ok(Ready::Kept)),
+        Ok(_) => {}
         Err(error) => return hindered(error),
     }
     let tree = match apply::whole_tree(git, objects, due.revision) {

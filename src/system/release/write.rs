@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Error, Result, ensure};
-use rustix::fs::Mode as Permissions;
+use rustix::fs::{Mode as Permissions, RenameFlags};
 use rustix::io::Errno;
 
 use super::remove::remove_tree;
@@ -77,6 +77,30 @@ impl Staged {
     /// Where it is, for those who look it over before it is sealed.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes it a release in the place of the one of the same revision, if there is one, which goes
+    /// with the next [`Store::sweep`]: from one moment to the next, after [`Store::settle`].
+    ///
+    /// # Errors
+    /// When the store may not be written, or its file system cannot exchange two names. It is gone
+    /// then, and the old one stays.
+    pub fn renew(mut self) -> Result<()> {
+        let told = format!("cannot write the release {} anew", self.revision);
+        let exchange = || -> Result<(), Errno> {
+            let slot = self.store.beneath(self.slot.as_bytes())?;
+            let top = slot.beneath(self.name.as_bytes())?;
+            rustix::fs::fchmod(&top, Permissions::from(0o755))?;
+            let name = self.revision.to_string();
+            rustix::fs::renameat_with(&slot, &self.name, &slot, name, RenameFlags::EXCHANGE)
+        };
+        match exchange() {
+            Err(Errno::NOENT) => self.seal(),
+            exchanged => {
+                self.sealed = exchanged.is_ok();
+                exchanged.context(told)
+            }
+        }
     }
 
     /// Makes it a release, after [`Store::settle`]. Where one of the same revision is already, left

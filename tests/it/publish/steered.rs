@@ -38,6 +38,35 @@ fn redo_tells_of_every_branch_again() {
 }
 
 #[test]
+fn redo_mends_a_tree_that_somebody_changed() {
+    for (mode, directory, store) in
+        [("branches", "topic", "site/.pmpy/topic"), ("checkout", "", ".site.pmpy")]
+    {
+        let site = Publisher::new(mode, AFTER);
+        if mode == "branches" {
+            site.push("topic", "one");
+        }
+        site.machine.tick().ok();
+        let revision = site.shown(directory);
+        fs::write(site.at(directory).join("page"), "changed\n").unwrap();
+        fs::write(site.at(directory).join("more"), "").unwrap();
+        site.machine.tick().ok();
+        assert_eq!(site.page(directory).as_deref(), Some("changed"), "it is not looked for");
+        let runs = site.machine.runs().len();
+        site.machine.agent(&["redo", NAME]).ok();
+        assert_eq!(site.page(directory).as_deref(), Some("one"), "{mode}");
+        assert_eq!(site.shown(directory), revision);
+        assert!(!site.at(directory).join("more").exists());
+        assert!(site.machine.runs().len() > runs);
+        site.machine.tick().ok();
+        let releases = fs::read_dir(site.machine.path("targets").join(store)).unwrap();
+        let names = releases.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: Vec<_> = names.filter(|name| name != ".repository").collect();
+        assert_eq!(names, [revision], "nothing else is left");
+    }
+}
+
+#[test]
 fn a_site_is_rolled_back_and_stays_there_until_it_is_let_go() {
     let site = Publisher::new("checkout", AFTER);
     let first = site.tip("main").unwrap();
