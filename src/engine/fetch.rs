@@ -111,7 +111,9 @@ pub fn every(
     tips: &[Tip],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<bool> {
-    let before = site.records.listing()?.unwrap_or_default();
+    let before = site.records.listing()?;
+    let is_lost = before.is_none();
+    let before = before.unwrap_or_default();
     let listed = |name: &str| tips.binary_search_by(|tip| tip.name.as_str().cmp(name)).is_ok();
     let mut gone = Vec::new();
     for fetched in before.0.iter().filter(|fetched| !listed(&fetched.tip.name)) {
@@ -120,6 +122,16 @@ pub fn every(
         {
             gone.push((name, None));
         }
+    }
+    if is_lost && !polled.mirror && site.repo.settings.mode.fetched().is_some_and(|it| it.branches)
+    {
+        // As git prunes: what we have of a branch that went meanwhile may be in the way of another.
+        let tracked = site.git.refs_below(TRACKED)?.into_iter();
+        let stale = tracked.filter(|name| {
+            let short = name.strip_prefix(TRACKED).unwrap_or_default();
+            short != "HEAD" && !listed(&format!("refs/heads/{short}"))
+        });
+        gone.extend(stale.map(|name| (name, None)));
     }
     site.git.move_refs(&gone, "gone upstream")?;
     let mut updates = Vec::new();
@@ -178,13 +190,15 @@ pub fn every(
 
 /// Where tags are.
 const TAGS: &str = "refs/tags/";
+/// Where upstream's branches are here.
+const TRACKED: &str = "refs/remotes/origin/";
 
 /// The ref here that stands for `name` of upstream's; `None` for names that git does not allow.
 pub(super) fn kept_at(name: &str) -> Option<String> {
     // One that begins with "-" could be taken for an option; these never meet a program's arguments.
     let fits = |short: &str| short.trim_start_matches('-').parse::<RefName>().is_ok();
     match name.strip_prefix("refs/heads/") {
-        Some(short) => fits(short).then(|| format!("refs/remotes/origin/{short}")),
+        Some(short) => fits(short).then(|| format!("{TRACKED}{short}")),
         None => fits(name.strip_prefix(TAGS)?).then(|| name.to_owned()),
     }
 }

@@ -127,6 +127,17 @@ fn without_its_list_what_is_there_is_found_again() {
 }
 
 #[test]
+fn without_its_list_a_branch_that_went_is_in_nobody_s_way() {
+    let site = published("");
+    List::Missing.happen(&site);
+    site.delete(&branch("topic"));
+    site.push("topic/b", "deep");
+    site.machine.tick().ok();
+    assert_eq!(site.directories(), ["main", "topic%2Fb"]);
+    assert_eq!(site.machine.state(NAME), "current");
+}
+
+#[test]
 fn the_last_tag_may_go() {
     let site = Publisher::new("tags", "");
     site.set("refs/tags/v1", &site.tip("main").unwrap());
