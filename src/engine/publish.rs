@@ -40,6 +40,9 @@ impl Shelf {
     /// # Errors
     /// When what is there is not ours.
     pub fn open(site: &Site, target: Target) -> Result<Option<Self>> {
+        if target.layout == Layout::Inside {
+            release::check_folder(&target.folder)?;
+        }
         let store = Store::open(&target.folder, &target.store(), site.git.git_dir())?;
         Ok(store.map(|store| Self { target, store }))
     }

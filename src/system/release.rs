@@ -31,15 +31,16 @@
 //! place and what is kept are told.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FileType, Mode, OFlags, Statx, StatxAttributes};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttributes};
 use rustix::io::Errno;
 
 use super::files::{self, Dir};
@@ -116,11 +117,46 @@ pub struct Store {
     path: PathBuf,
 }
 
+/// Makes sure that the folder of a store that is inside its target is one itself, and of nobody who
+/// could put something else in the place of what is shown there. One that is missing is fine.
+///
+/// # Errors
+/// Says what it is instead, and what to do.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    let shown = folder.display();
+    let found = match folder.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.with_context(|| format!("cannot look at {shown}"))?,
+    };
+    if found.is_symlink() {
+        let to = fs::read_link(folder).unwrap_or_default();
+        bail!(
+            "{shown} is a symbolic link to \"{}\", not a folder: nothing is published through it\n\
+             hint: name the folder itself as the target, or remove the link",
+            to.to_string_lossy().escape_debug()
+        );
+    }
+    ensure!(
+        found.is_dir(),
+        "{shown} is not a folder: no trees can appear in it\n\
+         hint: move it away, or choose another target"
+    );
+    let us = rustix::process::geteuid().as_raw();
+    ensure!(
+        [us, 0].contains(&found.uid()),
+        "{shown} belongs to user {}, who could replace what is shown there; the agent works as user \
+         {us} here\nhint: chown {us} {shown}, or choose another target",
+        found.uid()
+    );
+    Ok(())
+}
+
 /// Makes the folder of a store that is inside its target; the one above it has to be there.
 ///
 /// # Errors
-/// When it is not, or may not be written.
+/// When it is not, may not be written, or what is there is refused by [`check_folder`].
 pub fn make_folder(folder: &Path) -> Result<()> {
+    check_folder(folder)?;
     let told = || format!("cannot make the folder {}", folder.display());
     let (Some(above), Some(name)) = (folder.parent(), folder.file_name()) else { return Ok(()) };
     let above = Dir::open(above).with_context(told)?;
@@ -176,6 +212,8 @@ impl Store {
             .with_context(|| format!("somebody removed {} at this moment", path.display()))?;
         if !store.is_of(repository)? {
             store.claim(repository).with_context(told)?;
+            // Somebody else may have been faster, by another path to the same store.
+            store.is_of(repository)?;
         }
         Ok(store)
     }
@@ -258,7 +296,18 @@ impl Store {
             fresh(TEMPORARY, |name| files::create_new(&*self.dir, name.as_bytes(), 0o644))?;
         file.write_all(&marker(repository))?;
         file.sync_all()?;
-        rustix::fs::renameat(&*self.dir, &temporary, &*self.dir, MARKER)?;
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&*self.dir, &temporary, &*self.dir, MARKER, flags) {
+            // Whose it is then, is read back.
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(&*self.dir, &temporary, AtFlags::empty())?;
+            }
+            // Some file systems of the network cannot do that.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::renameat(&*self.dir, &temporary, &*self.dir, MARKER)?;
+            }
+            renamed => renamed?,
+        }
         self.dir.sync()?;
         Ok(self.folder.sync()?)
     }

@@ -184,3 +184,23 @@ fn a_ref_without_a_commit_keeps_what_it_has_and_takes_nothing_from_others() {
     assert_eq!(winner(&[]).as_deref(), Some("refs/heads/a.b"));
     assert_eq!(winner(&[("a_b", "refs/heads/a-b")]).as_deref(), Some("refs/heads/a-b"));
 }
+
+#[test]
+fn a_directory_tells_which_ref_it_may_be_of() {
+    let exact = rules(Names::Exact, &[], &[]);
+    for short in ["main", "feature/x", "100%", "-rf", "über"] {
+        let directory = plainly(short.as_bytes(), Names::Exact).unwrap();
+        assert_eq!(exact.name_of(&directory), format!("refs/heads/{short}"));
+    }
+    assert_eq!(rules(Names::Puppet, &[], &[]).name_of("a_b"), "refs/heads/a_b");
+    assert!(exact.selects("refs/heads/main") && !exact.selects("refs/tags/v1"));
+    assert!(!rules(Names::Exact, &[], &["!wip/**"]).selects("refs/heads/wip/x"));
+}
+
+#[test]
+fn a_mark_is_no_folder_of_another_one_and_of_branches_and_tags_apart() {
+    assert_eq!(mark("refs/heads/main").unwrap(), "refs/pmpy/seen/main");
+    assert_eq!(mark("refs/heads/a/b").unwrap(), "refs/pmpy/seen/a%2Fb");
+    assert_eq!(mark("refs/tags/main").unwrap(), "refs/pmpy/seen-tags/main");
+    assert_eq!(mark("refs/notes/x"), None);
+}

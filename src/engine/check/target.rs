@@ -12,6 +12,7 @@ use crate::engine::roster::Repo;
 use crate::engine::scripts;
 use crate::system::access;
 use crate::system::node::User;
+use crate::system::release;
 use crate::system::scripts::find_program;
 
 /// Everything about the target of `repo`, as far as it can be told without its clone.
@@ -53,6 +54,12 @@ fn reachable(here: &Here, repo: &Repo, target: &Target) -> Verdict {
                  hint: make it: install -d -o {us} {folder}"
             ),
         );
+    }
+    if target.layout == Layout::Inside
+        && let Err(error) = release::check_folder(&target.folder)
+    {
+        let error = error.context(format!("its target {shown} cannot be used"));
+        return Verdict::of(Level::Bad, &repo.name, &error);
     }
     match access::writable(&target.folder) {
         Ok(()) => Verdict::ok(&repo.name, format!("publishes to {shown} as {us}")),

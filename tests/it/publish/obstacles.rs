@@ -80,6 +80,78 @@ fn a_link_that_somebody_bent_is_told_and_not_followed() {
 }
 
 #[test]
+fn a_target_that_is_no_folder_of_ours_is_told_with_the_remedy_and_not_used() {
+    type Make = fn(&Publisher);
+    let makes: [(Make, &str, &str); 4] = [
+        (
+            |site| {
+                fs::create_dir(site.machine.path("elsewhere")).unwrap();
+                symlink(site.machine.path("elsewhere"), site.at("")).unwrap();
+            },
+            "is a symbolic link to",
+            "remove the link",
+        ),
+        (
+            |site| symlink("/nowhere/at/all", site.at("")).unwrap(),
+            "is a symbolic link to \"/nowhere/at/all\"",
+            "remove the link",
+        ),
+        (|site| fs::write(site.at(""), "mine\n").unwrap(), "is not a folder", "move it away"),
+        (
+            |site| {
+                fs::create_dir(site.at("")).unwrap();
+                set_mode(&site.at(""), 0o777);
+                std::os::unix::fs::lchown(site.at(""), Some(65_534), None).unwrap();
+            },
+            "belongs to user 65534",
+            "chown 0 ",
+        ),
+    ];
+    for (make, words, remedy) in makes {
+        if words.contains("65534") && !rustix::process::geteuid().is_root() {
+            eprintln!("left out: this user cannot give folders away");
+            continue;
+        }
+        for mode in ["branches", "tags"] {
+            let site = Publisher::new(mode, "");
+            site.set("refs/tags/v1", &site.tip("main").unwrap());
+            make(&site);
+            let targets = site.machine.path("targets");
+            let before = site.machine.files_below(&targets);
+            site.machine.tick().exits(1);
+            let row = site.machine.row(NAME);
+            let reason = row["reason"].as_str().unwrap();
+            assert_eq!(row["state"], "broken", "{row:#}");
+            assert!(reason.contains(words) && reason.contains(remedy), "{row:#}");
+            assert_eq!(site.machine.files_below(&targets), before);
+            let elsewhere = fs::read_dir(site.machine.path("elsewhere"));
+            assert_eq!(elsewhere.into_iter().flatten().count(), 0, "nothing goes through a link");
+            let check = site.machine.agent(&["check", "--offline"]).exits(1).stdout;
+            let check = check.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(check.contains(words) && check.contains(remedy), "{check}");
+
+            fs::rename(site.at(""), site.machine.path("away")).unwrap();
+            site.machine.tick().ok();
+            let directory = if mode == "tags" { "v1" } else { "main" };
+            assert_eq!(site.directories(), [directory]);
+        }
+    }
+}
+
+#[test]
+fn a_site_s_link_is_no_folder_for_branches() {
+    let site = Publisher::new("checkout", "");
+    site.machine.tick().ok();
+    let before = site.snapshot(&site.machine.path("targets"));
+    site.configure("branches", "");
+    site.machine.tick().exits(1);
+    assert_eq!(site.snapshot(&site.machine.path("targets")), before, "nothing is in the release");
+    fs::remove_file(site.at("")).unwrap();
+    site.machine.tick().ok();
+    assert_eq!(site.directories(), ["main"]);
+}
+
+#[test]
 fn a_mount_point_where_a_branch_is_to_appear_stays() {
     let site = Publisher::new("branches", "");
     fs::create_dir_all(site.at("topic")).unwrap();
