@@ -38,16 +38,16 @@ pub fn found_by_links(site: &Site, shelf: &Shelf, book: &mut Book) -> Result<()>
         .collect();
     for slot in lost {
         let owner = owners.get(slot.as_str()).map(|name| (*name).to_owned());
-        let name = owner.unwrap_or_else(|| {
-            let name = rules.name_of(&slot);
-            let is_another = assigned.iter().any(|it| it.name == name);
-            if is_another { shelf.former(&slot) } else { name }
-        });
-        let name = if book.contains_key(&name) { shelf.former(&slot) } else { name };
+        let is_assigned = owner.is_some();
+        let name = owner.unwrap_or_else(|| rules.name_of(&slot));
+        let is_elsewhere = !is_assigned && assigned.iter().any(|it| it.name == name);
+        // It had this directory before it was given another.
+        let heir = (is_elsewhere || book.contains_key(&name)).then(|| name.clone());
+        let key = if heir.is_some() { shelf.former(&slot) } else { name };
         let releases = shelf.store.revisions(&shelf.place(&slot)?)?;
         let older = releases.into_iter().collect();
-        let found = Entry { directory: Some(slot), older, since: node::now(), ..Entry::default() };
-        book.insert(name, found);
+        let (directory, since) = (Some(slot), node::now());
+        book.insert(key, Entry { directory, older, heir, since, ..Entry::default() });
     }
     Ok(())
 }

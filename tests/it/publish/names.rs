@@ -152,6 +152,10 @@ fn a_branch_keeps_its_old_directory_until_it_is_seen_in_the_new_one() {
         assert_eq!(site.shown("topic"), good);
         site.is(&branch("topic"), "failing", "");
     }
+    // Not even when the record of it is lost.
+    fs::remove_file(site.machine.private(NAME, "published")).unwrap();
+    site.machine.tick();
+    assert_eq!(site.shown("topic"), good);
     let better = push("better", "0");
     site.machine.tick().ok();
     assert_eq!(site.directories(), ["main", "release"]);

@@ -85,6 +85,27 @@ fn a_store_of_another_repository_is_refused() {
 }
 
 #[test]
+fn of_two_repositories_that_make_one_store_at_once_one_has_it() {
+    let sites = Sites::new();
+    for _ in 0..100 {
+        let start = Barrier::new(2);
+        let make = |repository: &'static str| {
+            start.wait();
+            Store::make(&sites.folder(), STORE, Path::new(repository))
+        };
+        let (one, other) = thread::scope(|scope| {
+            let one = scope.spawn(|| make("/srv/one/.git"));
+            (make("/srv/other/.git"), one.join().unwrap())
+        });
+        assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+        let error = format!("{:#}", one.err().or(other.err()).unwrap());
+        assert!(error.contains("another repository"), "{error}");
+        assert_eq!(names(&sites.at(STORE)), [".repository"]);
+        fs::remove_dir_all(sites.at(STORE)).unwrap();
+    }
+}
+
+#[test]
 fn a_folder_that_only_has_the_name_of_a_store_is_refused() {
     let sites = Sites::new();
     fs::create_dir(sites.at(STORE)).unwrap();
