@@ -267,8 +267,11 @@ impl Store {
         let file = match rustix::fs::openat(&*self.dir, MARKER, flags, Mode::empty()) {
             Err(Errno::NOENT) => {
                 let entries = self.dir.entries().with_context(|| format!("cannot list {shown}"))?;
+                // The marker itself may have come at this moment.
+                let is_ours =
+                    |name: &[u8]| name == MARKER.as_bytes() || number(name, TEMPORARY).is_some();
                 ensure!(
-                    entries.iter().all(|(name, _)| number(name, TEMPORARY).is_some()),
+                    entries.iter().all(|(name, _)| is_ours(name)),
                     "{shown} was not made by the agent: it has no file {MARKER}\n\
                      hint: move it away; the agent makes it anew"
                 );

@@ -87,11 +87,12 @@ fn a_store_of_another_repository_is_refused() {
 #[test]
 fn of_two_repositories_that_make_one_store_at_once_one_has_it() {
     let sites = Sites::new();
+    let folder = sites.folder();
     for _ in 0..100 {
         let start = Barrier::new(2);
         let make = |repository: &'static str| {
             start.wait();
-            Store::make(&sites.folder(), STORE, Path::new(repository))
+            Store::make(&folder, STORE, Path::new(repository))
         };
         let (one, other) = thread::scope(|scope| {
             let one = scope.spawn(|| make("/srv/one/.git"));
