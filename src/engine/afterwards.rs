@@ -1,18 +1,22 @@
 //! `after` as somebody else than the user of the repository, whose worker cannot become that: root's
 //! tick runs it in the worker's stead. What is run comes from root's own configuration; the worker
-//! says for what.
+//! says for what. It could say anything, so that nothing of its own becomes more than a variable's text:
+//! neither a file that it could change (`AGENT_CHANGED`, or a folder to begin in) nor a variable's name.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::Here;
 use super::observe::one_line;
 use super::roster::Repo;
-use super::{Here, scripts};
+use super::scripts::{self, Facts};
+use crate::config::RepoSettings;
 use crate::domain::action::Outcome;
 use crate::domain::git::{Commit, RefName};
+use crate::system::access;
 use crate::system::node::User;
 use crate::system::process::{self, Script};
 
@@ -26,8 +30,8 @@ pub struct Question {
     pub repository: String,
     /// The full name of the ref that is shown.
     pub reference: String,
-    /// What of it.
-    pub revision: Commit,
+    /// What of it, and why.
+    pub facts: Facts,
     /// Where.
     pub target: PathBuf,
 }
@@ -55,7 +59,7 @@ pub fn answer(here: &Here, repos: &[Repo], question: &Question) -> Answer {
 }
 
 fn run(here: &Here, repos: &[Repo], question: &Question) -> Result<Answer> {
-    let Question { repository, reference, revision, target } = question;
+    let Question { repository, reference, facts, target } = question;
     let repo = repos.iter().find(|repo| repo.name == *repository);
     let repo = repo.context("the worker asks for a repository that is not its own")?;
     let publish = &repo.settings.publish;
@@ -68,19 +72,12 @@ fn run(here: &Here, repos: &[Repo], question: &Question) -> Result<Answer> {
     let folder = repo.settings.target().context("there is no target")?.folder;
     ensure!(target.parent() == Some(&folder), "the worker names another target");
 
-    let mut env = scripts::environment_of(&user);
-    let mut set = |key: &str, value: OsString| env.push((key.into(), value));
-    for (key, value) in &repo.settings.env {
-        set(key, value.into());
-    }
-    set("AGENT_REPO", repository.into());
-    set("AGENT_ROOT", here.settings.world.root.clone().into());
-    set("AGENT_HOST", here.node.host.clone().into());
-    set("AGENT_PART", here.part.clone().unwrap_or_default().into());
-    set("AGENT_STACK", here.stack.clone().unwrap_or_default().into());
-    set("AGENT_TARGET", target.into());
-    set("AGENT_REF", reference.into());
-    set("AGENT_REVISION", revision.to_string().into());
+    ensure!(!facts.remote.contains(char::is_control), "the worker names no remote");
+
+    let mut env = environment(&repo.settings, &user)?;
+    env.extend(facts.told(here, repository));
+    env.push(("AGENT_TARGET".into(), target.into()));
+    env.push(("AGENT_REF".into(), reference.into()));
     let argv = publish.after.iter().map(OsString::from).collect();
     // Not in the target: what lies there is in the hands of somebody with fewer rights.
     let user = (user.uid != here.node.user.uid).then_some(user.name);
@@ -89,4 +86,21 @@ fn run(here: &Here, repos: &[Repo], question: &Question) -> Result<Answer> {
     let ended = script.stage(&report)?.go(scripts::deadline(repo.settings.timeout), || {})?;
     let said = process::reported(report, MOST_SAID).unwrap_or_default();
     Ok(Answer { outcome: scripts::outcome_of(ended), said })
+}
+
+/// What is in it whatever the worker says. A file that somebody else than root can change must not say
+/// what a program of root's finds in its environment.
+fn environment(settings: &RepoSettings, user: &User) -> Result<Vec<(OsString, OsString)>> {
+    if let Some(file) = &settings.env_file
+        && let Some(part) = access::replaceable_by_others(file, 0)?
+    {
+        bail!(
+            "after_user = \"{}\" would run with what others than root can write: env_file {}, by \
+             {}\nhint: chown root {1} and what is above it, and let nobody else write there",
+            user.name,
+            file.display(),
+            part.display()
+        );
+    }
+    scripts::standing_environment_of(user, settings)
 }

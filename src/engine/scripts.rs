@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::Here;
 use super::observe::Site;
 use crate::config::RepoSettings;
 use crate::domain::action::{Begun, Outcome, Trigger};
 use crate::domain::env_file;
+use crate::domain::git::{Commit, RefName};
 use crate::domain::ladder::{self, Ladder};
 use crate::system::files;
 use crate::system::lock::{ActionLock, Journal, Phase, Running, Step};
@@ -129,7 +131,18 @@ pub fn standing_environment(
     here: &Here,
     settings: &RepoSettings,
 ) -> Result<Vec<(OsString, OsString)>> {
-    let mut env = environment_of(&here.node.user);
+    standing_environment_of(&here.node.user, settings)
+}
+
+/// [`standing_environment`], for a program that runs as `user`.
+///
+/// # Errors
+/// Likewise.
+pub fn standing_environment_of(
+    user: &User,
+    settings: &RepoSettings,
+) -> Result<Vec<(OsString, OsString)>> {
+    let mut env = environment_of(user);
     let mut set = |key: &str, value: OsString| env.push((key.into(), value));
     if let Some(path) = &settings.env_file {
         let text = files::read_private(path, 1 << 20)?;
@@ -157,25 +170,65 @@ pub fn environment(
     trigger: Trigger,
     changed: &Path,
 ) -> Result<Vec<(OsString, OsString)>> {
-    let here = site.here;
-    let mut env = standing_environment(here, settings)?;
-    let mut set = |key: &str, value: OsString| env.push((key.into(), value));
-    let remote = site.remotes.first().map_or_else(String::new, ToString::to_string);
-    let of = |value: &Option<String>| value.clone().unwrap_or_default();
-    set("AGENT_REPO", site.repo.name.clone().into());
-    set("AGENT_ROOT", here.settings.world.root.clone().into());
-    set("AGENT_BRANCH", step.branch.as_str().into());
-    set("AGENT_REMOTE", remote.into());
-    set("AGENT_REVISION", step.target.to_string().into());
-    set("AGENT_PREVIOUS", step.previous.map_or_else(String::new, |id| id.to_string()).into());
-    set("AGENT_CHANGED", changed.into());
-    set("AGENT_TRIGGER", trigger.as_str().into());
-    set("AGENT_ATTEMPT", step.attempt.to_string().into());
-    set("AGENT_RESUMED", if step.resumed { "1" } else { "" }.into());
-    set("AGENT_PART", of(&here.part).into());
-    set("AGENT_STACK", of(&here.stack).into());
-    set("AGENT_HOST", here.node.host.clone().into());
+    let mut env = standing_environment(site.here, settings)?;
+    env.extend(Facts::of(site, step, trigger).told(site.here, &site.repo.name));
+    env.push(("AGENT_CHANGED".into(), changed.into()));
     Ok(env)
+}
+
+/// What a program is told of the run that it is part of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// The branch that is followed.
+    pub branch: RefName,
+    /// Where it comes from, without credentials; empty where there is no remote.
+    pub remote: String,
+    /// What is acted upon.
+    pub revision: Commit,
+    /// What was before it.
+    pub previous: Option<Commit>,
+    /// 1, 2, 3 …
+    pub attempt: u32,
+    /// An earlier run of the same revision was cut off.
+    pub resumed: bool,
+    /// Why now.
+    pub trigger: Trigger,
+}
+
+impl Facts {
+    /// Those of one run.
+    pub fn of(site: &Site, step: &Step, trigger: Trigger) -> Self {
+        Self {
+            branch: step.branch.clone(),
+            remote: site.remotes.first().map_or_else(String::new, ToString::to_string),
+            revision: step.target,
+            previous: step.previous,
+            attempt: step.attempt,
+            resumed: step.resumed,
+            trigger,
+        }
+    }
+
+    /// The variables that say so, and whose repository `name` and which machine this is.
+    pub fn told(&self, here: &Here, name: &str) -> Vec<(OsString, OsString)> {
+        let of = |value: &Option<String>| value.clone().unwrap_or_default();
+        let previous = self.previous.map_or_else(String::new, |id| id.to_string());
+        let told: [(&str, OsString); 12] = [
+            ("AGENT_REPO", name.into()),
+            ("AGENT_ROOT", here.settings.world.root.clone().into()),
+            ("AGENT_BRANCH", self.branch.as_str().into()),
+            ("AGENT_REMOTE", self.remote.clone().into()),
+            ("AGENT_REVISION", self.revision.to_string().into()),
+            ("AGENT_PREVIOUS", previous.into()),
+            ("AGENT_TRIGGER", self.trigger.as_str().into()),
+            ("AGENT_ATTEMPT", self.attempt.to_string().into()),
+            ("AGENT_RESUMED", if self.resumed { "1" } else { "" }.into()),
+            ("AGENT_PART", of(&here.part).into()),
+            ("AGENT_STACK", of(&here.stack).into()),
+            ("AGENT_HOST", here.node.host.clone().into()),
+        ];
+        told.into_iter().map(|(key, value)| (key.into(), value)).collect()
+    }
 }
 
 /// Tells whoever waits for this worker or helper that an action begins. Whether that is heard is

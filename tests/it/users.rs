@@ -193,10 +193,15 @@ fn publishes(machine: &Sandbox, keys: &str) -> PathBuf {
     let sites = machine.path("sites");
     fs::create_dir(&sites).unwrap();
     lchown(&sites, Some(NOBODY), Some(NOBODY)).unwrap();
-    let target = sites.join("ops");
+    configure(machine, keys);
+    sites.join("ops")
+}
+
+/// It goes on publishing there, with other `keys`.
+fn configure(machine: &Sandbox, keys: &str) {
+    let target = machine.path("sites/ops");
     let settings = format!("mode = \"checkout\"\ntarget = \"{}\"\n{keys}", text(&target));
     machine.configure(&format!("[repo.ops]\n{settings}\n"));
-    target
 }
 
 /// A program of root's that notes who it is and what it was told.
@@ -204,8 +209,11 @@ fn told(machine: &Sandbox, more: &str) -> PathBuf {
     let program = machine.path("told");
     let text = format!(
         "#!/bin/sh\necho \"$(id -u) $PWD $USER $AGENT_REPO $AGENT_REF $AGENT_REVISION \
-         $AGENT_TARGET\" | tee -a \"$0.notes\"\n{more}\n"
+         $AGENT_TARGET\" | tee -a \"$0.notes\"\n\
+         env | grep -E '^(AGENT_|STAGE|SECRET)' | sort > \"$0.env\"\n{more}\n"
     );
+    fs::write(machine.path("told.env"), "").unwrap();
+    set_mode(&machine.path("told.env"), 0o666);
     fs::write(&program, text).unwrap();
     set_mode(&program, 0o755);
     fs::write(machine.path("told.notes"), "").unwrap();
@@ -277,6 +285,53 @@ fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
     assert_ne!(said(), "ready\n", "nobody knocked");
     assert_eq!(notes(&machine).len(), 1);
     assert_eq!(machine.state("ops"), "current");
+}
+
+#[test]
+fn what_follows_a_publication_as_somebody_else_is_told_as_much_as_the_owner_would_be() {
+    let machine = machine("true");
+    let program = told(&machine, "[ -e \"$0.fine\" ] || exit 3");
+    let secrets = machine.path("secrets.env");
+    fs::write(&secrets, "SECRET=canary\n").unwrap();
+    set_mode(&secrets, 0o600);
+    let keys = format!(
+        "after = [\"{}\"]\nafter_user = \"root\"\nenv = {{ STAGE = \"live\" }}\nenv_file = \"{}\"",
+        text(&program),
+        text(&secrets)
+    );
+    let target = publishes(&machine, &keys);
+    let environment = || fs::read_to_string(machine.path("told.env")).unwrap();
+    let expected = |revision: &str, previous: &str, trigger: &str, attempt: u32| {
+        let node = rustix::system::uname();
+        format!(
+            "AGENT_ATTEMPT={attempt}\nAGENT_BRANCH=main\nAGENT_HOST={}\nAGENT_PART=\n\
+             AGENT_PREVIOUS={previous}\nAGENT_REF=refs/heads/main\nAGENT_REMOTE={}\nAGENT_REPO=ops\n\
+             AGENT_RESUMED=\nAGENT_REVISION={revision}\nAGENT_ROOT={}\nAGENT_STACK=\n\
+             AGENT_TARGET={}\nAGENT_TRIGGER={trigger}\nSECRET=canary\nSTAGE=live\n",
+            node.nodename().to_str().unwrap(),
+            text(&machine.server("ops")),
+            text(&machine.root()),
+            text(&target),
+        )
+    };
+    let first = machine.head("ops");
+    machine.tick();
+    assert_eq!(environment(), expected(&first, "", "cron", 1));
+    fs::write(machine.path("told.fine"), "").unwrap();
+    machine.agent(&["tick", "ops", "--trigger", "timer"]).ok();
+    assert_eq!(environment(), expected(&first, "", "timer", 2));
+    let second = push(&machine, &[("page", "two\n")]);
+    machine.tick().ok();
+    assert_eq!(environment(), expected(&second, &first, "cron", 1));
+
+    // A file that its owner writes would say which libraries root's program loads.
+    lchown(&secrets, Some(NOBODY), None).unwrap();
+    push(&machine, &[("page", "three\n")]);
+    machine.tick();
+    assert_eq!(environment(), expected(&second, &first, "cron", 1), "it ran nonetheless");
+    let row = machine.row("ops");
+    assert_eq!(row["state"], "failing", "{row:#}");
+    assert!(row["reason"].as_str().unwrap().contains("others than root can write"), "{row:#}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::domain::action::{Outcome, Trigger};
 use crate::engine::afterwards::{Answer, Question};
 use crate::engine::apply;
 use crate::engine::observe::Site;
-use crate::engine::scripts::{self, Programs};
+use crate::engine::scripts::{self, Facts, Programs};
 use crate::engine::steer;
 use crate::system::lock::{ActionLock, Journal, Phase, Step};
 use crate::system::logs::Log;
@@ -77,7 +77,7 @@ impl Passage<'_, '_> {
         let question = Question {
             repository: self.site.repo.name.clone(),
             reference: self.reference.clone(),
-            revision: self.step.target,
+            facts: Facts::of(self.site, &self.step, self.trigger),
             target: self.target.to_owned(),
         };
         // Written down, so that a death is found to have happened in the middle of it.
