@@ -22,6 +22,8 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<Code> {
+    // Before anything is opened, started or let go of.
+    system::ffi::keep_what_is_open_to_ourselves()?;
     system::process::usual_umask();
     // The far side of the gate is on its way to being somebody else's program.
     if let Command::Stage(stage) = &cli.command {

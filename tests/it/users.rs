@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, owner, set_mode, text, wait_until};
 use crate::servers::Running;
 
+pub mod open_files;
+
 /// Who has no rights on any Debian.
 const NOBODY: u32 = 65_534;
 /// Another one.
