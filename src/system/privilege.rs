@@ -1,8 +1,10 @@
 //! Becoming another user for good. Only root can, and only while the process has a single thread: the
 //! kernel changes one thread at a time.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Gid, Uid, geteuid, getgid, getuid};
+use rustix::process::{Gid, Uid, geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::node::User;
@@ -10,27 +12,96 @@ use super::node::User;
 /// Becomes `user` with all its groups, without a way back; nothing happens when we are it already.
 ///
 /// # Errors
-/// When the kernel does not let us, or would let us back: nothing may be done then.
+/// When the system does not tell that user's groups, or the kernel does not let us, lets us back, or
+/// says that we have become anything else than that user: nothing may be done then.
 pub fn become_user(user: &User) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if geteuid() == uid && getuid() == uid {
         return Ok(());
     }
     ensure!(!uid.is_root(), "only root itself is root");
-    let groups: Vec<Gid> = uzers::get_user_groups(&user.name, user.gid)
-        .unwrap_or_default()
-        .iter()
-        .map(|group| Gid::from_raw(group.gid()))
-        .collect();
+    let groups = groups_of(user)?;
+    let list: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
     let failed = || format!("cannot become {}", user.name);
-    set_thread_groups(&groups).with_context(failed)?;
+    set_thread_groups(&list).with_context(failed)?;
     set_thread_res_gid(gid, gid, gid).with_context(failed)?;
     set_thread_res_uid(uid, uid, uid).with_context(failed)?;
-    if set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).is_ok()
-        || (getuid(), geteuid(), getgid()) != (uid, uid, gid)
-    {
+    if set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).is_ok() {
         bail!("{} could become root again", user.name);
+    }
+    let status = std::fs::read_to_string("/proc/thread-self/status").with_context(failed)?;
+    if let Some(line) = differs(&status, user, &groups) {
+        bail!("cannot become {}: the kernel says \"{line}\"", user.name);
     }
     // Where we were may be out of the user's reach.
     rustix::process::chdir("/").with_context(failed)
+}
+
+/// The numbers of all groups of `user`, the primary one among them.
+fn groups_of(user: &User) -> Result<BTreeSet<u32>> {
+    let groups = uzers::get_user_groups(&user.name, user.gid).with_context(|| {
+        format!("cannot become {}: the system does not tell the groups of that user", user.name)
+    })?;
+    let mut groups: BTreeSet<u32> = groups.iter().map(uzers::Group::gid).collect();
+    groups.insert(user.gid);
+    Ok(groups)
+}
+
+/// The first line of a /proc/…/status that tells of more or of less than `user` with `groups`.
+fn differs(status: &str, user: &User, groups: &BTreeSet<u32>) -> Option<String> {
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("");
+    let numbers = |key: &str| -> Option<Vec<u32>> {
+        value(key).split_whitespace().map(|word| word.parse().ok()).collect()
+    };
+    // The real, the effective, the saved one, and that of the file system.
+    let four = |key: &str, number: u32| numbers(key).is_some_and(|all| all == [number; 4]);
+    let none = |key: &str| value(key).trim().parse() == Ok(0);
+    let right = [
+        ("Uid:", four("Uid:", user.uid)),
+        ("Gid:", four("Gid:", user.gid)),
+        ("Groups:", numbers("Groups:").is_some_and(|all| BTreeSet::from_iter(all) == *groups)),
+        ("CapPrm:", none("CapPrm:")),
+        ("CapEff:", none("CapEff:")),
+    ];
+    let (key, _) = right.into_iter().find(|(_, right)| !right)?;
+    Some(format!("{key} {}", value(key).trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of a process that has become user 1001 with groups 1001 and 27.
+    const BECOME: &str = "Name:\tagent\nUid:\t1001\t1001\t1001\t1001\nGid:\t1001\t1001\t1001\t1001\n\
+        Groups:\t27 1001 \nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\n\
+        CapEff:\t0000000000000000\n";
+
+    #[test]
+    fn whoever_keeps_more_or_less_than_the_user_has_is_found_out() {
+        let user = User {
+            uid: 1001,
+            gid: 1001,
+            name: "pat".to_owned(),
+            home: "/home/pat".into(),
+            shell: "/bin/sh".into(),
+        };
+        let groups = BTreeSet::from([1001, 27]);
+        let differs = |status: &str| differs(status, &user, &groups);
+        assert_eq!(differs(BECOME), None);
+        for (line, instead) in [
+            ("Uid:\t1001\t1001\t1001\t1001", "Uid:\t1001\t1001\t0\t1001"),
+            ("Uid:\t1001\t1001\t1001\t1001", "Uid:\t1001\t1001\t1001"),
+            ("Gid:\t1001\t1001\t1001\t1001", "Gid:\t1001\t1001\t0\t1001"),
+            ("Groups:\t27 1001 ", "Groups:\t0 27 1001 "),
+            ("Groups:\t27 1001 ", "Groups:\t1001 "),
+            ("Groups:\t27 1001 ", "Groups:\t"),
+            ("CapPrm:\t0000000000000000", "CapPrm:\t0000000000000080"),
+            ("CapEff:\t0000000000000000", "CapEff:\t000001ffffffffff"),
+            ("CapEff:\t0000000000000000\n", ""),
+        ] {
+            let key = line.split('\t').next().unwrap();
+            let told = differs(&BECOME.replace(line, instead));
+            assert!(told.is_some_and(|told| told.starts_with(key)), "{instead:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, owner, set_mode, text, wait_until}
 use crate::servers::Running;
 
 pub mod open_files;
+mod whole_users;
 
 /// Who has no rights on any Debian.
 const NOBODY: u32 = 65_534;
