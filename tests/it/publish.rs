@@ -21,6 +21,7 @@ mod names;
 mod obstacles;
 mod programs;
 mod readers;
+mod refused;
 mod steered;
 mod watched;
 

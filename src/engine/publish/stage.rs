@@ -102,7 +102,12 @@ pub fn all(
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     // By name, as they are due.
     done.sort_by_key(|(name, _)| *name);
-    Ok(done.into_iter().map(|(_, answer)| answer).collect())
+    let again = |(answer, due): (Result<Ready, Stop>, &Due)| match answer {
+        // Side by side each of several may have taken the room that the other wanted.
+        Err(Stop::Hindered(_)) => one(&site.git, &Shared::of(&site.git), shelf, due),
+        answer => Ok(answer),
+    };
+    done.into_iter().map(|(_, answer)| answer).zip(dues).map(again).collect()
 }
 
 fn one(

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use super::{NAME, Publisher, branch};
 use crate::disk::Mounted;
@@ -216,6 +217,44 @@ fn a_disk_that_fills_up_in_the_middle_leaves_the_others_and_is_finished_with_onc
     site.machine.agent(&["tick", NAME]).ok();
     assert_eq!(site.shown("large"), large);
     assert_eq!(site.machine.state(NAME), "current");
+}
+
+#[test]
+fn of_two_trees_that_fit_alone_and_not_together_one_appears_and_the_other_says_so() {
+    let site = Publisher::new("branches", "");
+    fs::create_dir(site.at("")).unwrap();
+    let mounted = Mounted::tmpfs(&site.at(""), "size=1m,mode=755");
+    site.machine.tick().ok();
+    let tree = |name: &str| {
+        // Many files, so that both are in the middle of it when the disk is full.
+        let files: Vec<(String, String)> =
+            (0..150).map(|number| (format!("d/{number}"), name.repeat(1 << 10))).collect();
+        let files: Vec<(&str, &str)> =
+            files.iter().map(|(path, content)| (path.as_str(), content.as_str())).collect();
+        site.push_files(name, &files)
+    };
+    let revisions = [("one", tree("one")), ("two", tree("two"))];
+    site.machine.tick().exits(1);
+    let directories = site.directories();
+    assert_eq!(directories.len(), 2, "main and one of them: {directories:?}");
+    let (here, missing) = if directories.contains(&"one".to_owned()) { (0, 1) } else { (1, 0) };
+    assert_eq!(site.shown(revisions[here].0), revisions[here].1);
+    site.is(&branch(revisions[here].0), "current", "");
+    site.is(&branch(revisions[missing].0), "failing", "are free");
+    let files = site.machine.files_below(&site.at(".pmpy"));
+    assert!(files.iter().all(|file| !is_debris(file)), "{files:?}");
+
+    mounted.remount("size=8m");
+    site.machine.agent(&["tick", NAME]).ok();
+    for (name, revision) in &revisions {
+        assert_eq!(site.shown(name), *revision);
+        assert_eq!(fs::read(site.at(name).join("d/149")).unwrap().len(), 3 << 10);
+    }
+    assert_eq!(site.machine.state(NAME), "current");
+}
+
+fn is_debris(file: &Path) -> bool {
+    file.to_string_lossy().contains(".pmpy-tmp-")
 }
 
 #[test]
