@@ -15,6 +15,7 @@ use crate::worktree::{Lab, Leaf, Tree, expected, file, link, snapshot, tree};
 mod disks;
 mod hostile;
 mod kills;
+mod names;
 mod readers;
 
 /// The store of a target that is called `spog`.
