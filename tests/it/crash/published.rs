@@ -111,6 +111,36 @@ pub fn findings(machine: &Sandbox, layout: Layout, revision: &str, round: usize)
     findings
 }
 
+/// What readers meet that is not whole while the `round`-th revision may be half published: each link
+/// leads to the whole tree of its own revision, the one of `main` is always there, and there is none but
+/// those of this round and the last.
+pub fn torn(machine: &Sandbox, layout: Layout, round: usize) -> Vec<String> {
+    let target = target(machine);
+    let shown = |link: &Path| {
+        let text = fs::read_link(link).unwrap_or_default();
+        let revision = text.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if link.join("").is_dir() {
+            differs(machine, link, &revision)
+        } else {
+            Some(format!("{} leads nowhere: {}", link.display(), text.display()))
+        }
+    };
+    if layout == Layout::Checkout {
+        return shown(&target).into_iter().collect();
+    }
+    let may_be = [only(round), only(round - 1)].map(|name| name.replace('/', "%2F"));
+    let mut links = names(&target);
+    links.retain(|name| name != ".pmpy");
+    let strange = |name: &&String| *name != "main" && !may_be.contains(name);
+    let mut torn: Vec<String> =
+        links.iter().filter(strange).map(|name| format!("{name} is there")).collect();
+    if !links.iter().any(|name| name == "main") {
+        torn.push("main is not there".to_owned());
+    }
+    torn.extend(links.iter().filter_map(|name| shown(&target.join(name))));
+    torn
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.map(|it| it.file_name().into_string().unwrap()).collect();
