@@ -104,7 +104,7 @@ pub fn all(
     done.sort_by_key(|(name, _)| *name);
     let again = |(answer, due): (Result<Ready, Stop>, &Due)| match answer {
         // Side by side each of several may have taken the room that the other wanted.
-        Err(Stop::Hindered(_)) => one(&site.git, &Shared::of(&site.git), shelf, due),
+        Err(Stop::Hindered(_)) => one(&site.git, &Shared::of(&site.git), shelf, due, known),
         answer => Ok(answer),
     };
     done.into_iter().map(|(_, answer)| answer).zip(dues).map(again).collect()

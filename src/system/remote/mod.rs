@@ -1,15 +1,16 @@
 //! The wire: ask a remote where a branch is, and carry a fetch. Which way a remote is reached is
 //! decided here by its scheme; each way is a file of its own.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
-use git2::{AutotagOption, FetchOptions, RemoteCallbacks};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use git2::{AutotagOption, FetchOptions, Oid, RemoteCallbacks};
 
 use self::silent::Silent;
-use super::git::Git;
 use super::git::error::explained;
+use super::git::{Git, commit_of};
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
 use crate::domain::remote::{Answer, Reach, Wanted, Way};
@@ -188,6 +189,17 @@ pub struct Progress {
     pub bytes: usize,
 }
 
+/// Lets `refs` point where a fetch found them.
+fn put(git: &Git, refs: &[(String, Oid)]) -> Result<()> {
+    let mut moves = Vec::new();
+    for (name, oid) in refs {
+        let id = commit_of(*oid)?;
+        ensure!(git.has_object(id), "it did not send {id}");
+        moves.push((name.clone(), Some(id)));
+    }
+    git.move_refs(&moves, "fetch")
+}
+
 /// Over libgit2's own transport.
 fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> Result<()> {
     let Order { remote, goal, .. } = order;
@@ -217,14 +229,25 @@ fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> R
             updates.iter().map(|update| format!("+{}:{}", update.from, update.to)).collect()
         }
     };
-    let fetched = git
-        .for_the_wire()?
-        .remote_anonymous(remote.secret_url())
-        .and_then(|mut handle| handle.fetch(&refspecs, Some(&mut options), Some("fetch")));
+    let fetched = git.for_the_wire()?.remote_anonymous(remote.secret_url()).and_then(
+        |mut handle| match goal {
+            Goal::Branch { .. } => {
+                handle.fetch(&refspecs, Some(&mut options), Some("fetch")).map(|()| Vec::new())
+            }
+            // The library writes each ref into a file of its own, with a log, and waits for both.
+            Goal::Refs(updates) => {
+                handle.download(&refspecs, Some(&mut options))?;
+                let there = handle.list()?.iter().map(|head| (head.name().to_owned(), head.oid()));
+                let there: BTreeMap<String, Oid> = there.collect();
+                let to = |it: &Update| Some((it.to.clone(), *there.get(&it.from)?));
+                Ok(updates.iter().filter_map(to).collect())
+            }
+        },
+    );
     drop(options);
     shallow::put_back(git.git_dir())?;
     match (fetched, stopped) {
-        (Ok(()), _) => Ok(()),
+        (Ok(refs), _) => put(git, &refs),
         (Err(_), Some(reason)) => Err(anyhow!("it {reason}")),
         (Err(error), None) => Err(explained(&error)),
     }
