@@ -199,7 +199,9 @@ impl<'a, 's> Round<'a, 's> {
             // Behind the records, which wait for the same disk: this costs little then.
             self.shelf.store.settle()?;
         }
-        self.shelf.sweep(self.site);
+        if retired || !plan.remove.is_empty() {
+            self.shelf.sweep(self.site);
+        }
         let ended = node::now();
         let folder = steer::log_folder(self.site.here, &self.site.repo.name);
         if self.finished.iter().any(|run| run.log.is_some()) {

@@ -137,10 +137,11 @@ fn seal(shelf: &Shelf, staged: Staged, known: Known) -> Result<()> {
 /// Takes the releases away that are not `kept`.
 fn retire(site: &Site, shelf: &Shelf, kept: &BTreeSet<Commit>) -> Result<()> {
     let surplus = shelf.store.surplus(&shelf.place("")?, kept)?;
-    if !surplus.is_empty() {
-        surplus.iter().try_for_each(|release| shelf.store.retire(release))?;
-        shelf.store.settle()?;
+    if surplus.is_empty() {
+        return Ok(());
     }
+    surplus.iter().try_for_each(|release| shelf.store.retire(release))?;
+    shelf.store.settle()?;
     shelf.sweep(site);
     Ok(())
 }
