@@ -279,7 +279,8 @@ impl ActionLock {
     /// # Errors
     /// When the journal cannot be removed.
     pub fn clear(&self) -> Result<()> {
-        files::remove(&self.records.private, JOURNAL)
+        // Should a power cut bring it back, it is what a death just before this line leaves.
+        files::remove_lazily(&self.records.private, JOURNAL)
     }
 }
 
