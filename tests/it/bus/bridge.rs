@@ -1,5 +1,7 @@
 //! From a forge that knows no bus to everybody on it: a web hook that one agent hears is announced, and
-//! the others act.
+//! the others act, and everybody hears what came of it.
+
+use std::collections::BTreeMap;
 
 use super::{Listening, brokers, message, publish};
 use crate::listen::Listener;
@@ -7,45 +9,50 @@ use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, text, wait_until};
 use crate::servers::brokers::{Broker, KINDS, ODD, login_file};
 use crate::web::{self, Web};
 
-/// The `[bus]` of a machine that announces to `topic` and listens there.
-fn bus(machine: &Sandbox, url: &str, topic: &str) -> String {
+/// The `[bus]` of a machine that announces to `topic`, listens there, and reports to `told`.
+fn bus(machine: &Sandbox, url: &str, topic: &str, told: &str) -> String {
     let login = login_file(&machine.path(""), ODD);
     format!(
         "[bus]\nbrokers = {url:?}\nlogin_file = {login:?}\nannounce_topic = {topic:?}\n\
-         listen_topic = {topic:?}\n"
+         listen_topic = {topic:?}\nreport_topic = {told:?}\n"
     )
 }
 
 #[test]
-fn a_hook_that_one_agent_hears_makes_all_of_them_act() {
+fn a_hook_that_one_agent_hears_makes_all_of_them_act_and_tell() {
     for kind in KINDS {
         let (broker, topic) = (Broker::shared(kind), format!("future.git.bridged.{kind:?}"));
+        let told = format!("future.events.bridged.{kind:?}");
         let folder = tempfile::tempdir().unwrap();
-        let people = Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &[&topic]);
+        let reached = brokers(&[broker.url()], folder.path(), ODD);
+        let [people, told_people] = [&topic, &told].map(|name| Listening::to(&reached, &[name]));
         people.up();
+        told_people.up();
 
         // One that the forge cannot reach, and that pulls from the same server.
         let bridge = Sandbox::with("spog", &[("work.sh", NOTES_ITS_RUNS)]);
         let far = Sandbox::new();
-        far.git(&far.root(), &["clone", "--quiet", text(&bridge.server("spog")), "spog"]);
-        let named = "[repo.spog]\ntopic_name = \"sites/spog\"\n";
+        far.git(&far.root(), &["clone", "--quiet", text(&bridge.server("spog")), "site"]);
+        let named = |name: &str| format!("[repo.{name}]\ntopic_name = \"sites/spog\"\n");
         far.configure(&format!(
-            "[listen]\nevery = \"1h\"\n{}{named}",
-            bus(&far, &broker.url(), &topic)
+            "[listen]\nevery = \"1h\"\n{}{}",
+            bus(&far, &broker.url(), &topic, &told),
+            named("site")
         ));
         let far_listener = Listener::start(&far);
         far_listener.logs("listens on");
 
         web::put_secret(&bridge, web::SECRET);
-        let own = bus(&bridge, &broker.url(), &topic);
-        let announces = web::configured(&bridge, &format!("announce = true\n{own}{named}"));
+        let own = bus(&bridge, &broker.url(), &topic, &told);
+        let own = format!("announce = true\n{own}{}", named("spog"));
+        let announces = web::configured(&bridge, &own);
         bridge.configure(&announces);
         let listener = Listener::start(&bridge);
         listener.logs("listens on");
         let hooks = Web::of(&listener);
         let acts_upon = |revision: &str| {
-            for machine in [&bridge, &far] {
-                wait_until("it acts", || machine.lastaction("spog").as_deref() == Some(revision));
+            for (machine, name) in [(&bridge, "spog"), (&far, "site")] {
+                wait_until("it acts", || machine.lastaction(name).as_deref() == Some(revision));
             }
         };
         acts_upon(&bridge.git(&bridge.desk("spog"), &["rev-parse", "HEAD"]));
@@ -53,8 +60,21 @@ fn a_hook_that_one_agent_hears_makes_all_of_them_act() {
         let revision = bridge.push("spog", &[("page", "new")]);
         assert_eq!(hooks.push("sites/spog").status, 202);
         acts_upon(&revision);
-        wait_until("the status says so", || far.state("spog") == "current");
-        assert_eq!(far.row("spog")["acted"]["trigger"], "bus");
+        wait_until("the status says so", || far.state("site") == "current");
+        assert_eq!(far.row("site")["acted"]["trigger"], "bus");
+        let mut states: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        while states.values().map(Vec::len).sum::<usize>() < 4 {
+            let report: serde_json::Value =
+                serde_json::from_slice(&told_people.message().body).unwrap();
+            let said = |key: &str| report[key].as_str().unwrap().to_owned();
+            // What they did at their start is told as well.
+            if said("revision") == revision {
+                states.entry(said("repo")).or_default().push(said("state"));
+            }
+        }
+        for name in ["spog", "site"] {
+            assert_eq!(states[name], ["started", "succeeded"], "{name}");
+        }
 
         // The message says what a hook of our own would.
         let heard = people.message();
@@ -82,7 +102,8 @@ fn a_hook_that_one_agent_hears_makes_all_of_them_act() {
         let heard = people.message();
         let subject = heard.header("subject").unwrap();
         assert!(subject.starts_with("[elsewhere] "), "{subject}");
-        wait_until("it was counted", || hooks.metric("pmpy_bus_sent_total") == 2.0);
+        // The two, and the begin and the end of two actions.
+        wait_until("it was counted", || hooks.metric("pmpy_bus_sent_total") == 6.0);
         assert_eq!(hooks.metric("pmpy_bus_up"), 1.0);
     }
 }
