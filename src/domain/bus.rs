@@ -265,17 +265,21 @@ pub struct Hint {
 impl Hint {
     /// What the message in `frame` says; `None` when it names no repository. Of a line that comes
     /// twice the first counts, and only the lines above the first other line do: what follows is the
-    /// words of whoever made the commit. The `JSON:` line adds what the others leave open.
+    /// words of whoever made the commit. The first line may be the subject, as in a message that was
+    /// copied whole. The `JSON:` line adds what the others leave open.
     pub fn read(frame: &Frame) -> Option<Self> {
         let mut lines = Lines::default();
-        for line in frame.body.split(|&byte| byte == b'\n').take(LEADING_LINES) {
-            let line = String::from_utf8_lossy(line);
+        let body = frame.body.split(|&byte| byte == b'\n').take(LEADING_LINES);
+        let mut body = body.map(String::from_utf8_lossy).peekable();
+        let copied = body.next_if(|line| read_subject(line).is_some());
+        for line in body {
             let Some((key, value)) = line.split_once(':') else { break };
             if !lines.take(key, value.trim()) {
                 break;
             }
         }
         let subject = frame.header("subject").and_then(read_subject);
+        let subject = subject.or_else(|| read_subject(copied.as_deref()?));
         let json = lines.json.as_deref().and_then(|text| serde_json::from_str::<Json>(text).ok());
         let json = json.filter(|json| {
             let agrees = |said: &Option<String>, json: Option<&str>| {

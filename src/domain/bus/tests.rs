@@ -130,6 +130,15 @@ fn of_two_names_the_first_counts_and_only_at_the_top() {
         ("", "repo:\n", None),
         ("", "repo: a\u{1b}[2J\n", None),
         ("", "\n", None),
+        // The subject as the first line of the body, where no header says it.
+        ("", "[a] refs/heads/m 1\nrepo: b\nrepo: c\n", Some("b")),
+        ("", "[a] refs/heads/m 1\nhello\nrepo: b\n", Some("a")),
+        ("[s]", "[a] refs/heads/m 1\n", Some("s")),
+        ("Re: news", "[a]\n", Some("a")),
+        ("", "\n[a]\n", None),
+        ("", "repo: b\n[a]\n", Some("b")),
+        ("", "[a]\n[c]\nrepo: b\n", Some("a")),
+        ("", "[]\n", None),
     ] {
         assert_eq!(repo(subject, body).as_deref(), expected, "{subject:?} {body:?}");
     }

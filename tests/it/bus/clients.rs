@@ -14,12 +14,15 @@ const STOMP_PY: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/stomp.py");
 
 /// Connects as `sys.argv` says; what follows there is left in `rest`.
 const CONNECTED: &str = "\
-import json, sys, time
+import json, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 import stomp
 port, user, password, *rest = sys.argv[2:]
+received = threading.Event()
 class Told(stomp.ConnectionListener):
-    def on_receipt(self, frame): print('up', flush=True)
+    def on_receipt(self, frame):
+        print('up', flush=True)
+        received.set()
     def on_message(self, frame):
         told = {'subject': frame.headers.get('subject'), 'body': frame.body}
         print(json.dumps(told), flush=True)
@@ -28,8 +31,9 @@ client.set_listener('', Told())
 client.connect(user, password, wait=True)
 ";
 const SENDS: &str = "\
-client.send('/topic/' + rest[0], rest[2], headers={'subject': rest[1], 'receipt': 'sent'})
-time.sleep(0.2)
+subject = {'subject': rest[1]} if rest[1] else {}
+client.send('/topic/' + rest[0], rest[2], headers={'receipt': 'sent', **subject})
+if not received.wait(60): sys.exit('no receipt')
 client.disconnect()
 ";
 const LISTENS: &str = "\
@@ -65,6 +69,30 @@ fn seed(repo: &str, old: &str, new: &str) -> (String, String) {
     )
 }
 
+/// The same as it was printed in 2012, to be copied as it stands.
+const SEED: &str = "\
+[spog] refs/heads/master aa794ab6cc1a4a504fd908efc938c0f241557ad4
+repo: spog
+oldrev: dc01649eee870d1a9f051f046165890c4c5e197d
+newrev: aa794ab6cc1a4a504fd908efc938c0f241557ad4
+refname: refs/heads/master
+ commit aa794ab6cc1a4a504fd908efc938c0f241557ad4
+Author: John Hawkes-Reed <john.hawkes-reed@futurenet.com>
+Date:   Wed Mar 14 11:55:15 2012 +0000
+
+    bonkle
+
+diff --git a/bonkle b/bonkle
+index 1169e1c..48ee005 100644
+--- a/bonkle
++++ b/bonkle
+@@ -26,3 +26,4 @@ bonkle
+ bonkle
+ bonkle
+ bonkle
++bonkle
+";
+
 #[test]
 fn what_stomp_py_sends_wakes_the_agent() {
     for kind in KINDS {
@@ -81,6 +109,25 @@ fn what_stomp_py_sends_wakes_the_agent() {
         acts_upon(&machine, &name, &new);
         wait_until("the status says so", || machine.state(&name) == "current");
         assert_eq!(machine.row(&name)["acted"]["trigger"], "bus");
+    }
+}
+
+#[test]
+fn the_message_of_2012_pasted_as_it_was_printed_wakes_the_agent() {
+    let (_, without_its_first_line) = SEED.split_once('\n').unwrap();
+    for kind in KINDS {
+        // Where nobody else speaks of this name, and who sends may write.
+        let (broker, topic) = (Broker::shared(kind), format!("future.events.seed.{kind:?}"));
+        let (machine, listener) =
+            machine("spog", &[broker.url()], &format!("listen_topic = {topic:?}\n"));
+        settles(&machine, &listener);
+        let (file, port) = (program(&machine, "send.py", SENDS), broker.port().to_string());
+        for body in [SEED, without_its_first_line] {
+            let new = machine.push("spog", &[("bonkle", body)]);
+            let arguments = arguments(&file, &port, AGENT, &[&topic, "", body]);
+            Ran::of(machine.command("/usr/bin/python3").args(arguments)).ok();
+            acts_upon(&machine, "spog", &new);
+        }
     }
 }
 
