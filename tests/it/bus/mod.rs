@@ -11,6 +11,7 @@ mod gitolite;
 mod hook;
 mod listen;
 mod reload;
+mod outage;
 mod session;
 
 use std::path::Path;
