@@ -176,6 +176,38 @@ pub struct Begun {
     pub at: DateTime<Utc>,
 }
 
+/// What whoever works on repositories says meanwhile to whoever waits for them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Word {
+    /// An action begins.
+    Begun(Begun),
+    /// The remotes of a repository were asked.
+    Polled {
+        /// Which.
+        repo: String,
+        /// How many bytes went to and fro; `None`: none of them answered.
+        bytes: Option<u64>,
+    },
+    /// Something was fetched, or was to be.
+    Fetched {
+        /// For which repository.
+        repo: String,
+        /// How many bytes of it came.
+        bytes: u64,
+    },
+}
+
+impl Word {
+    /// The repository that it is about.
+    pub fn repo(&self) -> &str {
+        match self {
+            Self::Begun(begun) => &begun.repo,
+            Self::Polled { repo, .. } | Self::Fetched { repo, .. } => repo,
+        }
+    }
+}
+
 /// One finished run, as `history` tells it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finished {

@@ -17,6 +17,10 @@ pub struct Figures {
     pub ticks: BTreeMap<Trigger, u64>,
     /// How often it looked at each repository.
     pub looks: BTreeMap<String, u64>,
+    /// How often it asked the remotes of each repository, by whether one answered.
+    pub polls: BTreeMap<(String, Answered), u64>,
+    /// Bytes that polls and fetches took, by repository.
+    pub bytes: BTreeMap<String, u64>,
     /// Web hooks, by what became of them.
     pub hooks: BTreeMap<Heard, u64>,
     /// Messages on the bus, likewise.
@@ -46,6 +50,24 @@ impl Display for Heard {
             Self::Other => "other",
             Self::Refused => "refused",
         })
+    }
+}
+
+/// What came of asking the remotes of a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answered {
+    /// One of them answered.
+    Yes,
+    /// None did.
+    No,
+}
+
+impl Answered {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "answered",
+            Self::No => "failed",
+        }
     }
 }
 
@@ -134,6 +156,14 @@ pub fn staying(figures: &Figures) -> String {
     page.counter("pmpy_looks_total", "How often it looked at a repository.");
     for (name, count) in &figures.looks {
         page.sample(&[("repository", name)], count);
+    }
+    page.counter("pmpy_polls_total", "How often it asked a remote, by whether one answered.");
+    for ((name, answered), count) in &figures.polls {
+        page.sample(&[("repository", name), ("result", answered.as_str())], count);
+    }
+    page.counter("pmpy_bytes_total", "Bytes of its polls, and of the packs that it fetched.");
+    for (name, bytes) in &figures.bytes {
+        page.sample(&[("repository", name)], bytes);
     }
     page.counter("pmpy_hooks_total", "Web hooks, by what became of them.");
     for (heard, count) in &figures.hooks {
@@ -252,6 +282,11 @@ mod tests {
         Figures {
             ticks: BTreeMap::from([(Trigger::Timer, 3), (Trigger::Webhook, 1)]),
             looks: BTreeMap::from([("spog".to_owned(), 4)]),
+            polls: BTreeMap::from([
+                (("spog".to_owned(), Answered::Yes), 3),
+                (("spog".to_owned(), Answered::No), 1),
+            ]),
+            bytes: BTreeMap::from([("spog".to_owned(), 8)]),
             hooks: BTreeMap::from([(Heard::Known, 1), (Heard::Refused, 2)]),
             messages: BTreeMap::new(),
             session: Some(Session {
@@ -269,6 +304,9 @@ mod tests {
         for line in [
             "pmpy_ticks_total{trigger=\"timer\"} 3",
             "pmpy_looks_total{repository=\"spog\"} 4",
+            "pmpy_polls_total{repository=\"spog\",result=\"answered\"} 3",
+            "pmpy_polls_total{repository=\"spog\",result=\"failed\"} 1",
+            "pmpy_bytes_total{repository=\"spog\"} 8",
             "pmpy_hooks_total{result=\"refused\"} 2",
             "pmpy_bus_up 1",
             "pmpy_bus_broker_info{broker=\"stomps://amq1:61614\"} 1",

@@ -55,6 +55,7 @@ pub fn announce(bus: &Bus, push: &Push, deadline: Duration) -> Result<Taken> {
         // One that hangs leaves the others their share.
         let share = deadline.saturating_sub(now) / (brokers.list.len() - tried) as u32;
         let taken = Connection::open(broker, brokers, now + share).and_then(|mut connection| {
+            tracing::debug!(%broker, "announces");
             let missing = connection.publish(frames.clone(), deadline)?;
             connection.leave();
             Ok(missing)

@@ -13,7 +13,7 @@ use super::Here;
 use super::clone::NoAnswer;
 use super::observe::one_line;
 use super::reconcile::Wish;
-use super::tick::{OnBegun, Orders};
+use super::tick::{OnWord, Orders};
 use crate::domain::status::State;
 use crate::system::process::Worker;
 
@@ -54,7 +54,7 @@ impl Hindrance {
 pub struct Crew<'a> {
     here: &'a Here,
     orders: &'a Orders,
-    on_begun: &'a OnBegun<'a>,
+    on_word: &'a OnWord<'a>,
     book: Mutex<Book>,
 }
 
@@ -67,9 +67,9 @@ struct Book {
 }
 
 impl<'a> Crew<'a> {
-    /// A crew without work. `on_begun` is called for each action that begins.
-    pub fn new(here: &'a Here, orders: &'a Orders, on_begun: &'a OnBegun<'a>) -> Self {
-        Self { here, orders, on_begun, book: Mutex::default() }
+    /// A crew without work. `on_word` hears what its workers say meanwhile.
+    pub fn new(here: &'a Here, orders: &'a Orders, on_word: &'a OnWord<'a>) -> Self {
+        Self { here, orders, on_word, book: Mutex::default() }
     }
 
     /// A worker is to work on the repository `name`, at once or as soon as one is free. `scope` ends
@@ -106,7 +106,7 @@ impl<'a> Crew<'a> {
         let worker = Worker::start(&args, self.here.parcel.as_ref())?;
         let (mut said, mut known) = (Vec::new(), None);
         let ended_well = worker.outlast(|line| match serde_json::from_slice(line) {
-            Ok(begun) => (self.on_begun)(begun),
+            Ok(word) => (self.on_word)(word),
             Err(_) => match serde_json::from_slice(line) {
                 Ok(hindrance) => known = Some(hindrance),
                 Err(_) if said.len() < MOST_REPORTED => said.extend_from_slice(line),

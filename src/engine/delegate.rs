@@ -17,10 +17,10 @@ use super::check::{self, Scope, Verdict};
 use super::observe::one_line;
 use super::roster::{Found, Repo};
 use super::steer::{self, History};
-use super::tick::{self, OnBegun, Orders};
+use super::tick::{self, OnWord, Orders};
 use super::{Here, scripts};
 use crate::config::{RepoSettings, Settings, World};
-use crate::domain::action::Begun;
+use crate::domain::action::Word;
 use crate::domain::plan::Plan;
 use crate::domain::status::Row;
 use crate::system::node::{self, Node, User};
@@ -138,8 +138,8 @@ fn user_of(here: &Here, repo: &Repo) -> Result<Option<User>> {
     }
 }
 
-/// Lets a helper look at `repos` of `user`, and with orders work on them; `on_begun` is called for each
-/// action that begins there.
+/// Lets a helper look at `repos` of `user`, and with orders work on them; `on_word` hears
+/// what is said there meanwhile.
 ///
 /// # Errors
 /// When it cannot be started, or does not answer as it should.
@@ -148,10 +148,10 @@ pub fn look(
     user: &User,
     repos: &[Repo],
     orders: Option<&Orders>,
-    on_begun: &OnBegun,
+    on_word: &OnWord,
 ) -> Result<Vec<Report>> {
     let errand = Errand::Look(orders.cloned());
-    let found: Vec<Report> = answer(here, user, repos, errand, on_begun)?;
+    let found: Vec<Report> = answer(here, user, repos, errand, on_word)?;
     let expected = |found: &Report| repos.iter().any(|repo| repo.name == found.row.name);
     if found.len() != repos.len() || !found.iter().all(expected) {
         bail!("the helper of {} speaks of other repositories than it was asked about", user.name);
@@ -208,7 +208,7 @@ fn answer<T: DeserializeOwned>(
     user: &User,
     repos: &[Repo],
     errand: Errand,
-    on_begun: &OnBegun,
+    on_word: &OnWord,
 ) -> Result<T> {
     let mut said = Vec::new();
     let mut args = begin(user);
@@ -216,9 +216,9 @@ fn answer<T: DeserializeOwned>(
     attended(here, user, repos, |requests| {
         let parcel = parcel(here, user, repos, errand, requests)?;
         let helper = Worker::start_for(&args, &environment(user), &parcel, Speaks::ToUs)?;
-        helper.outlast(|line| match serde_json::from_slice::<Begun>(line) {
+        helper.outlast(|line| match serde_json::from_slice::<Word>(line) {
             // It may speak of what is its own and of nothing else.
-            Ok(begun) if repos.iter().any(|repo| repo.name == begun.repo) => on_begun(begun),
+            Ok(word) if repos.iter().any(|repo| repo.name == word.repo()) => on_word(word),
             Ok(_) => {}
             Err(_) if said.len() < MOST_ANSWERED => said.extend_from_slice(line),
             Err(_) => {}
@@ -297,7 +297,7 @@ pub fn unpack() -> Result<(Here, Errand)> {
 pub fn run(here: &Here, errand: &Errand) -> Result<String> {
     Ok(match errand {
         Errand::Look(orders) => {
-            serde_json::to_string(&tick::errand(here, orders.as_ref(), &scripts::tell_begun)?)?
+            serde_json::to_string(&tick::errand(here, orders.as_ref(), &scripts::tell)?)?
         }
         Errand::Check(scope) => serde_json::to_string(&check::errand(here, *scope)?)?,
         Errand::History => serde_json::to_string(&steer::histories(here, &[])?)?,

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::{Result, bail};
 
 use super::observe::{Site, one_line};
-use super::repair;
+use super::{repair, scripts};
+use crate::domain::action::Word;
 use crate::domain::git::{Commit, RefName};
 use crate::domain::plan::Unreachable;
 use crate::domain::remote::Tip;
@@ -33,8 +34,7 @@ pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Re
         let way = polled.way_of(remote);
         let goal = Goal::Branch { branch: &branch, tip: Some(tip) };
         let order = Order { remote, reach, goal, way };
-        let fetched = site.here.wire.fetch(&site.git, &order, &mut *progress);
-        match fetched {
+        match metered(site, &order, progress) {
             Ok(()) => {
                 // The branch may have moved on between the poll and the fetch.
                 polled.tip = site.git.ref_commit(&branch.tracking())?.or(Some(tip));
@@ -57,6 +57,17 @@ pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Re
     }
     put_unreachable(site, &polled, failures.join("; "))?;
     Ok(false)
+}
+
+/// Fetches, and tells whoever waits how many bytes that took.
+fn metered(site: &Site, order: &Order, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    let mut bytes = 0;
+    let fetched = site.here.wire.fetch(&site.git, order, &mut |now| {
+        bytes = now.bytes as u64;
+        progress(now);
+    });
+    scripts::tell(Word::Fetched { repo: site.repo.name.clone(), bytes });
+    fetched
 }
 
 /// Writes down that no remote gave what it was asked for, and why.
@@ -161,7 +172,7 @@ pub fn every(
         let (reach, way) = (&site.repo.settings.reach, polled.way_of(remote));
         tracing::info!(repository = %site.repo.name, %remote, refs = updates.len(), "fetching");
         let order = Order { remote, reach, goal: Goal::Refs(&updates), way };
-        match site.here.wire.fetch(&site.git, &order, progress) {
+        match metered(site, &order, progress) {
             Ok(()) => {}
             Err(error) if Fault::of(&error).is_some() => return Err(error),
             Err(error) => {

@@ -15,15 +15,14 @@ use anyhow::{Context, Result, anyhow};
 use self::audience::{Audience, Tally};
 use self::bus::Said;
 use self::pages::Pages;
-use self::reporter::Reporter;
+use self::reporter::{Ended, Reporter};
 use self::web::Web;
 use super::Here;
 use super::observe::one_line;
 use super::reconcile::Wish;
-use super::tick::{self, OnBegun, Orders, Tick};
+use super::tick::{self, OnWord, Orders, Tick};
 use crate::config::Settings;
-use crate::domain::action::{Begun, Finished, Trigger};
-use crate::domain::bus::Topic;
+use crate::domain::action::{Trigger, Word};
 use crate::domain::hash;
 use crate::domain::metrics::Figures;
 use crate::domain::status::Status;
@@ -105,12 +104,12 @@ enum News {
     Called(Call, SyncSender<Answer>),
     /// It was looked how everything stands, for those who asked.
     Looked(Result<Status, String>),
-    /// An action begins.
-    Begun(Begun),
+    /// Somebody who works says so.
+    Said(Word),
     /// A pass is over.
     Passed(Pass, Passed),
-    /// What a pass did.
-    Acted(Vec<(String, Finished)>),
+    /// What is recorded of actions that ended, whoever began them.
+    Acted(Vec<Ended>),
 }
 
 /// One tick: why, and of what.
@@ -138,6 +137,8 @@ struct Listener {
     wakes: Wakes<Option<String>>,
     /// Who wished first for what is due.
     causes: BTreeMap<Option<String>, Trigger>,
+    /// How many ticks of ours run.
+    running: usize,
     /// When the timer calls next, since boot.
     timer: Duration,
     unknown: Tally,
@@ -167,11 +168,12 @@ impl Listener {
             machine_id: here.node.machine_id,
             wakes: Wakes::default(),
             causes: BTreeMap::new(),
+            running: 0,
             unknown: Tally::default(),
             refused: Tally::default(),
             figures: Figures::default(),
             pages: Pages::default(),
-            reporter: Reporter::new(here.node.host),
+            reporter: Reporter::new(here.node.host, node::now()),
             reasons: BTreeSet::new(),
             session: None,
             session_number: 0,
@@ -194,6 +196,9 @@ impl Listener {
                 self.audience = Audience::of(&here);
                 // Soon, for something may be new in it; but a whole fleet may read it in one second.
                 self.timer = self.timer.min(since_boot() + splay(&here));
+                if self.report_topic().is_none() {
+                    self.reporter = Reporter::new(here.node.host, node::now());
+                }
                 self.settings = here.settings;
                 tracing::info!("the configuration was read anew");
                 self.connect()
@@ -230,15 +235,18 @@ impl Listener {
             News::Bus(number, said) => self.hear_session(number, said),
             News::Called(call, reply) => self.answer(call, reply),
             News::Looked(seen) => self.looked(seen),
-            News::Begun(begun) => {
-                self.report(|reporter, session, topic| reporter.tell_begun(session, topic, &begun));
-            }
+            News::Said(word) => self.hear_of_work(word),
             News::Acted(actions) => {
                 self.report(|reporter, session, topic| reporter.tell(session, topic, &actions));
             }
             News::Passed(pass, Passed { found, looked, names }) => {
                 if let Pass::Wake(what, _) = &pass {
                     self.wakes.ended(what, found, since_boot());
+                }
+                self.running -= 1;
+                tracing::debug!(trigger = %pass.trigger(), "a tick is over");
+                if self.running == 0 && self.wakes.next().is_none() {
+                    tracing::debug!("nothing is due before the timer");
                 }
                 for name in looked {
                     *self.figures.looks.entry(name).or_default() += 1;
@@ -247,13 +255,6 @@ impl Listener {
                     self.audience.know(&self.settings, names);
                 }
             }
-        }
-    }
-
-    fn report(&mut self, tell: impl FnOnce(&mut Reporter, &Session, &Topic)) {
-        let topic = self.settings.bus.as_ref().and_then(|bus| bus.report_topic.as_ref());
-        if let (Some(session), Some(topic)) = (&self.session, topic) {
-            tell(&mut self.reporter, session, topic);
         }
     }
 
@@ -277,20 +278,24 @@ impl Listener {
         let spread = self.settings.bus.as_ref().map_or(Duration::ZERO, |bus| bus.spread);
         let name = what.as_deref().unwrap_or_default();
         let wait = wake::wait(spread, &self.machine_id, &self.reporter.host, name, now);
+        let (repository, after_ms) = (name.escape_debug(), wait.as_millis());
+        tracing::debug!(%repository, %trigger, after_ms, "a tick is wished for");
         self.wakes.wish(what, now + wait);
     }
 
     fn pass(&mut self, pass: Pass) {
         *self.figures.ticks.entry(pass.trigger()).or_default() += 1;
+        self.running += 1;
+        tracing::debug!(trigger = %pass.trigger(), "a tick begins");
         let (settings, tell, finish) =
             (self.settings.clone(), self.tell.clone(), Arc::clone(&self.finish));
         let begun = pass.clone();
+        let seen = self.reporter.seen();
         let run = move || {
-            let began = node::now();
             let reports = settings.bus.as_ref().is_some_and(|bus| bus.report_topic.is_some());
             // Both fail only when nobody listens any more.
-            let begun = |begun| drop(tell.send(News::Begun(begun)));
-            let done = catch_unwind(AssertUnwindSafe(|| perform(settings, &pass, &begun)));
+            let said = |word| drop(tell.send(News::Said(word)));
+            let done = catch_unwind(AssertUnwindSafe(|| perform(settings, &pass, &said)));
             let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
             let over = |passed| drop(tell.send(News::Passed(pass, passed)));
             let acted = |actions| drop(tell.send(News::Acted(actions)));
@@ -298,7 +303,7 @@ impl Listener {
                 Ok((here, tick)) => {
                     over(Passed::of(&tick));
                     if reports {
-                        acted(reporter::actions(&here, &tick, began));
+                        acted(seen.ended(&here, &tick));
                     }
                     finish(&here, &tick);
                 }
@@ -345,7 +350,7 @@ fn splay(here: &Here) -> Duration {
 }
 
 /// One tick, as cron would have it: with what the machine says of itself now.
-fn perform(settings: Settings, pass: &Pass, on_begun: &OnBegun) -> Result<(Here, Tick)> {
+fn perform(settings: Settings, pass: &Pass, on_word: &OnWord) -> Result<(Here, Tick)> {
     let here = Here::new(settings, Node::here()).context("the node information cannot be used")?;
     let names = match pass {
         Pass::Timer => Vec::new(),
@@ -353,6 +358,6 @@ fn perform(settings: Settings, pass: &Pass, on_begun: &OnBegun) -> Result<(Here,
     };
     let trigger = pass.trigger();
     let orders = Orders { names, trigger, dry_run: false, wait: false, wish: Wish::Follow };
-    let tick = tick::tick(&here, &orders, on_begun)?;
+    let tick = tick::tick(&here, &orders, on_word)?;
     Ok((here, tick))
 }

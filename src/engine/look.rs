@@ -47,7 +47,13 @@ pub struct Looked {
     pub row: Row,
     /// What is to be done, if anybody asked.
     pub plan: Option<Plan>,
+    /// How asking its remotes went, if anybody did here.
+    pub polled: Option<Poll>,
 }
+
+/// That remotes were asked: how many bytes went to and fro; `None`: none of them answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll(pub Option<u64>);
 
 impl<'a> Job<'a> {
     /// Opens the repository.
@@ -82,7 +88,7 @@ impl<'a> Job<'a> {
                           please report what agent check says";
             let row = broken_row(repo, reason.to_owned(), was, now);
             tracing::error!(repository = %repo.name, "panicked");
-            Looked { name: repo.name.clone(), row, plan: None }
+            Looked { name: repo.name.clone(), row, plan: None, polled: None }
         })
     }
 
@@ -90,14 +96,17 @@ impl<'a> Job<'a> {
         let Self { here, repo, opened, was, orders, now } = self;
         let request =
             |orders: &Orders| Request { trigger: orders.trigger, named: orders.is_named() };
-        let mut trouble = None;
+        let (mut trouble, mut poll) = (None, None);
         let mut published = Vec::new();
         let (seen, policy, remote, plan) = match opened {
             Opened::Ready(site) => {
                 let mut polled = site.records.polled();
                 if orders.is_some_and(|orders| orders.asks(repo, &polled, now)) {
                     match site.poll(&polled, now) {
-                        Ok(answered) => polled = answered,
+                        Ok(answered) => {
+                            poll = Some(Poll(answered.bytes));
+                            polled = answered;
+                        }
                         Err(error) => trouble = Some(Hindrance::of(&error)),
                     }
                 }
@@ -163,7 +172,7 @@ impl<'a> Job<'a> {
         if let Some(hindrance) = trouble {
             hindered(&mut row, &hindrance, was, now);
         }
-        Looked { name: repo.name.clone(), row, plan }
+        Looked { name: repo.name.clone(), row, plan, polled: poll }
     }
 }
 

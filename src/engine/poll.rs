@@ -28,7 +28,7 @@ impl Site<'_> {
             after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
         }
         if after.says_the_same(before) {
-            return Ok(Polled { refs: after.refs, ..before.clone() });
+            return Ok(Polled { refs: after.refs, bytes: after.bytes, ..before.clone() });
         }
         if self.records.exist() {
             self.records.put_polled(&after)?;
@@ -73,6 +73,7 @@ pub fn ask(
                     known: true,
                     refs: matches!(wanted, Wanted::Every { .. }).then_some(answer.refs),
                     listed: false,
+                    bytes: Some(answer.way.bytes),
                     mirror: number > 0,
                     remote: Some(remote.to_string()),
                     way: Some(Way { since, ..answer.way }),
@@ -103,6 +104,7 @@ pub fn ask(
         left_alone,
         refs: None,
         way,
+        bytes: None,
         ..before.clone()
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Here;
 use super::observe::Site;
 use crate::config::RepoSettings;
-use crate::domain::action::{Begun, Outcome, Trigger};
+use crate::domain::action::{Begun, Outcome, Trigger, Word};
 use crate::domain::env_file;
 use crate::domain::git::{Commit, RefName};
 use crate::domain::ladder::{self, Ladder};
@@ -231,11 +231,15 @@ impl Facts {
     }
 }
 
-/// Tells whoever waits for this worker or helper that an action begins. Whether that is heard is
-/// nothing to the action.
-pub fn tell_begun(begun: Begun) {
+/// Tells whoever waits for this worker or helper. Whether that is heard is nothing to the work.
+pub fn tell(word: Word) {
     // Text and ids cannot fail to be written.
-    process::say(&serde_json::to_string(&begun).unwrap_or_default());
+    process::say(&serde_json::to_string(&word).unwrap_or_default());
+}
+
+/// [`tell`] that an action begins.
+pub fn tell_begun(begun: Begun) {
+    tell(Word::Begun(begun));
 }
 
 /// [`tell_begun`] of the one action that `step` is.

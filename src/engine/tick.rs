@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::crew::{Crew, Hindrance};
 use super::delegate::{self, Report, Sorted};
-use super::look::{Job, Looked, broken_row, hindered, unrecorded};
+use super::look::{Job, Looked, Poll, broken_row, hindered, unrecorded};
 use super::observe::one_line;
 use super::reconcile::Wish;
 use super::roster::{self, Repo};
 use super::{Here, rounds};
 use crate::config::{Sources, World};
-use crate::domain::action::{Begun, Trigger};
+use crate::domain::action::{Trigger, Word};
 use crate::domain::plan::Plan;
 use crate::domain::report::{self, Notice, Reported};
 use crate::domain::status::{Row, State, Status};
@@ -30,8 +30,8 @@ const REPORTED: &str = "reported.json";
 
 const GONE: &str = "it was removed while it was acted upon";
 
-/// What is done about each action that begins, the moment it does.
-pub type OnBegun<'a> = dyn Fn(Begun) + Sync + 'a;
+/// What is done about what is said while a tick works, the moment it is said.
+pub type OnWord<'a> = dyn Fn(Word) + Sync + 'a;
 
 /// What to do in one tick.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,16 +93,16 @@ pub struct Tick {
     pub changes: Vec<(Row, Option<State>)>,
 }
 
-/// One tick. `on_begun` is called for each action that begins.
+/// One tick. `on_word` hears what is said meanwhile.
 ///
 /// # Errors
 /// When the root cannot be read or a name is not known; a single repository's trouble is in its row.
-pub fn tick(here: &Here, orders: &Orders, on_begun: &OnBegun) -> Result<Tick> {
+pub fn tick(here: &Here, orders: &Orders, on_word: &OnWord) -> Result<Tick> {
     let machine = Machine::at(&here.settings.world.state);
     let before: Option<Status> = machine.read(STATUS);
     let repositories = roster::repositories(here)?;
     roster::known(here, &repositories, &orders.names)?;
-    let mut looked = everybody(here, repositories, &before, Some(orders), on_begun)?;
+    let mut looked = everybody(here, repositories, &before, Some(orders), on_word)?;
     looked.sort_by(|one, other| one.name.cmp(&other.name));
     let decisions =
         looked.iter().filter_map(|it| Some((it.name.clone(), it.plan.clone()?))).collect();
@@ -116,15 +116,15 @@ pub fn tick(here: &Here, orders: &Orders, on_begun: &OnBegun) -> Result<Tick> {
     tell(&machine, status, decisions, now)
 }
 
-/// What a helper finds out about all that was handed over to it, and with orders does there; `on_begun`
-/// is called for each action that begins.
+/// What a helper finds out about all that was handed over to it, and with orders does there; `on_word`
+/// hears what is said meanwhile.
 ///
 /// # Errors
 /// When nothing can be said at all.
-pub fn errand(here: &Here, orders: Option<&Orders>, on_begun: &OnBegun) -> Result<Vec<Report>> {
+pub fn errand(here: &Here, orders: Option<&Orders>, on_word: &OnWord) -> Result<Vec<Report>> {
     let before: Option<Status> = Machine::at(&here.settings.world.state).read(STATUS);
     let repositories = roster::repositories(here)?;
-    let looked = ours(here, &repositories, &before, orders, on_begun);
+    let looked = ours(here, &repositories, &before, orders, on_word);
     Ok(looked.into_iter().map(|it| Report { row: it.row, plan: it.plan }).collect())
 }
 
@@ -134,13 +134,18 @@ fn everybody(
     repositories: Vec<Repo>,
     before: &Option<Status>,
     orders: Option<&Orders>,
-    on_begun: &OnBegun,
+    on_word: &OnWord,
 ) -> Result<Vec<Looked>> {
     let Sorted { ours: own, theirs, nobodys } = delegate::sort(here, repositories);
     let now = node::now();
     let broken = |repo: &Repo, why: String| {
         let was = row_before(before, &repo.name);
-        Looked { name: repo.name.clone(), row: broken_row(repo, why, was, now), plan: None }
+        Looked {
+            name: repo.name.clone(),
+            row: broken_row(repo, why, was, now),
+            plan: None,
+            polled: None,
+        }
     };
     let mut looked: Vec<Looked> =
         nobodys.into_iter().map(|(repo, why)| broken(&repo, why)).collect();
@@ -148,10 +153,10 @@ fn everybody(
         let helpers: Vec<_> = theirs
             .iter()
             .map(|(user, repos)| {
-                (repos, scope.spawn(move || delegate::look(here, user, repos, orders, on_begun)))
+                (repos, scope.spawn(move || delegate::look(here, user, repos, orders, on_word)))
             })
             .collect();
-        looked.extend(ours(here, &own, before, orders, on_begun));
+        looked.extend(ours(here, &own, before, orders, on_word));
         for (repos, helper) in helpers {
             let reports =
                 helper.join().unwrap_or_else(|_| bail!("its helper failed, which is a bug"));
@@ -161,6 +166,8 @@ fn everybody(
                         name: row.name.clone(),
                         row,
                         plan,
+                        // Its helper has said so.
+                        polled: None,
                     }))
                 }
                 Err(error) => {
@@ -179,7 +186,7 @@ fn ours(
     repositories: &[Repo],
     before: &Option<Status>,
     orders: Option<&Orders>,
-    on_begun: &OnBegun,
+    on_word: &OnWord,
 ) -> Vec<Looked> {
     let now = node::now();
     let jobs = repositories.iter().map(|repo| {
@@ -195,9 +202,12 @@ fn ours(
         rounds::all(jobs, |it| looked.push(it));
         return looked;
     };
-    let crew = Crew::new(here, orders, on_begun);
+    let crew = Crew::new(here, orders, on_word);
     thread::scope(|scope| {
         rounds::all(jobs, |it| {
+            if let Some(Poll(bytes)) = it.polled {
+                on_word(Word::Polled { repo: it.name.clone(), bytes });
+            }
             let work = it.plan.as_ref().is_some_and(Plan::is_work);
             if work && !orders.dry_run {
                 crew.send(scope, it.name.clone());
@@ -236,21 +246,20 @@ pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
     let machine = Machine::at(&here.settings.world.state);
     let before: Option<Status> = machine.read(STATUS);
     let repositories = roster::named(here, names)?;
-    let mut looked =
-        if here.node.user.uid == 0 {
-            everybody(here, repositories, &before, None, &drop)?
-        } else {
-            // What belongs to somebody else is not for us to open; the last tick knew how it is.
-            let known =
-                |repo: &Repo| row_before(&before, &repo.name).filter(|_| !node::owns(&repo.path));
-            let (strange, own): (Vec<_>, Vec<_>) =
-                repositories.into_iter().partition(|repo| known(repo).is_some());
-            let mut looked = everybody(here, own, &before, None, &drop)?;
-            looked.extend(strange.into_iter().filter_map(|repo| {
-                Some(Looked { row: known(&repo)?, name: repo.name, plan: None })
-            }));
-            looked
-        };
+    let mut looked = if here.node.user.uid == 0 {
+        everybody(here, repositories, &before, None, &drop)?
+    } else {
+        // What belongs to somebody else is not for us to open; the last tick knew how it is.
+        let known =
+            |repo: &Repo| row_before(&before, &repo.name).filter(|_| !node::owns(&repo.path));
+        let (strange, own): (Vec<_>, Vec<_>) =
+            repositories.into_iter().partition(|repo| known(repo).is_some());
+        let mut looked = everybody(here, own, &before, None, &drop)?;
+        looked.extend(strange.into_iter().filter_map(|repo| {
+            Some(Looked { row: known(&repo)?, name: repo.name, plan: None, polled: None })
+        }));
+        looked
+    };
     let now = node::now();
     for it in &mut looked {
         if let Some((was, hindrance)) = row_before(&before, &it.name).and_then(unrecorded)

@@ -33,6 +33,10 @@ impl Listener {
             self.figures.session = None;
             return Ok(());
         };
+        if !bus.ignored.is_empty() {
+            let ignored = bus.ignored.join(", ");
+            tracing::warn!("these options of brokers mean nothing: {}", ignored.escape_debug());
+        }
         let (brokers, topics) = (bus.brokers.clone(), self.audience.topics().to_vec());
         let is_there = |old: &Session| (old.brokers(), old.topics()) == (&brokers, &*topics);
         if self.session.as_ref().is_some_and(is_there) {

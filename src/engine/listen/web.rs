@@ -114,6 +114,7 @@ impl Listener {
 
     /// Looks how everything stands, and asks no remote.
     fn look(&mut self) {
+        tracing::debug!("it is looked how everything stands");
         let (settings, tell) = (self.settings.clone(), self.tell.clone());
         let survey = || tick::survey(&Here::new(settings, Node::here())?, &[]);
         let run = move || {

@@ -24,6 +24,9 @@ pub struct Polled {
     /// it lacks is gone.
     #[serde(skip)]
     pub listed: bool,
+    /// How many bytes went to and fro, when a remote answered just now. Not kept.
+    #[serde(skip)]
+    pub bytes: Option<u64>,
     /// Another than the first of several remotes said so.
     #[serde(default)]
     pub mirror: bool,
@@ -58,7 +61,12 @@ impl Polled {
             (Some(one), Some(other)) => one.is_the_same(other) && one.since == other.since,
             (one, other) => one.is_none() && other.is_none(),
         };
-        let same = Self { way: other.way.clone(), refs: other.refs.clone(), ..self.clone() };
+        let same = Self {
+            way: other.way.clone(),
+            refs: other.refs.clone(),
+            bytes: other.bytes,
+            ..self.clone()
+        };
         same_way && same == *other
     }
 

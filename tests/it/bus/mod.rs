@@ -1,17 +1,20 @@
 //! The message bus on real brokers. Each test that names one runs against both. Here is what its
 //! modules share.
 
+mod beside;
 mod bridge;
 mod chain;
 mod claims;
 mod clients;
 mod example;
+mod failover;
 mod faults;
 mod gitolite;
 mod hook;
 mod listen;
 mod reload;
 mod outage;
+mod reports;
 mod session;
 
 use std::path::Path;

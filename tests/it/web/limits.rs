@@ -113,7 +113,8 @@ fn the_seventeenth_connection_waits_for_one_of_the_others_to_end() {
 
 #[test]
 fn a_hundred_who_ask_at_once_are_all_answered() {
-    let (_machine, _listener, web) = machine("");
+    let (_machine, listener, web) = machine("");
+    let began = Instant::now();
     thread::scope(|scope| {
         for path in ["/status", "/metrics", "/healthz", "/hook"].repeat(25) {
             let web = &web;
@@ -124,6 +125,10 @@ fn a_hundred_who_ask_at_once_are_all_answered() {
             });
         }
     });
+    // What was seen a second ago is told again.
+    let looks = listener.log().matches("it is looked how everything stands").count() as u64;
+    let most = began.elapsed().as_secs() + 2;
+    assert!((1..=most).contains(&looks), "{looks} in {:?}", began.elapsed());
 }
 
 #[test]
@@ -198,11 +203,16 @@ fn what_is_no_http_harms_nobody() {
 
 #[test]
 fn it_ends_at_once_though_somebody_has_not_said_all() {
-    let (_machine, mut listener, web) = machine("");
-    let mut stream = web.connect();
-    stream.write_all(b"POST /hook HTTP/1.1\r\n").unwrap();
-    let began = Instant::now();
-    listener.signal(rustix::process::Signal::TERM);
-    assert!(listener.end().success());
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let took = || {
+        let (_machine, mut listener, web) = machine("");
+        let began = Instant::now();
+        let mut stream = web.connect();
+        stream.write_all(b"POST /hook HTTP/1.1\r\n").unwrap();
+        listener.signal(rustix::process::Signal::TERM);
+        assert!(listener.end().success());
+        began.elapsed()
+    };
+    // Whoever waits for the rest of a request never ends sooner; a busy machine may seem to wait.
+    let all: Vec<_> = (0..3).map(|_| took()).collect();
+    assert!(all.iter().any(|took| *took < SOON.0), "{all:?}");
 }

@@ -1,6 +1,8 @@
 //! Web hooks and what is told over HTTP, by a real agent that stays up, to a client that writes its bytes
 //! itself. Here is what the modules share.
 
+#[cfg(feature = "servers")]
+mod figures;
 mod forges;
 mod limits;
 mod pages;

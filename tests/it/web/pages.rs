@@ -95,11 +95,25 @@ fn metrics_are_those_of_the_file_and_what_was_counted() {
         let page = web.get("/metrics").body;
         written.lines().filter(timeless).all(|line| page.lines().any(|other| other == line))
     });
+    let families: Vec<_> = page
+        .body
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let documented: Vec<_> = include_str!("../../../docs/operations.md")
+        .lines()
+        .filter(|line| line.starts_with("| `pmpy_"))
+        .filter_map(|line| line.split(['`', '{']).nth(1))
+        .collect();
+    assert_eq!(families, documented, "docs/operations.md names each of them, in this order");
     for (metric, value) in [
         ("pmpy_repository_state{repository=\"spog\",state=\"current\"}", 1.0),
         ("pmpy_attempt{repository=\"spog\"}", 0.0),
         ("pmpy_ticks_total{trigger=\"timer\"}", 1.0),
         ("pmpy_looks_total{repository=\"spog\"}", 1.0),
+        ("pmpy_polls_total{repository=\"spog\",result=\"answered\"}", 1.0),
+        // Of files no bytes are counted.
+        ("pmpy_bytes_total{repository=\"spog\"}", 0.0),
         ("pmpy_bus_up", 0.0),
         ("pmpy_bus_dropped_total", 0.0),
     ] {
