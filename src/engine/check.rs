@@ -130,6 +130,7 @@ pub fn check(settings: Settings, node: Node, scope: Scope, base: &Path) -> Vec<V
     verdicts.push(clock(now));
     let last = Machine::at(&here.settings.world.state).last_tick();
     verdicts.push(ticks(last, now, &schedule::advice(&here)));
+    verdicts.extend(timer(here.settings.every));
     verdicts.extend(folders(&here));
     verdicts.extend(repositories(&here, scope, now));
     verdicts.extend(here.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, scope)));
@@ -202,6 +203,22 @@ fn ticks(last: Option<DateTime<Utc>>, now: DateTime<Utc>, advice: &str) -> Verdi
         return Verdict::bad("tick", text);
     }
     Verdict::ok("tick", format!("the last one was {} s ago", age.num_seconds().max(0)))
+}
+
+/// What is to be said of a timer that calls this often.
+fn timer(every: std::time::Duration) -> Option<Verdict> {
+    let silence = Status::longest_silence();
+    let is_short = Duration::from_std(every).is_ok_and(|every| every <= silence - JITTER);
+    (!is_short).then(|| {
+        let text = format!(
+            "every = \"{}\" is so long that between two ticks all seems to have stopped: \
+             that is so after {} minutes\n\
+             hint: write \"4m\" or less, or let cron tick as well",
+            humantime::format_duration(every),
+            silence.num_minutes()
+        );
+        Verdict::warn("listen", text)
+    })
 }
 
 /// The folders in which the agent keeps what is the machine's.

@@ -303,3 +303,13 @@ fn a_target_that_cannot_be_is_bad_with_what_to_do_and_one_that_can_is_not() {
     publishes("nowhere/site", "after = [\"true\"]\nafter_user = \"daemon\"");
     assert_has(&verdicts(&machine, &[], 0), "ok ops", "after: ");
 }
+
+#[test]
+fn a_timer_that_looks_like_silence_is_told() {
+    let machine = machine();
+    configure(&machine, "[listen]\nevery = \"10m\"\n");
+    assert_has(&verdicts(&machine, &[], 0), "warn listen", "so long that between two ticks");
+    configure(&machine, "[listen]\nevery = \"4m\"\n");
+    let found = verdicts(&machine, &[], 0);
+    assert!(!found.iter().any(|line| line.contains("listen")), "{found:?}");
+}
