@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use pmpy::domain::bus::Hint;
 
 use super::{Listening, brokers};
+use crate::notify::Timed;
 use crate::sandbox::{Ran, Sandbox, set_mode, text};
 use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, login_file};
 use crate::servers::{Behaviour, Proxy, Sshd};
@@ -46,13 +46,12 @@ fn commit(machine: &Sandbox, name: &str, message: &str) -> String {
     machine.git(&desk, &["rev-parse", "HEAD"])
 }
 
-/// Pushes `refs`; what the pusher reads, and how long it took.
+/// Pushes `refs`; what the pusher reads.
 #[track_caller]
-fn push(machine: &Sandbox, name: &str, git: &mut Command, refs: &[&str]) -> (String, Duration) {
-    let start = Instant::now();
+fn push(machine: &Sandbox, name: &str, git: &mut Command, refs: &[&str]) -> String {
     let ran = Ran::of(git.current_dir(machine.desk(name)).args(["push", "origin"]).args(refs)).ok();
     let told = ran.stderr.lines().filter_map(|line| line.strip_prefix("remote: "));
-    (told.map(str::trim_end).collect::<Vec<_>>().join("\n"), start.elapsed())
+    told.map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// Somebody who listens to commits.
@@ -88,7 +87,7 @@ fn every_ref_of_a_push_is_announced_and_the_pusher_reads_it() {
         let new = commit(&machine, &name, "Two\n\nrepo: hijack\nJSON: {}");
         machine.git(&machine.desk(&name), &["tag", "-m", "v", "v1"]);
         let git = || machine.command("git");
-        let (told, _) = push(&machine, &name, &mut git(), &["HEAD:main", "v1"]);
+        let told = push(&machine, &name, &mut git(), &["HEAD:main", "v1"]);
         assert_eq!(told, format!("announced {name} main\nannounced {name} v1"));
         let (hint, body) = heard(&listening, &name);
         assert_eq!(
@@ -106,13 +105,16 @@ fn every_ref_of_a_push_is_announced_and_the_pusher_reads_it() {
         assert_eq!(hint.name.as_deref(), Some("refs/tags/v1"));
         assert!(!body.contains("    One\n"), "of a new ref the newest commit is told: {body}");
 
-        let (told, _) = push(&machine, &name, &mut git(), &[":v1"]);
+        let told = push(&machine, &name, &mut git(), &[":v1"]);
         assert_eq!(told, format!("announced {name} v1, which is gone"));
         assert_eq!(heard(&listening, &name).0.claimed, None);
         let many: Vec<_> = (0..300).map(|number| format!("HEAD:refs/heads/b{number}")).collect();
         let refs: Vec<_> = many.iter().map(String::as_str).collect();
-        let (told, _) = push(&machine, &name, &mut git(), &refs);
-        assert!(told.ends_with(&format!("\nand 290 more refs of {name}")), "{told}");
+        let told = push(&machine, &name, &mut git(), &refs);
+        // What may follow is how many were not confirmed in time.
+        let lines: Vec<_> = told.lines().collect();
+        assert!(lines[9].starts_with(&format!("announced {name} b")), "{told}");
+        assert_eq!(lines[10], format!("and 290 more refs of {name}"), "{told}");
         for _ in 0..300 {
             heard(&listening, &name);
         }
@@ -132,7 +134,7 @@ fn a_push_over_ssh_is_announced() {
         let new = commit(&machine, &name, "Over ssh");
         let mut git = machine.command("git");
         git.env("GIT_SSH_COMMAND", server.ssh_command());
-        let (told, _) = push(&machine, &name, &mut git, &["HEAD:main"]);
+        let told = push(&machine, &name, &mut git, &["HEAD:main"]);
         assert_eq!(told, format!("announced {name} main"));
         assert_eq!(heard(&listening, &name).0.claimed, new.parse().ok());
     }
@@ -140,59 +142,64 @@ fn a_push_over_ssh_is_announced() {
 
 #[test]
 fn over_tls_and_with_gitolites_names_it_is_the_same() {
-    let broker = Broker::shared(KINDS[0]);
-    let machine = serving("spog");
-    let listening = listening(broker, &machine.path(""));
-    let urls = [broker.tls_url()];
-    install(&machine, "spog", GITOLITE, &urls);
-    let configuration = machine.path("notify/notify.toml");
-    let more = format!("ca_file = {:?}\n", broker.ca_file());
-    fs::write(&configuration, fs::read_to_string(&configuration).unwrap() + &more).unwrap();
-    commit(&machine, "spog", "A change");
-    // What gitolite sets for its hooks.
-    let mut git = machine.command("git");
-    git.env("GL_REPO", "sites/spog").env("GL_USER", "key-of-pat");
-    let (told, _) = push(&machine, "spog", &mut git, &["HEAD:main"]);
-    assert_eq!(told, "announced sites/spog main");
-    let (_, body) = heard(&listening, "sites/spog");
-    assert!(body.contains("\"user_name\":\"key-of-pat\""), "{body}");
-    commit(&machine, "spog", "Another");
-    let mut git = machine.command("git");
-    git.env("GL_REPO", "gitolite-admin");
-    assert_eq!(push(&machine, "spog", &mut git, &["HEAD:main"]).0, "");
+    for kind in KINDS {
+        let broker = Broker::shared(kind);
+        let machine = serving("spog");
+        let listening = listening(broker, &machine.path(""));
+        let urls = [broker.tls_url()];
+        install(&machine, "spog", GITOLITE, &urls);
+        let configuration = machine.path("notify/notify.toml");
+        let more = format!("ca_file = {:?}\n", broker.ca_file());
+        fs::write(&configuration, fs::read_to_string(&configuration).unwrap() + &more).unwrap();
+        commit(&machine, "spog", "A change");
+        // What gitolite sets for its hooks.
+        let (repo, mut git) = (format!("sites/{kind:?}"), machine.command("git"));
+        git.env("GL_REPO", &repo).env("GL_USER", "key-of-pat");
+        let told = push(&machine, "spog", &mut git, &["HEAD:main"]);
+        assert_eq!(told, format!("announced {repo} main"));
+        let (_, body) = heard(&listening, &repo);
+        assert!(body.contains("\"user_name\":\"key-of-pat\""), "{body}");
+        commit(&machine, "spog", "Another");
+        let mut git = machine.command("git");
+        git.env("GL_REPO", "gitolite-admin");
+        assert_eq!(push(&machine, "spog", &mut git, &["HEAD:main"]), "");
+    }
 }
 
 #[test]
 fn a_bus_that_is_of_no_use_costs_two_seconds_and_no_push() {
-    let broker = Broker::shared(KINDS[0]);
-    let machine = serving("ops");
-    let hole = Proxy::to(broker.port());
-    hole.behave(Behaviour::BlackHole);
-    let hole_url = format!("stomp://127.0.0.1:{}", hole.port());
-    let git = || machine.command("git");
+    for kind in KINDS {
+        let broker = Broker::shared(kind);
+        let machine = serving("ops");
+        let hole = Proxy::to(broker.port());
+        hole.behave(Behaviour::BlackHole);
+        let hole_url = format!("stomp://127.0.0.1:{}", hole.port());
+        let git = || machine.command("git");
 
-    install(&machine, "ops", PLAIN, std::slice::from_ref(&hole_url));
-    commit(&machine, "ops", "Into the hole");
-    let (told, took) = push(&machine, "ops", &mut git(), &["HEAD:main"]);
-    assert!(told.starts_with("agent: not announced: the broker "), "{told}");
-    assert!(told.contains("does not answer; servers see it"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(took < Duration::from_secs(4), "{took:?}");
+        install(&machine, "ops", PLAIN, std::slice::from_ref(&hole_url));
+        let hook = Timed::hook(&machine, "ops");
+        commit(&machine, "ops", "Into the hole");
+        let told = push(&machine, "ops", &mut git(), &["HEAD:main"]);
+        assert!(told.starts_with("agent: not announced: the broker "), "{told}");
+        assert!(told.contains("does not answer; servers see it"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+        hook.took_two_seconds();
 
-    // The next broker has its share of the two seconds.
-    install(&machine, "ops", PLAIN, &[hole_url, broker.url()]);
-    commit(&machine, "ops", "Past the hole");
-    let (told, _) = push(&machine, "ops", &mut git(), &["HEAD:main"]);
-    assert_eq!(told, "announced ops main");
+        // The next broker has its share of the two seconds.
+        install(&machine, "ops", PLAIN, &[hole_url, broker.url()]);
+        commit(&machine, "ops", "Past the hole");
+        let told = push(&machine, "ops", &mut git(), &["HEAD:main"]);
+        assert_eq!(told.lines().next(), Some("announced ops main"), "{told}");
 
-    install(&machine, "ops", PLAIN, &[broker.url()]);
-    fs::write(machine.path("notify/bus.login"), "hook:wrong\n").unwrap();
-    commit(&machine, "ops", "With a wrong password");
-    let (told, _) = push(&machine, "ops", &mut git(), &["HEAD:main"]);
-    assert!(told.contains("it does not take us"), "{told}");
-    assert!(!told.contains("hint") && !told.contains("wrong"), "{told}");
-    let pushed = machine.git(&machine.desk("ops"), &["rev-parse", "HEAD"]);
-    assert_eq!(machine.git(&machine.server("ops"), &["rev-parse", "main"]), pushed);
+        install(&machine, "ops", PLAIN, &[broker.url()]);
+        fs::write(machine.path("notify/bus.login"), "hook:wrong\n").unwrap();
+        commit(&machine, "ops", "With a wrong password");
+        let told = push(&machine, "ops", &mut git(), &["HEAD:main"]);
+        assert!(told.contains("it does not take us"), "{told}");
+        assert!(!told.contains("hint") && !told.contains("wrong"), "{told}");
+        let pushed = machine.git(&machine.desk("ops"), &["rev-parse", "HEAD"]);
+        assert_eq!(machine.git(&machine.server("ops"), &["rev-parse", "main"]), pushed);
+    }
 }
 
 #[test]
