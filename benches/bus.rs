@@ -75,7 +75,7 @@ fn listening(broker: &Broker, more: &str) -> (Sandbox, Agent) {
     machine.tick().ok();
     let log = machine.path("listen.log");
     let child = machine
-        .agent_command(&["listen"])
+        .agent_command(&["listen", "-v", "--log-format", "json"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log).unwrap())
@@ -96,7 +96,7 @@ impl Drop for Agent {
     }
 }
 
-/// The hook as it is documented, with a note of when it began.
+/// The hook as it is documented, with a note of when it began and a log with times.
 fn announces(machine: &Sandbox, broker: &Broker) {
     let folder = machine.path("notify");
     fs::create_dir(&folder).unwrap();
@@ -107,10 +107,11 @@ fn announces(machine: &Sandbox, broker: &Broker) {
     let hook = machine.server("ops").join("hooks/post-receive");
     fs::create_dir_all(hook.parent().unwrap()).unwrap();
     let script = format!(
-        "#!/bin/bash\necho $EPOCHREALTIME > {}\nexec {} --config {} notify\n",
+        "#!/bin/bash\necho $EPOCHREALTIME > {}\nexec {} --config {} -v --log-format json notify 2> {}\n",
         text(&machine.path("hook")),
         env!("CARGO_BIN_EXE_agent"),
-        text(&configuration)
+        text(&configuration),
+        text(&machine.path("notify.log"))
     );
     fs::write(&hook, script).unwrap();
     set_mode(&hook, 0o755);
@@ -121,7 +122,13 @@ fn announces(machine: &Sandbox, broker: &Broker) {
 struct Moments {
     pushed: f64,
     hook: f64,
-    message: f64,
+    /// The broker has taken us, and the message goes out.
+    sent: f64,
+    /// The agent has the message.
+    heard: f64,
+    /// The remote has answered.
+    polled: f64,
+    fetched: f64,
     action: f64,
     script: f64,
     returned: f64,
@@ -146,7 +153,7 @@ fn pushed(kind: Kind, pushes: usize) {
         let pushed = now();
         machine.git(&desk, &["push", "--quiet", "origin", "HEAD:main"]);
         let returned = now();
-        let (message, _) = heard.next(|frame| Hint::read(frame).is_some());
+        heard.next(|frame| Hint::read(frame).is_some());
         let (_, begun) = heard.next(|frame| json(frame)["state"] == "started");
         let at: chrono::DateTime<chrono::Utc> = begun["at"].as_str().unwrap().parse().unwrap();
         heard.next(|frame| json(frame)["state"] == "succeeded");
@@ -154,11 +161,16 @@ fn pushed(kind: Kind, pushes: usize) {
         let line = began.lines().last().unwrap();
         assert!(line.ends_with(&revision), "{line}");
         let hook = fs::read_to_string(machine.path("hook")).unwrap();
+        let listens = fs::read_to_string(machine.path("listen.log")).unwrap();
+        let notifies = fs::read_to_string(machine.path("notify.log")).unwrap();
         if number >= 10 {
             all.push(Moments {
                 pushed,
                 hook: bash_time(&hook),
-                message,
+                sent: logged(&notifies, "announces"),
+                heard: logged(&listens, "a tick is wished for"),
+                polled: logged(&listens, "polled"),
+                fetched: logged(&listens, "fetched"),
                 action: at.timestamp_micros() as f64 / 1e3,
                 script: bash_time(line),
                 returned,
@@ -166,12 +178,15 @@ fn pushed(kind: Kind, pushes: usize) {
         }
     }
     println!("\n{kind:?}, {pushes} pushes | median ms | p99 ms\n--- | --: | --:");
-    let rows: [(&str, Part); 6] = [
+    let rows: [(&str, Part); 9] = [
         ("**push to the script's first line**", |it| it.script - it.pushed),
         ("git push until the hook begins", |it| it.hook - it.pushed),
-        ("the hook until its message is there", |it| it.message - it.hook),
-        ("wake, poll, fetch, apply", |it| it.action - it.message),
-        ("start of the script", |it| it.script - it.action),
+        ("hook: until the broker has taken it in", |it| it.sent - it.hook),
+        ("broker: until the agent has the message", |it| it.heard - it.sent),
+        ("wake: until the remote has answered", |it| it.polled - it.heard),
+        ("fetch: until a worker has it", |it| it.fetched - it.polled),
+        ("apply: until the files are in place", |it| it.action - it.fetched),
+        ("start: until the script's first line", |it| it.script - it.action),
         ("(git push until it returns)", |it| it.returned - it.pushed),
     ];
     for (name, part) in rows {
@@ -184,6 +199,16 @@ fn pushed(kind: Kind, pushes: usize) {
 
 fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64() * 1e3
+}
+
+/// When the last line of `log` was written that says `message`.
+fn logged(log: &str, message: &str) -> f64 {
+    let said = format!("\"message\":\"{message}\"");
+    let line = log.lines().rfind(|line| line.contains(&said));
+    let line = line.unwrap_or_else(|| panic!("nothing says {message} in\n{log}"));
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let at: chrono::DateTime<chrono::Utc> = line["timestamp"].as_str().unwrap().parse().unwrap();
+    at.timestamp_micros() as f64 / 1e3
 }
 
 /// `$EPOCHREALTIME` at the beginning of `line`.
