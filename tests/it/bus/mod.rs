@@ -12,8 +12,8 @@ mod faults;
 mod gitolite;
 mod hook;
 mod listen;
-mod reload;
 mod outage;
+mod reload;
 mod reports;
 mod session;
 
