@@ -189,17 +189,18 @@ impl<'a, 's> Round<'a, 's> {
         let staged = stage::all(self.site, &self.shelf, &plan.publish, self.known())?;
         let ready = self.judge(&plan.publish, staged)?;
         let shown = self.show(ready)?;
-        self.leave(&shown)?;
+        let left = self.leave(&shown)?;
         self.tell(&shown)?;
         let retired = self.retire(&shown);
         // Whatever resists there: what was done is written down.
         self.save()?;
         self.site.records.add_all_to_history(&self.finished)?;
-        if retired? {
+        let retired = retired?;
+        if retired {
             // Behind the records, which wait for the same disk: this costs little then.
             self.shelf.store.settle()?;
         }
-        if retired || !plan.remove.is_empty() {
+        if retired || left || !plan.remove.is_empty() {
             self.shelf.sweep(self.site);
         }
         let ended = node::now();

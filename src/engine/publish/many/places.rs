@@ -12,14 +12,16 @@ use crate::engine::observe::one_line;
 use crate::system::node;
 
 impl Round<'_, '_> {
-    /// Takes away what those that are `shown` left in the directories that they had before.
-    pub(super) fn leave(&mut self, shown: &[Due]) -> Result<()> {
+    /// Takes away what those that are `shown` left in the directories that they had before; whether
+    /// there was any.
+    pub(super) fn leave(&mut self, shown: &[Due]) -> Result<bool> {
         let is_left = |entry: &Entry| {
             entry.heir.as_ref().is_some_and(|heir| shown.iter().any(|due| due.name == *heir))
         };
         let left = self.book.iter().filter(|(_, entry)| is_left(entry));
         let left: Vec<String> = left.map(|(name, _)| name.clone()).collect();
-        self.remove(&left)
+        self.remove(&left)?;
+        Ok(!left.is_empty())
     }
 
     /// Takes away what refs left that are gone. What resists stays in the book, and is tried again.
