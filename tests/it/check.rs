@@ -312,4 +312,12 @@ fn a_timer_that_looks_like_silence_is_told() {
     configure(&machine, "[listen]\nevery = \"4m\"\n");
     let found = verdicts(&machine, &[], 0);
     assert!(!found.iter().any(|line| line.contains("listen")), "{found:?}");
+fn a_depth_that_does_nothing_is_told() {
+    let machine = machine();
+    let url = format!("file://{}", text(&machine.server("ops")));
+    configure(&machine, &format!("[repo.ops]\nurl = \"{url}\"\ndepth = 3\n"));
+    let found = verdicts(&machine, &[], 0);
+    assert_has(&found, "warn ops", &format!("depth = 3 does nothing for {url}"));
+    assert_has(&found, "hint:", "leave depth out, or pull over https or ssh");
+    assert_has(&found, "ok ops", "has main at");
 }

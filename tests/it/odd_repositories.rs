@@ -156,3 +156,19 @@ fn nothing_of_the_repositorys_own_configuration_is_run() {
     assert!(!canary.exists());
     assert_eq!(fs::read_to_string(clone.join("page")).unwrap(), "two\n");
 }
+
+#[test]
+fn a_file_url_is_decoded_as_git_decodes_it() {
+    let machine = Sandbox::new();
+    machine.serve("ops", &[("page", "old")]);
+    let place = machine.path("server/ö ps.git");
+    fs::rename(machine.server("ops"), &place).unwrap();
+    machine.git(&machine.desk("ops"), &["remote", "set-url", "origin", text(&place)]);
+    let url = format!("file://{}/%C3%B6%20ps.git", text(&machine.path("server")));
+    machine.configure(&format!("[repo.ops]\nurl = {url:?}\n"));
+    for page in ["new", "newer"] {
+        let revision = machine.push("ops", &[("page", page)]);
+        machine.tick().ok();
+        assert_eq!(machine.lastaction("ops"), Some(revision), "{:#}", machine.row("ops"));
+    }
+}

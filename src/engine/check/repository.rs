@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 
 use super::{Level, Scope, Verdict, room, target};
-use crate::domain::git::{RefName, Remote};
+use crate::domain::git::{RefName, Remote, Scheme};
 use crate::domain::ladder::{self, Ladder};
 use crate::domain::remote::{Answer, Dialect, Wanted, Way};
 use crate::engine::Here;
@@ -155,7 +155,22 @@ fn remotes(here: &Here, repo: &Repo, remotes: &[Remote], wanted: &Wanted) -> Vec
             verdict.level = verdict.level.min(Level::Warn);
         }
     }
+    found.extend(idle_depth(repo, remotes));
     found
+}
+
+/// That `depth` does nothing, where it does nothing.
+fn idle_depth(repo: &Repo, remotes: &[Remote]) -> Option<Verdict> {
+    let depth = repo.settings.reach.depth;
+    let is_local = |remote: &&Remote| remote.scheme() == Some(Scheme::Local);
+    let remote = remotes.iter().find(is_local).filter(|_| depth > 0)?;
+    Some(Verdict::warn(
+        &repo.name,
+        format!(
+            "depth = {depth} does nothing for {remote}: all history is taken from this machine\n\
+             hint: leave depth out, or pull over https or ssh"
+        ),
+    ))
 }
 
 /// What this machine lacks to ask each remote, which are not asked.

@@ -1,10 +1,13 @@
 //! Remotes on this machine: a path or `file://`. Their refs are read directly; no process starts.
 #![expect(clippy::disallowed_types, reason = "part of the wire, which carries libgit2's fetches")]
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use git2::{ErrorCode, Repository};
+use percent_encoding::percent_decode_str;
 
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::remote::{Answer, Dialect, Format, Kinds, Tip, Wanted, Way};
@@ -12,10 +15,19 @@ use crate::domain::wire;
 use crate::system::files;
 use crate::system::git::{commit_of, format_of, packs};
 
-/// The path that a local remote means.
+/// What a URL of this kind begins with.
+const FILE: &str = "file://";
+
+/// The path that a local remote means: in a URL `%20` is a space, as git takes it.
 fn path(remote: &Remote) -> PathBuf {
     let url = remote.secret_url();
-    PathBuf::from(url.strip_prefix("file://").unwrap_or(url))
+    match url.get(..FILE.len()) {
+        Some(scheme) if scheme.eq_ignore_ascii_case(FILE) => {
+            let path: Vec<u8> = percent_decode_str(&url[FILE.len()..]).collect();
+            PathBuf::from(OsString::from_vec(path))
+        }
+        _ => PathBuf::from(url),
+    }
 }
 
 /// Where the objects and refs of the repository at `path` are.
@@ -120,4 +132,21 @@ fn plain_ref(path: &Path, branch: &RefName) -> Option<Commit> {
         .split(|&byte| byte == b'\n')
         .find(|line| line.strip_suffix(name.as_bytes()).is_some_and(|id| id.ends_with(b" ")))?;
     std::str::from_utf8(line).ok()?.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_decoded_and_a_path_is_not() {
+        for (remote, expected) in [
+            ("file:///srv/a%20b.git", "/srv/a b.git"),
+            ("FILE:///srv/%C3%BC%2fx", "/srv/ü/x"),
+            ("file:///srv/100%", "/srv/100%"),
+            ("/srv/a%20b.git", "/srv/a%20b.git"),
+        ] {
+            assert_eq!(path(&Remote::new(remote)), Path::new(expected));
+        }
+    }
 }
