@@ -10,7 +10,6 @@ use chrono::{DateTime, Utc};
 use super::show;
 use crate::cli::{self, Global};
 use crate::domain::action::Trigger;
-use crate::domain::hash;
 use crate::domain::metrics;
 use crate::domain::plan::{Plan, Target};
 use crate::domain::publication::Publishing;
@@ -40,8 +39,7 @@ pub fn run(here: &Here, global: &Global, args: &cli::Tick) -> Result<Code> {
     let trigger = args.trigger.unwrap_or(if watched { Trigger::Manual } else { Trigger::Cron });
     if !watched && args.repos.is_empty() {
         let splay = args.splay.unwrap_or(here.settings.splay);
-        let share = hash::fraction(&[here.node.machine_id.as_bytes(), here.node.host.as_bytes()]);
-        std::thread::sleep(splay.mul_f64(share));
+        std::thread::sleep(splay.mul_f64(here.node.share()));
     }
     let orders = Orders {
         names: args.repos.clone(),

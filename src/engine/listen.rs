@@ -23,7 +23,6 @@ use super::reconcile::Wish;
 use super::tick::{self, OnWord, Orders, Tick};
 use crate::config::Settings;
 use crate::domain::action::{Trigger, Word};
-use crate::domain::hash;
 use crate::domain::metrics::Figures;
 use crate::domain::status::Status;
 use crate::domain::wake::{self, Found, Wakes};
@@ -345,8 +344,7 @@ impl Passed {
 
 /// This machine's own part of the `splay`.
 fn splay(here: &Here) -> Duration {
-    let parts = [here.node.machine_id.as_bytes(), here.node.host.as_bytes()];
-    here.settings.splay.mul_f64(hash::fraction(&parts))
+    here.settings.splay.mul_f64(here.node.share())
 }
 
 /// One tick, as cron would have it: with what the machine says of itself now.

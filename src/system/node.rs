@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use uzers::os::unix::UserExt;
 
 use super::files;
+use crate::domain::hash;
 
 /// Who and where we are.
 #[derive(Clone, Debug)]
@@ -70,6 +71,14 @@ impl Node {
             boot_id: line("/proc/sys/kernel/random/boot_id"),
             user: User::current(),
         }
+    }
+}
+
+impl Node {
+    /// The part of any wait that is this machine's own, in `0.0..1.0`: always the same, and another one
+    /// on each machine, also on those that share a name or were made of one image.
+    pub fn share(&self) -> f64 {
+        hash::fraction(&[self.machine_id.as_bytes(), self.host.as_bytes()])
     }
 }
 
@@ -213,4 +222,35 @@ pub fn owner(path: &Path) -> Result<u32> {
 /// Whether what is at `path` belongs to the user that we run as; also when there is nothing.
 pub fn owns(path: &Path) -> bool {
     owner(path).map_or(true, |uid| uid == rustix::process::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(machine_id: &str, host: &str) -> f64 {
+        let (machine_id, host) = (machine_id.to_owned(), host.to_owned());
+        Node { machine_id, host, ..Node::here() }.share()
+    }
+
+    #[test]
+    fn the_share_of_a_machine_is_its_own_and_always_the_same() {
+        assert_eq!(share("4711", "web01"), share("4711", "web01"));
+        assert_ne!(share("4711", "web01"), share("4712", "web01"), "two that share a name");
+        assert_ne!(share("4711", "web01"), share("4711", "web02"), "two made of one image");
+        assert_ne!(share("4711", "web01"), share("", "4711web01"));
+    }
+
+    #[test]
+    fn the_shares_of_a_fleet_are_spread_evenly() {
+        for image in ["", "4711"] {
+            let mut seconds = [0_u32; 20];
+            for host in 0..10_000 {
+                let id = if image.is_empty() { format!("{host:032x}") } else { image.to_owned() };
+                let second = (share(&id, &format!("web{host:05}")) * 20.0) as usize;
+                *seconds.get_mut(second).unwrap() += 1;
+            }
+            assert!(seconds.iter().all(|&hosts| (400..600).contains(&hosts)), "{seconds:?}");
+        }
+    }
 }

@@ -312,6 +312,9 @@ fn a_timer_that_looks_like_silence_is_told() {
     configure(&machine, "[listen]\nevery = \"4m\"\n");
     let found = verdicts(&machine, &[], 0);
     assert!(!found.iter().any(|line| line.contains("listen")), "{found:?}");
+}
+
+#[test]
 fn a_depth_that_does_nothing_is_told() {
     let machine = machine();
     let url = format!("file://{}", text(&machine.server("ops")));

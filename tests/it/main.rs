@@ -56,6 +56,7 @@ mod script_faults;
 mod scripts;
 #[cfg(feature = "servers")]
 mod servers;
+mod splay;
 mod states;
 mod steering;
 mod throwaway;

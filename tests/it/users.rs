@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, owner, set_mode, text, wait_until};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, owner, set_mode, text, wait_until};
 use crate::servers::Running;
 
 pub mod open_files;
@@ -90,6 +90,32 @@ fn a_clone_of_another_user_is_worked_on_as_that_user() {
     assert!(machine.agent(&["explain", "ops"]).ok().stdout.contains("is current"));
     assert!(machine.agent(&["history", "ops"]).ok().stdout.contains("cron"));
     assert!(machine.agent(&["check", "--offline"]).stdout.contains("worked on as nobody"));
+}
+
+#[test]
+fn an_idle_tick_starts_one_helper_for_each_user_however_many_clones_there_are() {
+    let machine = machine(TELLS_WHO);
+    for (name, user) in [("web", NOBODY), ("dns", NOBODY), ("log", DAEMON)] {
+        machine.serve(name, &[("work.sh", TELLS_WHO), (".gitignore", "made-by-work\n")]);
+        machine.clone_to_root(name);
+        give(&machine, name, user);
+    }
+    machine.tick().ok();
+    let trace = machine.path("trace");
+    let mut strace = machine.command("strace");
+    strace.args(["-f", "-s", "999", "-e", "trace=execve", "-o", text(&trace)]);
+    Ran::of(strace.args(machine.agent_line(&["tick", "--trigger", "cron"]))).ok();
+    for name in ["ops", "web", "dns", "log"] {
+        assert_eq!(machine.state(name), "current", "{:#}", machine.row(name));
+    }
+    let trace = fs::read_to_string(trace).unwrap();
+    let started: Vec<&str> = trace.lines().filter(|line| line.contains(" execve(")).collect();
+    let helpers_of = |user: &str| {
+        let mark = format!("\"helper\", \"--user\", \"{user}\"");
+        started.iter().filter(|line| line.contains(&mark)).count()
+    };
+    assert_eq!((helpers_of("nobody"), helpers_of("daemon")), (1, 1), "{started:#?}");
+    assert_eq!(started.len(), 3, "the tick itself and its helpers: {started:#?}");
 }
 
 #[test]
