@@ -33,7 +33,7 @@ impl Certificates {
     fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let own_names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+        let own_names = "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1";
         let signed_itself = ["-days", "30"];
         let signed = ["-days", "30", "-CA", "ca.pem", "-CAkey", "ca.key"];
         make(folder, "ca", "", "", &signed_itself);

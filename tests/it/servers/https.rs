@@ -17,8 +17,10 @@
 //! | `flaky/` | 503 for every second request, by chance; else as `""` |
 //! | `cgi/SCRIPT/` | whatever [`Https::answer_with`] was given as SCRIPT |
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -27,8 +29,10 @@ use std::process::Stdio;
 use crate::sandbox::{Sandbox, set_mode, text};
 
 use super::certificates::Certificates;
-use super::{PASSWORD, Running, USER, free_port, git_exec_path};
+use super::{PASSWORD, Running, USER, free_port, git_exec_path, has_ipv6};
 
+/// What [`Https::settle`] asks for.
+const SETTLED: &str = "/settled";
 /// How many git-http-backends may run at once.
 const GATEWAYS: usize = 4;
 
@@ -165,12 +169,22 @@ impl Https {
 
     /// What was asked so far, in the order in which it was done with.
     pub fn requests(&self) -> Vec<Request> {
+        self.settle();
         let log = fs::read_to_string(self.folder.join("access.log")).unwrap();
-        log.lines().map(Request::parse).collect()
+        log.lines().map(Request::parse).filter(|request| request.uri != SETTLED).collect()
+    }
+
+    /// Waits until what was answered is in the log: nginx writes a line only after the answer is out,
+    /// and takes the next request after that.
+    fn settle(&self) {
+        let mut line = TcpStream::connect(("127.0.0.1", self.port(Face::Plain))).unwrap();
+        line.write_all(format!("GET {SETTLED} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        line.read_to_end(&mut Vec::new()).unwrap();
     }
 
     /// Forgets what was asked so far.
     pub fn forget_requests(&self) {
+        self.settle();
         fs::write(self.folder.join("access.log"), "").unwrap();
     }
 
@@ -220,9 +234,13 @@ fn configuration(machine: &Sandbox, folder: &std::path::Path, ports: &[u16]) -> 
             _ => String::new(),
         };
         let listen = if *face == Face::Plain { "" } else { " ssl http2" };
+        let sixth = match has_ipv6() {
+            true => format!("listen [::1]:{port}{listen};"),
+            false => String::new(),
+        };
         let _ = writeln!(
             servers,
-            "server {{ listen 127.0.0.1:{port}{listen}; {tls} {client} include ways.conf; }}"
+            "server {{ listen 127.0.0.1:{port}{listen}; {sixth} {tls} {client} include ways.conf; }}"
         );
     }
     let other = ports[FACES.iter().position(|(face, _)| *face == Face::Other).unwrap()];
@@ -267,6 +285,7 @@ http {{
 fn ways(folder: &str, other: u16) -> String {
     let mut ways = format!(
         r#"location / {{ fastcgi_pass unix:{folder}/socket; }}
+location = {SETTLED} {{ return 204; }}
 location /cgi/ {{ fastcgi_buffering off; fastcgi_pass unix:{folder}/socket; }}
 location /auth/ {{ auth_basic git; auth_basic_user_file {folder}/users; fastcgi_pass unix:{folder}/socket; }}
 location /flaky/ {{ if ($out_of_order) {{ return 503; }} fastcgi_pass unix:{folder}/socket; }}

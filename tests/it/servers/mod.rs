@@ -41,7 +41,7 @@ mod sshd;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,10 +69,23 @@ pub fn free_port() -> u16 {
     let first = 10_000 + u16::try_from(std::process::id() * 61 % 20_000).unwrap();
     loop {
         let port = 10_000 + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let is_free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if is_free && (!has_ipv6() || TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_ok()) {
             return port;
         }
     }
+}
+
+/// Whether the loopback device has `::1`. Where it has, the servers listen there as well.
+pub fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+/// `url`, which names this machine, by its IPv6 address.
+pub fn over_ipv6(url: &str) -> String {
+    assert!(has_ipv6(), "this test needs ::1 on the loopback device");
+    let place = |url: &str, name| url.replacen(name, "[::1]", 1);
+    place(&place(url, "127.0.0.1"), "localhost")
 }
 
 /// A running server. Dropping it kills it and every process that it started.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sandbox::{Ran, Sandbox, set_mode, text};
 
-use super::{Running, free_port, path_with_sbin};
+use super::{Running, free_port, has_ipv6, path_with_sbin};
 
 /// For [`Sshd::restart_with`]: no key is good enough, only passwords are asked for (and none fits).
 pub const PASSWORDS_ONLY: &str = "AuthenticationMethods password\nPasswordAuthentication yes\n";
@@ -39,7 +39,8 @@ impl<'machine> Sshd<'machine> {
         sshd.make_key("client");
         sshd.make_key("host");
         sshd.write_shell();
-        fs::write(sshd.known_hosts(), sshd.host_line()).unwrap();
+        let line = sshd.host_line();
+        fs::write(sshd.known_hosts(), line.clone() + &line.replace("127.0.0.1", "::1")).unwrap();
         sshd.restart_with("");
         sshd
     }
@@ -89,8 +90,9 @@ impl<'machine> Sshd<'machine> {
         self.running = None;
         let (port, folder) = (self.port, text(&self.folder));
         // Where bash believes that it is not the first shell, it leaves ~/.bashrc of the machine alone.
+        let sixth = if has_ipv6() { "ListenAddress ::1\n" } else { "" };
         let configuration = format!(
-            "{lines}SetEnv SHLVL=2\nPort {port}\nListenAddress 127.0.0.1\nPidFile none\n\
+            "{lines}SetEnv SHLVL=2\nPort {port}\nListenAddress 127.0.0.1\n{sixth}PidFile none\n\
              HostKey {folder}/host\n\
              AuthorizedKeysFile {folder}/client.pub\nStrictModes no\nUsePAM no\nUseDNS no\n\
              PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\

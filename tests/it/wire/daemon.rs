@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox};
-use crate::servers::{Behaviour, Daemon, Proxy};
+use crate::servers::{Behaviour, Daemon, Proxy, over_ipv6};
 
 use super::{acted, converges, news, pull_from, reason, timed_tick};
 
@@ -92,4 +92,13 @@ fn a_line_that_is_silent_cut_or_mad_is_told_and_healed() {
         line.behave(Behaviour::Faithful);
         converges(&machine, "ops", &revision);
     }
+}
+
+#[test]
+fn a_server_with_an_ipv6_address_is_pulled_from() {
+    let machine = acted(&["ops"]);
+    let server = Daemon::of(&machine);
+    pull_from(&machine, INSECURE, &[("ops", over_ipv6(&server.url("ops")))]);
+    let revision = news(&machine, "ops", "new");
+    converges(&machine, "ops", &revision);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode, text, wait_until};
-use crate::servers::{Behaviour, PASSWORDS_ONLY, Proxy, Sshd};
+use crate::servers::{Behaviour, PASSWORDS_ONLY, Proxy, Running, Sshd, over_ipv6};
 
 use super::{acted, converges, news, pull_from, reason, timed_tick};
 
@@ -422,4 +422,35 @@ fn a_check_tells_what_is_missing_without_asking_the_server() {
     assert_eq!(server.logins(), 0);
     set_mode(&server.client_key(), 0o600);
     assert!(check(&[]).contains("has main at"));
+}
+
+#[test]
+fn a_server_with_an_ipv6_address_is_pulled_from() {
+    let machine = acted(&["ops"]);
+    let server = Sshd::of(&machine);
+    pull_from(&machine, &let_in(&server), &[("ops", over_ipv6(&server.url("ops")))]);
+    let revision = news(&machine, "ops", "new");
+    converges(&machine, "ops", &revision);
+    assert!(server.logins() > 0);
+}
+
+#[test]
+fn a_key_in_an_agent_opens_the_door() {
+    let machine = acted(&["ops"]);
+    let server = Sshd::of(&machine);
+    let settings = format!("known_hosts = {:?}\n", server.known_hosts());
+    pull_from(&machine, &settings, &[("ops", server.url("ops"))]);
+    let revision = news(&machine, "ops", "new");
+    refused(&machine, &["lets in none of the keys"]);
+
+    let socket = machine.path("agent.socket");
+    let log = machine.path("ssh-agent.log");
+    let _agent = Running::start(&machine, "ssh-agent", &["-D", "-a", text(&socket)], &log);
+    wait_until("the ssh agent listens", || socket.exists());
+    let mut add = machine.command("ssh-add");
+    Ran::of(add.arg(server.client_key()).env("SSH_AUTH_SOCK", &socket)).ok();
+    let mut tick = machine.agent_command(&["tick", "ops"]);
+    Ran::of(tick.env("SSH_AUTH_SOCK", &socket)).ok();
+    assert_eq!(machine.lastaction("ops"), Some(revision), "{:#}", machine.row("ops"));
+    assert!(server.logins() > 0);
 }
