@@ -16,6 +16,7 @@ mod one_request;
 mod redirects;
 mod refusals;
 mod ssh;
+mod told;
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};

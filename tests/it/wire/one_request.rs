@@ -122,7 +122,7 @@ fn a_hundred_repositories_open_no_more_than_sixteen_connections() {
     machine.tick().ok();
     let counts = cost(&machine, &line);
     assert!(counts.connections <= 16, "{counts:?}");
-    assert!(counts.up + counts.down < 160_000, "{counts:?}");
+    assert!(counts.up + counts.down < 115_000, "{counts:?}");
     for row in machine.status()["repositories"].as_array().unwrap() {
         assert_eq!(row["state"], "current", "{row:#}");
     }
