@@ -128,6 +128,8 @@ fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> 
     }));
     if seen.lagging {
         told.push("Only a mirror answered that is older than what was seen before.".to_owned());
+    } else if let Some(late) = &seen.late {
+        told.push(format!("{} lags behind; another remote was asked too.", show::escaped(late)));
     }
     told.extend(
         seen.lost
@@ -143,12 +145,13 @@ fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> 
     told.extend(
         seen.asked.as_ref().map(|asked| format!("Last answer from {}.", show::asked(asked, now))),
     );
-    told.extend(seen.left_alone.map(|until| {
+    told.extend(row.left_alone.iter().filter(|(_, left)| left.lasts(now)).map(|(remote, left)| {
         let name = show::escaped(&row.name);
         format!(
-            "It is left alone until {}, as it asked or because it refused us; at once with: \
+            "{} is left alone until {}, as it asked or because it refused us; at once with: \
              agent tick {name}",
-            show::when(until, now)
+            show::escaped(remote),
+            show::when(left.until, now)
         )
     }));
     told.push(match seen.acted {
@@ -261,6 +264,10 @@ fn rule(row: &Row, seen: &Observed, policy: &Policy, plan: &Plan) -> String {
             "A script that said \"not now\" is run again at each tick.".to_owned()
         }
         Plan::Run(act) => why_run(act, policy),
+        Plan::Wait { .. } if row.state == State::Unreachable => {
+            "A remote that asks for it or refuses us is left alone, for five minutes at most."
+                .to_owned()
+        }
         Plan::Wait { .. } => {
             "A failed revision is tried again after 1, 2, 4 … minutes, at most an \
              hour; at once when a new one arrives or a person says so."

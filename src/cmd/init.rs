@@ -26,11 +26,11 @@ use crate::system::node::Node;
 /// When something cannot be written, or a repository of that name is configured otherwise; what is
 /// done by then, and what not, is a part of the error.
 pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
+    let repos = addresses(args)?;
     let here = before(global, args)?;
-    judge(&here, args)?;
+    judge(&here, args, &repos)?;
     let (key, known_hosts) = (whole(args.key.as_deref())?, whole(args.known_hosts.as_deref())?);
-    let entries: Vec<Entry> = args
-        .repos
+    let entries: Vec<Entry> = repos
         .iter()
         .map(|repo| Entry {
             name: &repo.name,
@@ -51,10 +51,10 @@ pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
     let here = super::here(global);
     let here = account.told(here, "the schedule, the clone and the first tick")?;
     let scheduled = install(&here, args.schedule, &mut account);
-    let ticked = first_tick(&here, global, args, &mut account);
+    let ticked = first_tick(&here, global, (args, &repos), &mut account);
     account.told(ticked, "the first tick")?;
     let now = crate::engine::tick::survey(&here, &[])?;
-    let open = unfinished(&now, args);
+    let open = unfinished(&now, &repos);
     account.say(&status::text(&now, status::Detail::Brief, show::width(), now.at));
     let scheduled = scheduled.context("nothing makes this machine tick yet")?;
     if !open.is_empty() {
@@ -81,8 +81,8 @@ fn before(global: &Global, args: &cli::Init) -> Result<Here> {
 
 /// The repositories that were asked for and are not live: what is to be acted upon there was not. To a
 /// tick that is no trouble as long as it can wait; to somebody who waits for a machine to be live it is.
-fn unfinished<'a>(now: &'a Status, args: &cli::Init) -> Vec<&'a str> {
-    let asked = |row: &&Row| args.repos.iter().any(|repo| repo.name == row.name);
+fn unfinished<'a>(now: &'a Status, repos: &[NamedAddress]) -> Vec<&'a str> {
+    let asked = |row: &&Row| repos.iter().any(|repo| repo.name == row.name);
     let live = [State::Pinned, State::Ahead, State::Current, State::Inactive];
     let open = |row: &&Row| {
         row.needs_attention(now.at) || !row.conditions.iter().any(|state| live.contains(state))
@@ -90,8 +90,13 @@ fn unfinished<'a>(now: &'a Status, args: &cli::Init) -> Vec<&'a str> {
     now.repositories.iter().filter(asked).filter(open).map(|row| row.name.as_str()).collect()
 }
 
+/// The addresses as they were given; what is none of them is shown without its password.
+fn addresses(args: &cli::Init) -> Result<Vec<NamedAddress>, Usage> {
+    args.repos.iter().map(|text| text.parse().map_err(Usage)).collect()
+}
+
 /// What cannot be carried out as it stands.
-fn judge(here: &Here, args: &cli::Init) -> Result<(), Usage> {
+fn judge(here: &Here, args: &cli::Init, repos: &[NamedAddress]) -> Result<(), Usage> {
     if here.settings.world.config_named {
         return Err(Usage(
             "with --config, agent.d is not read, so there is no place to write to\n\
@@ -113,13 +118,9 @@ fn judge(here: &Here, args: &cli::Init) -> Result<(), Usage> {
         }
     }
     let twice = |(index, repo): (usize, &NamedAddress)| {
-        args.repos
-            .iter()
-            .take(index)
-            .any(|other| other.name == repo.name)
-            .then(|| repo.name.clone())
+        repos.iter().take(index).any(|other| other.name == repo.name).then(|| repo.name.clone())
     };
-    if let Some(name) = args.repos.iter().enumerate().find_map(twice) {
+    if let Some(name) = repos.iter().enumerate().find_map(twice) {
         return Err(Usage(format!(
             "two repositories would have the name \"{name}\"\nhint: write NAME=URL for one of them"
         )));
@@ -229,8 +230,13 @@ fn install(here: &Here, asked: Option<cli::Schedule>, account: &mut Account) -> 
     Ok(true)
 }
 
-fn first_tick(here: &Here, global: &Global, args: &cli::Init, account: &mut Account) -> Result<()> {
-    let names: Vec<String> = args.repos.iter().map(|repo| repo.name.clone()).collect();
+fn first_tick(
+    here: &Here,
+    global: &Global,
+    (args, repos): (&cli::Init, &[NamedAddress]),
+    account: &mut Account,
+) -> Result<()> {
+    let names: Vec<String> = repos.iter().map(|repo| repo.name.clone()).collect();
     if args.again {
         for repo in roster::named(here, &names)? {
             if matches!(repo.found, roster::Found::Clone) {

@@ -105,6 +105,14 @@ pub fn address(text: &str) -> Result<Remote, String> {
     {
         return Err(format!("\"{remote}\" asks for a helper program, and none is run\n{hint}"));
     }
+    if remote.hides_its_host() {
+        return Err(unreadable());
+    }
+    let first = text.split(':').next().unwrap_or_default();
+    if !text.contains("://") && ["http", "https", "file"].contains(&&*first.to_ascii_lowercase()) {
+        // ssh would take that for a host.
+        return Err(format!("\"{remote}\" lacks the two slashes behind {first}:\n{hint}"));
+    }
     match remote.scheme() {
         None => Err(format!("\"{remote}\" is of a kind that git does not know\n{hint}")),
         Some(Scheme::Local) => {
@@ -115,9 +123,20 @@ pub fn address(text: &str) -> Result<Remote, String> {
     }
 }
 
+/// Says nothing of the address: what of it is a password is not known.
+fn unreadable() -> String {
+    "nobody can tell where the host of this address begins\n\
+     hint: in a user and a password write %2F for /, %3F for ?, %23 for #, %40 for @ and %3A for :, \
+     also %40 for @ in a path; or keep the password in a file that password_file names"
+        .to_owned()
+}
+
 /// A server that stands between us and the others.
 pub fn proxy(text: &str) -> Result<Remote, String> {
     let remote = Remote::new(text);
+    if text.contains("://") && text.contains('@') && !remote.names_only_a_server() {
+        return Err(unreadable());
+    }
     let known = matches!(remote.scheme(), Some(Scheme::Http | Scheme::Https));
     if !known || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(format!(

@@ -203,7 +203,8 @@ impl fmt::Debug for RefName {
 }
 
 /// Where a repository is pulled from. Displays without user, password, query and fragment, so that
-/// it may stand in logs, errors and the scripts' environment. Serialised it is whole: for processes of
+/// it may stand in logs, errors and the scripts' environment; where it cannot be told which part of it
+/// is a password, with `…` in the place of all that could be. Serialised it is whole: for processes of
 /// ours, never for a file.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote(String);
@@ -253,6 +254,36 @@ impl Remote {
         Some(format!("{word}://{host}"))
     }
 
+    /// Whether nobody can tell where its host begins: a password with a `/`, `?` or `#` in it that is
+    /// not percent-encoded ends what stands before the host.
+    pub fn hides_its_host(&self) -> bool {
+        let Some((_, rest)) = self.0.split_once("://") else { return false };
+        let (authority, tail) = split_authority(rest);
+        let is_shell = match self.scheme() {
+            Some(Scheme::Local) => return false,
+            // No password goes there; paths such as `/home/user@example.org/` do.
+            Some(Scheme::Ssh | Scheme::Git) => true,
+            _ => false,
+        };
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        if !is_host_and_port(host) {
+            return true;
+        }
+        let mut after_at = tail.split('@').skip(1).peekable();
+        let port_or_password = !authority.contains('@') && authority.contains(':');
+        !is_shell
+            && ((after_at.peek().is_some() && port_or_password)
+                || after_at.any(|text| {
+                    text.split_once('/').is_some_and(|(host, _)| is_host_and_port(host))
+                }))
+    }
+
+    /// Whether no path follows the host, as in the address of a proxy.
+    pub fn names_only_a_server(&self) -> bool {
+        let tail = self.0.split_once("://").map(|(_, rest)| split_authority(rest).1);
+        !self.hides_its_host() && matches!(tail, Some("" | "/"))
+    }
+
     /// How it is reached; `None` for a scheme that is not known.
     pub fn scheme(&self) -> Option<Scheme> {
         if let Some((scheme, _)) = self.0.split_once("://") {
@@ -273,20 +304,44 @@ impl Remote {
     }
 }
 
+/// What stands before the path, and everything else.
+fn split_authority(rest: &str) -> (&str, &str) {
+    rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
+}
+
+/// Whether `text` may be a host, or one with a port.
+fn is_host_and_port(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
+    };
+    let is_address = host.starts_with('[') && host.ends_with(']');
+    let plain = |c: char| c.is_alphanumeric() || "._-%~".contains(c);
+    port.chars().all(|c| c.is_ascii_digit()) && (is_address || host.chars().all(plain))
+}
+
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let url = self.0.split(['?', '#']).next().unwrap_or_default();
-        let shown = match url.split_once("://") {
-            Some((scheme, rest)) => {
-                let (authority, path) = match rest.find('/') {
-                    Some(slash) => rest.split_at(slash),
-                    None => (rest, ""),
-                };
-                let host = authority.rsplit('@').next().unwrap_or_default();
-                format!("{scheme}://{host}{path}")
+        let shown = match self.0.split_once("://") {
+            Some((scheme, rest)) if self.scheme() == Some(Scheme::Local) => {
+                format!("{scheme}://{}", rest.split(['?', '#']).next().unwrap_or_default())
             }
-            // A path may hold any character, and `git@host:path` has no password.
-            None => self.0.clone(),
+            Some((scheme, _)) if self.hides_its_host() => format!("{scheme}://…"),
+            Some((scheme, rest)) => {
+                let (authority, tail) = split_authority(rest);
+                let path = tail.split(['?', '#']).next().unwrap_or_default();
+                format!("{scheme}://{}{path}", authority.rsplit('@').next().unwrap_or_default())
+            }
+            // A path may hold any character, and `git@host:path` has no password; `user:password@host`
+            // is how a scheme is forgotten.
+            None => match (self.0.find([':', '/']), self.0.rsplit_once('@')) {
+                (Some(colon), Some((login, place)))
+                    if self.0[colon..].starts_with(':') && colon < login.len() =>
+                {
+                    format!("…@{place}")
+                }
+                _ => self.0.clone(),
+            },
         };
         write!(f, "{}", shown.escape_debug())
     }
@@ -351,8 +406,31 @@ mod tests {
             ("git@git.example.org:a.git", "git@git.example.org:a.git"),
             ("/srv/git/a@b.git", "/srv/git/a@b.git"),
             ("https://git.example.org/\u{1b}[2J", "https://git.example.org/\\u{1b}[2J"),
+            ("http://u:p@[::1]:8080/a", "http://[::1]:8080/a"),
+            ("htps://bot:secret@git.example.org/a", "htps://git.example.org/a"),
+            ("file:///srv/a@b/c", "file:///srv/a@b/c"),
+            ("ssh://git@host:22/home/pat@example.org/a", "ssh://host:22/home/pat@example.org/a"),
         ] {
             assert_eq!(Remote::new(url).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn where_a_password_cannot_be_told_from_the_host_neither_is_shown() {
+        for (url, shown) in [
+            ("https://pat:sec/ret@git.example.org/a.git", "https://…"),
+            ("https://pat:sec/r@et@git.example.org/x@y", "https://…"),
+            ("https://pat:s@ec/ret@git.example.org/a.git", "https://…"),
+            ("https://pat:12/ret@git.example.org/a.git", "https://…"),
+            ("https://sec/ret@git.example.org/a.git", "https://…"),
+            ("https://pat:sec?ret@git.example.org/a.git", "https://…"),
+            ("https://pat:12#ret@git.example.org:443/a.git", "https://…"),
+            ("ssh://pat:sec/ret@git.example.org/a.git", "ssh://…"),
+            ("https://pat:sec ret@git.example.org/a.git", "https://git.example.org/a.git"),
+            ("pat:secret@proxy.example.org:3128", "…@proxy.example.org:3128"),
+            ("https:/pat:secret@git.example.org/a.git", "…@git.example.org/a.git"),
+        ] {
+            assert_eq!(Remote::new(url).to_string(), shown, "{url}");
         }
     }
 

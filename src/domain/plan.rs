@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::action::{Attempt, Finished, Outcome, Trigger};
 use super::git::{Commit, RefName, Relation};
 use super::publication::{Publishing, Refs};
-use super::remote::Asked;
+use super::remote::{Asked, Whom};
 
 /// What the configuration asks for, as far as a decision depends on it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,9 +94,11 @@ pub struct Observed {
     pub lost: Option<Commit>,
     /// Only a mirror that lags behind answered.
     pub lagging: bool,
+    /// A mirror that lags behind, as it is displayed; another one may have answered.
+    pub late: Option<String>,
     /// No remote answered: since when and why.
     pub unreachable: Option<Unreachable>,
-    /// Until when no remote is asked, unless a person wants it.
+    /// Until when none of the remotes is asked, unless a person wants it.
     pub left_alone: Option<DateTime<Utc>>,
     /// Which remote answered last, and how it was asked.
     pub asked: Option<Asked>,
@@ -247,6 +249,13 @@ pub struct Request {
     pub named: bool,
 }
 
+impl Request {
+    /// Which remotes are asked. Who names a repository wants an answer, whatever it costs.
+    pub fn whom(self) -> Whom {
+        if self.named { Whom::Everybody } else { Whom::TheWilling }
+    }
+}
+
 /// What to do about one repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Plan {
@@ -263,7 +272,7 @@ pub enum Plan {
     Run(Act),
     /// Bring the targets up to date, ref by ref.
     Publish(Publishing),
-    /// A failed attempt waits for its turn.
+    /// A failed attempt, or a remote that is left alone, waits for its turn.
     Wait {
         /// When that is.
         until: DateTime<Utc>,
@@ -417,7 +426,10 @@ pub fn decide(seen: &Observed, policy: &Policy, request: Request, now: DateTime<
     }
     let (target, saves_head) = match goal(seen, policy) {
         Goal::Go { target, saves_head } => (target, saves_head),
-        Goal::Fetch(tip) => return Plan::Fetch { tip },
+        Goal::Fetch(tip) => {
+            let until = seen.left_alone.filter(|_| !request.named);
+            return until.map_or(Plan::Fetch { tip }, |until| Plan::Wait { until });
+        }
         Goal::Nowhere => return Plan::Idle,
         Goal::Rewritten | Goal::Diverged => return Plan::Stopped,
     };

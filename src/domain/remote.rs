@@ -1,6 +1,7 @@
 //! The words of the wire: how a remote may be reached, what it is asked and what it said. Knows no
 //! protocol; its bytes are in [`wire`](super::wire).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -155,6 +156,9 @@ pub struct Way {
     pub format: Format,
     /// Where redirects led, without credentials; `None`: nowhere else.
     pub base: Option<String>,
+    /// It wants to know who asks, and is told at once.
+    #[serde(default)]
+    pub wants_login: bool,
     /// Bytes sent and received, those of TLS not counted; 0 for files.
     pub bytes: u64,
     /// How long it took.
@@ -166,7 +170,8 @@ pub struct Way {
 impl Way {
     /// Whether the next poll would be asked the same way.
     pub fn is_the_same(&self, other: &Self) -> bool {
-        (self.dialect, self.format, &self.base) == (other.dialect, other.format, &other.base)
+        let key = |way: &Self| (way.dialect, way.format, way.base.clone(), way.wants_login);
+        key(self) == key(other)
     }
 }
 
@@ -219,23 +224,42 @@ impl fmt::Display for Trouble {
 
 impl std::error::Error for Trouble {}
 
-/// Until when nobody asks, unless a person wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// Which remotes are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// All of them: a person wants an answer.
+    Everybody,
+    /// Those that are not left alone.
+    TheWilling,
+}
+
+/// Until when nobody asks a remote, unless a person wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftAlone {
     /// Until when.
     pub until: DateTime<Utc>,
     /// How often that was the answer in a row.
     pub times: u32,
+    /// What it said, in words.
+    pub reason: String,
 }
+
+/// The remotes of a repository that are left alone, as they are displayed.
+pub type AllLeftAlone = BTreeMap<String, LeftAlone>;
 
 /// The longest that a remote is left alone.
 const LONGEST: TimeDelta = TimeDelta::minutes(5);
 
 impl LeftAlone {
-    /// After `before`, when `trouble` was the answer at `now`. Credentials that are refused are tried
+    /// After `before`, when `trouble` was the answer at `now`, in words `reason`. Credentials that are refused are tried
     /// again after one, two, four and then every five minutes: many accounts are locked after a few
     /// failures. A server that says how long waits no longer than that.
-    pub fn after(trouble: Trouble, before: Option<Self>, now: DateTime<Utc>) -> Option<Self> {
+    pub fn after(
+        trouble: Trouble,
+        reason: &str,
+        before: Option<&Self>,
+        now: DateTime<Utc>,
+    ) -> Option<Self> {
         let times = before.map_or(1, |before| before.times.saturating_add(1));
         let doubled = || TimeDelta::minutes(1 << times.saturating_sub(1).min(3));
         let wait = match trouble {
@@ -243,7 +267,7 @@ impl LeftAlone {
             Trouble::Later(Some(time)) => TimeDelta::from_std(time).unwrap_or(LONGEST),
             Trouble::Credentials | Trouble::Later(None) => doubled(),
         };
-        Some(Self { until: now + wait.min(LONGEST), times })
+        Some(Self { until: now + wait.min(LONGEST), times, reason: reason.to_owned() })
     }
 
     /// Whether it is not over at `now`. A time that is further away than anybody is ever left alone
@@ -262,8 +286,8 @@ mod tests {
         let now = DateTime::UNIX_EPOCH;
         let mut left = None;
         for minutes in [1, 2, 4, 5, 5] {
-            left = LeftAlone::after(Trouble::Credentials, left, now);
-            assert_eq!(left.unwrap().until - now, TimeDelta::minutes(minutes));
+            left = LeftAlone::after(Trouble::Credentials, "who?", left.as_ref(), now);
+            assert_eq!(left.as_ref().unwrap().until - now, TimeDelta::minutes(minutes));
         }
     }
 
@@ -272,16 +296,18 @@ mod tests {
         let now = DateTime::UNIX_EPOCH;
         for (asked, seconds) in [(7, 7), (300, 300), (86_400, 300)] {
             let trouble = Trouble::Later(Some(Duration::from_secs(asked)));
-            let left = LeftAlone::after(trouble, None, now).unwrap();
+            let left = LeftAlone::after(trouble, "not now", None, now).unwrap();
             assert_eq!(left.until - now, TimeDelta::seconds(seconds));
         }
-        assert_eq!(LeftAlone::after(Trouble::Server, None, now), None, "asked at the next tick");
+        let down = LeftAlone::after(Trouble::Server, "down", None, now);
+        assert_eq!(down, None, "asked at the next tick");
     }
 
     #[test]
     fn a_wait_that_was_written_under_a_clock_ahead_is_none() {
         let now = DateTime::UNIX_EPOCH;
-        let left = LeftAlone { until: now + TimeDelta::minutes(3), times: 1 };
+        let (until, reason) = (now + TimeDelta::minutes(3), "who?".to_owned());
+        let left = LeftAlone { until, times: 1, reason };
         assert!(left.lasts(now) && !left.lasts(now + TimeDelta::minutes(3)));
         assert!(!left.lasts(now - TimeDelta::days(365)));
     }

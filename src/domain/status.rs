@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::action::Outcome;
 use super::git::{Commit, Relation};
 use super::plan::{Finding, Goal, Observed, Policy, Target, Upstream, goal};
-use super::remote::Asked;
+use super::remote::{AllLeftAlone, Asked};
 
 mod refs;
 
@@ -332,9 +332,10 @@ fn standing_of_the_revision(seen: &Observed, target: Option<Target>) -> Conditio
         return Condition::new(State::Ahead).because("local commits that the remote lacks");
     }
     let current = Condition::new(State::Current);
-    match (seen.lagging, seen.upstream) {
-        (true, _) => current.because("the mirror that answered lags behind"),
-        (false, Upstream::Empty) => current.because(gone(seen)),
+    match (seen.lagging, &seen.late, seen.upstream) {
+        (true, ..) => current.because("the mirror that answered lags behind"),
+        (_, Some(late), _) => current.because(format!("the mirror {late} lags behind")),
+        (_, None, Upstream::Empty) => current.because(gone(seen)),
         _ => Condition { reason: seen.repaired.clone(), ..current },
     }
 }
@@ -402,6 +403,9 @@ pub struct Row {
     /// Which remote answered last, and how it was asked.
     #[serde(default)]
     pub asked: Option<Asked>,
+    /// Which remotes are left alone until when, and why.
+    #[serde(default, skip_serializing_if = "AllLeftAlone::is_empty")]
+    pub left_alone: AllLeftAlone,
     /// Branches and tags at their targets (publish modes).
     pub published: Vec<Published>,
 }

@@ -2,57 +2,75 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::observe::{Site, one_line};
+use super::poll::{self, leave_alone};
 use super::{repair, scripts};
 use crate::domain::action::Word;
-use crate::domain::git::{Commit, RefName};
+use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::plan::Unreachable;
-use crate::domain::remote::Tip;
+use crate::domain::remote::{Tip, Wanted, Way, Whom};
 use crate::system::files::Fault;
 use crate::system::git::Git;
 use crate::system::node;
 use crate::system::record::{Fetched, Listing, Polled};
 use crate::system::remote::{Goal, Order, Progress, Update};
 
-/// Gets `tip`. `false`: no remote gave it; that is written down.
+/// Gets `tip`, or what came after it. `false`: no remote gave it; that is written down.
 ///
 /// # Errors
 /// When the disk fails, or what was fetched or is here cannot be read.
-pub fn fetch(site: &Site, tip: Commit, progress: &mut dyn FnMut(Progress)) -> Result<bool> {
+pub fn fetch(
+    site: &Site,
+    tip: Commit,
+    whom: Whom,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<bool> {
     let mut polled = site.records.polled();
     let Some(branch) = polled.branch.clone() else { return Ok(false) };
     let mut failures = Vec::new();
-    let mut remotes: Vec<_> = site.remotes.iter().collect();
+    let mut remotes: Vec<_> = site.remotes.iter().enumerate().collect();
     // The one that knew of the tip first; a stable sort leaves the others in their order.
-    remotes.sort_by_key(|remote| polled.way_of(remote).is_none());
-    for remote in remotes {
+    remotes.sort_by_key(|(_, remote)| polled.way_of(remote).is_none());
+    for (number, remote) in remotes {
+        let now = node::now();
+        if let (Whom::TheWilling, Some(left)) = (whom, polled.leaves_alone(remote, now)) {
+            failures.push(left.reason.clone());
+            continue;
+        }
         tracing::info!(repository = %site.repo.name, %remote, %branch, "fetching");
-        let reach = &site.repo.settings.reach;
-        let way = polled.way_of(remote);
-        let goal = Goal::Branch { branch: &branch, tip: Some(tip) };
-        let order = Order { remote, reach, goal, way };
-        match metered(site, &order, progress) {
-            Ok(()) => {
-                // The branch may have moved on between the poll and the fetch.
-                polled.tip = site.git.ref_commit(&branch.tracking())?.or(Some(tip));
-                if let Some(tip) = polled.tip
-                    && !site.git.has(tip)
-                {
-                    bail!("{tip} was fetched and cannot be read");
-                }
-                polled.unreachable = None;
-                site.records.put_polled(&polled)?;
-                if let Some(tip) = polled.tip {
+        let delivered = match polled.way_of(remote) {
+            Some(way) => deliver(site, remote, (&branch, tip), way, progress)
+                .map(|tip| Polled { tip: Some(tip), ..polled.clone() }),
+            None => instead(site, remote, (&branch, tip), progress)
+                .map(|said| Polled { mirror: number > 0, ..said }),
+        };
+        match delivered {
+            Ok(said) => {
+                let mut left_alone = polled.left_alone;
+                left_alone.remove(&remote.to_string());
+                site.records.put_polled(&Polled {
+                    unreachable: None,
+                    left_alone,
+                    ..said.clone()
+                })?;
+                if let Some(tip) = said.tip {
                     raise_mark(&site.git, &branch, tip)?;
                 }
                 return Ok(true);
             }
-            // No remote can do anything about a full disk.
-            Err(error) if Fault::of(&error).is_some() => return Err(error),
-            Err(error) => failures.push(one_line(&error)),
+            // No remote can do anything about a full disk, or about what cannot be read here.
+            Err(error) if Fault::of(&error).is_some() || error.is::<Unreadable>() => {
+                return Err(error);
+            }
+            Err(error) => {
+                let before = polled.clone();
+                leave_alone(&mut polled.left_alone, &before, remote, &error, now);
+                failures.push(one_line(&error));
+            }
         }
     }
     put_unreachable(site, &polled, failures.join("; "))?;
@@ -68,6 +86,72 @@ fn metered(site: &Site, order: &Order, progress: &mut dyn FnMut(Progress)) -> Re
     });
     scripts::tell(Word::Fetched { repo: site.repo.name.clone(), bytes });
     fetched
+}
+
+/// What was fetched cannot be read.
+#[derive(Debug)]
+struct Unreadable(Commit);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was fetched and cannot be read", self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// Fetches a branch from `remote`, which was polled as `way` and has the tip; returns where the branch
+/// is: it may have moved on since.
+fn deliver(
+    site: &Site,
+    remote: &Remote,
+    (branch, tip): (&RefName, Commit),
+    way: &Way,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Commit> {
+    let goal = Goal::Branch { branch, tip: Some(tip) };
+    let order = Order { remote, reach: &site.repo.settings.reach, goal, way: Some(way) };
+    metered(site, &order, progress)?;
+    let there = site.git.ref_commit(&branch.tracking())?.unwrap_or(tip);
+    if !site.git.has(there) {
+        return Err(Unreadable(there).into());
+    }
+    Ok(there)
+}
+
+/// Fetches a branch from `remote` in the place of the one that has its tip at `tip`: from one that has
+/// that as well, for one that lags behind moves nothing back. Where nothing was ever seen, whatever
+/// it has is better than nothing.
+fn instead(
+    site: &Site,
+    remote: &Remote,
+    (branch, tip): (&RefName, Commit),
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Polled> {
+    let before = site.git.ref_commit(&branch.tracking())?;
+    let wanted = Wanted::Branch(branch.clone());
+    let answer = site.here.wire.poll(remote, &wanted, &site.repo.settings.reach, None)?;
+    let said = poll::said(remote, answer, &wanted, None, node::now());
+    let (Some(known), Some(way)) = (said.tip, &said.way) else {
+        bail!("{remote} has no branch {branch}")
+    };
+    let late = |known: Commit| {
+        anyhow!(
+            "{remote} lags behind: it has {branch} at {}, and not {}",
+            known.short(),
+            tip.short()
+        )
+    };
+    if site.git.has(known) {
+        return Err(late(known));
+    }
+    let there = deliver(site, remote, (branch, known), way, progress)?;
+    let is_enough = site.git.has(tip) && site.git.contains(there, tip)?;
+    if let (Some(before), false) = (before, is_enough) {
+        site.git.set_ref(&branch.tracking(), before, "a mirror lags behind")?;
+        return Err(late(there));
+    }
+    Ok(Polled { tip: Some(there), ..said })
 }
 
 /// Writes down that no remote gave what it was asked for, and why.
@@ -87,7 +171,7 @@ pub(super) fn upstream<'a>(
     listing: Option<&Listing>,
 ) -> Option<Cow<'a, [Tip]>> {
     let tips = believed(polled)?;
-    let Some(listing) = listing.filter(|_| polled.mirror) else {
+    let Some(listing) = listing.filter(|_| polled.is_doubtful()) else {
         return Some(Cow::Borrowed(tips));
     };
     let known = listing.0.iter().map(|fetched| (fetched.tip.name.as_str(), &fetched.tip));
@@ -106,7 +190,7 @@ fn believed(polled: &Polled) -> Option<&[Tip]> {
 /// refs without it. Neither a mirror nor what was known at another time proves that.
 pub(super) fn is_gone(polled: &Polled, listing: &Listing, name: &str) -> bool {
     match believed(polled) {
-        Some(tips) if !polled.mirror => tips.iter().all(|tip| tip.name != name),
+        Some(tips) if !polled.is_doubtful() => tips.iter().all(|tip| tip.name != name),
         _ => polled.listed && listing.get(name).is_none(),
     }
 }
@@ -120,6 +204,7 @@ pub fn every(
     site: &Site,
     polled: &Polled,
     tips: &[Tip],
+    whom: Whom,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<bool> {
     let before = site.records.listing()?;
@@ -169,14 +254,20 @@ pub fn every(
     }
     let asked = site.remotes.iter().find(|remote| polled.way_of(remote).is_some());
     if let (Some(remote), false) = (asked, updates.is_empty()) {
-        let (reach, way) = (&site.repo.settings.reach, polled.way_of(remote));
+        let (reach, way, now) = (&site.repo.settings.reach, polled.way_of(remote), node::now());
+        if let (Whom::TheWilling, Some(left)) = (whom, polled.leaves_alone(remote, now)) {
+            put_unreachable(site, polled, left.reason.clone())?;
+            return Ok(false);
+        }
         tracing::info!(repository = %site.repo.name, %remote, refs = updates.len(), "fetching");
         let order = Order { remote, reach, goal: Goal::Refs(&updates), way };
         match metered(site, &order, progress) {
             Ok(()) => {}
             Err(error) if Fault::of(&error).is_some() => return Err(error),
             Err(error) => {
-                put_unreachable(site, polled, one_line(&error))?;
+                let mut after = polled.clone();
+                leave_alone(&mut after.left_alone, polled, remote, &error, now);
+                put_unreachable(site, &after, one_line(&error))?;
                 return Ok(false);
             }
         }

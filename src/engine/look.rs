@@ -8,13 +8,14 @@ use chrono::{DateTime, Utc};
 
 use super::crew::Hindrance;
 use super::observe::{self, Opened, Site};
-use super::publish;
 use super::reconcile::Wish;
 use super::roster::Repo;
 use super::tick::Orders;
-use super::{Here, clone};
-use crate::domain::plan::{Observed, Plan, Policy, Request, Unreachable, Upstream, decide};
+use super::{Here, clone, publish};
+use crate::domain::plan::{Observed, Plan, Policy, Unreachable, Upstream, decide};
+use crate::domain::remote::AllLeftAlone;
 use crate::domain::status::{Acted, Condition, Row, State, conditions};
+use crate::system::record::Polled;
 
 /// Who has to answer before a repository can be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,15 +95,14 @@ impl<'a> Job<'a> {
 
     fn look_inside(self) -> Looked {
         let Self { here, repo, opened, was, orders, now } = self;
-        let request =
-            |orders: &Orders| Request { trigger: orders.trigger, named: orders.is_named() };
         let (mut trouble, mut poll) = (None, None);
         let mut published = Vec::new();
+        let mut left_alone = AllLeftAlone::new();
         let (seen, policy, remote, plan) = match opened {
             Opened::Ready(site) => {
                 let mut polled = site.records.polled();
-                if orders.is_some_and(|orders| orders.asks(repo, &polled, now)) {
-                    match site.poll(&polled, now) {
+                if let Some(orders) = orders.filter(|orders| orders.asks(repo)) {
+                    match site.poll(&polled, orders.request().whom(), now) {
                         Ok(answered) => {
                             poll = Some(Poll(answered.bytes));
                             polled = answered;
@@ -113,15 +113,16 @@ impl<'a> Job<'a> {
                 let seen = site.observe(&polled, now);
                 let policy = site.policy(&seen);
                 let plan = orders.map(|orders| match orders.wish {
-                    Wish::Follow if orders.dry_run => decide(&seen, &policy, request(orders), now),
+                    Wish::Follow if orders.dry_run => decide(&seen, &policy, orders.request(), now),
                     Wish::Follow if seen.running.is_some() && orders.joins() => Plan::Recover,
                     Wish::Follow => {
-                        first_look(decide(&seen, &policy, request(orders), now), &seen, &site)
+                        first_look(decide(&seen, &policy, orders.request(), now), &seen, &site)
                     }
                     // What may be done about it is the worker's to find out, under the lock.
                     _ => Plan::Recover,
                 });
                 published = publish::published(&site, &seen);
+                left_alone.clone_from(&polled.left_alone);
                 if let (Some(tips), Some(plan)) = (&polled.refs, &plan)
                     && plan.is_work()
                     && !orders.is_some_and(|orders| orders.dry_run)
@@ -132,27 +133,26 @@ impl<'a> Job<'a> {
                 (seen, policy, site.remotes.first().cloned(), plan)
             }
             Opened::Missing => {
-                let known =
-                    was.as_ref().filter(|row| row.state == State::Unreachable).and_then(|row| {
-                        let reason = row.reason.clone()?;
-                        Some(Unreachable { since: row.since, reason })
-                    });
                 let policy = repo.settings.policy.clone();
-                let plan = orders.filter(|_| policy.active).map(|orders| {
-                    begin_clone(here, repo, orders).unwrap_or_else(|error| {
-                        trouble = Some(Hindrance::of(&error));
-                        Plan::Stopped
-                    })
-                });
-                let answered = plan.is_some() && trouble.is_none();
-                let unreachable = known.filter(|_| !answered);
-                let seen = Observed { unreachable, ..Observed::default() };
+                let orders = orders.filter(|_| policy.active);
+                let (polled, begun) = missing(here, repo, was.as_ref(), orders, now);
+                trouble = begun.err().map(|error| Hindrance::of(&error));
+                left_alone = polled.left_alone.clone();
+                let seen = Observed {
+                    left_alone: polled.all_left_alone(&repo.settings.urls, now),
+                    unreachable: polled.unreachable,
+                    ..Observed::default()
+                };
+                // Whatever else a worker is sent for, it begins with a clone.
+                let can = seen.unreachable.is_none() || !orders.is_some_and(Orders::follow);
+                let work = can && trouble.is_none();
+                let plan = orders.map(|_| if work { Plan::Recover } else { Plan::Idle });
                 (seen, policy, repo.settings.urls.first().cloned(), plan)
             }
             Opened::Damaged(reason) => {
                 let seen = Observed { damaged: Some(reason), ..Observed::default() };
                 let policy = repo.settings.policy.clone();
-                let plan = orders.map(|orders| decide(&seen, &policy, request(orders), now));
+                let plan = orders.map(|orders| decide(&seen, &policy, orders.request(), now));
                 (seen, policy, repo.settings.urls.first().cloned(), plan)
             }
             Opened::Broken(reason) => {
@@ -165,6 +165,7 @@ impl<'a> Job<'a> {
         let last_acted = was.as_ref().and_then(|was| was.acted.clone());
         let mut row = row(repo, &seen, &policy, remote, was.clone(), now);
         row.published = published;
+        row.left_alone = left_alone;
         if seen.broken.is_some() && row.acted.is_none() {
             // What cannot be read now was known to the last tick.
             row.acted = last_acted;
@@ -176,19 +177,32 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Asks the remote of a repository that is to be cloned, and makes the clone that its worker fills. A
-/// worker that only waits for an answer would keep its place from others.
-///
-/// # Errors
-/// As [`clone::make`].
-fn begin_clone(here: &Here, repo: &Repo, orders: &Orders) -> Result<Plan> {
-    match (orders.follow(), orders.dry_run) {
-        (true, true) => drop(clone::ask(here, repo)?),
-        (true, false) => clone::make(here, repo)?,
-        // A person's wish is about what is here, and the worker says that nothing is.
-        (false, _) => {}
+/// What the remotes of a repository say that is to be cloned, and whether its clone could be begun from
+/// that; where nobody asks, or nobody may be asked yet, what they said before. Of what is not there,
+/// only the last tick's row is left.
+fn missing(
+    here: &Here,
+    repo: &Repo,
+    was: Option<&Row>,
+    orders: Option<&Orders>,
+    now: DateTime<Utc>,
+) -> (Polled, Result<()>) {
+    let silent = was.filter(|row| row.state == State::Unreachable);
+    let unreachable = silent.and_then(|row| {
+        let reason = row.reason.clone()?;
+        Some(Unreachable { since: row.since, reason })
+    });
+    let left_alone = was.map(|row| row.left_alone.clone()).unwrap_or_default();
+    let before = Polled { unreachable, left_alone, ..Polled::default() };
+    let Some(orders) = orders.filter(|orders| orders.follow()) else { return (before, Ok(())) };
+    match clone::ask(here, repo, &before, orders.request().whom(), now) {
+        Ok(polled) if polled.unreachable.is_some() || orders.dry_run => (polled, Ok(())),
+        Ok(polled) => {
+            let begun = clone::begin(repo, &polled);
+            (polled, begun)
+        }
+        Err(error) => (before, Err(error)),
     }
-    Ok(Plan::Recover)
 }
 
 /// A repository that was never worked on has its folders made by a worker, even when it is held or
@@ -257,6 +271,7 @@ fn row(
         attempt: first.attempt,
         next_try: first.next_try,
         asked: seen.asked.clone(),
+        left_alone: AllLeftAlone::new(),
         published: Vec::new(),
     }
 }

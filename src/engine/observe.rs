@@ -173,7 +173,8 @@ impl Site<'_> {
             head: self.head_commit(),
             branch: polled.branch.clone().or_else(|| self.branch.clone()),
             unreachable: polled.unreachable.clone(),
-            left_alone: polled.left_alone.filter(|left| left.lasts(now)).map(|left| left.until),
+            left_alone: polled.all_left_alone(&self.remotes, now),
+            late: polled.lags.clone(),
             asked: polled.asked(),
             ..Observed::default()
         };
@@ -260,8 +261,7 @@ impl Site<'_> {
         if let Some(mark) = mark
             && !self.git.contains(tip, mark)?
         {
-            // A mirror that is not the first choice may be late; the first one is believed.
-            seen.lagging = polled.mirror && self.git.contains(mark, tip)?;
+            seen.lagging = polled.lags.is_some() && self.git.contains(mark, tip)?;
             seen.lost = (!seen.lagging).then_some(mark);
         }
         Ok(())

@@ -146,7 +146,7 @@ pub fn refs(site: &Site, polled: &Polled) -> Result<Refs> {
         (Some(_), None) => true,
         (None, _) => false,
     };
-    let lags = |it| polled.mirror && site.git.has(it);
+    let lags = |it| polled.is_doubtful() && site.git.has(it);
     let unfetched = others || polled.tip.is_some_and(|it| tip != Some(it) && !lags(it));
     let book = actual(site)?;
     let desired = desired(site, polled, listing.as_ref(), &book)?;

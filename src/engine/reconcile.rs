@@ -182,16 +182,16 @@ fn pass(
     site = reopened(here, repo)?;
     grant(&site, order)?;
     scripts::adopt_id(&site)?;
+    let whom = order.request.whom();
     let (mut journal, mut listed) = (None, false);
     // Once to fetch, once to act; a tip that moves in between is the next tick's.
     for round in 0..2 {
         let now = node::now();
         let mut polled = Polled { listed, ..site.records.polled() };
-        // A fresh clone: the tick that started us had nothing to ask for. And what is gone is told by
-        // a fresh list of refs only.
+        // Where nobody has asked yet. And what is gone is told by a fresh list of refs only.
         let is_new = !polled.known || (round == 0 && site.fetches_all());
         if is_new && order.wish == Wish::Follow {
-            polled = site.hear(polled, now)?;
+            polled = site.hear(polled, whom, now)?;
         }
         let mut seen = site.observe(&polled, now);
         if order.wish == Wish::Redo {
@@ -208,7 +208,7 @@ fn pass(
             Plan::Fetch { tip } => {
                 no_locks(&site)?;
                 journal = Some(lock.begin(order.request.trigger, &here.node.boot_id, now)?);
-                if !fetch::fetch(&site, tip, progress)? {
+                if !fetch::fetch(&site, tip, whom, progress)? {
                     return lock.clear();
                 }
                 site = reopened(here, repo)?;
@@ -234,10 +234,10 @@ fn pass(
                 // Without a fresh list nothing is known to be gone.
                 let listing = site.records.listing()?;
                 let Some(tips) = fetch::upstream(&site, &polled, listing.as_ref()) else { break };
-                if !fetch::every(&site, &polled, &tips, progress)? {
+                if !fetch::every(&site, &polled, &tips, whom, progress)? {
                     return lock.clear();
                 }
-                listed = !polled.mirror;
+                listed = !polled.is_doubtful();
                 site = reopened(here, repo)?;
             }
             Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover => break,

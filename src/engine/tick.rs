@@ -18,12 +18,11 @@ use super::roster::{self, Repo};
 use super::{Here, rounds};
 use crate::config::{Sources, World};
 use crate::domain::action::{Trigger, Word};
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, Request};
 use crate::domain::report::{self, Notice, Reported};
 use crate::domain::status::{Row, State, Status};
 use crate::system::machine::Machine;
 use crate::system::node;
-use crate::system::record::Polled;
 
 const STATUS: &str = "status.json";
 const REPORTED: &str = "reported.json";
@@ -62,15 +61,17 @@ impl Orders {
         !self.names.is_empty() && !by_a_message
     }
 
-    /// Whether the remote of `repo` is asked, which last said `known`. Who names a repository wants
-    /// an answer, whatever it costs.
-    pub fn asks(&self, repo: &Repo, known: &Polled, now: DateTime<Utc>) -> bool {
+    /// Whether the remotes of `repo` are asked.
+    pub fn asks(&self, repo: &Repo) -> bool {
         // A bus that is back says nothing of any repository.
         let by_itself = matches!(self.trigger, Trigger::Cron | Trigger::Timer)
             || (self.names.is_empty() && matches!(self.trigger, Trigger::Bus | Trigger::Webhook));
-        let wanted =
-            self.is_named() || ((repo.settings.poll || !by_itself) && !known.is_left_alone(now));
-        self.follow() && wanted
+        self.follow() && (self.is_named() || repo.settings.poll || !by_itself)
+    }
+
+    /// For whom a decision is made.
+    pub fn request(&self) -> Request {
+        Request { trigger: self.trigger, named: self.is_named() }
     }
 
     /// Whether a worker is to be sent even where one is busy: to wait for it, or to ask it for one

@@ -45,7 +45,7 @@ impl Mounted {
     }
 
     /// Puts what is in `folder` onto a small disk of its own.
-    fn instead_of(machine: &Sandbox, folder: &Path, options: &str) -> Self {
+    pub fn instead_of(machine: &Sandbox, folder: &Path, options: &str) -> Self {
         let aside = machine.path("aside");
         Ran::of(machine.command("cp").args(["-a", text(folder), text(&aside)])).ok();
         let mounted = Self::tmpfs(folder, options);

@@ -590,6 +590,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             tree_when: None,
             asked: None,
             left_alone: None,
+            late: None,
             damaged: None,
             repaired: None,
             head,

@@ -26,6 +26,7 @@ impl Row {
             attempt: 0,
             next_try: None,
             asked: None,
+            left_alone: AllLeftAlone::new(),
             published: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::plan::Unreachable;
-use crate::domain::remote::{Asked, LeftAlone, Tip, Way};
+use crate::domain::remote::{AllLeftAlone, Asked, LeftAlone, Tip, Way};
 
 /// `poll`: what the remote last said, written when that changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,9 +38,13 @@ pub struct Polled {
     pub way: Option<Way>,
     /// No remote answers.
     pub unreachable: Option<Unreachable>,
-    /// What a remote asked for, or what asking again too soon would do harm to.
+    /// The remote that said so, or would have, is behind what was seen here; another one has that, or
+    /// did not answer. As it is displayed.
     #[serde(default)]
-    pub left_alone: Option<LeftAlone>,
+    pub lags: Option<String>,
+    /// Those that asked for it, or where asking again too soon would do harm.
+    #[serde(default)]
+    pub left_alone: AllLeftAlone,
 }
 
 impl Polled {
@@ -50,9 +54,21 @@ impl Polled {
         self.way.as_ref().filter(|_| same)
     }
 
-    /// Whether the remotes are not to be asked yet.
-    pub fn is_left_alone(&self, now: DateTime<Utc>) -> bool {
-        self.left_alone.is_some_and(|left| left.lasts(now))
+    /// Why `remote` is not to be asked yet, when it is not.
+    pub fn leaves_alone(&self, remote: &Remote, now: DateTime<Utc>) -> Option<&LeftAlone> {
+        self.left_alone.get(&remote.to_string()).filter(|left| left.lasts(now))
+    }
+
+    /// Until when none of `remotes` is to be asked; `None`: one of them is.
+    pub fn all_left_alone(&self, remotes: &[Remote], now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let until = |remote| self.leaves_alone(remote, now).map(|left| left.until);
+        remotes.iter().map(until).collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
+    /// Whether what was said may be older than what is known: others have newer things, or were not
+    /// heard.
+    pub fn is_doubtful(&self) -> bool {
+        self.mirror || self.lags.is_some()
     }
 
     /// Whether nothing is new but how many bytes and how long it took.

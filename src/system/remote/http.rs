@@ -15,7 +15,7 @@ use self::talk::{DISCOVER, Question, Shared, Talk};
 use super::receive::Delivery;
 use super::{Goal, Order, Progress, Update};
 use crate::domain::git::{Commit, Remote};
-use crate::domain::remote::{Answer, Dialect, Format, Reach, Wanted, Way};
+use crate::domain::remote::{Answer, Dialect, Format, Reach, Trouble, Wanted, Way};
 use crate::domain::wire::{
     self, Advertisement, Advertising, Answers, Capabilities, Listed, NotAnAnswer, Version,
 };
@@ -91,6 +91,7 @@ impl Http {
         let before = Count::now();
         let talk = Talk::new(&self.shared, remote, reach)?;
         let known = known.filter(|way| is_fresh(way));
+        talk.recall(known);
         let found = talk.list(wanted, known)?;
         let (branch, tip) = wire::answer(wanted, &found.refs);
         let refs = wire::every(wanted, &found.refs);
@@ -98,6 +99,7 @@ impl Http {
             dialect: found.dialect,
             format: found.format,
             base: (found.place != talk.home).then(|| found.place.to_string()),
+            wants_login: talk.is_asked_who(),
             ..way_since(before, started)
         };
         // Since when it is known, as long as nothing else is found.
@@ -118,6 +120,7 @@ impl Http {
         let delivery = Delivery::new(git, order)?;
         let talk = Talk::new(&self.shared, order.remote, order.reach)?;
         let known = order.way.filter(|way| is_fresh(way));
+        talk.recall(known);
         let found = known.and_then(|way| talk.found_before(way));
         let (branch, tip) = match order.goal {
             Goal::Branch { branch, tip } => (branch, tip),
@@ -168,7 +171,7 @@ fn way_since(before: Count, started: Duration) -> Way {
 /// Whether `way` may be used again. The direct one costs nothing when it fails and is never
 /// forgotten; others are, so that a server that was made better is noticed.
 fn is_fresh(way: &Way) -> bool {
-    let is_direct = way.dialect == Dialect::Direct && way.base.is_none();
+    let is_direct = way.dialect == Dialect::Direct && way.base.is_none() && !way.wants_login;
     is_direct || way.since.is_some_and(|since| node::now() - since < KEPT)
 }
 
@@ -331,7 +334,8 @@ impl Talk<'_> {
                 status => trouble::refused(place, status, reply.later),
             };
             reply.drain();
-            return Ok(Fetched::Moved(reason));
+            // Asking anew does no good where we are not wanted.
+            return if reason.is::<Trouble>() { Err(reason) } else { Ok(Fetched::Moved(reason)) };
         }
         let mut reader = reply.into_reader(u64::MAX);
         match delivery.receive(updates, &found.shallow, answers, &mut reader, progress) {

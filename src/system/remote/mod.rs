@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use git2::{AutotagOption, FetchOptions, Oid, RemoteCallbacks};
 
+use self::allowance::Allowance;
 use self::silent::Silent;
 use super::git::error::explained;
 use super::git::{Git, commit_of};
@@ -16,6 +17,7 @@ use crate::domain::git::{Commit, RefName, Remote, Scheme};
 use crate::domain::remote::{Answer, Reach, Wanted, Way};
 
 mod address;
+mod allowance;
 mod daemon;
 mod haves;
 mod http;
@@ -26,13 +28,10 @@ mod silent;
 mod ssh;
 mod stream;
 
-/// The most that a fetch may receive: a hostile server must not fill the disk.
-const MOST_BYTES: usize = 8 << 30;
-
 /// What the polls and fetches of one process share: connections, and what they are kept open with.
 #[derive(Debug, Default)]
 pub struct Wire {
-    /// Those that ssh and git:// cannot connect to.
+    /// Those that ssh and git:// cannot connect to, and all that asked to be left alone.
     silent: Silent,
     http: http::Http,
     /// The connections that ssh keeps open.
@@ -116,7 +115,11 @@ impl Wire {
         let server = remote.server().unwrap_or_default();
         match scheme {
             Scheme::Local => local::poll(remote, wanted),
-            Scheme::Http | Scheme::Https => self.http.poll(remote, wanted, reach, known),
+            Scheme::Http | Scheme::Https => {
+                // Whether anybody can be connected to, is known there of each place that is led to.
+                let poll = || self.http.poll(remote, wanted, reach, known);
+                self.silent.unless_busy(&server, poll)
+            }
             Scheme::Git => {
                 self.silent.unless(&server, || daemon::poll(remote, wanted, reach, known))
             }
@@ -168,6 +171,12 @@ impl Wire {
 /// # Errors
 /// Says why it may not.
 pub fn permitted(remote: &Remote, reach: &Reach) -> Result<Scheme> {
+    if remote.hides_its_host() {
+        bail!(
+            "{remote}: nobody can tell where its host begins\n\
+             hint: in a user and a password write %2F for /, %3F for ?, %23 for # and %40 for @"
+        );
+    }
     match remote.scheme() {
         Some(Scheme::Git | Scheme::Http) if !reach.insecure => bail!(
             "{remote} is neither encrypted nor authenticated\n\
@@ -205,7 +214,8 @@ fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> R
     let Order { remote, goal, .. } = order;
     let limit = order.reach.limit;
     let deadline = since_boot() + limit;
-    let mut stopped = None;
+    let allowance = Allowance::of(git.git_dir());
+    let (mut stopped, mut too_much) = (None, Ok(()));
     let mut callbacks = RemoteCallbacks::new();
     callbacks.transfer_progress(|stats| {
         progress(Progress {
@@ -215,10 +225,10 @@ fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> R
         });
         if since_boot() > deadline {
             stopped = Some(format!("took longer than {}", humantime::format_duration(limit)));
-        } else if stats.received_bytes() > MOST_BYTES {
-            stopped = Some(format!("sends more than {MOST_BYTES} bytes"));
+        } else {
+            too_much = allowance.covers(stats.received_bytes());
         }
-        stopped.is_none()
+        stopped.is_none() && too_much.is_ok()
     });
     let mut options = FetchOptions::new();
     options.remote_callbacks(callbacks).download_tags(AutotagOption::None).update_fetchhead(false);
@@ -246,6 +256,7 @@ fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> R
     );
     drop(options);
     shallow::put_back(git.git_dir())?;
+    too_much?;
     match (fetched, stopped) {
         (Ok(refs), _) => put(git, &refs),
         (Err(_), Some(reason)) => Err(anyhow!("it {reason}")),

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::allowance::Allowance;
 use super::haves::{Complete, haves};
-use super::{Goal, MOST_BYTES, Order, Progress, Update, shallow};
+use super::{Goal, Order, Progress, Update, shallow};
 use crate::domain::git::Commit;
 use crate::domain::remote::Format;
 use crate::domain::wire::{Answers, MOST_EDGES, NotAnAnswer, Part, Request};
@@ -33,6 +34,7 @@ pub(super) struct Delivery<'a> {
     haves: Vec<Commit>,
     shallow: Vec<Commit>,
     depth: u32,
+    allowance: Allowance,
     /// A branch that is followed alone is worth a log of where it was.
     logged: bool,
 }
@@ -62,6 +64,7 @@ impl<'a> Delivery<'a> {
             depth: if is_first { order.reach.depth } else { 0 },
             shallow: if is_first { Vec::new() } else { shallow::read(git.git_dir())? },
             haves,
+            allowance: Allowance::of(git.git_dir()),
             logged: matches!(order.goal, Goal::Branch { .. }),
         })
     }
@@ -158,7 +161,7 @@ impl<'a> Delivery<'a> {
                 Err(error) => return Err(error).context("the answer breaks off"),
             };
             received.set(received.get() + count);
-            ensure!(received.get() <= MOST_BYTES, "it sends more than {MOST_BYTES} bytes");
+            self.allowance.covers(received.get())?;
             let bytes = piece.get(..count).unwrap_or_default();
             answers.feed(bytes, &mut |part| -> Result<()> {
                 match part {

@@ -50,11 +50,39 @@ fn a_redirect_to_another_host_takes_no_credentials_along() {
     assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
     let other = server.port(Face::Other);
     let requests = server.requests();
+    assert!(requests.iter().any(|request| request.port == other), "the other host was asked");
     assert!(requests.iter().all(|request| request.port != other || !request.authorized));
 
     // Within the same server, they may come along.
     let url = server.url_at("redirect/301/auth/", "ops");
     pull_from(&machine, &settings, &[("ops", url)]);
+    machine.agent(&["tick", "ops"]).ok();
+    assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
+}
+
+#[test]
+fn a_redirect_to_another_host_is_shown_no_client_certificate() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    let wary = server.port(Face::ClientCertificate);
+    let script = format!(
+        "cat >/dev/null; printf 'Status: 302\\nLocation: https://localhost:{wary}/ops.git/info/refs?%s\\n\\n' \
+         \"$QUERY_STRING\""
+    );
+    server.answer_with("wary", &script);
+    let settings =
+        format!("{}client_cert = {:?}\n", trusting(&server), server.client_certificate());
+    pull_from(&machine, &settings, &[("ops", server.url_at("cgi/wary/", "ops"))]);
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
+    let asked_there = || {
+        let requests = server.requests();
+        requests.into_iter().filter(|request| request.port == wary).collect::<Vec<_>>()
+    };
+    assert!(!asked_there().is_empty(), "the other host was asked");
+    assert!(asked_there().iter().all(|request| request.status == 400), "{:#?}", asked_there());
+    // It is for the configured address.
+    pull_from(&machine, &settings, &[("ops", server.url_on(Face::ClientCertificate, "ops"))]);
     machine.agent(&["tick", "ops"]).ok();
     assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
 }
@@ -118,6 +146,121 @@ fn no_trace_of_a_credential_is_left_anywhere() {
         let content = fs::read(root.join(&file)).unwrap_or_default();
         let holds = content.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
         assert!(!holds || file.ends_with("agent.toml"), "{} holds it", file.display());
+    }
+}
+
+/// The canary, and everything that the agent prints of `machine`, with `variables` in its environment.
+fn all_that_is_said(machine: &Sandbox, variables: &[(&str, &str)]) -> String {
+    let mut said = String::new();
+    for line in [
+        &["-v", "tick", "ops"] as &[&str],
+        &["-v", "tick", "ops", "--dry-run"],
+        &["status", "-v"],
+        &["status", "--json"],
+        &["explain", "ops"],
+        &["check"],
+    ] {
+        let mut agent = machine.agent_command(line);
+        agent.envs(variables.iter().copied());
+        said += &Ran::of(&mut agent).to_string();
+    }
+    // The line that was run is in there as well, and not the agent's to say.
+    variables.iter().fold(said, |said, (_, value)| said.replace(&format!("{value:?}"), ""))
+}
+
+/// Every file below the root that holds `canary`, but for the configuration.
+fn files_with(machine: &Sandbox, canary: &str) -> Vec<PathBuf> {
+    let root = machine.root();
+    let holds = |file: &PathBuf| {
+        let content = fs::read(root.join(file)).unwrap_or_default();
+        content.windows(canary.len()).any(|window| window == canary.as_bytes())
+    };
+    let files = machine.files_below(&root).into_iter();
+    files.filter(|file| holds(file) && !file.ends_with("agent.toml")).collect()
+}
+
+#[test]
+fn no_trace_is_left_of_the_password_of_a_proxy_without_a_scheme() {
+    const CANARY: &str = "canary-4711";
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    let proxied = HttpProxy::with_password();
+    let closed = format!("{USER}:{CANARY}@127.0.0.1:1");
+    let wrong = proxied.url().replace("http://", &format!("{USER}:{CANARY}@"));
+    let strange = format!("http://{USER}:{CANARY}/x@127.0.0.1:1");
+    let nobody = HttpProxy::open();
+    let no_server = nobody.url().replace("http://", &format!("{USER}:{CANARY}@"));
+    for (proxy, url, words) in [
+        (wrong, server.url("ops"), "407"),
+        (no_server, "https://localhost:1/ops.git".to_owned(), "502"),
+        (closed, server.url("ops"), "the proxy http://127.0.0.1:1 does not answer"),
+        (strange, server.url("ops"), "proxy"),
+    ] {
+        pull_from(&machine, &trusting(&server), &[("ops", url)]);
+        let said = all_that_is_said(&machine, &[("https_proxy", &proxy)]);
+        assert!(reason(&machine, "ops").contains(words), "{words}: {:#}", machine.row("ops"));
+        assert!(!said.contains(CANARY), "{said}");
+        assert_eq!(files_with(&machine, CANARY), Vec::<PathBuf>::new(), "{words}");
+    }
+}
+
+#[test]
+fn an_address_in_which_a_password_cannot_be_told_is_refused_and_not_shown() {
+    const CANARY: &str = "canary-4711";
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    for separator in ["/", "?", "#"] {
+        let login = format!("://{USER}:{CANARY}{separator}{CANARY}@");
+        let url = server.url_at("auth/", "ops").replace("://", &login);
+        pull_from(&machine, &trusting(&server), &[("ops", url.clone())]);
+        let said = all_that_is_said(&machine, &[]);
+        assert!(said.contains("agent.toml:5:7") && said.contains("%2F"), "{said}");
+        assert!(!said.contains(CANARY), "{said}");
+
+        // A clone knows it by itself.
+        machine.configure(&trusting(&server).replace("ca_file", "[defaults]\nca_file"));
+        let clone = machine.clone_of("ops");
+        machine.git(&clone, &["remote", "set-url", "origin", &url]);
+        let said = all_that_is_said(&machine, &[]);
+        assert!(said.contains("%2F"), "{said}");
+        assert!(!said.contains(CANARY), "{said}");
+        let holding = files_with(&machine, CANARY);
+        assert_eq!(holding, [PathBuf::from("ops/.git/config")], "{separator}");
+    }
+    // Percent-encoded, it is one like any other.
+    let login = format!("://{USER}:{}@", PASSWORD.replace(' ', "%20"));
+    let url = server.url_at("auth/", "ops").replace("://", &login);
+    pull_from(&machine, &trusting(&server), &[("ops", url)]);
+    machine.agent(&["tick", "ops"]).ok();
+    assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
+}
+
+#[test]
+fn what_the_configuration_and_init_refuse_they_show_without_its_password() {
+    const CANARY: &str = "canary-4711";
+    let machine = acted(&["ops"]);
+    for proxy in [
+        format!("{USER}:{CANARY}@proxy.example.org:1"),
+        format!("http://{USER}:{CANARY}/x@proxy.example.org:1"),
+        format!("http://{CANARY}/x@proxy.example.org:1"),
+        format!("socks5://{USER}:{CANARY}@proxy.example.org:1"),
+    ] {
+        machine.configure(&format!("[defaults]\nproxy = {proxy:?}\n"));
+        let ran = machine.agent(&["tick"]).exits(2);
+        assert!(ran.stderr.contains("agent.toml:2:9"), "{ran}");
+        assert!(!ran.stderr.contains(CANARY), "{ran}");
+    }
+    machine.configure("");
+    for address in [
+        format!("htps://bot:{CANARY}@git.example.org/ops.git"),
+        format!("ops=htps://bot:{CANARY}@git.example.org/ops.git"),
+        format!("https://bot:{CANARY}/x@git.example.org/ops.git"),
+        format!("https:/bot:{CANARY}@git.example.org/ops.git"),
+        "web=".to_owned(),
+    ] {
+        let ran = machine.agent(&["init", &address]).exits(2);
+        let shown = ran.stdout.clone() + &ran.stderr;
+        assert!(shown.contains("hint: ") && !shown.contains(CANARY), "{address}: {shown}");
     }
 }
 

@@ -2,8 +2,11 @@
 //! last good revision stays, nothing half received is left, and the next tick after it is over
 //! finishes by itself.
 
+use std::fs::{self, File};
+use std::io::Read;
 use std::time::Duration;
 
+use crate::disk::Mounted;
 use crate::sandbox::{Ran, Sandbox};
 use crate::servers::{Behaviour, Daemon, Face, Https, Proxy};
 
@@ -124,6 +127,31 @@ fn a_pack_without_end_is_ended_by_the_deadline_and_leaves_nothing() {
     assert_eq!(machine.lastaction("ops"), good);
     nothing_half_received(&machine);
     pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
+    converges(&machine, "ops", &revision);
+}
+
+#[test]
+fn a_pack_that_the_disk_cannot_spare_is_not_taken_to_its_end() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
+    let disk = Mounted::instead_of(&machine, &machine.root(), "size=5m");
+    let good = machine.lastaction("ops");
+    machine.push_with("ops", |desk| {
+        let mut noise = Vec::new();
+        let random = File::open("/dev/urandom").unwrap();
+        random.take(6 << 20).read_to_end(&mut noise).unwrap();
+        fs::write(desk.join("noise"), noise).unwrap();
+    });
+    machine.tick();
+    let row = machine.row("ops");
+    assert_eq!(machine.lastaction("ops"), good);
+    assert_eq!(row["state"], "failing", "{row:#}");
+    let why = reason(&machine, "ops");
+    assert!(why.contains("it sends more than ") && why.contains("free some space"), "{why}");
+    nothing_half_received(&machine);
+    disk.remount("size=60m");
+    let revision = news(&machine, "ops", "newer");
     converges(&machine, "ops", &revision);
 }
 

@@ -9,7 +9,7 @@ use pmpy::system::git::Git;
 use pmpy::system::remote::{Goal, Order, Wire};
 
 use crate::sandbox::{Ran, Sandbox, set_mode, text};
-use crate::servers::{Https, PASSWORD, USER};
+use crate::servers::{Https, PASSWORD, USER, over_ipv6};
 
 use super::{acted, converges, news, pull_from, reason, trusting};
 
@@ -180,6 +180,38 @@ fn a_netrc_opens_the_door_and_is_asked_only_where_a_password_is_wanted() {
 }
 
 #[test]
+fn a_server_that_wants_to_know_who_asks_is_told_at_once_from_then_on() {
+    let (machine, server) = through("auth/", "");
+    let netrc = machine.path("netrc");
+    let entry = format!("machine localhost login {USER} password \"{PASSWORD}\"\n");
+    fs::write(&netrc, entry).unwrap();
+    set_mode(&netrc, 0o600);
+    let tick = |expected: &[u16]| {
+        server.forget_requests();
+        let mut agent = machine.agent_command(&["tick", "--trigger", "cron"]);
+        Ran::of(agent.env("NETRC", text(&netrc))).ok();
+        assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
+        let statuses: Vec<u16> = server.requests().iter().map(|request| request.status).collect();
+        assert_eq!(statuses, expected);
+    };
+    tick(&[401, 200]);
+    tick(&[200]);
+    let revision = news(&machine, "ops", "new");
+    tick(&[200, 200]);
+    assert_eq!(machine.row("ops")["acted"]["revision"], revision);
+
+    // A user without a password is not sent before it is asked for, either.
+    let url = server.url_at("auth/", "ops").replace("://", &format!("://{USER}@"));
+    pull_from(&machine, &trusting(&server), &[("ops", url)]);
+    tick(&[200]);
+    // Once nobody is asked any more, nothing is sent.
+    fs::remove_file(&netrc).unwrap();
+    pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
+    tick(&[200]);
+    assert!(server.requests().iter().all(|request| !request.authorized));
+}
+
+#[test]
 fn a_login_in_the_address_is_sent_at_once() {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
@@ -189,4 +221,15 @@ fn a_login_in_the_address_is_sent_at_once() {
     assert_eq!(asked_by_a_tick(&machine, &server), ["POST 200"]);
     let revision = news(&machine, "ops", "new");
     converges(&machine, "ops", &revision);
+}
+
+#[test]
+fn a_server_with_an_ipv6_address_is_pulled_from() {
+    let machine = acted(&["ops"]);
+    let server = Https::of(&machine);
+    let url = over_ipv6(&server.url("ops"));
+    pull_from(&machine, &trusting(&server), &[("ops", url.clone())]);
+    let revision = news(&machine, "ops", "new");
+    converges(&machine, "ops", &revision);
+    assert_eq!(machine.row("ops")["asked"]["remote"], url);
 }

@@ -114,3 +114,11 @@ pub fn before_a_fetch(machine: &Sandbox, server: &Https, command: &str) -> Strin
     );
     meddle(server, "before-a-fetch", &script)
 }
+
+/// Tells where branches are, and answers each wish for objects with `status` and the lines of `head`.
+pub fn hands_nothing_over(server: &Https, status: u16, head: &str) -> String {
+    let script = format!(
+        "if fetching; then printf 'Status: {status}\\r\\n{head}\\r\\n'; else pass_on; fi\n"
+    );
+    meddle(server, &format!("stingy-{status}"), &script)
+}

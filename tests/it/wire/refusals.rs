@@ -4,6 +4,7 @@
 use crate::sandbox::Sandbox;
 use crate::servers::{Daemon, Face, Https};
 
+use super::meddler::hands_nothing_over;
 use super::{acted, converges, news, pull_from, reason, trusting};
 
 fn with_https() -> (Sandbox, Https) {
@@ -158,4 +159,117 @@ fn a_redirect_from_https_to_http_is_not_followed() {
     says(&refused(&machine, &settings, url), &["redirect"]);
     let plain = server.port(Face::Plain);
     assert!(server.requests().iter().all(|request| request.port != plain));
+}
+
+/// How many requests were answered with `status`.
+fn answered(server: &Https, status: u16) -> usize {
+    server.requests().iter().filter(|request| request.status == status).count()
+}
+
+#[test]
+fn a_server_that_answers_a_fetch_by_not_now_is_asked_once_and_then_left_alone() {
+    for (status, head) in
+        [(429, "Retry-After: 120\\r\\n"), (503, "Retry-After: 120\\r\\n"), (403, "")]
+    {
+        let (machine, server) = with_https();
+        let way = hands_nothing_over(&server, status, head);
+        pull_from(&machine, &trusting(&server), &[("ops", server.url_at(&way, "ops"))]);
+        machine.tick().ok();
+        assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
+        news(&machine, "ops", "new");
+        server.forget_requests();
+        machine.tick().ok();
+        assert!(answered(&server, status) > 0);
+        assert_eq!(server.requests().len(), 2, "a poll and a fetch: {:#?}", server.requests());
+        says(&reason(&machine, "ops"), &[&status.to_string()]);
+
+        server.forget_requests();
+        machine.tick().ok();
+        assert_eq!(server.requests(), [], "{status}");
+        assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
+        let told = machine.agent(&["explain", "ops"]).stdout;
+        says(&told, &["is left alone until", "agent tick ops", "five minutes at most"]);
+        machine.agent(&["tick", "ops"]).ok();
+        assert!(answered(&server, status) > 0, "a person is obeyed");
+    }
+}
+
+#[test]
+fn a_refusal_counts_for_the_remote_that_gave_it_and_for_no_other() {
+    let (machine, server) = with_https();
+    let pull_from = |first: &str, second: &str| {
+        let urls = [server.url_at(first, "ops"), server.url_at(second, "ops")];
+        machine
+            .configure(&format!("[defaults]\n{}[repo.ops]\nurl = {urls:?}\n", trusting(&server)));
+    };
+    for first in ["auth/", "status/403/"] {
+        pull_from(first, "");
+        machine.tick().ok();
+        assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
+        server.forget_requests();
+        machine.tick().ok();
+        let others: Vec<_> = server
+            .requests()
+            .into_iter()
+            .filter(|request| !request.uri.starts_with("/ops.git"))
+            .collect();
+        assert_eq!(others, [], "{first}");
+
+        pull_from(first, "status/500/");
+        machine.tick().ok();
+        server.forget_requests();
+        machine.tick().ok();
+        let uris: Vec<String> = server.requests().into_iter().map(|request| request.uri).collect();
+        assert!(!uris.is_empty(), "{first}");
+        assert!(uris.iter().all(|uri| uri.starts_with("/status/500/")), "{first}: {uris:#?}");
+        let why = reason(&machine, "ops");
+        says(&why, &["500", if first == "auth/" { "401" } else { "403" }]);
+    }
+}
+
+#[test]
+fn what_is_still_to_be_cloned_leaves_alone_who_asked_for_it_as_well() {
+    let (machine, server) = with_https();
+    for (number, (way, word)) in
+        [("status/429/", "429"), ("busy/", "503"), ("auth/", "401")].iter().enumerate()
+    {
+        let name = format!("site{number}");
+        pull_from(&machine, &trusting(&server), &[(&name, server.url_at(way, "ops"))]);
+        machine.tick().ok();
+        assert_eq!(machine.state(&name), "unreachable");
+        says(&reason(&machine, &name), &[word]);
+        let since = machine.row(&name)["since"].clone();
+        // What was cloned before is asked for at its own place.
+        let asked = || {
+            let requests = server.requests().into_iter();
+            requests.filter(|request| request.uri[1..].starts_with(way)).count()
+        };
+        assert!(asked() > 0, "{way}");
+        server.forget_requests();
+        machine.tick().ok();
+        assert_eq!(asked(), 0, "{way}");
+        says(&reason(&machine, &name), &[word]);
+        assert_eq!(machine.row(&name)["since"], since, "{way}");
+        machine.agent(&["tick", &name]).ok();
+        assert!(asked() > 0, "a person is obeyed: {way}");
+        pull_from(&machine, &trusting(&server), &[(&name, server.url("ops"))]);
+        machine.tick().ok();
+        assert_eq!(machine.state(&name), "current", "{:#}", machine.row(&name));
+    }
+}
+
+#[test]
+fn a_server_that_asks_one_repository_to_be_left_alone_is_not_asked_for_the_others() {
+    let (machine, server) = with_https();
+    let names: Vec<String> = (0..12).map(|number| format!("site{number}")).collect();
+    let urls: Vec<_> =
+        names.iter().map(|name| (name.as_str(), server.url_at("status/429/", name))).collect();
+    pull_from(&machine, &trusting(&server), &urls);
+    machine.tick().ok();
+    assert!(!server.requests().is_empty());
+    for name in &names {
+        says(&reason(&machine, name), &["429"]);
+    }
+    // As many as are asked at the same time.
+    assert!(server.requests().len() <= 6, "{:#?}", server.requests());
 }

@@ -20,7 +20,15 @@ pub(super) fn proxy_for(configured: Option<&Remote>, origin: &Origin) -> Option<
     };
     let proxy = node::variable(names)?;
     let exceptions = node::variable(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
-    (!is_excepted(&exceptions, &origin.host)).then(|| Remote::new(proxy))
+    (!is_excepted(&exceptions, &origin.host)).then(|| with_scheme(&proxy))
+}
+
+/// As curl takes it: without a scheme it is meant to be http://.
+fn with_scheme(proxy: &str) -> Remote {
+    match proxy.contains("://") {
+        true => Remote::new(proxy),
+        false => Remote::new(format!("http://{proxy}")),
+    }
 }
 
 /// Whether `exceptions`, such as `localhost, .example.org, 10.0.0.0/8`, name `host`.
@@ -74,6 +82,15 @@ mod tests {
         ] {
             assert_eq!(is_excepted(exceptions, host), expected, "{exceptions} {host}");
         }
+    }
+
+    #[test]
+    fn a_proxy_without_a_scheme_is_shown_without_its_password_all_the_same() {
+        let proxy = with_scheme("pat:secret@proxy.example.org:3128");
+        assert_eq!(proxy.secret_url(), "http://pat:secret@proxy.example.org:3128");
+        assert_eq!(proxy.to_string(), "http://proxy.example.org:3128");
+        let proxy = with_scheme("HTTPS://proxy.example.org");
+        assert_eq!(proxy.secret_url(), "HTTPS://proxy.example.org");
     }
 
     #[test]

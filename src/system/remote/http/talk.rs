@@ -1,6 +1,7 @@
 //! One question to a web server and its answer: with who we are, within the time that is left, over
 //! a connection that is open already if there is one. What the answer means it does not know.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use super::proxy::proxy_for;
 use super::tls;
 use super::trouble::{self, Tried};
 use crate::domain::git::Remote;
-use crate::domain::remote::Reach;
+use crate::domain::remote::{Reach, Way};
 use crate::system::node::{self, since_boot};
 use crate::system::remote::silent::Silent;
 
@@ -113,6 +114,18 @@ impl<'a> Talk<'a> {
         Ok(Self { shared, reach, logins, deadline: since_boot() + reach.limit, home })
     }
 
+    /// What was found out before about the server: whether it wants to know who we are.
+    pub(super) fn recall(&self, known: Option<&Way>) {
+        if known.is_some_and(|way| way.wants_login) {
+            locked(&self.shared.curious).insert(self.home.origin.clone());
+        }
+    }
+
+    /// Whether the server asked who we are, and was told.
+    pub(super) fn is_asked_who(&self) -> bool {
+        locked(&self.shared.curious).contains(&self.home.origin)
+    }
+
     /// Asks at `place`, and once more with who we are when that is wanted.
     ///
     /// # Errors
@@ -125,6 +138,10 @@ impl<'a> Talk<'a> {
         };
         let reply = self.send(place, question, login.as_ref())?;
         if reply.status != 401 {
+            if is_curious && login.is_none() {
+                // It answers strangers as well by now.
+                locked(&self.shared.curious).remove(&place.origin);
+            }
             return Ok(reply);
         }
         reply.drain();
@@ -149,7 +166,12 @@ impl<'a> Talk<'a> {
 
     fn send(&self, place: &Place, question: Question, login: Option<&Login>) -> Result<Reply> {
         let proxy = proxy_for(self.reach.proxy.as_ref(), &place.origin);
-        let agent = self.agent(proxy.as_ref())?;
+        // Who we are is for the configured server alone, whichever way it is told.
+        let reach = match self.logins.are_for(&place.origin) {
+            true => Cow::Borrowed(self.reach),
+            false => Cow::Owned(Reach { client_cert: None, ..self.reach.clone() }),
+        };
+        let agent = self.shared.agent(&reach, proxy.as_ref())?;
         let shown = proxy.map(|proxy| proxy.to_string());
         let whom = shown.clone().unwrap_or_else(|| place.origin.to_string());
         self.shared.silent.unless(&whom, || {
@@ -171,21 +193,23 @@ impl<'a> Talk<'a> {
             })
         })
     }
+}
 
-    /// The agent for our means through `proxy`, made at its first use: reading the system's
-    /// authorities takes longer than most questions.
-    fn agent(&self, proxy: Option<&Remote>) -> Result<Agent> {
+impl Shared {
+    /// The agent for the means of `reach` through `proxy`, made at its first use: reading the
+    /// system's authorities takes longer than most questions.
+    fn agent(&self, reach: &Reach, proxy: Option<&Remote>) -> Result<Agent> {
         let means = Means {
-            ca_file: self.reach.ca_file.clone(),
-            client_cert: self.reach.client_cert.clone(),
+            ca_file: reach.ca_file.clone(),
+            client_cert: reach.client_cert.clone(),
             proxy: proxy.map(|proxy| proxy.secret_url().to_owned()),
         };
-        let mut agents = locked(&self.shared.agents);
+        let mut agents = locked(&self.agents);
         if let Some(agent) = agents.get(&means) {
             return Ok(agent.clone());
         }
         let config = Agent::config_builder()
-            .tls_config(tls::tls(self.reach)?)
+            .tls_config(tls::tls(reach)?)
             .proxy(proxy.map(connecting).transpose()?)
             .user_agent(USER_AGENT)
             .http_status_as_error(false)
@@ -213,6 +237,13 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A proxy as the library takes it.
 fn connecting(proxy: &Remote) -> Result<Proxy> {
     let url = proxy.secret_url();
+    if url.contains('@') && !proxy.names_only_a_server() {
+        // What of it is a password is not known.
+        bail!(
+            "the address of the proxy is none\n\
+             hint: write http://USER:PASSWORD@HOST:PORT, with %2F for a / in the password"
+        );
+    }
     let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
     if !["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
         bail!("the proxy {proxy} cannot be used\nhint: only http:// and https:// proxies are");
