@@ -200,7 +200,8 @@ impl<'a, 's> Round<'a, 's> {
             // Behind the records, which wait for the same disk: this costs little then.
             self.shelf.store.settle()?;
         }
-        if retired || left || !plan.remove.is_empty() {
+        let renewed = self.known() == Known::Renewed;
+        if retired || left || renewed || !plan.remove.is_empty() {
             self.shelf.sweep(self.site);
         }
         let ended = node::now();

@@ -134,14 +134,13 @@ fn seal(shelf: &Shelf, staged: Staged, known: Known) -> Result<()> {
     shelf.store.settle()
 }
 
-/// Takes the releases away that are not `kept`.
+/// Takes the releases away that are not `kept`, and what one that was written anew left.
 fn retire(site: &Site, shelf: &Shelf, kept: &BTreeSet<Commit>) -> Result<()> {
     let surplus = shelf.store.surplus(&shelf.place("")?, kept)?;
-    if surplus.is_empty() {
-        return Ok(());
+    if !surplus.is_empty() {
+        surplus.iter().try_for_each(|release| shelf.store.retire(release))?;
+        shelf.store.settle()?;
     }
-    surplus.iter().try_for_each(|release| shelf.store.retire(release))?;
-    shelf.store.settle()?;
     shelf.sweep(site);
     Ok(())
 }

@@ -1,17 +1,16 @@
 //! The wire: ask a remote where a branch is, and carry a fetch. Which way a remote is reached is
 //! decided here by its scheme; each way is a file of its own.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use git2::{AutotagOption, FetchOptions, Oid, RemoteCallbacks};
+use git2::{AutotagOption, FetchOptions, RemoteCallbacks};
 
 use self::allowance::Allowance;
 use self::silent::Silent;
 use super::git::error::explained;
-use super::git::{Git, commit_of};
+use super::git::Git;
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
 use crate::domain::remote::{Answer, Reach, Wanted, Way};
@@ -198,15 +197,13 @@ pub struct Progress {
     pub bytes: usize,
 }
 
-/// Lets `refs` point where a fetch found them.
-fn put(git: &Git, refs: &[(String, Oid)]) -> Result<()> {
-    let mut moves = Vec::new();
-    for (name, oid) in refs {
-        let id = commit_of(*oid)?;
-        ensure!(git.has_object(id), "it did not send {id}");
-        moves.push((name.clone(), Some(id)));
+/// Lets the refs of `updates` point where a poll found them.
+fn put(git: &Git, updates: &[Update]) -> Result<()> {
+    for Update { from, id, .. } in updates {
+        ensure!(git.has_object(*id), "it did not send {id}; was {from} rewritten just now?");
     }
-    git.move_refs(&moves, "fetch")
+    let moves = updates.iter().map(|update| (update.to.clone(), Some(update.id)));
+    git.move_refs(&moves.collect::<Vec<_>>(), "fetch")
 }
 
 /// Over libgit2's own transport.
@@ -241,24 +238,19 @@ fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> R
     };
     let fetched = git.for_the_wire()?.remote_anonymous(remote.secret_url()).and_then(
         |mut handle| match goal {
-            Goal::Branch { .. } => {
-                handle.fetch(&refspecs, Some(&mut options), Some("fetch")).map(|()| Vec::new())
-            }
-            // The library writes each ref into a file of its own, with a log, and waits for both.
-            Goal::Refs(updates) => {
-                handle.download(&refspecs, Some(&mut options))?;
-                let there = handle.list()?.iter().map(|head| (head.name().to_owned(), head.oid()));
-                let there: BTreeMap<String, Oid> = there.collect();
-                let to = |it: &Update| Some((it.to.clone(), *there.get(&it.from)?));
-                Ok(updates.iter().filter_map(to).collect())
-            }
+            Goal::Branch { .. } => handle.fetch(&refspecs, Some(&mut options), Some("fetch")),
+            // The library would write each ref into a file of its own, with a log, and wait for both.
+            Goal::Refs(_) => handle.download(&refspecs, Some(&mut options)),
         },
     );
     drop(options);
     shallow::put_back(git.git_dir())?;
     too_much?;
     match (fetched, stopped) {
-        (Ok(refs), _) => put(git, &refs),
+        (Ok(()), _) => match goal {
+            Goal::Branch { .. } => Ok(()),
+            Goal::Refs(updates) => put(git, updates),
+        },
         (Err(_), Some(reason)) => Err(anyhow!("it {reason}")),
         (Err(error), None) => Err(explained(&error)),
     }
