@@ -56,10 +56,10 @@ pub struct Global {
     /// Take DIR as the root, and keep all else that belongs to it in DIR/.pmpy
     #[arg(long, global = true, env = "AGENT_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Tell what is done
+    /// Log what is being done
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// Tell nothing but errors
+    /// Print only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// How the log on stderr is written
@@ -182,7 +182,7 @@ pub struct ScheduleArgs {
     /// What is to call the tick
     #[arg(value_name = "cron|systemd|none")]
     pub how: Schedule,
-    /// Make comments of crontab lines that pull the same repositories
+    /// Comment out crontab lines that pull the same repositories
     #[arg(long, conflicts_with = "print")]
     pub replace: bool,
     /// Only print the file that would be installed; for "none", where what is installed lies
@@ -196,7 +196,7 @@ pub struct Tick {
     /// Only these repositories, and without waiting for a failed one's next try
     #[arg(value_name = "REPO")]
     pub repos: Vec<String>,
-    /// First wait a part of this time that is always the same on this machine
+    /// First sleep for a fixed, per-machine share of this time
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     pub splay: Option<Duration>,
     /// Ask the remotes, fetch nothing, and print what would be done
@@ -251,7 +251,7 @@ pub struct History {
     /// Only this repository
     pub repo: Option<String>,
     /// How many to list
-    #[arg(short = 'n', value_name = "N", default_value_t = 20)]
+    #[arg(short = 'n', value_name = "N", default_value_t = 20, value_parser = config::count)]
     pub count: usize,
     /// One JSON array, newest first
     #[arg(long)]
@@ -264,7 +264,7 @@ pub struct Log {
     /// Its name, as in status
     pub repo: String,
     /// How many actions to print
-    #[arg(short = 'n', value_name = "N", default_value_t = 1)]
+    #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = config::count)]
     pub count: usize,
     /// Go on printing what a running action writes
     #[arg(short, long)]

@@ -18,3 +18,4 @@ pub mod cmd;
 
 pub mod cli;
 pub mod exit;
+pub mod usage;

@@ -5,15 +5,19 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
 use pmpy::cli::{Cli, Command, LogFormat};
 use pmpy::exit::{self, Code};
+use pmpy::usage::{self, Stop};
 use pmpy::{cmd, system};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
     exit::on_panic();
-    let cli = Cli::parse();
+    let cli = match usage::parse(&system::node::command_line()) {
+        Ok(cli) => cli,
+        Err(Stop::Help(error)) => error.exit(),
+        Err(Stop::Wrong(usage)) => return exit::report(&usage.into()).into(),
+    };
     match catch_unwind(|| start(&cli)) {
         Err(_) => Code::Bug.into(),
         Ok(Ok(code)) => code.into(),

@@ -31,7 +31,9 @@ use crate::domain::publish::{Layout, Names, Refs, Rules, Target};
 use crate::domain::remote::{Kinds, Reach};
 
 pub use source::{Error, Source};
-pub use value::{NamedAddress, address, branch, duration, positive_duration, repo_name, token};
+pub use value::{
+    NamedAddress, address, branch, count, duration, positive_duration, repo_name, token,
+};
 
 /// The folders that the agent reads and writes on this machine (contract: "files").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -295,7 +297,15 @@ impl World {
     /// # Errors
     /// When neither a home folder nor another root is known.
     pub fn of(sources: &Sources) -> Result<Self, Error> {
-        let no_home = "your home folder is not known\nhint: set HOME, or name a folder with --root";
+        let no_home = |home: Option<&PathBuf>| match home {
+            Some(home) => format!(
+                "HOME is \"{}\", which is not an absolute path\n\
+                 hint: set HOME to your home folder, or name a folder with --root",
+                home.display().to_string().escape_debug()
+            ),
+            None => "your home folder is not known\nhint: set HOME, or name a folder with --root"
+                .to_owned(),
+        };
         let mut world = match (&sources.root, &sources.home) {
             (Some(root), _) => {
                 let root = std::path::absolute(root).map_err(|error| {
@@ -333,10 +343,13 @@ impl World {
                 config_named: false,
                 own: false,
             },
-            (None, _) => return Err(Error::new(None, no_home)),
+            (None, home) => return Err(Error::new(None, &no_home(home.as_ref()))),
         };
         if let Some(config) = &sources.config {
-            world.config_file.clone_from(config);
+            // It goes into schedules, which run in another folder.
+            world.config_file = std::path::absolute(config).map_err(|error| {
+                Error::new(Some("--config".to_owned()), &format!("no such file: {error}"))
+            })?;
             world.config_named = true;
         }
         Ok(world)
@@ -350,6 +363,11 @@ impl Settings {
     /// The first thing that is wrong, with its place.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
         let world = World::of(sources)?;
+        if world.own && world.root.exists() && !world.root.is_dir() {
+            let name = world.root.display().to_string().escape_debug().to_string();
+            let reason = "the root is not a directory\nhint: name a folder with --root";
+            return Err(Error::new(Some(name), reason));
+        }
         let mut source = Source::default();
         let found = source.add_file(&world.config_file)?;
         if sources.config.is_none() {

@@ -32,6 +32,7 @@ pub struct Error {
     place: Option<String>,
     message: String,
     hint: Option<String>,
+    denied: bool,
 }
 
 impl Error {
@@ -41,7 +42,18 @@ impl Error {
             Some((message, hint)) => (message, Some(hint.to_owned())),
             None => (reason, None),
         };
-        Self { place, message: message.to_owned(), hint }
+        Self { place, message: message.to_owned(), hint, denied: false }
+    }
+
+    /// `place` could not be read.
+    fn unread(place: String, error: &io::Error) -> Self {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        Self { denied, ..Self::new(Some(place), &cannot_read(error)) }
+    }
+
+    /// Whether it is not for this user to read.
+    pub fn is_denied(&self) -> bool {
+        self.denied
     }
 }
 
@@ -96,7 +108,8 @@ impl Source {
                 Ok(true)
             }
             Ok(None) => Ok(false),
-            Err(reason) => Err(Error::new(Some(name), &reason)),
+            Err(Unread::Failed(error)) => Err(Error::unread(name, &error)),
+            Err(Unread::Unfit(reason)) => Err(Error::new(Some(name), &reason)),
         }
     }
 
@@ -105,7 +118,7 @@ impl Source {
     pub fn add_folder(&mut self, dir: &Path) -> Result<(), Error> {
         let failed = |error: &io::Error| {
             let name = dir.display().to_string().escape_debug().to_string();
-            Error::new(Some(name), &cannot_read(error))
+            Error::unread(name, error)
         };
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
@@ -161,7 +174,7 @@ impl Source {
                     return Err(self.error(
                         key.span(),
                         &format!(
-                            "\"{}\" stands in two files\nhint: it stands at {} already; keep one",
+                            "\"{}\" is set in two files\nhint: it is set at {} already; keep one",
                             key.get_ref().escape_debug(),
                             self.place(first.start)
                         ),
@@ -224,31 +237,39 @@ fn shifted(table: DeTable<'_>, by: usize) -> DeTable<'_> {
         .collect()
 }
 
-/// The text of a regular file; `None` when there is no such file. Errors are reasons.
-fn read(path: &Path) -> Result<Option<String>, String> {
+/// Why a file is not read.
+enum Unread {
+    /// The system says no.
+    Failed(io::Error),
+    /// It is none that could be a configuration: the reason.
+    Unfit(String),
+}
+
+/// The text of a regular file; `None` when there is no such file.
+fn read(path: &Path) -> Result<Option<String>, Unread> {
     // Opening a pipe that nobody writes to would wait for ever.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(cannot_read(&error)),
+        Err(error) => return Err(Unread::Failed(error)),
     };
-    let is_file = file.metadata().map_err(|error| cannot_read(&error))?.is_file();
-    if !is_file {
-        return Err("is not a regular file\nhint: put a plain text file there".to_owned());
+    if !file.metadata().map_err(Unread::Failed)?.is_file() {
+        let reason = "is not a regular file\nhint: put a plain text file there";
+        return Err(Unread::Unfit(reason.to_owned()));
     }
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| cannot_read(&error))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(Unread::Failed)?;
     if bytes.len() as u64 > LARGEST {
-        return Err("is larger than 1 MiB, which no configuration is\n\
-             hint: see what was put there"
-            .to_owned());
+        let reason = "is larger than 1 MiB, which no configuration is\n\
+                      hint: see what was put there";
+        return Err(Unread::Unfit(reason.to_owned()));
     }
     String::from_utf8(bytes).map(Some).map_err(|error| {
-        format!(
+        Unread::Unfit(format!(
             "is not UTF-8 text: byte {} is the first bad one\nhint: save it as UTF-8",
             error.utf8_error().valid_up_to() + 1
-        )
+        ))
     })
 }
 

@@ -49,6 +49,12 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How many of something, of which there is at least one.
+pub fn count(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{} is not a number from 1 on", quoted(text)))
+}
+
 /// The name of a part or a stack, which becomes part of a path.
 pub fn token(text: &str) -> Result<String, String> {
     plain_word(text, "name of a part or stack")
@@ -115,6 +121,9 @@ pub fn address(text: &str) -> Result<Remote, String> {
     }
     match remote.scheme() {
         None => Err(format!("\"{remote}\" is of a kind that git does not know\n{hint}")),
+        Some(Scheme::Local) if text.contains('@') && !text.contains('/') => {
+            Err(format!("\"{remote}\" names no repository on that server\nhint: {remote}:ops.git"))
+        }
         Some(Scheme::Local) => {
             absolute_path(text.strip_prefix("file://").unwrap_or(text))?;
             Ok(remote)
@@ -265,7 +274,7 @@ pub fn when(text: &str) -> Result<When, String> {
         "always" => Ok(When::Always),
         _ => positive_duration(text).map(When::Every).map_err(|_| {
             format!(
-                "{} is no answer to when\nhint: write \"changed\", \"always\" or a time such as \
+                "{} is not a valid value for when\nhint: write \"changed\", \"always\" or a time such as \
                  \"1h\"",
                 quoted(text)
             )
@@ -342,6 +351,12 @@ impl FromStr for NamedAddress {
             && let Ok(name) = repo_name(name)
         {
             return Ok(Self { name, address: address(url)? });
+        }
+        if let Some((name, url)) = text.split_once('=')
+            && address(url).is_ok()
+            && address(text).is_err()
+        {
+            repo_name(name)?;
         }
         let address = address(text)?;
         let shown = address.to_string();

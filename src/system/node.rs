@@ -129,9 +129,20 @@ pub fn program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("agent"))
 }
 
-/// The command line that we were started with, without the program.
+/// The command line that we were started with, the program first.
+pub fn command_line() -> Vec<OsString> {
+    std::env::args_os().collect()
+}
+
+/// [`command_line`] without the program.
 pub fn arguments() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
+}
+
+/// Whether `variable` is set to nothing.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment beside the CLI")]
+pub fn is_empty(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value.is_empty())
 }
 
 /// The user who asked: behind sudo(8) the one who typed it.

@@ -61,6 +61,13 @@ fn root_and_others_have_their_usual_folders() {
     assert_eq!(ann.state, PathBuf::from("/home/ann/.local/state/pmpy"));
 
     let nobody = World::of(&Sources::default()).unwrap_err().to_string();
+    // It is read again by what cron and systemd start, in another folder.
+    let config = Some("own.toml".into());
+    let own = World::of(&Sources { config, is_root: true, ..Sources::default() }).unwrap();
+    assert_eq!(own.config_file, std::env::current_dir().unwrap().join("own.toml"));
+    let home = Some("rel".into());
+    let rel = World::of(&Sources { home, ..Sources::default() }).unwrap_err().to_string();
+    assert!(rel.starts_with("HOME is \"rel\", which is not an absolute path\nhint: "), "{rel}");
     assert!(nobody.contains("\nhint: set HOME"), "{nobody}");
 }
 
@@ -196,7 +203,7 @@ fn agent_d_is_read_by_name_and_laid_over_agent_toml() {
 #[test]
 fn what_stands_in_two_files_is_refused_with_both_places() {
     for (first, second, place, told) in [
-        ("[repo.a]\n", "\n[repo.a]\n", "2:7", "\"a\" stands in two files"),
+        ("[repo.a]\n", "\n[repo.a]\n", "2:7", "\"a\" is set in two files"),
         ("[defaults]\ntimeout = \"1m\"\n", "[defaults]\ntimeout = \"2m\"", "2:1", "\"timeout\""),
         ("splay = \"1s\"\n", "splay = \"1s\"", "1:1", "\"splay\""),
     ] {
@@ -204,7 +211,7 @@ fn what_stands_in_two_files_is_refused_with_both_places() {
         let error = Settings::load(&sources).unwrap_err().to_string();
         let own = root.path().join(".pmpy").display().to_string();
         assert!(error.starts_with(&format!("{own}/agent.d/x.toml:{place}: {told}")), "{error}");
-        assert!(error.contains(&format!("\nhint: it stands at {own}/agent.toml:")), "{error}");
+        assert!(error.contains(&format!("\nhint: it is set at {own}/agent.toml:")), "{error}");
     }
 }
 
