@@ -21,7 +21,7 @@ pub fn run(global: &Global) -> Result<Code> {
         &load,
         Arc::new(move |here, done| {
             let told = if quiet { Ok(()) } else { tick::print_notices(here, done) };
-            if let Err(error) = told.and_then(|()| tick::after(here, done)) {
+            for error in told.err().into_iter().chain(tick::after(here, done)) {
                 tracing::error!("after a tick: {}", format!("{error:#}").escape_debug());
             }
         }),

@@ -2,9 +2,10 @@
 //! terminal, and with `-v`, it tells what it did.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result, anyhow};
 use chrono::{DateTime, Utc};
 
 use super::show;
@@ -17,8 +18,10 @@ use crate::domain::status::{Row, State, Status};
 use crate::engine::reconcile::Wish;
 use crate::engine::tick::{self, Orders, Tick};
 use crate::engine::{Here, steer};
-use crate::exit::Code;
-use crate::system::{files, node, process};
+use crate::exit::{self, Code};
+use crate::system::files::{self, Fault};
+use crate::system::machine::Machine;
+use crate::system::{node, process, syslog};
 
 /// How long `on_change` may take.
 const ON_CHANGE: Duration = Duration::from_secs(60);
@@ -82,7 +85,11 @@ pub fn perform_telling(
     } else if !global.quiet {
         say(&notices(here, &done, now))?;
     }
-    after(here, &done)?;
+    if !orders.dry_run {
+        for trouble in after(here, &done) {
+            exit::report(&trouble);
+        }
+    }
     let asked = |row: &&Row| orders.names.is_empty() || orders.names.contains(&row.name);
     let rows = done.status.repositories.iter().filter(asked);
     Ok(match rows.filter(|row| row.needs_attention(now)).count() {
@@ -180,7 +187,9 @@ fn decisions(done: &Tick, now: DateTime<Utc>) -> String {
                 Target::MergeOf(tip) => format!("would merge {} and act upon that", tip.short()),
             },
             Plan::Publish(plan) => format!("would {}", publishing(plan)),
-            Plan::Wait { until } => format!("waits until {}", show::when(*until, now)),
+            // The details say until when.
+            Plan::Wait { .. } if row.is_some_and(|row| row.attempt > 0) => "waits".to_owned(),
+            Plan::Wait { until } => format!("waits: next try {}", show::when(*until, now)),
             Plan::Stopped => "stopped".to_owned(),
         };
         text += &format!("{}: {would}{details}\n", show::escaped(name));
@@ -205,35 +214,81 @@ fn publishing(plan: &Publishing) -> String {
     }
 }
 
-/// What the configuration asks for after a tick: the metrics file, and a command at state changes.
-///
-/// # Errors
-/// When the metrics file cannot be written.
-pub fn after(here: &Here, done: &Tick) -> Result<()> {
-    if let Some(path) = &here.settings.metrics_file {
-        write_metrics(path, &done.status)?;
-    }
-    if here.settings.on_change.is_empty() {
-        return Ok(());
-    }
+/// What the configuration asks for after a tick: a command at state changes, and the metrics file.
+/// Neither fails the tick. What went wrong with them and was not told before, for the caller to tell.
+pub fn after(here: &Here, done: &Tick) -> Vec<Error> {
+    // First the changes: they are told once, and the next tick knows nothing of them any more.
+    let mut troubles = Vec::new();
     for (row, was) in &done.changes {
-        let env = [
-            ("AGENT_REPO", row.name.clone()),
-            ("AGENT_STATE", row.state.to_string()),
-            ("AGENT_WAS", was.map_or_else(String::new, |was| was.to_string())),
-            ("AGENT_REASON", row.reason.clone().unwrap_or_default()),
-        ];
-        match process::run(&here.settings.on_change, &env, ON_CHANGE) {
-            Ok(process::Ended::Exited(0)) => {}
-            Ok(ended) => tracing::warn!(?ended, "on_change did not succeed"),
-            Err(error) => tracing::warn!(error = %format!("{error:#}"), "on_change"),
+        if let Err(error) = on_change(here, row, *was)
+            && !troubles.iter().any(|known: &Error| known.to_string() == error.to_string())
+        {
+            syslog::tell(syslog::Level::Warning, &one_line(&error));
+            troubles.push(error);
         }
     }
-    Ok(())
+    troubles.extend(put_metrics(here, &done.status).err());
+    troubles
 }
 
-fn write_metrics(path: &std::path::Path, status: &Status) -> Result<()> {
-    let folder = path.parent().unwrap_or(std::path::Path::new("/"));
+/// Tells the configured command of one change.
+fn on_change(here: &Here, row: &Row, was: Option<State>) -> Result<()> {
+    let Some(program) = here.settings.on_change.first() else { return Ok(()) };
+    let env = [
+        ("AGENT_REPO", row.name.clone()),
+        ("AGENT_STATE", row.state.to_string()),
+        ("AGENT_WAS", was.map_or_else(String::new, |was| was.to_string())),
+        ("AGENT_REASON", row.reason.clone().unwrap_or_default()),
+    ];
+    let end = match process::run(&here.settings.on_change, &env, ON_CHANGE) {
+        Ok(process::Ended::Exited(0)) => return Ok(()),
+        Ok(process::Ended::Exited(code)) => format!("exited {code}"),
+        Ok(process::Ended::Signalled(signal)) => format!("was ended by signal {signal}"),
+        Ok(process::Ended::TimedOut) => {
+            format!("took longer than {} s and was ended", ON_CHANGE.as_secs())
+        }
+        Err(error) => {
+            let why = "the command of on_change did not start, and nobody was told of a change\n\
+                       hint: agent check";
+            return Err(error.context(why));
+        }
+    };
+    Err(anyhow!(
+        "the command of on_change failed: {} {end}\nhint: run it by hand with AGENT_REPO={} and \
+         AGENT_STATE={} set",
+        show::escaped(program),
+        show::escaped(&row.name),
+        row.state
+    ))
+}
+
+/// Writes the metrics where they are wanted.
+///
+/// # Errors
+/// When they cannot be written, once a day for each reason.
+fn put_metrics(here: &Here, status: &Status) -> Result<()> {
+    let Some(path) = &here.settings.metrics_file else { return Ok(()) };
+    let folder = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    files::put(folder, &name, metrics::text(status).as_bytes(), 0o644)
+    // Lazily: the next tick writes them anew.
+    let written = files::put_lazily(folder, &name, metrics::text(status).as_bytes(), 0o644);
+    let written = written.map_err(|error| {
+        let (shown, us) = (show::escaped(&folder.display().to_string()), &here.node.user.name);
+        let hint = match Fault::of(&error) {
+            Some(fault) => fault.remedy().to_owned(),
+            None if folder.is_dir() => format!("let {us} write in {shown}"),
+            None => format!("make the folder: mkdir -p {shown}; or correct metrics_file"),
+        };
+        error.context(format!("the metrics are not written\nhint: {hint}"))
+    });
+    let trouble = written.as_ref().err().map(one_line);
+    let machine = Machine::at(&here.settings.world.state);
+    match machine.is_news("metrics.trouble", trouble.as_deref(), status.at) {
+        true => written,
+        false => Ok(()),
+    }
+}
+
+fn one_line(error: &Error) -> String {
+    format!("{error:#}").replace('\n', "; ")
 }

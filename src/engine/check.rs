@@ -20,6 +20,7 @@ use crate::system::node::{self, Node};
 use crate::system::root::{self, Kind};
 
 mod bus;
+mod reports;
 mod repository;
 mod rivals;
 mod target;
@@ -132,6 +133,7 @@ pub fn check(settings: Settings, node: Node, scope: Scope, base: &Path) -> Vec<V
     verdicts.push(ticks(last, now, &schedule::advice(&here)));
     verdicts.extend(timer(here.settings.every));
     verdicts.extend(folders(&here));
+    verdicts.extend(reports::verdicts(&here));
     verdicts.extend(repositories(&here, scope, now));
     verdicts.extend(here.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, scope)));
     verdicts.extend(here.settings.webhook.iter().flat_map(webhook::verdicts));
@@ -230,7 +232,11 @@ fn folders(here: &Here) -> Vec<Verdict> {
             let told = match access::writable(folder) {
                 Ok(()) => Verdict::ok(subject, folder.display().to_string()),
                 Err(error) => {
-                    let hint = format!("hint: give it to {} with chown", here.node.user.name);
+                    let (us, shown) = (&here.node.user.name, folder.display());
+                    let hint = match folder.exists() {
+                        true => format!("hint: as root: chown {us} {shown}"),
+                        false => format!("hint: as root: install -d -o {us} {shown}"),
+                    };
                     let error = error.context(format!("{}\n{hint}", folder.display()));
                     Verdict::of(Level::Bad, subject, &error)
                 }

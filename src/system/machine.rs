@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -70,6 +70,26 @@ impl Machine {
         fs2::FileExt::lock_exclusive(&file)
             .with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(file)
+    }
+
+    /// Whether `trouble` is news: the file `name` does not say that it was told within a day. `None`:
+    /// there is none any more.
+    pub fn is_news(&self, name: &str, trouble: Option<&str>, now: DateTime<Utc>) -> bool {
+        const AGAIN: Duration = Duration::days(1);
+        let path = self.folder.join(name);
+        let told = files::read_small(&path, CAP).ok().flatten();
+        // What cannot be noted down is told again.
+        let Some(trouble) = trouble else {
+            let _ = told.map(|_| files::remove_lazily(&self.folder, name));
+            return false;
+        };
+        let at = std::fs::metadata(&path).and_then(|meta| meta.modified()).ok();
+        let lately = at.is_some_and(|at| (now - DateTime::<Utc>::from(at)).abs() < AGAIN);
+        if lately && told.as_deref() == Some(trouble.as_bytes()) {
+            return false;
+        }
+        let _ = files::put_lazily(&self.folder, name, trouble.as_bytes(), 0o600);
+        true
     }
 
     /// A JSON file of this folder; `None` when it is missing or damaged.

@@ -96,6 +96,27 @@ fn a_remote_that_is_gone_is_bad_and_offline_it_is_not_asked() {
 }
 
 #[test]
+fn what_follows_a_tick_is_looked_at_because_cron_hides_it() {
+    let machine = machine();
+    let folder = machine.path("metrics");
+    let file = folder.join("pmpy.prom");
+    let program =
+        |path: &str| format!("metrics_file = {:?}\non_change = [{path:?}, \"-x\"]\n", text(&file));
+    configure(&machine, &program("/opt/none/page"));
+    let found = verdicts(&machine, &[], 1);
+    assert_has(&found, "bad on_change", "there is no program \"/opt/none/page\"");
+    assert_has(&found, "bad metrics", "there is no folder ");
+    assert_has(&found, "hint:", &format!("mkdir -p {}", text(&folder)));
+    let ran = machine.agent(&["check"]);
+    assert!(ran.stdout.ends_with("\n2 errors.\n"), "{ran}");
+    configure(&machine, &program("/bin/true"));
+    fs::create_dir(&folder).unwrap();
+    let found = verdicts(&machine, &[], 0);
+    assert_has(&found, "ok on_change", "/true");
+    assert_has(&found, "ok metrics", "pmpy.prom");
+}
+
+#[test]
 fn one_mirror_that_answers_is_enough() {
     let machine = machine();
     let server = machine.server("ops");

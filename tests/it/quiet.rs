@@ -171,7 +171,13 @@ fn an_on_change_command_that_fails_fails_nothing_else() {
     let machine = machine();
     machine.configure("on_change = [\"/opt/none/page\"]\n");
     go_bad(&machine);
-    machine.tick().exits(1);
+    let told = machine.tick().exits(1).stderr;
+    assert!(
+        told.contains("on_change did not start") && told.contains("hint: agent check"),
+        "{told}"
+    );
+    let told = machine.tick().exits(1).stderr;
+    assert_eq!(told, "", "nothing has changed, so nobody had to be told");
     fs::remove_file(machine.path("bad")).unwrap();
     machine.wait_is_over("ops");
     machine.tick().ok();
@@ -193,6 +199,37 @@ fn the_metrics_file_says_what_the_status_says() {
     machine.tick().exits(1);
     let metrics = fs::read_to_string(&file).unwrap();
     assert!(metrics.contains("pmpy_healthy 0"), "{metrics}");
+}
+
+#[test]
+fn a_metrics_file_that_cannot_be_written_is_told_once_and_stops_nothing() {
+    let machine = machine();
+    let (command, pages) = (machine.path("page-me"), machine.path("pages"));
+    fs::write(&command, format!("#!/bin/sh\necho \"$AGENT_STATE\" >> {}\n", text(&pages))).unwrap();
+    set_mode(&command, 0o755);
+    let (folder, called) = (machine.path("metrics"), text(&command).to_owned());
+    let file = folder.join("pmpy.prom");
+    machine.configure(&format!("metrics_file = {:?}\non_change = [{called:?}]\n", text(&file)));
+    go_bad(&machine);
+    let ran = machine.tick().exits(1);
+    assert!(ran.stderr.contains("the metrics are not written"), "{ran}");
+    assert!(
+        ran.stderr.contains(&format!("hint: make the folder: mkdir -p {}", text(&folder))),
+        "{ran}"
+    );
+    assert_eq!(fs::read_to_string(&pages).unwrap(), "failing\n", "the change is told all the same");
+    fs::remove_file(machine.path("bad")).unwrap();
+    machine.wait_is_over("ops");
+    assert_eq!(machine.tick().ok().stderr, "", "it was told");
+    assert_eq!(machine.tick().ok().stderr, "");
+
+    fs::create_dir(&folder).unwrap();
+    machine.agent(&["tick", "--dry-run"]).ok();
+    assert!(!file.exists(), "a dry run writes nothing");
+    assert_eq!(machine.tick().ok().stderr, "");
+    assert!(fs::read_to_string(&file).unwrap().contains("pmpy_healthy 1"));
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(machine.tick().ok().stderr.contains("the metrics are not written"), "told anew");
 }
 
 #[test]

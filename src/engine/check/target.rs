@@ -80,7 +80,10 @@ fn after(here: &Here, repo: &Repo) -> Option<Verdict> {
     let us = &here.node.user;
     if let Some(name) = &publish.after_user {
         let Some(user) = User::named(name) else {
-            let text = format!("after_user: there is no user \"{}\"", name.escape_debug());
+            let text = format!(
+                "after_user: there is no user \"{}\"\nhint: make it, or correct after_user",
+                name.escape_debug()
+            );
             return Some(Verdict::bad(&repo.name, text));
         };
         // Who works for root has it run by root's tick.
@@ -99,7 +102,11 @@ fn after(here: &Here, repo: &Repo) -> Option<Verdict> {
         Some(found) => Verdict::ok(&repo.name, format!("after: {} runs", found.display())),
         None => Verdict::bad(
             &repo.name,
-            format!("after: there is no program \"{}\" that can be run", program.escape_debug()),
+            format!(
+                "after: there is no program \"{}\" that can be run\n\
+                 hint: install it, or correct after",
+                program.escape_debug()
+            ),
         ),
     })
 }
