@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::builder::styling::{AnsiColor, Style};
 
 use crate::config;
+use crate::engine::roster::Unknown;
 
 /// The exit codes, which scripts and monitoring rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,9 +85,10 @@ pub fn on_panic() {
 }
 
 fn code_of(error: &anyhow::Error) -> Code {
-    let asked_wrongly =
-        error.chain().any(|cause| cause.is::<config::Error>() || cause.is::<Usage>());
-    if asked_wrongly { Code::Usage } else { Code::Attention }
+    let asked_wrongly = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<config::Error>() || cause.is::<Usage>() || cause.is::<Unknown>()
+    };
+    if error.chain().any(asked_wrongly) { Code::Usage } else { Code::Attention }
 }
 
 /// The error as text with colours in it, which the stream takes out where they are unwanted.

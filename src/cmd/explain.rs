@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{helper, show};
 use crate::cli;
-use crate::domain::git::{Commit, Relation};
+use crate::domain::git::Relation;
 use crate::domain::plan::{
     Act, Finding, Observed, OnRewrite, Plan, Policy, Target, Update, Upstream, When,
 };
@@ -62,9 +62,9 @@ pub fn text(
 }
 
 /// Whether `revision` is here, and if not, why.
-pub fn containment(row: &Row, revision: &Commit, found: Containment) -> String {
+pub fn containment(row: &Row, revision: &str, found: Containment) -> String {
     let name = show::escaped(&row.name);
-    let revision = revision.short();
+    let revision = show::escaped(revision);
     let why = match row.state {
         State::Current | State::Ahead | State::Behind | State::New => String::new(),
         state => format!("; {name} is {state}"),
@@ -222,7 +222,7 @@ fn targets(row: &Row) -> Vec<String> {
             entry.revision.map_or_else(String::new, |revision| revision.short()),
             show::escaped(&entry.name)
         )),
-        several => told.push(format!("{} targets show what their refs are.", several.len())),
+        several => told.push(format!("{} targets are up to date.", several.len())),
     }
     told
 }
@@ -243,6 +243,9 @@ fn rule(row: &Row, seen: &Observed, policy: &Policy, plan: &Plan) -> String {
         }
         Plan::Idle => {
             "The revision that should be here is here and was acted upon: nothing to do.".to_owned()
+        }
+        Plan::Recover if is_to_be_cloned(seen) => {
+            "A repository that is not here yet is cloned first.".to_owned()
         }
         Plan::Recover => {
             "What a dead run began is put right before anything else, even on hold.".to_owned()
@@ -275,6 +278,11 @@ fn rule(row: &Row, seen: &Observed, policy: &Policy, plan: &Plan) -> String {
         }
         Plan::Stopped => why_stopped(seen, policy),
     }
+}
+
+/// Nothing of it is here, not even a run that died.
+fn is_to_be_cloned(seen: &Observed) -> bool {
+    seen.head.is_none() && seen.acted.is_none() && seen.damaged.is_none() && !seen.leftover
 }
 
 fn is_irrelevant(seen: &Observed) -> bool {
@@ -357,6 +365,10 @@ fn next(
             }
             told
         }
+        Plan::Recover if is_to_be_cloned(seen) => vec![
+            "The next tick clones it; when that fails, each one tries again.".to_owned(),
+            format!("To try at once: agent tick {name}"),
+        ],
         Plan::Recover => vec!["The next tick clears up, then decides again.".to_owned()],
         Plan::Fetch { tip } => {
             vec![format!("The next tick fetches {}, then decides again.", tip.short())]
@@ -406,7 +418,7 @@ fn run_in_sentences(act: &Act) -> Vec<String> {
         told.push(format!("It is attempt {}.", act.attempt));
     }
     if act.saves_head {
-        told.push("The HEAD of now is kept under refs/pmpy/saved/.".to_owned());
+        told.push("The current HEAD is kept under refs/pmpy/saved/.".to_owned());
     }
     if act.only_if_relevant {
         told.push("The scripts run unless `paths` selects nothing that changed.".to_owned());
@@ -417,7 +429,7 @@ fn run_in_sentences(act: &Act) -> Vec<String> {
 /// How a person brings a stopped repository on.
 fn unblock(row: &Row, seen: &Observed, name: &str, now: DateTime<Utc>) -> Vec<String> {
     let first = match row.state {
-        State::Broken => "Nothing, until what is named above is put right.".to_owned(),
+        State::Broken => "Nothing, until the problem above is fixed.".to_owned(),
         State::Held => match seen.holds.iter().map(|hold| hold.until).max().flatten() {
             Some(until) if seen.holds.iter().all(|hold| hold.until.is_some()) => {
                 format!("The hold ends {}.", show::when(until, now))

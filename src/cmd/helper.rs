@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser as _;
 
 use super::show;
@@ -44,19 +44,21 @@ pub fn run(args: &cli::Helper) -> Result<Code> {
 
 /// The repositories with these names (all when there are none) that are ours. Where some are those of
 /// others, this very command line was carried out for them by their helpers first; the code is the
-/// worst of theirs.
+/// worst of theirs. One that nobody can work on is told of, and stops no other.
 ///
 /// # Errors
-/// When a name is not known, nobody can work on one of them, or no helper can be started.
+/// When a name is not known.
 pub fn ours(here: &Here, names: &[String]) -> Result<(Vec<Repo>, Code)> {
     let Sorted { ours, theirs, nobodys } = delegate::sort(here, roster::named(here, names)?);
-    if let Some((repo, why)) = nobodys.into_iter().next() {
-        anyhow::bail!("{}: {why}", repo.name);
-    }
     let mut code = Code::Fine;
+    for (repo, why) in nobodys {
+        code = code.max(super::tell(anyhow!("{}: {why}", show::escaped(&repo.name))));
+    }
     for (user, repos) in &theirs {
-        let ended = delegate::command(here, user, repos, &node::arguments())?;
-        code = code.max(Code::of(ended));
+        code = code.max(match delegate::command(here, user, repos, &node::arguments()) {
+            Ok(ended) => Code::of(ended),
+            Err(error) => super::tell(error.context(format!("nothing was done as {}", user.name))),
+        });
     }
     Ok((ours, code))
 }

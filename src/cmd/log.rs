@@ -46,7 +46,7 @@ fn print(name: &str, dir: &Path, count: usize, out: &mut impl Write) -> Result<(
     if newest.is_empty() {
         bail!(
             "there is no log of {}: no action of it has run here yet\n\
-             hint: why not, says: agent explain {0}",
+             hint: to see why: agent explain {0}",
             show::escaped(name)
         );
     }

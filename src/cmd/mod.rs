@@ -1,11 +1,12 @@
 //! One file per command: settings in, text or JSON out. The only part that prints.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use crate::cli::{Cli, Command, Global};
 use crate::config::{self, Settings, Source, Sources, World};
 use crate::engine::Here;
-use crate::exit::Code;
+use crate::exit::{self, Code};
+use crate::system::files::Fault;
 use crate::system::node::{self, Node};
 
 pub mod check;
@@ -44,6 +45,9 @@ pub fn run(cli: &Cli) -> Result<Code> {
         Command::Helper(args) => helper::run(args),
         command => match (here(global), command) {
             (Ok(here), command) => within(&here, global, command),
+            (Err(error), Command::Status(args)) if is_closed(&error) => {
+                status::from_outside(error, &World::of(&sources(global))?, global, args)
+            }
             // Monitoring reads stdout and a code of its own.
             (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
             // What calls the agent can be taken away whatever is wrong with its configuration.
@@ -73,6 +77,17 @@ fn within(here: &Here, global: &Global, command: &Command) -> Result<Code> {
         Command::Worker(args) => worker::run(here, args),
         _ => bail!("this command is nobody's to delegate"),
     }
+}
+
+/// Whether the configuration is not for this user to read.
+fn is_closed(error: &Error) -> bool {
+    let denied = |cause: &config::Error| cause.is_denied();
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(denied)
+}
+
+/// Tells an error that stops nothing else; the code that the command ends with at best.
+fn tell(error: Error) -> Code {
+    exit::report(&Fault::explained(error))
 }
 
 /// Where to look, from the command line, the environment and passwd.

@@ -8,6 +8,7 @@ use comfy_table::Cell;
 
 use super::{schedule, show};
 use crate::cli::{self, Global, StatusForm};
+use crate::config::World;
 use crate::domain::status::{Published, Row, Severity, State, Status};
 use crate::engine::{Here, tick};
 use crate::exit::Code;
@@ -39,32 +40,60 @@ pub enum Form {
 /// # Errors
 /// When there is no status, except for monitoring, which is told so; when stdout cannot be written.
 pub fn run(here: &Here, global: &Global, args: &cli::Status) -> Result<Code> {
-    let form = match &args.form {
+    let own = tick::survey(here, &args.repos);
+    // A user without such repositories wants to know how the machine is.
+    let guest = here.node.user.uid != 0 && !here.settings.world.own;
+    let without = own.as_ref().map_or(true, |own| own.repositories.is_empty());
+    let machine = (guest && without).then(|| tick::machine_status(&args.repos)).flatten();
+    let status = match machine {
+        Some(machine) => machine,
+        None => own?,
+    };
+    tell(&status, form(global, args), &schedule::loop_upon_ours(here))
+}
+
+/// `agent status` for a user who may not read this world's configuration, from what its last tick left
+/// for everybody.
+///
+/// # Errors
+/// As `error`, where no tick left anything, or knew the repositories that are asked for.
+pub fn from_outside(
+    error: Error,
+    world: &World,
+    global: &Global,
+    args: &cli::Status,
+) -> Result<Code> {
+    match tick::last_status(world, &args.repos) {
+        Some(status) => tell(&status, form(global, args), ""),
+        None if args.form.nagios => unknown(&error),
+        None => Err(error),
+    }
+}
+
+fn form(global: &Global, args: &cli::Status) -> Form {
+    match &args.form {
         StatusForm { json: true, .. } => Form::Json,
         StatusForm { oneline: true, .. } => Form::Oneline,
         StatusForm { nagios: true, .. } => Form::Nagios,
         _ if global.verbose => Form::Text(Detail::Full),
         _ => Form::Text(Detail::Brief),
-    };
-    let mut status = tick::survey(here, &args.repos)?;
-    if status.repositories.is_empty() && status.last_tick.is_none() && !here.settings.world.own {
-        // A user without repositories wants to know how the machine is.
-        status = tick::machine_status().unwrap_or(status);
     }
+}
+
+/// Prints `status`, and what else `people` are told.
+fn tell(status: &Status, form: Form, people: &str) -> Result<Code> {
     show::print(&match form {
-        Form::Text(detail) => {
-            text(&status, detail, show::width(), status.at) + &schedule::loop_upon_ours(here)
-        }
-        Form::Json => json(&status)?,
-        Form::Oneline => oneline(&status, status.at),
+        Form::Text(detail) => text(status, detail, show::width(), status.at) + people,
+        Form::Json => json(status)?,
+        Form::Oneline => oneline(status, status.at),
         Form::Nagios => {
             let known = status.last_tick.is_some() || !status.repositories.is_empty();
-            let (text, code) = nagios(known.then_some(&status));
+            let (text, code) = nagios(known.then_some(status));
             show::print(&text)?;
             return Ok(Code::Monitoring(code));
         }
     })?;
-    Ok(exit_code(&status))
+    Ok(exit_code(status))
 }
 
 /// For monitoring, where the configuration cannot be used: that nothing is known, and why.

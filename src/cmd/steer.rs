@@ -131,9 +131,13 @@ pub fn hold(here: &Here, args: &cli::Hold) -> Result<Code> {
     let reason = args.reason().unwrap_or_else(|| "no reason given".to_owned());
     let now = node::now();
     let until = args.until.map(|length| now + length);
-    let (ours, code) = helper::ours(here, &names)?;
+    let (ours, mut code) = helper::ours(here, &names)?;
     for repo in ours {
-        steer::hold(here, &repo, &reason, until)?;
+        // One that cannot be held must not leave the others acting.
+        if let Err(error) = steer::hold(here, &repo, &reason, until) {
+            code = code.max(super::tell(error));
+            continue;
+        }
         let name = show::escaped(&repo.name);
         let until = until.map_or_else(
             || format!("until: agent unhold {name}"),
@@ -150,9 +154,15 @@ pub fn hold(here: &Here, args: &cli::Hold) -> Result<Code> {
 /// When nothing is named, or something cannot be removed.
 pub fn unhold(here: &Here, args: &cli::Unhold) -> Result<Code> {
     let names = chosen(here, args.repo.as_deref(), args.all, "unhold")?;
-    let (ours, code) = helper::ours(here, &names)?;
+    let (ours, mut code) = helper::ours(here, &names)?;
     for repo in ours {
-        let lifted = steer::unhold(here, &repo)?;
+        let lifted = match steer::unhold(here, &repo) {
+            Ok(lifted) => lifted,
+            Err(error) => {
+                code = code.max(super::tell(error));
+                continue;
+            }
+        };
         let name = show::escaped(&repo.name);
         let mut said = Vec::new();
         if let Some(hold) = &lifted.hold {

@@ -77,13 +77,22 @@ pub fn entry_file(here: &Here, name: &str) -> PathBuf {
 /// When the name is configured with another url.
 pub fn find(here: &Here, entry: &Entry) -> Result<Found> {
     let Some(known) = here.settings.repos.get(entry.name) else { return Ok(Found::Nothing) };
-    if known.urls.first().is_none_or(|url| url.secret_url() != entry.url) {
+    let first = known.urls.first();
+    if first.is_none_or(|url| url.secret_url() != entry.url) {
+        let file = entry_file(here, entry.name);
+        if first.is_some_and(|url| url.to_string() == Remote::new(entry.url).to_string()) {
+            bail!(
+                "\"{}\" is configured already, with other credentials\nhint: change them in {}",
+                entry.name,
+                file.display()
+            );
+        }
         bail!(
             "\"{}\" is configured already, with another url: {}\n\
              hint: choose another name (NAME=URL), or change the url in {}",
             entry.name,
-            known.urls.first().map_or_else(|| "none".to_owned(), ToString::to_string),
-            entry_file(here, entry.name).display()
+            first.map_or_else(|| "none".to_owned(), ToString::to_string),
+            file.display()
         );
     }
     let differences = differences(entry, known);

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 
 use super::observe::{Site, one_line};
 use super::roster::Repo;
@@ -101,14 +101,18 @@ fn tag(name: &RefName) -> String {
 
 /// The same, of what a remote has.
 fn fetched(site: &Site, text: &str) -> Result<Choice> {
-    let unknown = || {
-        format!(
-            "{}: \"{}\" is no branch, tag or revision that is here",
+    let unknown = |elsewhere: &[String]| {
+        let here =
+            format!("\"{}\" is no branch, tag or revision that is here", text.escape_debug());
+        let all: Vec<String> = std::iter::once(here).chain(elsewhere.iter().cloned()).collect();
+        anyhow!(
+            "{}: {}\nhint: to see which there are: git -C {} branch --all; git -C {2} tag",
             site.repo.name,
-            text.escape_debug()
+            all.join("; "),
+            site.repo.path.display()
         )
     };
-    let Ok(wanted) = text.parse::<RefName>() else { bail!(unknown()) };
+    let Ok(wanted) = text.parse::<RefName>() else { return Err(unknown(&[])) };
     let reach = &site.repo.settings.reach;
     let kinds = Kinds { branches: true, tags: true };
     let mut failures = Vec::new();
@@ -138,7 +142,7 @@ fn fetched(site: &Site, text: &str) -> Result<Choice> {
         };
         return Ok(Choice { name: update.from, revision });
     }
-    bail!("{}: {}", unknown(), failures.join("; "))
+    Err(unknown(&failures))
 }
 
 /// A target that no configuration names: where nothing of the agent's is, by whichever path.
@@ -160,7 +164,13 @@ fn free_standing(here: &Here, repo: &Repo, to: &Path) -> Result<Target> {
         "{} lies in the clone, or the clone in it\nhint: choose another folder",
         to.display()
     );
-    free_place(here, to)
+    let target = free_place(here, to)?;
+    ensure!(
+        target.folder.is_dir(),
+        "there is no folder {0} to put it in\nhint: mkdir -p {0}",
+        target.folder.display()
+    );
+    Ok(target)
 }
 
 /// What has to be done to show `choice` where the configuration has its place.

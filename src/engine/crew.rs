@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Here;
 use super::clone::NoAnswer;
-use super::observe::one_line;
+use super::observe::reason;
 use super::reconcile::Wish;
 use super::tick::{OnWord, Orders};
 use crate::domain::status::State;
@@ -41,7 +41,7 @@ impl Hindrance {
             true => State::Unreachable,
             false => State::Failing,
         };
-        Self { state, reason: one_line(error) }
+        Self { state, reason: reason(error) }
     }
 
     /// One that is this machine's own.
@@ -125,7 +125,7 @@ impl<'a> Crew<'a> {
 /// What a worker said before it ended.
 fn trouble(said: &[u8]) -> Hindrance {
     Hindrance::failing(match String::from_utf8_lossy(said).trim() {
-        "" => "its worker ended without a word; the next tick looks again",
+        "" => "its worker died without an error message; the next tick will retry",
         text => text,
     })
 }

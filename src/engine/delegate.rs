@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::afterwards::{self, Question};
 use super::check::{self, Scope, Verdict};
-use super::observe::one_line;
+use super::observe;
 use super::roster::{Found, Repo};
 use super::steer::{self, History};
 use super::tick::{self, OnWord, Orders};
@@ -91,7 +91,7 @@ pub fn sort(here: &Here, repositories: Vec<Repo>) -> Sorted {
                     None => sorted.theirs.push((user, vec![repo])),
                 }
             }
-            Err(reason) => sorted.nobodys.push((repo, one_line(&reason))),
+            Err(reason) => sorted.nobodys.push((repo, observe::reason(&reason))),
         }
     }
     sorted

@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::{Result, anyhow, bail};
 
-use super::observe::{Site, one_line};
+use super::observe::{Site, joined, reason};
 use super::poll::{self, leave_alone};
 use super::{repair, scripts};
 use crate::domain::action::Word;
@@ -69,11 +69,11 @@ pub fn fetch(
             Err(error) => {
                 let before = polled.clone();
                 leave_alone(&mut polled.left_alone, &before, remote, &error, now);
-                failures.push(one_line(&error));
+                failures.push(reason(&error));
             }
         }
     }
-    put_unreachable(site, &polled, failures.join("; "))?;
+    put_unreachable(site, &polled, joined(&failures))?;
     Ok(false)
 }
 
@@ -267,7 +267,7 @@ pub fn every(
             Err(error) => {
                 let mut after = polled.clone();
                 leave_alone(&mut after.left_alone, polled, remote, &error, now);
-                put_unreachable(site, &after, one_line(&error))?;
+                put_unreachable(site, &after, reason(&error))?;
                 return Ok(false);
             }
         }

@@ -187,11 +187,7 @@ fn missing(
     orders: Option<&Orders>,
     now: DateTime<Utc>,
 ) -> (Polled, Result<()>) {
-    let silent = was.filter(|row| row.state == State::Unreachable);
-    let unreachable = silent.and_then(|row| {
-        let reason = row.reason.clone()?;
-        Some(Unreachable { since: row.since, reason })
-    });
+    let unreachable = was.and_then(unreachable);
     let left_alone = was.map(|row| row.left_alone.clone()).unwrap_or_default();
     let before = Polled { unreachable, left_alone, ..Polled::default() };
     let Some(orders) = orders.filter(|orders| orders.follow()) else { return (before, Ok(())) };
@@ -282,6 +278,12 @@ pub fn broken_row(repo: &Repo, reason: String, was: Option<Row>, now: DateTime<U
     let remote = repo.settings.urls.first().map(ToString::to_string);
     let acted = was.as_ref().and_then(|was| was.acted.clone());
     Row { acted, ..row(repo, &seen, &repo.settings.policy, remote, was, now) }
+}
+
+/// That no remote answered, as the row of a repository says that is not cloned yet.
+pub fn unreachable(row: &Row) -> Option<Unreachable> {
+    let reason = row.reason.clone().filter(|_| row.state == State::Unreachable)?;
+    Some(Unreachable { since: row.since, reason })
 }
 
 /// What is wrong could not even be written down by whom it hindered. Whatever is more important stays the

@@ -115,6 +115,44 @@ pub fn one_line(error: &anyhow::Error) -> String {
     parts.join(": ") + &remedy
 }
 
+/// An error chain as a `reason`: its causes in one sentence, and behind `\nhint: ` all its remedies.
+pub fn reason(error: &anyhow::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut hints: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let (sentence, hint) = split(&text);
+        let sentence = sentence.replace('\n', " ");
+        if !said.iter().any(|known| known.contains(&sentence)) {
+            said.push(sentence);
+        }
+        hints.extend(hint.map(|hint| hint.replace('\n', " ")));
+    }
+    hints.extend(Fault::of(error).map(|fault| fault.remedy().to_owned()));
+    with_hints(said.join(": "), hints)
+}
+
+/// Several reasons as one.
+pub fn joined(reasons: &[String]) -> String {
+    let (said, hints): (Vec<_>, Vec<_>) = reasons.iter().map(|reason| split(reason)).unzip();
+    with_hints(said.join("; "), hints.into_iter().flatten().map(str::to_owned).collect())
+}
+
+fn split(reason: &str) -> (&str, Option<&str>) {
+    match reason.split_once("\nhint: ") {
+        Some((sentence, hint)) => (sentence, Some(hint)),
+        None => (reason, None),
+    }
+}
+
+fn with_hints(sentence: String, mut hints: Vec<String>) -> String {
+    hints.dedup();
+    match hints.as_slice() {
+        [] => sentence,
+        hints => format!("{sentence}\nhint: {}", hints.join("; ")),
+    }
+}
+
 impl Site<'_> {
     /// Why nothing may be done here.
     fn obstacle(&self) -> Option<String> {

@@ -4,7 +4,7 @@ use anyhow::{Error, Result};
 use chrono::{DateTime, Utc};
 
 use super::Here;
-use super::observe::{Site, one_line};
+use super::observe::{Site, joined, reason};
 use crate::domain::git::Remote;
 use crate::domain::plan::Unreachable;
 use crate::domain::remote::{AllLeftAlone, Answer, LeftAlone, Reach, Trouble, Wanted, Way, Whom};
@@ -145,7 +145,7 @@ pub fn ask(
             }
             Err(error) => {
                 leave_alone(&mut left_alone, before, remote, &error, now);
-                failures.push(one_line(&error));
+                failures.push(reason(&error));
             }
         }
     }
@@ -164,12 +164,12 @@ pub fn ask(
             return Ok(Polled { lags, left_alone, ..late });
         }
         (None, None, true) => "no remote: neither a url in the configuration nor an origin in the \
-                               clone; set url, or: git remote add origin URL"
+                               clone\nhint: set url, or: git remote add origin URL"
             .to_owned(),
         (None, _, _) => {
             // Two of them may be on one server.
             failures.dedup();
-            failures.join("; ")
+            joined(&failures)
         }
     };
     // What is younger than now was written under a clock that has since been set back.
@@ -215,7 +215,7 @@ pub(super) fn leave_alone(
     let remote = remote.to_string();
     let trouble = error.downcast_ref::<Trouble>().copied();
     let known = before.left_alone.get(&remote);
-    let left = trouble.and_then(|it| LeftAlone::after(it, &one_line(error), known, now));
+    let left = trouble.and_then(|it| LeftAlone::after(it, &reason(error), known, now));
     match left {
         Some(left) => drop(left_alone.insert(remote, left)),
         None => drop(left_alone.remove(&remote)),

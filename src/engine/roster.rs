@@ -1,6 +1,7 @@
 //! Which repositories there are: the configured ones, and every clone under the root.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -33,6 +34,21 @@ pub enum Found {
     /// Something that cannot be acted in.
     Unfit(&'static str),
 }
+
+/// A repository was named that there is not.
+#[derive(Debug)]
+pub struct Unknown {
+    name: String,
+    hint: String,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no repository \"{}\"\nhint: {}", self.name.escape_debug(), self.hint)
+    }
+}
+
+impl std::error::Error for Unknown {}
 
 /// All repositories, by name. Folders that are none are left out, and so is the second name of one
 /// that was listed already.
@@ -121,17 +137,14 @@ pub fn known(here: &Here, all: &[Repo], names: &[String]) -> Result<()> {
     for name in names {
         if !all.iter().any(|repo| repo.name == *name) {
             let known: Vec<_> = all.iter().map(|repo| repo.name.as_str()).collect();
-            bail!(
-                "there is no repository \"{}\"\nhint: {}",
-                name.escape_debug(),
-                match known.as_slice() {
-                    [] => format!(
-                        "there is none yet under {}; add one: agent init URL",
-                        here.settings.world.root.display()
-                    ),
-                    known => format!("there are: {}", known.join(", ")),
-                }
-            );
+            let hint = match known.as_slice() {
+                [] => format!(
+                    "there is none yet under {}; add one: agent init URL",
+                    here.settings.world.root.display()
+                ),
+                known => format!("there are: {}", known.join(", ")),
+            };
+            bail!(Unknown { name: name.clone(), hint });
         }
     }
     Ok(())
@@ -145,7 +158,7 @@ pub fn one(here: &Here, name: &str) -> Result<Repo> {
     let mut found = named(here, &[name.to_owned()])?;
     match found.pop() {
         Some(repo) => Ok(repo),
-        None => bail!("there is no repository \"{}\"", name.escape_debug()),
+        None => bail!(Unknown { name: name.to_owned(), hint: "agent status".to_owned() }),
     }
 }
 

@@ -3,16 +3,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use chrono::{DateTime, Utc};
 
 use super::Here;
 use super::delegate::{self, Sorted};
 use super::observe::{self, Opened, Site, one_line};
-use super::roster::{self, Repo};
+use super::roster::{self, Found, Repo};
+use super::tick;
 use crate::domain::action::{Finished, Outcome, Trigger};
 use crate::domain::git::Commit;
-use crate::domain::plan::{Hold, Observed, Plan, Policy, Request, Upstream, decide};
+use crate::domain::plan::{Hold, Observed, Plan, Policy, Request, Unreachable, Upstream, decide};
 use crate::domain::report::Containment;
 use crate::system::lock::{self, CurrentAction};
 use crate::system::record::Records;
@@ -22,10 +23,7 @@ use crate::system::{logs, node};
 pub(super) fn site<'a>(here: &'a Here, repo: &'a Repo) -> Result<Box<Site<'a>>> {
     match observe::open(here, repo) {
         Opened::Ready(site) => Ok(site),
-        Opened::Missing => bail!(
-            "{} is not cloned yet\nhint: the next tick clones it; agent status tells how that goes",
-            repo.name
-        ),
+        Opened::Missing => Err(not_cloned(here, repo)),
         Opened::Broken(reason) => bail!("{}: {reason}", repo.name),
         Opened::Damaged(reason) => bail!(
             "{}: {reason}\nhint: agent tick {} puts it right, or tells how",
@@ -35,14 +33,33 @@ pub(super) fn site<'a>(here: &'a Here, repo: &'a Repo) -> Result<Box<Site<'a>>> 
     }
 }
 
+/// That `repo` is not here yet, and what the last tick said of it.
+pub fn not_cloned(here: &Here, repo: &Repo) -> Error {
+    let name = &repo.name;
+    match tick::unreachable_before(here, name) {
+        Some(Unreachable { reason, .. }) => {
+            let (why, hint) = reason.split_once("\nhint: ").unwrap_or((&reason, "agent check"));
+            anyhow!("{name} could not be cloned: {why}\nhint: {hint}")
+        }
+        None => anyhow!("{name} is not cloned yet\nhint: to clone it now: agent tick {name}"),
+    }
+}
+
 /// The records of a repository, even of one that is broken: a hold must always be possible.
 fn records(here: &Here, repo: &Repo) -> Result<Records> {
     if let Opened::Ready(site) = observe::open(here, repo) {
         site.records.make(site.git.git_dir())?;
         return Ok(site.records);
     }
+    if repo.found == Found::Missing {
+        bail!(
+            "{0} is not cloned yet, so there is nothing to hold\n\
+             hint: to keep it from being cloned, write active = false under [repo.{0}]",
+            repo.name
+        );
+    }
     let git_dir = crate::system::git::git_dir_of(&repo.path)
-        .with_context(|| format!("{} is no repository that can be held", repo.name))?;
+        .with_context(|| format!("{} has no git directory to keep a hold in", repo.name))?;
     let records = Records::of(&git_dir, &repo.path);
     records.make(&git_dir)?;
     Ok(records)
@@ -189,7 +206,7 @@ pub struct Explanation {
     /// What the next tick would do.
     pub plan: Plan,
     /// How the revision that was asked about stands to this machine.
-    pub containment: Option<(Commit, Containment)>,
+    pub containment: Option<(String, Containment)>,
 }
 
 /// What was seen, what follows, and how `revision` stands to this machine; asks no remote.
@@ -202,11 +219,18 @@ pub fn explain(here: &Here, repo: &Repo, revision: Option<&str>) -> Result<Expla
     let unread = match observe::open(here, repo) {
         Opened::Broken(reason) => Some(Observed { broken: Some(reason), ..Observed::default() }),
         Opened::Damaged(reason) => Some(Observed { damaged: Some(reason), ..Observed::default() }),
-        Opened::Ready(_) | Opened::Missing => None,
+        Opened::Missing => Some(Observed {
+            unreachable: tick::unreachable_before(here, &repo.name),
+            ..Observed::default()
+        }),
+        Opened::Ready(_) => None,
     };
     if let (Some(seen), None) = (unread, revision) {
         let policy = repo.settings.policy.clone();
-        let plan = decide(&seen, &policy, request, now);
+        let plan = match repo.found {
+            Found::Missing if policy.active => Plan::Recover,
+            _ => decide(&seen, &policy, request, now),
+        };
         return Ok(Explanation { seen, policy, plan, containment: None });
     }
     let site = site(here, repo)?;
@@ -220,14 +244,12 @@ pub fn explain(here: &Here, repo: &Repo, revision: Option<&str>) -> Result<Expla
     Ok(Explanation { seen, policy, plan, containment })
 }
 
-fn containment(site: &Site, seen: &Observed, text: &str) -> Result<(Commit, Containment)> {
+fn containment(site: &Site, seen: &Observed, text: &str) -> Result<(String, Containment)> {
     let commit = match site.git.resolve(text) {
         Ok(commit) => commit,
-        // A full id may name what never came here.
-        Err(error) => match text.parse() {
-            Ok(commit) => return Ok((commit, Containment::Unknown)),
-            Err(_) => return Err(error),
-        },
+        // An id may name what never came here.
+        Err(_) if is_like_an_id(text) => return Ok((text.to_owned(), Containment::Unknown)),
+        Err(error) => return Err(error),
     };
     let within = |tip: Option<Commit>| match tip {
         Some(tip) if site.git.has(tip) => site.git.contains(tip, commit),
@@ -240,7 +262,12 @@ fn containment(site: &Site, seen: &Observed, text: &str) -> Result<(Commit, Cont
     } else {
         Containment::FetchedNotActed
     };
-    Ok((commit, found))
+    Ok((commit.short(), found))
+}
+
+/// Whether git could have written `text` for a commit, in full or abbreviated.
+fn is_like_an_id(text: &str) -> bool {
+    (4..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// The finished runs of one repository, oldest first, or why they cannot be read.
@@ -258,7 +285,10 @@ pub fn histories(here: &Here, names: &[String]) -> Result<Vec<History>> {
         all.extend(delegate::histories(here, user, repos)?);
     }
     all.extend(ours.into_iter().map(|repo| {
-        let runs = site(here, &repo).and_then(|site| site.records.history());
+        let runs = match repo.found {
+            Found::Missing => Ok(Vec::new()),
+            _ => site(here, &repo).and_then(|site| site.records.history()),
+        };
         (repo.name, runs.map_err(|error| one_line(&error)))
     }));
     all.sort_by(|(one, _), (other, _)| one.cmp(other));

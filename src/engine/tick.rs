@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::crew::{Crew, Hindrance};
 use super::delegate::{self, Report, Sorted};
-use super::look::{Job, Looked, Poll, broken_row, hindered, unrecorded};
-use super::observe::one_line;
+use super::look::{Job, Looked, Poll, broken_row, hindered, unreachable, unrecorded};
+use super::observe::reason;
 use super::reconcile::Wish;
 use super::roster::{self, Repo};
 use super::{Here, rounds};
 use crate::config::{Sources, World};
 use crate::domain::action::{Trigger, Word};
-use crate::domain::plan::{Plan, Request};
+use crate::domain::plan::{Plan, Request, Unreachable};
 use crate::domain::report::{self, Notice, Reported};
 use crate::domain::status::{Row, State, Status};
 use crate::system::machine::Machine;
@@ -172,7 +172,7 @@ fn everybody(
                     }))
                 }
                 Err(error) => {
-                    let why = one_line(&error);
+                    let why = reason(&error);
                     looked.extend(repos.iter().map(|repo| broken(repo, why.clone())));
                 }
             }
@@ -273,13 +273,30 @@ pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
     Ok(status_of(here, looked, &machine, now))
 }
 
-/// What the last tick of the machine's own agent said, for a user who has none; `None` when there
-/// was none.
-pub fn machine_status() -> Option<Status> {
+/// What the last tick of the machine's own agent said of the repositories with these names (of all when
+/// there are none), for a user who has no such ones; `None` when there was none, or it knew them not.
+pub fn machine_status(names: &[String]) -> Option<Status> {
     let root = Sources { is_root: true, ..Sources::default() };
-    let machine = Machine::at(&World::of(&root).ok()?.state);
-    let status: Status = machine.read(STATUS)?;
+    last_status(&World::of(&root).ok()?, names)
+}
+
+/// What the last tick in `world` said, likewise, for whoever may not look there.
+pub fn last_status(world: &World, names: &[String]) -> Option<Status> {
+    let machine = Machine::at(&world.state);
+    let mut status: Status = machine.read(STATUS)?;
+    let known = |name: &String| status.repositories.iter().any(|row| row.name == *name);
+    if !names.iter().all(known) {
+        return None;
+    }
+    status.repositories.retain(|row| names.is_empty() || names.contains(&row.name));
     Some(Status { at: node::now(), last_tick: machine.last_tick(), ..status }.judge())
+}
+
+/// What the last tick said of a repository that is not cloned yet; `None`: it could not be had, and
+/// nothing is known of why.
+pub fn unreachable_before(here: &Here, name: &str) -> Option<Unreachable> {
+    let before: Option<Status> = Machine::at(&here.settings.world.state).read(STATUS);
+    row_before(&before, name).as_ref().and_then(unreachable)
 }
 
 fn row_before(before: &Option<Status>, name: &str) -> Option<Row> {

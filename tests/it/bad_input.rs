@@ -370,7 +370,7 @@ fn an_unknown_repository_is_a_sentence_with_the_known_ones() {
         &["log", "opps"],
         &["explain", "opps"],
     ] {
-        let ran = machine.agent(command).exits(1);
+        let ran = machine.agent(command).exits(2);
         assert!(ran.stderr.contains("there is no repository \"opps\""), "{ran}");
         assert!(ran.stderr.contains("hint: there are: ops"), "{ran}");
     }

@@ -47,7 +47,11 @@ const ADD_ONE: &[&str] = &["there is no repository \"ops\"", "hint: ", "agent in
 fn where_nothing_is_configured_each_command_names_the_first_step() {
     let machine = Sandbox::new();
     let rows: [Row; 18] = [
-        ("init", 2, &["<[NAME=]URL>", "Usage: agent init", "--help"]),
+        (
+            "init",
+            2,
+            &["agent: which repository is to be cloned?", "hint: agent init git@", "--help"],
+        ),
         (
             "status",
             0,
@@ -55,22 +59,49 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ),
         ("status --oneline", 0, &["no repository"]),
         ("status --nagios", 3, &["PMPY UNKNOWN - no tick has run on this machine"]),
-        ("status ops", 1, ADD_ONE),
-        ("tick ops", 1, ADD_ONE),
-        ("explain ops", 1, ADD_ONE),
-        ("log ops", 1, ADD_ONE),
+        ("status ops", 2, ADD_ONE),
+        ("tick ops", 2, ADD_ONE),
+        ("explain ops", 2, ADD_ONE),
+        ("log ops", 2, ADD_ONE),
         ("history", 0, &["nothing was acted upon yet"]),
-        ("redo ops", 1, ADD_ONE),
-        ("rollback ops", 1, ADD_ONE),
-        ("checkout ops main", 1, ADD_ONE),
+        ("redo ops", 2, ADD_ONE),
+        ("rollback ops", 2, ADD_ONE),
+        ("checkout ops main", 2, ADD_ONE),
         ("hold --all", 0, &["there is no repository under", "agent init URL"]),
         ("unhold", 2, &["which repository?", "hint: agent unhold REPO"]),
-        ("accept ops 1234567", 1, ADD_ONE),
+        ("accept ops 1234567", 2, ADD_ONE),
         ("schedule cron", 0, &["put this line into", "tick --trigger cron"]),
         ("check --offline", 0, &["the defaults: there is no", "agent.toml", "let cron call it"]),
         ("notify --name ops", 0, &[]),
     ];
     each_answers(&rows, &["listen", "demo"], |line| machine.agent(line));
+    let rows: [Row; 12] = [
+        ("explain", 2, &["agent: which repository?", "hint: agent status lists them"]),
+        (
+            "checkout ops",
+            2,
+            &["agent: agent checkout needs REF as well", "hint: agent checkout --help"],
+        ),
+        ("stauts", 2, &["there is no command \"stauts\"", "hint: did you mean \"status\"?"]),
+        ("status --jason", 2, &["has no option \"--jason\"", "hint: did you mean \"--json\"?"]),
+        ("history -n x", 2, &["-n: \"x\" is not a number from 1 on", "hint: "]),
+        ("history ops -n 0", 2, &["-n: \"0\" is not a number from 1 on", "hint: "]),
+        (
+            "schedule never",
+            2,
+            &["\"never\" is not possible here", "hint: write one of cron, systemd, none"],
+        ),
+        (
+            "hold ops --until soon",
+            2,
+            &["\"soon\" is not a time", "hint: write a number and its unit"],
+        ),
+        ("init git@host", 2, &["\"git@host\" names no repository", "hint: git@host:ops.git"]),
+        ("init ../x=/srv/x.git", 2, &["\"../x\" cannot be the name of a repository", "hint: "]),
+        ("tick --trigger noon", 2, &["\"noon\" is not a known trigger", "hint: write one of"]),
+        ("-v -q tick", 2, &["--verbose does not go together with --quiet", "hint: "]),
+    ];
+    each_answers(&rows, &NAMES, |line| machine.agent(line));
     // What cron runs has nothing to say.
     each_answers(&[("tick", 0, &[])], &NAMES, |line| machine.agent(line));
 }
@@ -110,6 +141,123 @@ fn a_wrong_configuration_is_told_by_each_command_with_its_place_and_what_to_writ
 }
 
 #[test]
+fn a_variable_that_is_set_to_nothing_is_not_set_and_one_alone_is_no_command() {
+    let machine = Sandbox::new();
+    let agent = env!("CARGO_BIN_EXE_agent");
+    let mut command = machine.command(agent);
+    command.env("AGENT_ROOT", "").env("AGENT_CONFIG", "").args(["completions", "bash"]);
+    assert!(Ran::of(&mut command).ok().stdout.contains("complete "));
+    let ran = Ran::of(&mut machine.agent_command(&["--config", "", "status"]));
+    assert!(ran.exits(2).stderr.contains("--config is missing its value"), "typed it is an error");
+    let ran = Ran::of(machine.command(agent).env("AGENT_ROOT", "/srv/x")).exits(2);
+    assert!(
+        ran.stderr.contains("Usage: ") && ran.stderr.contains("make this machine live"),
+        "{ran}"
+    );
+    assert!(!ran.stderr.contains("errand"), "hidden commands stay hidden: {ran}");
+}
+
+#[test]
+fn where_a_repository_is_not_cloned_yet_each_command_says_why_and_what_is_next() {
+    let machine = Sandbox::new();
+    machine.configure("[repo.ops]\nurl = \"/nowhere/ops.git\"\n");
+    const NOT_YET: &[&str] = &["ops is not cloned yet", "hint: ", "agent tick ops"];
+    each_answers(&[("redo ops", 1, NOT_YET)], &NAMES, |line| machine.agent(line));
+    machine.tick().ok();
+    const WHY: &[&str] =
+        &["ops could not be cloned: ", "/nowhere/ops.git cannot be opened", "hint: "];
+    let rows: [Row; 9] = [
+        (
+            "explain ops",
+            0,
+            &[
+                "/nowhere/ops.git cannot be opened",
+                "is cloned first",
+                "each one tries again",
+                "agent tick ops",
+            ],
+        ),
+        ("history ops", 0, &["nothing was acted upon yet"]),
+        ("log ops", 1, &["no log of ops", "hint: to see why: agent explain ops"]),
+        ("redo ops", 1, WHY),
+        ("rollback ops", 1, WHY),
+        ("checkout ops main", 1, WHY),
+        ("accept ops 1234567", 1, WHY),
+        ("hold ops", 1, &["ops is not cloned yet", "hint: ", "active = false under [repo.ops]"]),
+        ("status", 0, &["/nowhere/ops.git cannot be opened", "hint: correct its url"]),
+    ];
+    each_answers(&rows, &NAMES, |line| machine.agent(line));
+}
+
+#[test]
+fn what_is_not_here_is_told_with_the_way_to_what_is() {
+    let machine = Sandbox::with("ops", &[("work.sh", "exit 3\n")]);
+    machine.tick().exits(1);
+    let rows: [Row; 6] = [
+        ("explain ops deadbeef", 0, &["deadbeef is not here: it was never fetched"]),
+        (
+            "explain ops zzz",
+            1,
+            &["\"zzz\" names nothing that is here", "hint: ", "log --oneline --all"],
+        ),
+        (
+            "rollback ops zzz",
+            1,
+            &["\"zzz\" names nothing that is here", "hint: ", "log --oneline --all"],
+        ),
+        (
+            "checkout ops nope",
+            1,
+            &["\"nope\" is no branch, tag or revision", "hint: ", "branch --all"],
+        ),
+        (
+            "checkout ops main --to /nowhere/sites/ops",
+            1,
+            &["there is no folder /nowhere/sites", "hint: mkdir -p /nowhere/sites"],
+        ),
+        ("tick --dry-run", 1, &["ops: waits (", "next try in "]),
+    ];
+    each_answers(&rows, &NAMES, |line| machine.agent(line));
+}
+
+#[test]
+fn what_is_configured_otherwise_is_told_with_its_file() {
+    let machine = Sandbox::new();
+    machine.configure(
+        "[repo.ops]\nurl = \"https://me:old@nowhere.invalid/ops.git\"\n\
+         [repo.plain]\nurl = \"http://nowhere.invalid/plain.git\"\n",
+    );
+    let rows: [Row; 3] = [
+        (
+            "init https://me:new@nowhere.invalid/ops.git",
+            1,
+            &[
+                "\"ops\" is configured already, with other credentials",
+                "hint: change them in ",
+                ".toml",
+            ],
+        ),
+        (
+            "init https://elsewhere.invalid/ops.git",
+            1,
+            &["with another url: https://nowhere.invalid/ops.git", "hint: "],
+        ),
+        (
+            "check",
+            1,
+            &["plain.git is neither encrypted nor", "insecure = true for it, in agent.toml"],
+        ),
+    ];
+    each_answers(&rows, &NAMES, |line| machine.agent(line));
+    let file = machine.path("file");
+    std::fs::write(&file, "").unwrap();
+    let mut command = machine.command(env!("CARGO_BIN_EXE_agent"));
+    let ran = Ran::of(command.args(["--root", text(&file), "status"])).exits(2);
+    assert!(ran.stderr.contains(&format!("{}: the root is not a directory", text(&file))), "{ran}");
+    assert!(ran.stderr.contains("hint: name a folder with --root"), "{ran}");
+}
+
+#[test]
 fn a_user_without_rights_is_told_whose_they_are() {
     let machine = Throwaway::new();
     machine.as_pat("true").ok();
@@ -121,7 +269,14 @@ fn a_user_without_rights_is_told_whose_they_are() {
         ("tick", 1, OWNER),
         ("status", 0, &["no repository under /home/pat/gitrepo", "hint: add one"]),
         ("history", 0, &["nothing was acted upon yet"]),
-        ("check --offline", 1, &["nothing can be written in /home/pat", "hint: "]),
+        (
+            "check --offline",
+            1,
+            &[
+                "nothing can be written in /home/pat",
+                "hint: as root: install -d -o pat /home/pat/.local/state/pmpy",
+            ],
+        ),
         ("schedule systemd", 1, &["only root may install a unit", "hint: sudo agent schedule"]),
     ];
     each_answers(&rows, &NAMES, |line| machine.as_pat(&format!("agent {}", line.join(" "))));
@@ -130,11 +285,37 @@ fn a_user_without_rights_is_told_whose_they_are() {
     machine.sandbox.serve("ops", &[("work.sh", "true\n")]);
     let url = text(&machine.sandbox.server("ops")).to_owned();
     machine.agent(&["--root", "/srv/own", "init", &url]).ok();
+    // How it stands is for everybody to know.
+    for line in ["status", "status ops", "status --nagios"] {
+        let ran = machine.as_pat(&format!("agent --root /srv/own {line}"));
+        assert!(ran.ok().stdout.contains("current"), "{line}");
+    }
+    let ran = machine.as_pat("agent --root /srv/own status opps");
+    assert!(ran.exits(2).stderr.contains("hint: run this as its owner or as root"));
     for line in ["tick", "hold ops", "redo ops", "explain ops"] {
         let ran = machine.as_pat(&format!("agent --root /srv/own {line}"));
         assert_ne!(ran.code, Some(0), "{ran}");
         assert!(ran.stderr.contains("hint: run this as its owner or as root"), "{ran}");
     }
+}
+
+#[test]
+fn a_user_without_repositories_sees_those_of_the_machine() {
+    let machine = Throwaway::new();
+    machine.sandbox.serve("ops", &[("work.sh", "true\n")]);
+    let url = text(&machine.sandbox.server("ops")).to_owned();
+    machine.agent(&["init", &url, "--schedule", "none"]).ok();
+    let sees = |line: &str| {
+        let said = machine.as_pat(line).ok().stdout;
+        assert!(said.contains("ops") && said.contains("current"), "{line}: {said}");
+    };
+    sees("agent status");
+    sees("agent status ops");
+    machine.as_pat("agent tick").ok();
+    sees("agent status");
+    sees("agent status ops");
+    let ran = machine.as_pat("agent status opps").exits(2);
+    assert!(ran.stderr.contains("there is no repository \"opps\""), "{ran}");
 }
 
 #[test]

@@ -91,6 +91,29 @@ fn all_holds_and_lets_go_every_repository() {
 }
 
 #[test]
+fn all_goes_on_after_one_that_cannot_be_held() {
+    let machine = machine();
+    for name in ["a", "z"] {
+        machine.serve(name, &[("page", "0\n")]);
+        machine.clone_to_root(name);
+    }
+    machine.configure(
+        "[repo.gone]\nurl = \"/nowhere.git\"\n[repo.nobodys]\nurl = \"/nowhere.git\"\n\
+         user = \"nobody-of-that-name\"\n",
+    );
+    for order in ["hold", "unhold"] {
+        let ran = machine.agent(&[order, "--all"]).exits(1);
+        for name in ["a", "ops", "z"] {
+            assert!(ran.stdout.contains(&format!("{name}: ")), "{ran}");
+            assert_eq!(machine.state(name) == "held", order == "hold", "{name}: {ran}");
+        }
+        assert!(ran.stderr.contains("agent: gone is not cloned yet"), "{ran}");
+        assert!(ran.stderr.contains("agent: nobodys: there is no user"), "{ran}");
+        assert_eq!(ran.stderr.matches("hint: ").count(), 2, "{ran}");
+    }
+}
+
+#[test]
 fn unhold_prints_and_removes_a_foreign_currentaction() {
     let machine = machine();
     fs::write(machine.currentaction("ops"), "ask Ann \u{1b}[2J first\n").unwrap();
@@ -316,7 +339,7 @@ fn status_has_a_form_for_everybody() {
     assert_eq!(line.lines().count(), 1, "{line}");
     let nagios = machine.agent(&["status", "--nagios"]).ok().stdout;
     assert!(nagios.starts_with("PMPY OK") && nagios.contains('|'), "{nagios}");
-    let unknown = machine.agent(&["status", "opps"]).exits(1);
+    let unknown = machine.agent(&["status", "opps"]).exits(2);
     assert!(unknown.stderr.contains("hint: there are: ops"), "{unknown}");
 }
 

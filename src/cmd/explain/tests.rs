@@ -4,6 +4,7 @@ use chrono::Duration;
 
 use super::*;
 use crate::domain::action::{Attempt, Outcome, Trigger};
+use crate::domain::git::Commit;
 use crate::domain::plan::{Hold, Request, Running, Verdict, decide};
 use crate::domain::status::conditions;
 
@@ -159,7 +160,11 @@ fn every_way_to_be_stopped_has_its_rule() {
         Observed { broken: Some("it is bare\nhint: clone it anew".into()), ..Observed::default() };
     says(
         &explained(&broken, &policy()),
-        &["spog is broken", ": it is bare.\n  hint: clone it anew\n", "put right"],
+        &[
+            "spog is broken",
+            ": it is bare.\n  hint: clone it anew\n",
+            "until the problem above is fixed",
+        ],
     );
     let refused = Observed {
         verdict: Some(Verdict {
@@ -221,7 +226,7 @@ fn a_revision_is_placed_in_one_sentence() {
         (Containment::FetchedNotActed, "HEAD does not contain it; spog is held."),
         (Containment::Unknown, "bbbbbbb is not here: it was never fetched."),
     ] {
-        let text = containment(&row, &commit("b"), found);
+        let text = containment(&row, &commit("b").short(), found);
         assert!(text.contains(part), "{text}");
         assert_eq!(text.lines().count(), 1);
     }
