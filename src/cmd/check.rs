@@ -56,11 +56,16 @@ fn text(verdicts: &[Verdict], least: Level) -> String {
     let mut text: String = show::table(rows, 2, None).into_iter().map(|line| line + "\n").collect();
     let (bad, warnings) = (count(verdicts, Level::Bad), count(verdicts, Level::Warn));
     if least == Level::Ok || bad + warnings > 0 {
+        let number = |count: usize, word: &str| match count {
+            0 => format!("no {word}s"),
+            1 => format!("1 {word}"),
+            _ => format!("{count} {word}s"),
+        };
         text += &match (bad, warnings) {
             (0, 0) => "\nAll is well.\n".to_owned(),
-            (0, warnings) => format!("\nNothing is bad; {warnings} to look at.\n"),
-            (bad, 0) => format!("\n{bad} bad.\n"),
-            (bad, warnings) => format!("\n{bad} bad, {warnings} to look at.\n"),
+            (0, _) => format!("\nNo errors, {}.\n", number(warnings, "warning")),
+            (_, 0) => format!("\n{}.\n", number(bad, "error")),
+            _ => format!("\n{}, {}.\n", number(bad, "error"), number(warnings, "warning")),
         };
     }
     text

@@ -118,7 +118,7 @@ fn lines(push: &Push, taken: Taken) -> String {
 
 /// Tells the pusher in one line, and the server's log, whose reader can do something about it.
 fn warn(reason: &str) {
-    let line = format!("agent: not announced: {reason}; servers see it when they look next");
+    let line = format!("agent: not announced: {reason}; servers will see it at their next poll");
     say(&mut std::io::stderr(), &line);
     syslog::tell(Level::Warning, &line);
 }

@@ -116,7 +116,7 @@ pub fn notice(notice: &Notice, now: DateTime<Utc>) -> String {
         (Change::Moved, was) => {
             let old = was.as_ref().and_then(|was| was.branch.as_deref()).unwrap_or("another one");
             let new = row.branch.as_deref().unwrap_or_default();
-            return format!("{name}: follows {} now, no longer {}", escaped(new), escaped(old));
+            return format!("{name}: now follows {} (was {})", escaped(new), escaped(old));
         }
         (Change::Worse, Some(was)) => format!("{name}: {state} (was {})", was.state),
         (Change::Worse, None) => format!("{name}: {state}"),
@@ -134,8 +134,11 @@ pub fn notice(notice: &Notice, now: DateTime<Utc>) -> String {
             acted.subject.as_deref().map_or(String::new(), |s| format!(" {}", escaped(s)));
         format!("{}{subject}", acted.revision.short())
     });
+    // A mail is read where nothing else can be asked.
+    let hint = row.reason.as_deref().and_then(|reason| reason_and_hint(reason).1);
+    let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
     match details(row, now).or(acted) {
-        Some(details) => format!("{head}: {details}"),
+        Some(details) => format!("{head}: {details}{hint}"),
         None => head,
     }
 }

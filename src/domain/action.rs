@@ -73,7 +73,10 @@ impl FromStr for Trigger {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|trigger| trigger.as_str() == text).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            format!("\"{}\" is no trigger; write one of: {known}", text.escape_debug())
+            format!(
+                "\"{}\" is not a known trigger\nhint: write one of {known}",
+                text.escape_debug()
+            )
         })
     }
 }
@@ -132,10 +135,10 @@ impl fmt::Display for Outcome {
         match self {
             Self::Succeeded => f.write_str("succeeded"),
             Self::Failed { code } => write!(f, "exited {code}"),
-            Self::TimedOut => f.write_str("took longer than its timeout and was ended"),
+            Self::TimedOut => f.write_str("timed out and was terminated"),
             Self::Killed { signal } => write!(f, "was killed by signal {signal}"),
             Self::Deferred => f.write_str("said \"not now\" (exit 75)"),
-            Self::Interrupted => f.write_str("was cut off"),
+            Self::Interrupted => f.write_str("was interrupted"),
             Self::Hindered { reason } => f.write_str(reason),
         }
     }

@@ -22,7 +22,7 @@ pub fn tree_settings(git: &Git, commit: Commit) -> Result<TreeSettings, String> 
         .file_at(commit, ".pmpy.toml", TREE_SETTINGS_CAP)
         .map_err(|error| format!(".pmpy.toml: {error:#}"))?;
     let Some(bytes) = bytes else { return Ok(TreeSettings::default()) };
-    let text = String::from_utf8(bytes).map_err(|_| ".pmpy.toml is no UTF-8 text".to_owned())?;
+    let text = String::from_utf8(bytes).map_err(|_| ".pmpy.toml is not valid UTF-8".to_owned())?;
     TreeSettings::parse(&text)
 }
 

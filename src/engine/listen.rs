@@ -20,6 +20,7 @@ use self::web::Web;
 use super::Here;
 use super::observe::one_line;
 use super::reconcile::Wish;
+use super::roster;
 use super::tick::{self, OnWord, Orders, Tick};
 use crate::config::Settings;
 use crate::domain::action::{Trigger, Word};
@@ -41,6 +42,15 @@ pub mod web;
 /// How much news waits to be looked at. A bus that brings more at a time has to wait.
 const WAITING: usize = 1024;
 
+fn tell_what_is_listened_for(settings: &Settings) {
+    let here = Here::bare(settings.clone(), Node::here());
+    let repositories = roster::repositories(&here).map_or(0, |all| all.len());
+    let brokers = settings.bus.iter().flat_map(|bus| &bus.brokers.list).map(ToString::to_string);
+    let bus = brokers.collect::<Vec<_>>().join(", ");
+    let bus = if bus.is_empty() { "none" } else { bus.as_str() };
+    tracing::info!(root = %settings.world.root.display(), repositories, %bus, "up");
+}
+
 /// What is done with each finished tick; ticks may finish at the same time.
 pub type Finish = Arc<dyn Fn(&Here, &Tick) + Send + Sync>;
 
@@ -57,7 +67,7 @@ pub fn listen(load: &dyn Fn() -> Result<Settings>, finish: Finish) -> Result<()>
     signals::watch(move |asked| drop(teller.send(News::Asked(asked))))?;
     let mut listener = Listener::new(load()?, tell, finish)?;
     supervisor.ready();
-    tracing::info!("up");
+    tell_what_is_listened_for(&listener.settings);
     let stay = stay(&mut listener, &news, &supervisor, load);
     supervisor.stopping();
     stay

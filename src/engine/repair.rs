@@ -83,7 +83,7 @@ pub fn lacking(site: &Site, known: &Repair, now: DateTime<Utc>) -> Option<Troubl
 pub fn mentioned(known: &Repair, now: DateTime<Utc>) -> Option<String> {
     match known {
         Repair { led_to: LedTo::Repaired(what), at, .. } if now - at < MENTIONED => {
-            Some(format!("put right by itself: {what}"))
+            Some(format!("repaired automatically: {what}"))
         }
         _ => None,
     }

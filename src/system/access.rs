@@ -15,7 +15,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 pub fn writable(folder: &Path) -> Result<()> {
     let standing = standing(folder);
     if !standing.is_dir() {
-        bail!("{} is no folder", standing.display());
+        bail!("{} is not a directory", standing.display());
     }
     // As the effective user, which is the one that writes.
     accessat(CWD, standing, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
@@ -93,7 +93,7 @@ mod tests {
         assert!(free_space(&dir.path().join("a/b")).unwrap() > 0);
         std::fs::File::create(dir.path().join("file")).unwrap();
         let error = writable(&dir.path().join("file")).unwrap_err();
-        assert!(error.to_string().ends_with("file is no folder"), "{error}");
+        assert!(error.to_string().ends_with("file is not a directory"), "{error}");
     }
 
     #[test]

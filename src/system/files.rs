@@ -492,7 +492,7 @@ pub fn read_private(path: &Path, cap: u64) -> Result<String> {
         mode & 0o004 == 0,
         "{shown} can be read by everybody (mode {mode:04o})\nhint: chmod o-r {shown}"
     );
-    String::from_utf8(bytes).ok().with_context(|| format!("{shown} is no UTF-8 text"))
+    String::from_utf8(bytes).ok().with_context(|| format!("{shown} is not valid UTF-8"))
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ impl Store {
         let dir = match folder.beneath(name.as_bytes()) {
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => bail!(
-                "{shown} is no folder, or a symbolic link to one: releases are not put there\n\
+                "{shown} is not a directory, or is a symbolic link to one: releases are not put there\n\
                  hint: move it away; the agent makes it anew"
             ),
             dir => dir.with_context(|| format!("cannot open {shown}"))?,
@@ -343,7 +343,7 @@ impl Store {
             Ok(slot) => Ok(Some(slot)),
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => bail!(
-                "{shown} is no folder, or a symbolic link to one: releases are not put there\n\
+                "{shown} is not a directory, or is a symbolic link to one: releases are not put there\n\
                  hint: remove it; the agent makes it anew"
             ),
             Err(error) => Err(error).with_context(|| format!("cannot open {shown}")),

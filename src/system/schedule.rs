@@ -98,7 +98,7 @@ pub fn crontab() -> Result<Vec<u8>> {
     match ended {
         Ended::Exited(0) => Ok(output),
         _ if complaints.contains("no crontab for") => Ok(Vec::new()),
-        _ => bail!("the crontab cannot be read: {}", complaints.escape_debug()),
+        _ => bail!("the crontab cannot be read: {}", refusal(&complaints)),
     }
 }
 
@@ -113,9 +113,19 @@ pub fn put_crontab(user: Option<&str>, content: &[u8]) -> Result<()> {
     ensure!(
         answer.ended == Ended::Exited(0),
         "the crontab cannot be written: {}",
-        answer.complaints.escape_debug()
+        refusal(&answer.complaints)
     );
     Ok(())
+}
+
+/// What crontab(1) says, in one line.
+fn refusal(complaints: &str) -> String {
+    let words = complaints.split_whitespace().collect::<Vec<_>>().join(" ");
+    let hint = match words.contains("not allowed") {
+        true => "\nhint: /etc/cron.allow and /etc/cron.deny say who may have one",
+        false => "",
+    };
+    format!("{}{hint}", words.escape_debug())
 }
 
 fn line<'a>(user: Option<&'a str>, what: &'a str) -> Vec<&'a str> {
@@ -204,7 +214,7 @@ pub fn keep_copy(folder: &Path, from: &str, content: &[u8]) -> Result<PathBuf> {
 fn read(path: &Path) -> Result<Option<String>> {
     let bytes = files::read_small(path, CAP)?;
     let text = bytes.map(String::from_utf8).transpose();
-    text.with_context(|| format!("{} is no UTF-8 text", path.display()))
+    text.with_context(|| format!("{} is not valid UTF-8", path.display()))
 }
 
 fn put(path: &Path, content: &[u8], mode: u32) -> Result<()> {

@@ -50,19 +50,22 @@ pub fn authorities(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>
     let named = node::variable(&["SSL_CERT_FILE"]).map(PathBuf::from);
     let usual = || BUNDLES.iter().map(PathBuf::from).find(|file| file.exists());
     let file = named.or_else(usual).context(
-        "this system's certificate authorities are not to be found\n\
+        "no CA bundle was found on this system\n\
          hint: install the package ca-certificates, or name a file in ca_file",
     )?;
     certificates(&file).with_context(|| format!("{} cannot be used", file.display()))
 }
 
+const REMEDY: &str = "hint: correct ca_file, or leave it out to trust what this system trusts";
+
 /// The certificates in `file`; those of a kind that is not known are left out.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     // Distributions put links there.
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let pem = files::read_small(&target, CAP)?.context("it is not there")?;
+    let pem =
+        files::read_small(&target, CAP)?.with_context(|| format!("it is not there\n{REMEDY}"))?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
-    ensure!(!found.is_empty(), "it holds no certificate in PEM format");
+    ensure!(!found.is_empty(), "it holds no certificate in PEM format\n{REMEDY}");
     Ok(found)
 }
 

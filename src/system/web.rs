@@ -210,7 +210,7 @@ async fn hook(
     Extension(Deadline(deadline)): Extension<Deadline>,
     request: Request,
 ) -> Answer {
-    let too_large = || Answer::words(413, "a request may have 64 KiB");
+    let too_large = || Answer::words(413, "request larger than 64 KiB");
     // Whoever says so beforehand need not send it.
     if request.body().size_hint().lower() > MOST as u64 {
         return too_large();

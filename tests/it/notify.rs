@@ -78,7 +78,7 @@ fn a_push_goes_on_whatever_is_wrong_with_the_bus() {
     ] {
         let (told, ..) = pushed_with(configuration);
         assert!(told.starts_with("agent: not announced: ") && told.contains(reason), "{told}");
-        assert!(told.ends_with("; servers see it when they look next"), "{told}");
+        assert!(told.ends_with("; servers will see it at their next poll"), "{told}");
     }
 }
 

@@ -129,8 +129,8 @@ fn acting_says_upon_what_and_which_process() {
 fn damage_is_broken_until_it_is_put_right_and_mentioned_afterwards() {
     let seen = Observed { damaged: Some("HEAD is damaged".into()), ..Observed::default() };
     says(&seen, State::Broken, "HEAD is damaged");
-    let repaired = Some("put right by itself: HEAD".to_owned());
-    says(&Observed { repaired, ..current() }, State::Current, "put right by itself: HEAD");
+    let repaired = Some("repaired automatically: HEAD".to_owned());
+    says(&Observed { repaired, ..current() }, State::Current, "repaired automatically: HEAD");
 }
 
 #[test]
@@ -183,9 +183,9 @@ fn failing_says_which_attempt_and_when_the_next_is_and_is_critical_from_the_thir
 #[test]
 fn every_way_to_fail_is_failing() {
     for (outcome, reason) in [
-        (Outcome::TimedOut, "bbbbbbb took longer than its timeout and was ended"),
+        (Outcome::TimedOut, "bbbbbbb timed out and was terminated"),
         (Outcome::Killed { signal: 9 }, "bbbbbbb was killed by signal 9"),
-        (Outcome::Interrupted, "bbbbbbb was cut off"),
+        (Outcome::Interrupted, "bbbbbbb was interrupted"),
         (Outcome::Hindered { reason: "the disk is full".into() }, "bbbbbbb the disk is full"),
     ] {
         says(&Observed { attempt: attempt('b', outcome, 1), ..behind() }, State::Failing, reason);

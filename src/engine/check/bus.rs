@@ -1,4 +1,4 @@
-//! The verdict on the message bus: whether its brokers take us.
+//! The verdict on the message bus: whether its brokers accept us.
 
 use std::thread;
 
@@ -48,7 +48,7 @@ fn asked(brokers: &Brokers) -> Vec<Verdict> {
         .iter()
         .zip(answers)
         .map(|(broker, answer)| match answer {
-            Ok(Ok(())) => Verdict::ok(SUBJECT, format!("{broker} takes us")),
+            Ok(Ok(())) => Verdict::ok(SUBJECT, format!("connected to {broker}")),
             Ok(Err(error)) => Verdict::of(level, SUBJECT, &error),
             Err(_) => Verdict::bad(SUBJECT, "asking makes the agent fail, which is a bug"),
         })

@@ -65,7 +65,7 @@ impl Fault {
                                the next tick goes on by itself"
             }
             Self::Broken => {
-                "the disk fails: see dmesg; what was recorded is still there, \
+                "disk I/O error: see dmesg; what was recorded is still there, \
                              and the next tick tries again"
             }
         }
@@ -97,7 +97,7 @@ impl fmt::Display for Fault {
             Self::Full => "the disk is full",
             Self::Quota => "the disk quota is used up",
             Self::ReadOnly => "the file system is read-only",
-            Self::Broken => "the disk fails",
+            Self::Broken => "disk I/O error",
         })
     }
 }

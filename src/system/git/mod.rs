@@ -252,11 +252,16 @@ impl Git {
     pub fn resolve(&self, text: &str) -> Result<Commit> {
         let shown = text.escape_debug();
         self.no_torn_object()?;
-        let object = self
-            .repo
-            .revparse_single(text)
-            .map_err(|error| explained(&error))
-            .with_context(|| format!("\"{shown}\" names nothing that is here"))?;
+        let object =
+            self.repo.revparse_single(text).map_err(|error| explained(&error)).with_context(
+                || {
+                    format!(
+                        "\"{shown}\" names nothing that is here\n\
+                     hint: to see what is: git -C {} log --oneline --all",
+                        self.repo.workdir().unwrap_or(self.repo.path()).display()
+                    )
+                },
+            )?;
         let commit =
             object.peel_to_commit().with_context(|| format!("\"{shown}\" names no commit"))?;
         commit_of(commit.id())

@@ -78,7 +78,7 @@ impl fmt::Display for ForeignPart {
             Fault::Kind(expected) => write!(
                 f,
                 "{path} is no {expected:?}\nhint: look at what it is, and move it away; \
-                 should the clone be worth nothing without it, clone it again"
+                 if the clone is useless without it, clone again"
             ),
         }
     }

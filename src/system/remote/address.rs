@@ -141,7 +141,7 @@ fn decoded(text: &str) -> Result<String> {
             }
         }
     }
-    String::from_utf8(out).context("it is no UTF-8 text")
+    String::from_utf8(out).context("it is not valid UTF-8")
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::remote::{Answer, Dialect, Format, Kinds, Tip, Wanted, Way};
 use crate::domain::wire;
 use crate::system::files;
+use crate::system::git::error::explained;
 use crate::system::git::{commit_of, format_of, packs};
 
 /// What a URL of this kind begins with.
@@ -53,8 +54,12 @@ fn open(remote: &Remote) -> Result<Repository> {
     let none: [&std::ffi::OsStr; 0] = [];
     Repository::open_ext(&path, git2::RepositoryOpenFlags::NO_SEARCH, none)
         .map_err(|error| match error.code() {
-            ErrorCode::NotFound => anyhow!("there is no repository"),
-            _ => anyhow!("{}", error.message()),
+            ErrorCode::NotFound => {
+                anyhow!(
+                    "there is no repository\nhint: correct its url, or make one: git init --bare"
+                )
+            }
+            _ => explained(&error),
         })
         .with_context(|| format!("{remote} cannot be opened"))
 }

@@ -179,7 +179,8 @@ pub fn permitted(remote: &Remote, reach: &Reach) -> Result<Scheme> {
     match remote.scheme() {
         Some(Scheme::Git | Scheme::Http) if !reach.insecure => bail!(
             "{remote} is neither encrypted nor authenticated\n\
-             hint: use https or ssh, or set insecure = true where the network is trusted"
+             hint: use https or ssh, or where the network is trusted set insecure = true for it, in \
+             agent.toml or its file in agent.d"
         ),
         Some(scheme) => Ok(scheme),
         None => bail!("{remote}: its scheme is not known\nhint: use https, ssh, a path or file://"),

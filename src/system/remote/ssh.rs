@@ -233,9 +233,12 @@ fn must_be_private(key: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let shown = key.display();
     let told = |text: String| Error::new(Trouble::Credentials).context(text);
-    let found = std::fs::File::open(key)
-        .and_then(|file| file.metadata())
-        .map_err(|error| told(format!("the key {shown} cannot be read: {error}")))?;
+    let found = std::fs::File::open(key).and_then(|file| file.metadata()).map_err(|error| {
+        told(format!(
+            "the key {shown} cannot be read: {error}\n\
+                 hint: correct key_file, or let the user who runs this read it"
+        ))
+    })?;
     match found.permissions().mode() & 0o077 {
         0 => Ok(()),
         _ => Err(told(format!("the key {shown} can be read by others\nhint: chmod 600 {shown}"))),

@@ -136,7 +136,7 @@ fn a_certificate_that_is_expired_is_not_trusted() {
             broker.ca_file()
         ));
         let said = machine.agent(&["check"]).stdout;
-        assert!(said.contains(&format!("{} takes us", broker.tls_url())), "{kind:?}: {said}");
+        assert!(said.contains(&format!("connected to {}", broker.tls_url())), "{kind:?}: {said}");
         let mut later = machine.command("faketime");
         later.env("NO_FAKE_STAT", "1").args(["-f", "+365d"]).args(machine.agent_line(&["check"]));
         let said = Ran::of(&mut later).stdout;

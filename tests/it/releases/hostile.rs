@@ -40,7 +40,7 @@ fn a_store_that_is_a_link_is_refused() {
     assert_eq!(names(&victim), ["precious"]);
     fs::remove_file(sites.at(STORE)).unwrap();
     fs::write(sites.at(STORE), "").unwrap();
-    assert!(sites.refused().contains("is no folder"));
+    assert!(sites.refused().contains("is not a directory"));
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn a_default_branch_that_was_renamed_is_followed_and_told_once() {
     let revision = machine.git(&desk, &["rev-parse", "HEAD"]);
     let told: Vec<bool> = (0..4)
         .map(|_| machine.tick().ok().stdout)
-        .map(|said| said.contains("ops: follows trunk now, no longer main"))
+        .map(|said| said.contains("ops: now follows trunk (was main)"))
         .collect();
     assert_eq!(machine.lastaction("ops"), Some(revision), "{:#}", machine.row("ops"));
     assert_eq!(told.iter().filter(|told| **told).count(), 1, "{told:?}");

@@ -249,7 +249,7 @@ fn a_changed_host_key_is_refused_and_told() {
     machine.tick().ok();
     server.change_host_key();
     let known = server.known_hosts();
-    refused(&machine, &["another one than before (SHA256:", "ssh-keygen -f", text(&known)]);
+    refused(&machine, &["has changed (SHA256:", "ssh-keygen -f", text(&known)]);
     assert_eq!(server.logins(), 1);
 }
 
@@ -273,7 +273,7 @@ fn a_server_that_wants_a_password_or_another_key_is_told_apart() {
     machine.agent(&["tick", "ops"]);
     let key = server.client_key();
     assert!(
-        reason(&machine, "ops").contains(&format!("does not let in the key {}", key.display()))
+        reason(&machine, "ops").contains(&format!("does not accept the key {}", key.display()))
     );
 }
 
@@ -441,7 +441,7 @@ fn a_key_in_an_agent_opens_the_door() {
     let settings = format!("known_hosts = {:?}\n", server.known_hosts());
     pull_from(&machine, &settings, &[("ops", server.url("ops"))]);
     let revision = news(&machine, "ops", "new");
-    refused(&machine, &["lets in none of the keys"]);
+    refused(&machine, &["accepts none of the keys"]);
 
     let socket = machine.path("agent.socket");
     let log = machine.path("ssh-agent.log");

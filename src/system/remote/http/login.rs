@@ -80,7 +80,7 @@ impl<'a> Logins<'a> {
             return Ok(None);
         }
         if let Some(file) = &self.reach.password_file {
-            let text = files::read_private(file, CAP).context("the password cannot be had")?;
+            let text = files::read_private(file, CAP).context("the password cannot be read\nhint: correct password_file, or write the password into it")?;
             let password = text.lines().next().unwrap_or_default().to_owned();
             let user = self.user().unwrap_or(ANYBODY).to_owned();
             return Ok(Some(Login { user, password: Some(password) }));

@@ -99,7 +99,7 @@ pub(super) fn unanswered(error: ureq::Error, tried: &Tried) -> Error {
         }
         other => {
             let told = other.to_string().chars().take(300).collect::<String>();
-            format!("{origin} answers what is no HTTP: {}", told.escape_debug())
+            format!("{origin} did not send valid HTTP: {}", told.escape_debug())
         }
     };
     Error::msg(text)
@@ -142,17 +142,18 @@ fn is_unconnected(error: &io::Error) -> bool {
 
 fn unconnected(error: &io::Error, tried: &Tried) -> String {
     let whom = tried.next();
-    let hint = match tried.proxy {
-        Some(_) => "is it running, and proxy or https_proxy right?",
-        None => "is the server running, and the port right?",
+    let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
+    let hint = match (is_refused, tried.proxy) {
+        (true, Some(_)) => "is it running, and proxy or https_proxy right?".to_owned(),
+        (true, None) => "is the server running, and the port right?".to_owned(),
+        (false, Some(_)) => "is the network up, and a route there?".to_owned(),
+        (false, None) => {
+            format!("is the network up, and a route there? ip route get {}", tried.origin.host)
+        }
     };
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            format!("{whom} does not answer: connection refused\nhint: {hint}")
-        }
-        _ => {
-            format!("{whom} does not answer: {error}\nhint: is the network up, and a route there?")
-        }
+    match is_refused {
+        true => format!("{whom} does not answer: connection refused\nhint: {hint}"),
+        false => format!("{whom} does not answer: {error}\nhint: {hint}"),
     }
 }
 
@@ -161,7 +162,7 @@ fn io_words(error: &io::Error, origin: &Origin) -> String {
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe => format!("{origin} breaks the connection off"),
+        | io::ErrorKind::BrokenPipe => format!("{origin} closed the connection"),
         _ => format!("{origin} does not answer: {error}"),
     }
 }
@@ -184,7 +185,7 @@ pub(super) fn broken_off(error: io::Error, origin: &Origin) -> io::Error {
 /// What an answer with another status than 200 means.
 pub(super) fn refused(place: &Place, status: u16, later: Option<Duration>) -> Error {
     let soon = || match later {
-        Some(time) => format!(", and not again for {}", humantime::format_duration(time)),
+        Some(time) => format!("; next try in {}", humantime::format_duration(time)),
         None => String::new(),
     };
     match status {
@@ -193,7 +194,7 @@ pub(super) fn refused(place: &Place, status: u16, later: Option<Duration>) -> Er
              hint: does it want to see a client_cert?"
         ),
         403 => Error::new(Trouble::Credentials).context(format!(
-            "{place} is not for us (403)\n\
+            "{place}: access denied (403)\n\
              hint: may this user or token read the repository?"
         )),
         404 | 410 => anyhow!(
@@ -203,12 +204,12 @@ pub(super) fn refused(place: &Place, status: u16, later: Option<Duration>) -> Er
         407 => Error::new(Trouble::Credentials)
             .context(format!("a proxy before {place} wants a user and a password (407)")),
         429 => Error::new(Trouble::Later(later)).context(format!(
-            "{} is asked too often (429){}",
+            "{}: rate limit reached (429){}",
             place.origin,
             soon()
         )),
         503 if later.is_some() => Error::new(Trouble::Later(later)).context(format!(
-            "{} is not at work (503){}",
+            "{} is temporarily unavailable (503){}",
             place.origin,
             soon()
         )),
@@ -272,7 +273,7 @@ mod tests {
         };
         let minute = Some(Duration::from_secs(60));
         let (text, trouble) = told(429, minute);
-        assert_eq!(text, "https://git.example.org is asked too often (429), and not again for 1m");
+        assert_eq!(text, "https://git.example.org: rate limit reached (429); next try in 1m");
         assert_eq!(trouble, Some(Trouble::Later(minute)));
         assert_eq!(told(503, None).1, None);
         assert_eq!(told(503, minute).1, Some(Trouble::Later(minute)));
@@ -296,7 +297,11 @@ mod tests {
         for (error, words) in [
             (ureq::Error::HostNotFound, "the name git.example.org is not known here\n"),
             (io(io::ErrorKind::ConnectionRefused), "does not answer: connection refused\nhint: "),
-            (io(io::ErrorKind::HostUnreachable), "does not answer: "),
+            (
+                io(io::ErrorKind::HostUnreachable),
+                "does not answer: host unreachable\n\
+                 hint: is the network up, and a route there? ip route get git.example.org",
+            ),
             (ureq::Error::Timeout(Timeout::Connect), "does not answer within 10 seconds\n"),
             (ureq::Error::Timeout(Timeout::Resolve), "no name server"),
         ] {
@@ -305,8 +310,8 @@ mod tests {
             assert_eq!(trouble, Some(Trouble::Server), "{text}");
         }
         for (error, words) in [
-            (io(io::ErrorKind::ConnectionReset), "breaks the connection off"),
-            (io(io::ErrorKind::UnexpectedEof), "breaks the connection off"),
+            (io(io::ErrorKind::ConnectionReset), "closed the connection"),
+            (io(io::ErrorKind::UnexpectedEof), "closed the connection"),
             (ureq::Error::Timeout(Timeout::PerRead), "sends nothing for 30 seconds"),
             (ureq::Error::Timeout(Timeout::Global), "takes longer than network_timeout allows"),
         ] {

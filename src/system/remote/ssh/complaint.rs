@@ -42,7 +42,7 @@ pub(super) fn explained(tried: &Tried, code: Option<i32>, text: &str) -> Option<
     }
     let silent = |line: &str| {
         let line = line.trim().trim_start_matches("ssh: ");
-        format!("{address} does not answer: {}", words(line))
+        format!("{address} does not answer: {}{}", words(line), silence(address, line))
     };
     let nobody = ["Could not resolve hostname", "connect to host", "banner exchange"];
     if let Some(line) = nobody.into_iter().find_map(line_with) {
@@ -71,6 +71,23 @@ pub(super) fn explained(tried: &Tried, code: Option<i32>, text: &str) -> Option<
     }
 }
 
+/// What to do about a server that does not answer, where its line tells.
+fn silence(address: &Address, line: &str) -> String {
+    let host = &address.host;
+    if line.contains("resolve hostname") {
+        return format!(
+            "\nhint: getent hosts {host}; is it spelled right, and does a name server answer?"
+        );
+    }
+    if line.contains("refused") {
+        return "\nhint: is the server running, and the port right?".to_owned();
+    }
+    if line.contains("unreachable") {
+        return format!("\nhint: has this machine a route there? ip route get {host}");
+    }
+    String::new()
+}
+
 /// That nobody can tell whether it is the right server.
 pub(super) fn unknown_host(address: &Address, known_hosts: Option<&Path>) -> Error {
     let known = file(known_hosts);
@@ -97,7 +114,7 @@ fn changed_key(tried: &Tried, text: &str) -> Error {
     let shown = shown.map(|print| format!(" ({})", words(print.trim_end_matches('.'))));
     let name = known_name(address);
     anyhow!(
-        "the host key of {address} is another one than before{}: it may be another machine\n\
+        "the host key of {address} has changed{}; this may be a different machine\n\
          hint: if it was changed on purpose: ssh-keygen -f {} -R \"{name}\", then add the new one",
         shown.unwrap_or_default(),
         file(tried.known_hosts)
@@ -114,15 +131,15 @@ fn not_let_in(tried: &Tried, line: &str) -> Error {
         )
     } else if let Some(key) = key_file {
         format!(
-            "{address} does not let in the key {}\n\
+            "{address} does not accept the key {}\n\
              hint: add {}.pub there, for reading this repository; a key with a passphrase needs an agent",
             key.display(),
             key.display()
         )
     } else {
         format!(
-            "{address} lets in none of the keys of the user who runs this\n\
-             hint: set key_file to a key that it knows"
+            "{address} accepts none of the keys of the user who runs this\n\
+             hint: set key_file to a key that it accepts"
         )
     };
     Error::new(Trouble::Credentials).context(text)
@@ -190,7 +207,7 @@ mod tests {
              The fingerprint for the ED25519 key sent by the remote host is\nSHA256:abc.\n{verification}"
         );
         let (changed, _) = told(255, &changed).unwrap();
-        assert!(changed.contains("another one than before (SHA256:abc)"), "{changed}");
+        assert!(changed.contains("has changed (SHA256:abc)"), "{changed}");
         assert!(
             changed.contains("ssh-keygen -f /etc/pmpy/known_hosts -R \"[git.example.org]:2222\"")
         );
