@@ -44,11 +44,15 @@ const WAITING: usize = 1024;
 
 fn tell_what_is_listened_for(settings: &Settings) {
     let here = Here::bare(settings.clone(), Node::here());
-    let repositories = roster::repositories(&here).map_or(0, |all| all.len());
+    let repositories = match roster::repositories(&here).map_or(0, |all| all.len()) {
+        1 => "1 repository".to_owned(),
+        many => format!("{many} repositories"),
+    };
     let brokers = settings.bus.iter().flat_map(|bus| &bus.brokers.list).map(ToString::to_string);
     let bus = brokers.collect::<Vec<_>>().join(", ");
     let bus = if bus.is_empty() { "none" } else { bus.as_str() };
-    tracing::info!(root = %settings.world.root.display(), repositories, %bus, "up");
+    let root = settings.world.root.display().to_string();
+    tracing::info!("{}: {repositories}, bus: {bus}; up", root.escape_debug());
 }
 
 /// What is done with each finished tick; ticks may finish at the same time.

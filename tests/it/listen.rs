@@ -37,7 +37,7 @@ impl Listener {
             .spawn()
             .unwrap();
         let listener = Self { child, output, log };
-        listener.logs("up\n");
+        listener.logs("; up\n");
         listener
     }
 
