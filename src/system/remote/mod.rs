@@ -9,8 +9,8 @@ use git2::{AutotagOption, FetchOptions, RemoteCallbacks};
 
 use self::allowance::Allowance;
 use self::silent::Silent;
-use super::git::error::explained;
 use super::git::Git;
+use super::git::error::explained;
 use super::node::since_boot;
 use crate::domain::git::{Commit, RefName, Remote, Scheme};
 use crate::domain::remote::{Answer, Reach, Wanted, Way};

@@ -230,18 +230,22 @@ fn without_placeholders(path: &Path) -> String {
 
 /// ssh ignores a key that others can read, and then says only that it is not let in.
 fn must_be_private(key: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+
     let shown = key.display();
-    let told = |text: String| Error::new(Trouble::Credentials).context(text);
-    let found = std::fs::File::open(key).and_then(|file| file.metadata()).map_err(|error| {
-        told(format!(
+    // No server was asked with it: it is tried again as soon as the key is as it should be. And a pipe
+    // in its place is not waited for.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let open = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(key);
+    let found = open.and_then(|file| file.metadata()).map_err(|error| {
+        anyhow!(
             "the key {shown} cannot be read: {error}\n\
-                 hint: correct key_file, or let the user who runs this read it"
-        ))
+             hint: correct key_file, or let the user who runs this read it"
+        )
     })?;
     match found.permissions().mode() & 0o077 {
         0 => Ok(()),
-        _ => Err(told(format!("the key {shown} can be read by others\nhint: chmod 600 {shown}"))),
+        _ => bail!("the key {shown} can be read by others\nhint: chmod 600 {shown}"),
     }
 }
 
@@ -322,7 +326,7 @@ mod tests {
         assert!(must_be_private(&key).is_ok());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = must_be_private(&key).unwrap_err();
-        assert_eq!(error.downcast_ref(), Some(&Trouble::Credentials));
+        assert_eq!(error.downcast_ref::<Trouble>(), None, "no server has refused it");
         assert!(error.to_string().ends_with(&format!("hint: chmod 600 {}", key.display())));
     }
 }
