@@ -272,7 +272,7 @@ fn crontab_text(here: &Here) -> Result<String> {
         false => {
             let content = own_crontab()?;
             String::from_utf8(content).ok().context(
-                "your crontab is no UTF-8 text, and is left as it is\n\
+                "your crontab is not valid UTF-8, and is left as it is\n\
                  hint: convert it, such as with: crontab -l | iconv -f latin1 | crontab -",
             )
         }
