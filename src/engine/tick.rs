@@ -39,7 +39,7 @@ pub struct Orders {
     pub names: Vec<String>,
     /// Why.
     pub trigger: Trigger,
-    /// Poll and decide, and change nothing.
+    /// Poll and decide, and change nothing but the note of what the remotes said.
     pub dry_run: bool,
     /// Wait for repositories that are busy.
     pub wait: bool,

@@ -1,5 +1,6 @@
-//! Doors: one file per thing outside. A door never decides, and does not import another door,
-//! except `files` and `ffi`, `lock` -> `record`, and inside the wire.
+//! Doors: one file per thing outside. A door never decides, and does not import another door, except
+//! `files`, `ffi`, and `node` and `pid` for who and when; `lock` -> `record`; inside the wire; and the few
+//! that `tests/it/tidy.rs` lists.
 
 pub mod access;
 pub mod ffi;

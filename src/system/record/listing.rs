@@ -134,7 +134,7 @@ impl Records {
     /// What stands at the targets.
     ///
     /// # Errors
-    /// When the file cannot be read, or was written by a newer agent.
+    /// When the file cannot be read.
     pub fn book(&self) -> Result<Book> {
         let path = self.private.join("published");
         let Some(bytes) = files::read_small(&path, LIST_CAP)? else { return Ok(Book::new()) };
