@@ -102,7 +102,7 @@ impl Wire {
     ///
     /// # Errors
     /// When it may not be used, does not answer, or with something that is no answer. A
-    /// [`Trouble`] in the chain says what that means for others.
+    /// [`Trouble`](crate::domain::remote::Trouble) in the chain says what that means for others.
     pub fn poll(
         &self,
         remote: &Remote,
