@@ -325,7 +325,7 @@ fn at_the_timeout_the_script_and_all_its_children_are_ended() {
     assert_eq!(machine.runs(), ["caught"], "TERM comes before KILL");
     let row = machine.row("ops");
     assert_eq!(row["state"], "failing");
-    assert!(row["reason"].to_string().contains("timeout"), "{row:#}");
+    assert!(row["reason"].to_string().contains("timed out"), "{row:#}");
     wait_until("the grandchild is gone", || !lives(&machine, "deaf"));
 }
 

@@ -66,11 +66,11 @@ fn a_timeout_goes_down_and_never_up() {
     let slow = "[ -e \"$AGENT_ROOT/../fast\" ] || sleep 30\n";
     let machine = Sandbox::with("ops", &[("work.sh", slow), (".pmpy.toml", "timeout = \"1s\"\n")]);
     machine.tick().exits(1);
-    assert!(machine.row("ops")["reason"].to_string().contains("timeout"));
+    assert!(machine.row("ops")["reason"].to_string().contains("timed out"));
     machine.configure("[repo.ops]\ntimeout = \"1s\"\n");
     machine.push("ops", &[(".pmpy.toml", "timeout = \"10h\"\n")]);
     machine.tick().exits(1);
-    assert!(machine.row("ops")["reason"].to_string().contains("timeout"));
+    assert!(machine.row("ops")["reason"].to_string().contains("timed out"));
 }
 
 #[test]

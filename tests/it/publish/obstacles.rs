@@ -282,7 +282,7 @@ fn a_place_for_releases_that_is_no_folder_stops_its_branch_and_no_other() {
     site.push("topic", "two");
     let two = site.push("main", "two");
     site.machine.tick().exits(1);
-    site.is(&branch("topic"), "broken", "or a symbolic link to one");
+    site.is(&branch("topic"), "broken", "a symbolic link to one");
     assert_eq!(site.shown("main"), two);
     fs::remove_file(site.at(".pmpy/topic")).unwrap();
     site.machine.tick().ok();
@@ -302,7 +302,7 @@ fn a_place_for_releases_that_is_no_folder_holds_up_nobody_when_its_branch_goes()
     site.machine.tick().exits(1);
     assert_eq!((site.shown("main"), site.page("new").as_deref()), (two, Some("new")));
     site.is(&branch("main"), "current", "");
-    site.is(&branch("topic"), "failing", "or a symbolic link to one");
+    site.is(&branch("topic"), "failing", "a symbolic link to one");
     assert!(site.entry(&branch("topic"))["path"].as_str().unwrap().ends_with("/topic"));
     let history = site.machine.agent(&["history", NAME, "--json"]).ok().stdout;
     assert!(history.contains("refs/heads/new"), "{history}");
