@@ -4,7 +4,10 @@ use std::fs;
 use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, owner, set_mode, text, wait_until};
+#[cfg(feature = "servers")]
+use crate::sandbox::wait_until;
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, owner, set_mode, text};
+#[cfg(feature = "servers")]
 use crate::servers::Running;
 
 pub mod open_files;
@@ -285,6 +288,7 @@ fn what_follows_a_publication_runs_as_another_user_than_either() {
     assert!(note.starts_with(&format!("{DAEMON} / daemon ops ")), "{note}");
 }
 
+#[cfg(feature = "servers")]
 #[test]
 fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
     let machine = machine("true");
