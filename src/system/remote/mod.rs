@@ -198,11 +198,8 @@ pub struct Progress {
     pub bytes: usize,
 }
 
-/// Lets the refs of `updates` point where a poll found them.
-fn put(git: &Git, updates: &[Update]) -> Result<()> {
-    for Update { from, id, .. } in updates {
-        ensure!(git.has_object(*id), "it did not send {id}; was {from} rewritten just now?");
-    }
+/// Lets the refs of `updates` point where a poll found them. The objects have to be here.
+fn point(git: &Git, updates: &[Update]) -> Result<()> {
     let moves = updates.iter().map(|update| (update.to.clone(), Some(update.id)));
     git.move_refs(&moves.collect::<Vec<_>>(), "fetch")
 }
@@ -250,7 +247,15 @@ fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> R
     match (fetched, stopped) {
         (Ok(()), _) => match goal {
             Goal::Branch { .. } => Ok(()),
-            Goal::Refs(updates) => put(git, updates),
+            Goal::Refs(updates) => {
+                for Update { from, id, .. } in *updates {
+                    ensure!(
+                        git.has_object(*id),
+                        "it did not send {id}; was {from} rewritten just now?"
+                    );
+                }
+                point(git, updates)
+            }
         },
         (Err(_), Some(reason)) => Err(anyhow!("it {reason}")),
         (Err(error), None) => Err(explained(&error)),

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::allowance::Allowance;
 use super::haves::{Complete, haves};
-use super::{Goal, Order, Progress, Update, shallow};
+use super::{Goal, Order, Progress, Update, point, shallow};
 use crate::domain::git::Commit;
 use crate::domain::remote::Format;
 use crate::domain::wire::{Answers, MOST_EDGES, NotAnAnswer, Part, Request};
@@ -208,8 +208,7 @@ impl<'a> Delivery<'a> {
             let set = |update: &Update| self.git.set_ref(&update.to, update.id, "fetch");
             return updates.iter().try_for_each(set);
         }
-        let moves = updates.iter().map(|update| (update.to.clone(), Some(update.id)));
-        self.git.move_refs(&moves.collect::<Vec<_>>(), "fetch")
+        point(self.git, updates)
     }
 }
 
