@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use pmpy::domain::change::Change;
 use pmpy::domain::git::Commit;
+use pmpy::domain::repository::change::TreeChange;
 use pmpy::system::git::Git;
 use pmpy::system::worktree::Worktree;
 
@@ -21,15 +21,15 @@ fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse::<usize>().ok());
     let rounds = numbers.next().unwrap_or(5);
     let files = numbers.next().unwrap_or(5_000);
-    let folder = tempfile::tempdir().unwrap();
-    let server = folder.path().join("server");
+    let dir = tempfile::tempdir().unwrap();
+    let server = dir.path().join("server");
     let [old, new] = serve(&server, files);
     // Each clone is used once: ext4 is slow to give out inodes that were freed a minute ago, so an
     // update that is taken back and done again measures that and little else.
-    let clones: Vec<PathBuf> = (0..2 * rounds).map(|n| folder.path().join(n.to_string())).collect();
+    let clones: Vec<PathBuf> = (0..2 * rounds).map(|n| dir.path().join(n.to_string())).collect();
     for clone in &clones {
         let (url, clone) = (format!("file://{}", server.display()), clone.to_str().unwrap());
-        git(folder.path(), &["clone", "--quiet", "--branch", "old", &url, clone], b"");
+        git(dir.path(), &["clone", "--quiet", "--branch", "old", &url, clone], b"");
     }
     rustix::fs::sync();
 
@@ -81,7 +81,7 @@ enum Who {
 fn update(clone: &Path, old: &Commit, new: &Commit) {
     let git = Git::open(clone).unwrap();
     let from = git.tree_of(old).unwrap();
-    let change = Change::between(Some(from), git.tree_of(new).unwrap(), &git).unwrap();
+    let change = TreeChange::between(Some(from), git.tree_of(new).unwrap(), &git).unwrap();
     let worktree = Worktree::open(clone).unwrap();
     let index = git.index().unwrap();
     let ready = worktree.classify(&change, &git, &|path| index.staged(path)).unwrap();
@@ -102,8 +102,8 @@ fn serve(server: &Path, files: usize) -> [Commit; 2] {
         for number in 0..files {
             let line = format!("{version} content of file {number}\n");
             let content = line.repeat(10 + number % 100);
-            let folder = number % 97;
-            writeln!(stream, "M 100644 inline d{folder}/e{}/f{number}", number % 3).unwrap();
+            let dir = number % 97;
+            writeln!(stream, "M 100644 inline d{dir}/e{}/f{number}", number % 3).unwrap();
             writeln!(stream, "data {}\n{content}", content.len()).unwrap();
         }
     }
@@ -113,11 +113,11 @@ fn serve(server: &Path, files: usize) -> [Commit; 2] {
     ["main~1", "main"].map(|name| git(server, &["rev-parse", name], b"").parse().unwrap())
 }
 
-fn git(folder: &Path, arguments: &[&str], input: &[u8]) -> String {
+fn git(dir: &Path, arguments: &[&str], input: &[u8]) -> String {
     let mut command = Command::new("git");
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-    command.env("HOME", folder).env("GIT_CONFIG_NOSYSTEM", "1");
-    command.current_dir(folder).args(arguments);
+    command.env("HOME", dir).env("GIT_CONFIG_NOSYSTEM", "1");
+    command.current_dir(dir).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();

@@ -22,13 +22,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use pmpy::domain::broker::{Brokers, Listed, Retry};
-use pmpy::domain::bus::Hint;
-use pmpy::domain::stomp::Frame;
-use pmpy::domain::wake;
-use pmpy::system::node::since_boot;
-use pmpy::system::stomp::Connection;
-use pmpy::system::stomp::session::{Event, Session};
+use pmpy::domain::bus::broker::{BrokerEntry, BrokerSettings, RetryPolicy};
+use pmpy::domain::bus::debounce;
+use pmpy::domain::bus::message::PushHint;
+use pmpy::domain::bus::stomp::StompFrame;
+use pmpy::system::host::since_boot;
+use pmpy::system::stomp::BrokerConnection;
+use pmpy::system::stomp::session::{StompEvent, StompSession};
 
 use sandbox::{Sandbox, set_mode, text, wait_until};
 use servers::brokers::{Broker, HOOK, KINDS, Kind, ODD, login_file};
@@ -82,7 +82,7 @@ fn listening(broker: &Broker, more: &str) -> (Sandbox, Agent) {
         .spawn()
         .unwrap();
     let agent = Agent(child);
-    wait_until("it listens", || fs::read_to_string(&log).unwrap().contains("listens on"));
+    wait_until("it listens", || fs::read_to_string(&log).unwrap().contains("listening on"));
     (machine, agent)
 }
 
@@ -98,9 +98,9 @@ impl Drop for Agent {
 
 /// The hook as it is documented, with a note of when it began and a log with times.
 fn announces(machine: &Sandbox, broker: &Broker) {
-    let folder = machine.path("notify");
-    fs::create_dir(&folder).unwrap();
-    let (configuration, login) = (folder.join("notify.toml"), login_file(&folder, HOOK));
+    let dir = machine.path("notify");
+    fs::create_dir(&dir).unwrap();
+    let (configuration, login) = (dir.join("notify.toml"), login_file(&dir, HOOK));
     let brokers = broker.url();
     fs::write(&configuration, format!("[bus]\nbrokers = {brokers:?}\nlogin_file = {login:?}\n"))
         .unwrap();
@@ -153,7 +153,7 @@ fn pushed(kind: Kind, pushes: usize) {
         let pushed = now();
         machine.git(&desk, &["push", "--quiet", "origin", "HEAD:main"]);
         let returned = now();
-        heard.next(|frame| Hint::read(frame).is_some());
+        heard.next(|frame| PushHint::read(frame).is_some());
         let (_, begun) = heard.next(|frame| json(frame)["state"] == "started");
         let at: chrono::DateTime<chrono::Utc> = begun["at"].as_str().unwrap().parse().unwrap();
         heard.next(|frame| json(frame)["state"] == "succeeded");
@@ -168,7 +168,7 @@ fn pushed(kind: Kind, pushes: usize) {
                 pushed,
                 hook: bash_time(&hook),
                 sent: logged(&notifies, "announces"),
-                heard: logged(&listens, "a tick is wished for"),
+                heard: logged(&listens, "a tick is requested"),
                 polled: logged(&listens, "polled"),
                 fetched: logged(&listens, "fetched"),
                 action: at.timestamp_micros() as f64 / 1e3,
@@ -216,15 +216,15 @@ fn bash_time(line: &str) -> f64 {
     line.split_whitespace().next().unwrap().parse::<f64>().unwrap() * 1e3
 }
 
-fn json(frame: &Frame) -> serde_json::Value {
+fn json(frame: &StompFrame) -> serde_json::Value {
     serde_json::from_slice(&frame.body).unwrap_or_default()
 }
 
-fn brokers(broker: &Broker, folder: &Path) -> Brokers {
-    Brokers {
-        list: broker.url().parse::<Listed>().unwrap().brokers,
-        retry: Retry::default(),
-        login_file: Some(login_file(folder, ODD)),
+fn brokers(broker: &Broker, dir: &Path) -> BrokerSettings {
+    BrokerSettings {
+        list: broker.url().parse::<BrokerEntry>().unwrap().brokers,
+        retry: RetryPolicy::default(),
+        login_file: Some(login_file(dir, ODD)),
         ca_file: None,
         host: "/".to_owned(),
         heartbeat: Duration::from_secs(30),
@@ -233,21 +233,21 @@ fn brokers(broker: &Broker, folder: &Path) -> Brokers {
 
 /// A session of our own, whose messages are noted with the time at which they came.
 struct Listening {
-    _session: Session,
-    messages: Receiver<(f64, Frame)>,
+    _session: StompSession,
+    messages: Receiver<(f64, StompFrame)>,
 }
 
 impl Listening {
-    fn to(broker: &Broker, folder: &Path, topics: &[&str]) -> Self {
-        let (tell, messages) = mpsc::channel();
+    fn to(broker: &Broker, dir: &Path, topics: &[&str]) -> Self {
+        let (sender, messages) = mpsc::channel();
         let (up, is_up) = mpsc::channel();
         let deliver = move |event| match event {
-            Event::Message(frame) => drop(tell.send((now(), frame))),
-            Event::Up(_) => drop(up.send(())),
-            Event::Down { why, .. } => panic!("{why:#}"),
+            StompEvent::Message(frame) => drop(sender.send((now(), frame))),
+            StompEvent::Up(_) => drop(up.send(())),
+            StompEvent::Down { why, .. } => panic!("{why:#}"),
         };
         let topics = topics.iter().map(|name| name.parse().unwrap()).collect();
-        let session = Session::start(brokers(broker, folder), topics, deliver).unwrap();
+        let session = StompSession::start(brokers(broker, dir), topics, deliver).unwrap();
         is_up.recv_timeout(PATIENCE).unwrap();
         Self { _session: session, messages }
     }
@@ -257,7 +257,7 @@ impl Listening {
     }
 
     /// The next message that is `wanted`: when it came, and its body.
-    fn next(&self, wanted: impl Fn(&Frame) -> bool) -> (f64, serde_json::Value) {
+    fn next(&self, wanted: impl Fn(&StompFrame) -> bool) -> (f64, serde_json::Value) {
         loop {
             let (at, frame) = self.messages.recv_timeout(PATIENCE).expect("a message comes");
             if wanted(&frame) {
@@ -273,31 +273,31 @@ fn fleet(kind: Kind) {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     assert!(hard > 3 * FLEET as u64, "{FLEET} sessions need more than {soft} descriptors");
     let broker = Broker::shared(kind);
-    let folder = tempfile::tempdir().unwrap();
-    let reached = brokers(broker, folder.path());
-    let (tell, news) = mpsc::channel();
+    let dir = tempfile::tempdir().unwrap();
+    let reached = brokers(broker, dir.path());
+    let (sender, news) = mpsc::channel();
     let start = Instant::now();
-    let sessions: Vec<Session> = (0..FLEET)
+    let sessions: Vec<StompSession> = (0..FLEET)
         .map(|number| {
-            let tell = tell.clone();
-            let deliver = move |event| drop(tell.send((number, since_boot(), event)));
+            let sender = sender.clone();
+            let deliver = move |event| drop(sender.send((number, since_boot(), event)));
             let topics = vec!["test.fleet".parse().unwrap()];
-            Session::start(reached.clone(), topics, deliver).unwrap()
+            StompSession::start(reached.clone(), topics, deliver).unwrap()
         })
         .collect();
     let mut up = 0;
     while up < FLEET {
         match news.recv_timeout(PATIENCE).expect("they all connect").2 {
-            Event::Up(_) => up += 1,
-            Event::Down { why, .. } => println!("{why:#}"),
-            Event::Message(_) => {}
+            StompEvent::Up(_) => up += 1,
+            StompEvent::Down { why, .. } => println!("{why:#}"),
+            StompEvent::Message(_) => {}
         }
     }
     println!("\n{kind:?}: {FLEET} sessions in {:.1} s", start.elapsed().as_secs_f64());
     let deadline = since_boot() + PATIENCE;
-    let mut connection = Connection::open(&reached.list[0], &reached, deadline).unwrap();
+    let mut connection = BrokerConnection::open(&reached.list[0], &reached, deadline).unwrap();
     for round in 1..=3 {
-        let message = Frame::new("SEND")
+        let message = StompFrame::new("SEND")
             .with("destination", "/topic/test.fleet")
             .with("subject", "[spog] refs/heads/main");
         let published = since_boot();
@@ -306,10 +306,10 @@ fn fleet(kind: Kind) {
         let (mut came, mut looks) = (Vec::new(), Vec::new());
         while came.len() < FLEET {
             let (number, at, event) = news.recv_timeout(PATIENCE).expect("none is lost");
-            let Event::Message(_) = event else { panic!("a session was lost: {event:?}") };
+            let StompEvent::Message(_) = event else { panic!("a session was lost: {event:?}") };
             heard[number] += 1;
             came.push((at - published).as_secs_f64() * 1e3);
-            let wait = wake::wait(SPREAD, "", &format!("web{number}"), "spog", at);
+            let wait = debounce::wait(SPREAD, "", &format!("web{number}"), "spog", at);
             looks.push((at + wait - published).as_secs_f64());
         }
         assert!(heard.iter().all(|&count| count == 1), "each hears it once");

@@ -102,9 +102,9 @@ fn first_line(rounds: usize, round_trip: Duration) {
 }
 
 fn fresh(place: &Path, name: &str) -> PathBuf {
-    let folder = place.join(name);
-    fs::create_dir(&folder).unwrap();
-    folder
+    let dir = place.join(name);
+    fs::create_dir(&dir).unwrap();
+    dir
 }
 
 /// Milliseconds from the start of `command` to the time that its script wrote into `file`.

@@ -30,7 +30,7 @@ use figures::{median, processor_of_children};
 use sandbox::{Ran, Sandbox, text};
 use servers::{Face, Https, Proxy};
 
-/// The loop: URL, the clone, the folder with the worktrees, whether they are synced. As good as such a loop gets: a worktree
+/// The loop: URL, the clone, the directory with the worktrees, whether they are synced. As good as such a loop gets: a worktree
 /// that stands right is only asked.
 const LOOP: &str = r#"
 set -eu
@@ -49,10 +49,10 @@ while read -r revision branch; do
         git -C "$target/$branch" checkout --quiet --force --detach "$revision"
     fi
 done
-for folder in "$target"/*/; do
-    branch=$(basename "$folder")
+for directory in "$target"/*/; do
+    branch=$(basename "$directory")
     if ! git -C "$clone" show-ref --quiet --verify "refs/remotes/origin/$branch"; then
-        git -C "$clone" worktree remove --force "$folder"
+        git -C "$clone" worktree remove --force "$directory"
     fi
 done
 [ "$4" = "as it is" ] || sync -f "$target"
@@ -139,7 +139,7 @@ impl Who {
         }
     }
 
-    /// The folder with one tree per branch.
+    /// The directory with one tree per branch.
     fn target(self) -> &'static str {
         match self {
             Self::Agent => "published",
@@ -168,7 +168,7 @@ struct Bench {
     files: usize,
     /// How many times something was pushed.
     pushes: Cell<usize>,
-    /// How many folders were moved away.
+    /// How many directories were moved away.
     forgotten: Cell<usize>,
 }
 
@@ -278,10 +278,10 @@ impl Bench {
     /// were freed a minute ago, and whoever comes next would be measured with that.
     fn forget(&self, who: Who) {
         for made in [who.repository(), who.target()] {
-            let folder = self.machine.path(made);
-            if folder.exists() {
+            let dir = self.machine.path(made);
+            if dir.exists() {
                 let number = self.forgotten.replace(self.forgotten.get() + 1);
-                fs::rename(folder, self.machine.path(&format!("forgotten-{number}"))).unwrap();
+                fs::rename(dir, self.machine.path(&format!("forgotten-{number}"))).unwrap();
             }
         }
         if matches!(who, Who::Agent | Who::R10k) {

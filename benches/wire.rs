@@ -37,8 +37,8 @@ const LIST: &str = "list-by-git2";
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    if let [LIST, folder] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        return list_by_git2(Path::new(folder));
+    if let [LIST, dir] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return list_by_git2(Path::new(dir));
     }
     let rounds = words.first().and_then(|word| word.parse().ok()).unwrap_or(5);
     let wanted: Vec<&String> = words.iter().filter(|word| word.parse::<usize>().is_err()).collect();
@@ -197,11 +197,11 @@ impl Bench<'_> {
 /// A name, and how it is started.
 type Candidate<'a> = (&'a str, &'a dyn Fn() -> Command);
 
-/// What an agent would do that left the line to git2: asks the remote of each clone in `folder` for its
+/// What an agent would do that left the line to git2: asks the remote of each clone in `directory` for its
 /// refs, one after the other, and compares.
 #[allow(clippy::disallowed_types, reason = "it stands for a program that uses the library alone")]
-fn list_by_git2(folder: &Path) {
-    for clone in fs::read_dir(folder).unwrap() {
+fn list_by_git2(dir: &Path) {
+    for clone in fs::read_dir(dir).unwrap() {
         let repository = git2::Repository::open(clone.unwrap().path()).unwrap();
         let mut remote = repository.find_remote("origin").unwrap();
         remote.connect(git2::Direction::Fetch).unwrap();
@@ -215,11 +215,11 @@ fn list_by_git2(folder: &Path) {
 /// Milliseconds of processor time of the shared connections of `machine` that ssh keeps: they outlive the
 /// tick that made them, and so are nobody's children.
 fn used_by_masters(machine: &Sandbox) -> f64 {
-    let folder = machine.path("");
-    let (mut nanoseconds, folder) = (0.0, text(&folder).as_bytes());
+    let dir = machine.path("");
+    let (mut nanoseconds, dir) = (0.0, text(&dir).as_bytes());
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let of = |file: &str| fs::read(process.path().join(file)).unwrap_or_default();
-        if of("comm") == b"ssh\n" && of("cmdline").windows(folder.len()).any(|it| it == folder) {
+        if of("comm") == b"ssh\n" && of("cmdline").windows(dir.len()).any(|it| it == dir) {
             let used = String::from_utf8(of("schedstat")).unwrap();
             nanoseconds += used.split(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0.0);
         }
@@ -267,7 +267,7 @@ fn middle(costs: &[Cost]) -> Cost {
 /// The processor time of servers and of all that they start: a control group of their own, because
 /// fcgiwrap does not wait for its children and so their time is nobody's else. Needs root.
 struct Account {
-    folder: PathBuf,
+    dir: PathBuf,
     /// The file with the time, the word before it, and how many of its units are a millisecond.
     usage: (&'static str, &'static str, f64),
 }
@@ -280,9 +280,9 @@ impl Account {
             ("/sys/fs/cgroup/cpuacct", ("cpuacct.usage", "", 1e6)),
             ("/sys/fs/cgroup", ("cpu.stat", "usage_usec ", 1e3)),
         ] {
-            let folder = group(tree);
-            if Path::new(tree).is_dir() && fs::create_dir(&folder).is_ok() {
-                return Self { folder, usage };
+            let dir = group(tree);
+            if Path::new(tree).is_dir() && fs::create_dir(&dir).is_ok() {
+                return Self { dir, usage };
             }
         }
         panic!("no control group can be made in /sys/fs/cgroup: run this as root");
@@ -292,14 +292,14 @@ impl Account {
     fn take(&self, processes: &[Pid]) {
         for process in processes {
             let id = process.as_raw_pid().to_string();
-            fs::write(self.folder.join("cgroup.procs"), id).unwrap();
+            fs::write(self.dir.join("cgroup.procs"), id).unwrap();
         }
     }
 
     /// Milliseconds so far.
     fn used(&self) -> f64 {
         let (file, word, unit) = self.usage;
-        let text = fs::read_to_string(self.folder.join(file)).unwrap();
+        let text = fs::read_to_string(self.dir.join(file)).unwrap();
         let number = text.lines().find_map(|line| line.strip_prefix(word)?.parse::<f64>().ok());
         number.expect("the kernel tells the time") / unit
     }
@@ -308,7 +308,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         // Whoever measured dropped its servers before; the kernel needs a moment to see it.
-        sandbox::wait_until("the control group is empty", || fs::remove_dir(&self.folder).is_ok());
+        sandbox::wait_until("the control group is empty", || fs::remove_dir(&self.dir).is_ok());
     }
 }
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the agent: install.sh [--from FILE|URL] [--sha256 SUM] [--to FOLDER] [--dry-run]
+# Installs the agent: install.sh [--from FILE|URL] [--sha256 SUM] [--to DIR] [--dry-run]
 #
 # Looks first whether this machine can run it, says each thing that it does, and replaces an older
-# agent in one step: an action that runs goes on under the old one. Schedules nothing and configures
+# agent in one step: an action that runs continues under the old one. Schedules nothing and configures
 # nothing; "agent init" does that afterwards, or from here: see the end.
 set -eu
 umask 022
@@ -23,7 +23,7 @@ unfetched() {
 }
 
 usage() {
-    echo "usage: install.sh [--from FILE|URL] [--sha256 SUM] [--to FOLDER] [--dry-run]" >&2
+    echo "usage: install.sh [--from FILE|URL] [--sha256 SUM] [--to DIR] [--dry-run]" >&2
     exit 2
 }
 
@@ -50,15 +50,15 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-# The agent beside this script, or the one that was built here. A script that comes through a pipe lies
-# nowhere, and what happens to lie in the folder of whoever runs it is nothing to it.
+# The agent next to this script, or the one that was built here. A script that comes through a pipe lies
+# nowhere, and what happens to lie in the directory of the user who runs it does not count.
 if [ -z "$from" ] && [ -f "$0" ] && [ "$(basename "$0")" = install.sh ]; then
     here=$(cd "$(dirname "$0")" && pwd)
     for place in "$here/agent" "$here/../target/release/agent"; do
         [ ! -f "$place" ] || from=$place
     done
 fi
-[ "$from" ] || fail "there is no agent beside install.sh" "name one: install.sh --from FILE|URL"
+[ "$from" ] || fail "there is no agent next to install.sh" "name one: install.sh --from FILE|URL"
 
 # What it needs.
 [ "$(uname -s)" = Linux ] || fail "this is $(uname -s); the agent is for Linux"
@@ -70,7 +70,7 @@ if [ "$major" -lt 5 ] || { [ "$major" -eq 5 ] && [ "$minor" -lt 6 ]; }; then
     fail "Linux $kernel is too old: 5.6 or newer is needed"
 fi
 [ "$(date +%Y)" -ge 2026 ] || fail "the clock says $(date)" "set it: certificates are not valid yet"
-[ -d "$to" ] || [ "$dry" ] || fail "there is no folder $to" "make it, or name another: --to FOLDER"
+[ -d "$to" ] || [ "$dry" ] || fail "there is no directory $to" "make it, or name another: --to DIR"
 [ -w "$to" ] || [ "$dry" ] || fail "$to may not be written by $(id -un)" "sudo sh install.sh, or --to ~/bin"
 
 # What it is good to have.

@@ -1,7 +1,6 @@
 //! The command line: what can be typed, and its help. Nothing here acts; arguments are judged by
 //! the grammar of the configuration.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -10,8 +9,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
-use crate::domain::action::Trigger;
+use crate::domain::repository::action::Trigger;
 use crate::system::git::libgit2_version;
+
+mod hidden;
+
+pub use hidden::{HelperArgs, IndexPackArgs, PackObjectsArgs, StageArgs, WorkerArgs};
 
 /// Who builds a package says of which commit it is; a tarball does not know.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -20,7 +23,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{} ({commit}libgit2 {})", env!("CARGO_PKG_VERSION"), libgit2_version())
 });
 
-/// Pulls this machine's git repositories and acts upon each new revision, once.
+/// Pulls this machine's git repositories and applies each new revision, once.
 #[derive(Debug, Parser)]
 #[command(
     name = "agent",
@@ -30,17 +33,17 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 Examples:
   agent init /srv/git/ops.git --part web              make this machine live
   agent status                                        what runs here, since when, why not newer
-  agent tick                                          look once, and act where there is news
+  agent tick                                          poll once, and apply new revisions
   agent log ops                                       what the last action printed
   agent rollback ops                                  back to the last good revision, and stay
-  agent hold --all \"network maintenance\" --until 2h   stop acting for two hours
+  agent hold --all \"network maintenance\" --until 2h   apply nothing for two hours
 
 Exit codes: 0 fine, 1 something needs attention, 2 wrong usage or configuration, 70 a bug."
 )]
 pub struct Cli {
     /// Options that go with every command
     #[command(flatten)]
-    pub global: Global,
+    pub global: GlobalArgs,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -49,11 +52,11 @@ pub struct Cli {
 /// Options that go with every command.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options for every command")]
-pub struct Global {
+pub struct GlobalArgs {
     /// Read this file instead of the usual agent.toml and agent.d
     #[arg(long, global = true, env = "AGENT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Take DIR as the root, and keep all else that belongs to it in DIR/.pmpy
+    /// Use DIR as a self-contained instance, with all else in DIR/.pmpy
     #[arg(long, global = true, env = "AGENT_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Log what is being done
@@ -81,63 +84,69 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make this machine live: configure, clone, run the scripts once, print the status
-    Init(Init),
-    /// Look at every repository once, and act where there is news
-    Tick(Tick),
-    /// Stay up, and look when the message bus, a web hook or a timer says so
+    Init(InitArgs),
+    /// Poll every repository once, and apply new revisions
+    Tick(TickArgs),
+    /// Keep running, and tick at messages, web hooks and a timer
     Listen,
-    /// Show which revision each repository acted upon, since when, and why it is not newer
-    Status(Status),
-    /// Tell in sentences what was decided about a repository, and what happens next
-    Explain(Explain),
-    /// List what this machine acted upon, newest first
-    History(History),
+    /// Show the applied revision of each repository, since when, and why it is not newer
+    Status(StatusArgs),
+    /// Explain the current state of a repository and the next step
+    Explain(ExplainArgs),
+    /// List what this machine applied, newest first
+    History(HistoryArgs),
     /// Print what the last actions printed
-    Log(Log),
-    /// Act again now upon the same revision
-    Redo(Redo),
+    Log(LogArgs),
+    /// Apply the same revision again now
+    Redo(RedoArgs),
     /// Go back to the last good revision, run its scripts, and stay there until unhold
-    Rollback(Rollback),
-    /// Put a branch, tag or revision into its target, or into a folder, now
-    Checkout(Checkout),
-    /// Stop acting, until unhold or a time
-    Hold(Hold),
-    /// Go on: lift a hold, a rollback's pin, or a foreign currentaction.txt
-    Unhold(Unhold),
+    Rollback(RollbackArgs),
+    /// Put a branch, tag or revision into its target, or into a directory, now
+    Checkout(CheckoutArgs),
+    /// Stop applying revisions, until unhold or a time
+    Hold(HoldArgs),
+    /// Lift a hold, a rollback's pin, or a foreign currentaction.txt
+    Unhold(UnholdArgs),
     /// Take one rewritten upstream revision that was refused
-    Accept(Accept),
-    /// Install, show or remove what makes the agent tick
+    Accept(AcceptArgs),
+    /// Install, show or remove the schedule of ticks
     Schedule(ScheduleArgs),
     /// Check configuration, remotes and permissions: a verdict each, and what to do
-    Check(Check),
+    Check(CheckArgs),
     /// Announce a push on the message bus: the post-receive hook of a git server
-    Notify(Notify),
-    /// Show the whole story in a temporary folder, in seconds
+    Notify(NotifyArgs),
+    /// Show the whole story in a temporary directory, in seconds
     Demo,
     /// Print the completions for a shell
     #[command(hide = true)]
-    Completions(Completions),
-    /// Write the manual pages into a folder
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
     #[command(hide = true)]
-    Man(Man),
+    Man(ManArgs),
     /// Work on one repository
     #[command(hide = true)]
-    Worker(Worker),
+    Worker(WorkerArgs),
     /// Become another user and do what root asks for there
     #[command(hide = true)]
-    Helper(Helper),
+    Helper(HelperArgs),
     /// Answer what a helper was sent out for
     #[command(hide = true)]
-    Errand,
+    HelperRequest,
     /// Become a script of an action
     #[command(hide = true)]
-    Stage(Stage),
+    Stage(StageArgs),
+    /// Take in a pack
+    #[command(hide = true)]
+    IndexPack(IndexPackArgs),
+    /// Make a pack of what a clone lacks
+    #[command(hide = true)]
+    PackObjects(PackObjectsArgs),
 }
 
 /// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--part P] [--stack S]
 /// [--schedule HOW] [--again]`
 #[derive(Args, Debug)]
-pub struct Init {
+pub struct InitArgs {
     // Judged by the command: what clap refuses it prints, and this may hold a password.
     /// Where the repositories come from; NAME is the address's last part unless given
     #[arg(required = true, value_name = "[NAME=]URL")]
@@ -148,7 +157,7 @@ pub struct Init {
     /// The key for ssh; the user's own OpenSSH set-up decides by default
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// The ssh servers that are known; likewise
+    /// The known_hosts file for ssh; the user's own OpenSSH set-up decides by default
     #[arg(long, value_name = "FILE")]
     pub known_hosts: Option<PathBuf>,
     /// Which part this machine is, such as "web"
@@ -159,7 +168,7 @@ pub struct Init {
     pub stack: Option<String>,
     /// What is installed to call the tick; by default cron, for root
     #[arg(long, value_name = "cron|systemd|none", hide_possible_values = true)]
-    pub schedule: Option<Schedule>,
+    pub schedule: Option<ScheduleKind>,
     /// Run the init scripts of an existing clone again
     #[arg(long)]
     pub again: bool,
@@ -167,7 +176,7 @@ pub struct Init {
 
 /// What calls the tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Schedule {
+pub enum ScheduleKind {
     /// A line in a crontab: /etc/cron.d/pmpy for root, for others their own
     Cron,
     /// A service that stays up: pmpy.service
@@ -181,7 +190,7 @@ pub enum Schedule {
 pub struct ScheduleArgs {
     /// What is to call the tick
     #[arg(value_name = "cron|systemd|none")]
-    pub how: Schedule,
+    pub how: ScheduleKind,
     /// Comment out crontab lines that pull the same repositories
     #[arg(long, conflicts_with = "print")]
     pub replace: bool,
@@ -190,9 +199,9 @@ pub struct ScheduleArgs {
     pub print: bool,
 }
 
-/// `tick [REPO…] [--splay DURATION] [--dry-run] [--wait] [--trigger T]`
+/// `tick [REPO…] [--splay DURATION] [--dry-run] [--wait [--timeout DURATION]] [--trigger T]`
 #[derive(Args, Debug)]
-pub struct Tick {
+pub struct TickArgs {
     /// Only these repositories, and without waiting for a failed one's next try
     #[arg(value_name = "REPO")]
     pub repos: Vec<String>,
@@ -205,14 +214,17 @@ pub struct Tick {
     /// Wait for a repository that is busy
     #[arg(long)]
     pub wait: bool,
-    /// What scripts and records are told about why this happens
+    /// Wait no longer than this
+    #[arg(long, value_name = "DURATION", value_parser = config::duration, requires = "wait")]
+    pub timeout: Option<Duration>,
+    /// The trigger that scripts and records get
     #[arg(long)]
     pub trigger: Option<Trigger>,
 }
 
 /// `status [REPO…] [--json|--oneline|--nagios]`
 #[derive(Args, Debug)]
-pub struct Status {
+pub struct StatusArgs {
     /// Only these repositories
     #[arg(value_name = "REPO")]
     pub repos: Vec<String>,
@@ -221,7 +233,7 @@ pub struct Status {
     pub form: StatusForm,
 }
 
-/// At most one of the forms beside the table.
+/// At most one of the forms besides the table.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 pub struct StatusForm {
@@ -238,7 +250,7 @@ pub struct StatusForm {
 
 /// `explain REPO [REVISION]`
 #[derive(Args, Debug)]
-pub struct Explain {
+pub struct ExplainArgs {
     /// Its name, as in status
     pub repo: String,
     /// Whether this one is here, and if not, why
@@ -247,7 +259,7 @@ pub struct Explain {
 
 /// `history [REPO] [-n N] [--json]`
 #[derive(Args, Debug)]
-pub struct History {
+pub struct HistoryArgs {
     /// Only this repository
     pub repo: Option<String>,
     /// How many to list
@@ -260,27 +272,27 @@ pub struct History {
 
 /// `log REPO [-n N] [-f]`
 #[derive(Args, Debug)]
-pub struct Log {
+pub struct LogArgs {
     /// Its name, as in status
     pub repo: String,
     /// How many actions to print
     #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = config::count)]
     pub count: usize,
-    /// Go on printing what a running action writes
+    /// Keep printing what a running action writes
     #[arg(short, long)]
     pub follow: bool,
 }
 
 /// `redo REPO`
 #[derive(Args, Debug)]
-pub struct Redo {
+pub struct RedoArgs {
     /// Its name, as in status
     pub repo: String,
 }
 
 /// `rollback REPO [REVISION]`
 #[derive(Args, Debug)]
-pub struct Rollback {
+pub struct RollbackArgs {
     /// Its name, as in status
     pub repo: String,
     /// Go to this one instead
@@ -289,13 +301,13 @@ pub struct Rollback {
 
 /// `checkout REPO REF [--to DIR]`
 #[derive(Args, Debug)]
-pub struct Checkout {
+pub struct CheckoutArgs {
     /// Its name, as in status
     pub repo: String,
     /// A branch, a tag or a revision
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// Into this folder, which becomes a link, instead of the repository's target
+    /// Into this directory, which becomes a link, instead of the repository's target
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
 }
@@ -303,19 +315,19 @@ pub struct Checkout {
 /// `hold [REPO|--all] [REASON] [--until DURATION]`
 #[derive(Args, Debug)]
 #[command(override_usage = "agent hold [REPO|--all] [REASON] [--until DURATION]")]
-pub struct Hold {
+pub struct HoldArgs {
     /// Which repository, and why it is to stop; after --all only why
     #[arg(value_names = ["REPO", "REASON"], num_args = 0..)]
     words: Vec<String>,
     /// Every repository
     #[arg(long)]
     pub all: bool,
-    /// Go on by itself after this time
+    /// End the hold after this time
     #[arg(long, value_name = "DURATION", value_parser = config::positive_duration)]
     pub until: Option<Duration>,
 }
 
-impl Hold {
+impl HoldArgs {
     /// Which repository is to stop; `None` with `--all`, or when none is named.
     pub fn repo(&self) -> Option<&str> {
         self.words.first().filter(|_| !self.all).map(String::as_str)
@@ -330,7 +342,7 @@ impl Hold {
 
 /// `unhold [REPO|--all]`
 #[derive(Args, Debug)]
-pub struct Unhold {
+pub struct UnholdArgs {
     /// Its name, as in status
     #[arg(conflicts_with = "all")]
     pub repo: Option<String>,
@@ -341,7 +353,7 @@ pub struct Unhold {
 
 /// `accept REPO REVISION`
 #[derive(Args, Debug)]
-pub struct Accept {
+pub struct AcceptArgs {
     /// Its name, as in status
     pub repo: String,
     /// The revision, as status prints it
@@ -350,7 +362,7 @@ pub struct Accept {
 
 /// `check [--offline]`
 #[derive(Args, Debug)]
-pub struct Check {
+pub struct CheckArgs {
     /// Leave out what needs the network
     #[arg(long)]
     pub offline: bool,
@@ -358,73 +370,25 @@ pub struct Check {
 
 /// `notify [--name NAME]`
 #[derive(Args, Clone, Debug)]
-pub struct Notify {
+pub struct NotifyArgs {
     /// What the repository is called in messages, when that is neither its name in gitolite nor that
-    /// of its folder
+    /// of its directory
     #[arg(long)]
     pub name: Option<String>,
 }
 
 /// `completions SHELL`
 #[derive(Args, Debug)]
-pub struct Completions {
+pub struct CompletionsArgs {
     /// Which shell
     pub shell: Shell,
 }
 
 /// `man DIR`
 #[derive(Args, Debug)]
-pub struct Man {
-    /// The folder
+pub struct ManArgs {
+    /// The directory
     pub dir: PathBuf,
-}
-
-/// `worker REPO --trigger T …`: how a tick starts the process that works on one repository.
-#[derive(Args, Debug)]
-pub struct Worker {
-    /// Its name
-    pub repo: String,
-    /// Why it works now
-    #[arg(long)]
-    pub trigger: Trigger,
-    /// A person named the repository
-    #[arg(long)]
-    pub named: bool,
-    /// Wait for the lock
-    #[arg(long)]
-    pub wait: bool,
-    /// Act again upon the same revision
-    #[arg(long)]
-    pub redo: bool,
-    /// Go back to this revision
-    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept"])]
-    pub rollback: Option<String>,
-    /// Take this rewritten revision
-    #[arg(long, value_name = "REVISION", conflicts_with = "redo")]
-    pub accept: Option<String>,
-}
-
-/// `helper --user NAME COMMAND`: how root does something as another user.
-#[derive(Args, Debug)]
-pub struct Helper {
-    /// Who to become
-    #[arg(long)]
-    pub user: String,
-    /// What to do then: a command line of ours
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub arguments: Vec<OsString>,
-}
-
-/// `stage PROGRAM [ARGUMENT…]`: the process that becomes a script.
-#[derive(Args, Debug)]
-pub struct Stage {
-    /// As whom; root becomes this user first
-    #[arg(long, value_name = "USER")]
-    pub user: Option<String>,
-
-    /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub program: Vec<OsString>,
 }
 
 #[cfg(test)]

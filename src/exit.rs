@@ -1,5 +1,5 @@
-//! How the agent ends: its exit codes, and how an error is told, once. Knows nothing of what went
-//! wrong but the words of the error.
+//! The exit codes of the agent, and the report of the error that ends it. Knows only the text of an error,
+//! not its causes.
 
 use std::any::Any;
 use std::fmt;
@@ -10,11 +10,13 @@ use std::process::ExitCode;
 use clap::builder::styling::{AnsiColor, Style};
 
 use crate::config;
-use crate::engine::roster::Unknown;
+use crate::domain::report::error_report::ErrorReport;
+use crate::domain::text::EscapeControls;
+use crate::engine::discovery::UnknownRepo;
 
 /// The exit codes, which scripts and monitoring rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Code {
+pub enum ExitStatus {
     /// 0: fine; also "nothing to do" and "busy elsewhere".
     Fine,
     /// 1: a person should look: at least one repository needs attention, or something failed.
@@ -23,12 +25,12 @@ pub enum Code {
     Usage,
     /// 70: a bug in the agent (`EX_SOFTWARE`, sysexits.h).
     Bug,
-    /// 0 to 3, which mean what the convention for monitoring plug-ins says.
+    /// 0 to 3, by the convention for monitoring plug-ins.
     Monitoring(u8),
 }
 
-impl Code {
-    /// What a process of ours ended with.
+impl ExitStatus {
+    /// The status for the exit code of a process of ours.
     pub fn of(number: u8) -> Self {
         match number {
             0 => Self::Fine,
@@ -38,7 +40,7 @@ impl Code {
         }
     }
 
-    /// As the shell sees it.
+    /// The exit code that the shell sees.
     pub fn number(self) -> u8 {
         match self {
             Self::Fine => 0,
@@ -50,77 +52,59 @@ impl Code {
     }
 }
 
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> Self {
+impl From<ExitStatus> for ExitCode {
+    fn from(code: ExitStatus) -> Self {
         Self::from(code.number())
     }
 }
 
-/// The command line cannot be carried out as it stands: why, and after `"\nhint: "` what to write.
+/// An error in the command line: the reason, and after `"\nhint: "` what to write.
 #[derive(Debug)]
-pub struct Usage(pub String);
+pub struct UsageError(pub String);
 
-impl fmt::Display for Usage {
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Usage {}
+impl std::error::Error for UsageError {}
 
-/// Tells `error` on stderr (what failed, because of what, and last what to do about it) and which
-/// code it ends with.
-pub fn report(error: &anyhow::Error) -> Code {
-    // Nobody is left to be told when stderr itself is gone.
-    let _ = write!(anstream::stderr(), "{}", told(error));
+/// Prints `error` on stderr (what failed, its causes, and last what to do) and returns its exit code.
+pub fn report(error: &anyhow::Error) -> ExitStatus {
+    // When stderr itself is closed, no output is left.
+    let _ = write!(anstream::stderr(), "{}", sentence(error));
     code_of(error)
 }
 
-/// From now on a panic is told as the bug that it is. What catches it decides what it costs: one
-/// repository, or the process, which then ends with [`Code::Bug`].
+/// Installs a panic hook that reports a panic as a bug. The code that catches the panic limits the damage:
+/// to one repository, or to the process, which then ends with [`ExitStatus::Bug`].
 pub fn on_panic() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let _ = write!(anstream::stderr(), "{}", bug(panic.payload(), panic.location()));
     }));
 }
 
-fn code_of(error: &anyhow::Error) -> Code {
+fn code_of(error: &anyhow::Error) -> ExitStatus {
     let asked_wrongly = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<config::Error>() || cause.is::<Usage>() || cause.is::<Unknown>()
+        cause.is::<config::ConfigError>() || cause.is::<UsageError>() || cause.is::<UnknownRepo>()
     };
-    if error.chain().any(asked_wrongly) { Code::Usage } else { Code::Attention }
+    if error.chain().any(asked_wrongly) { ExitStatus::Usage } else { ExitStatus::Attention }
 }
 
-/// The error as text with colours in it, which the stream takes out where they are unwanted.
-fn told(error: &anyhow::Error) -> String {
-    let mut sentences: Vec<String> = Vec::new();
-    let mut hints: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let (hinting, saying): (Vec<_>, Vec<_>) =
-            text.lines().partition(|line| line.starts_with("hint: "));
-        let sentence = saying.join("\n");
-        // Many libraries repeat their cause in their own message.
-        if !sentence.is_empty() && !sentences.iter().any(|told| told.ends_with(&sentence)) {
-            sentences.push(sentence);
-        }
-        for hint in hinting {
-            if !hints.iter().any(|told| told == hint) {
-                hints.push(hint.to_owned());
-            }
-        }
-    }
-
+/// The error as text with colours, which the stream removes where they are unwanted.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let report = ErrorReport::of_causes(error.chain());
     let mut out = String::new();
-    for (at, sentence) in sentences.iter().enumerate() {
+    for (at, sentence) in report.sentences().enumerate() {
         let sentence = sentence.replace('\n', "\n  ");
         out += &match at {
             0 => format!("{} {sentence}\n", styled("agent:", red())),
             _ => format!("  because {sentence}\n"),
         };
     }
-    for hint in &hints {
-        out += &format!("{}{}\n", styled("hint:", green()), hint.trim_start_matches("hint:"));
+    for hint in report.hints() {
+        out += &format!("{} {hint}\n", styled("hint:", green()));
     }
     out
 }
@@ -136,7 +120,7 @@ fn bug(payload: &dyn Any, place: Option<&Location<'_>>) -> String {
         "{} this is a bug in agent {}: {}{place}; please report it\n",
         styled("agent:", red()),
         env!("CARGO_PKG_VERSION"),
-        what.escape_debug()
+        what.escape_controls()
     )
 }
 
@@ -157,50 +141,51 @@ mod tests {
     use anyhow::{Context, anyhow};
 
     use super::*;
-    use crate::config::Source;
+    use crate::config::ConfigTexts;
 
     fn plain(text: &str) -> String {
         anstream::adapter::strip_str(text).to_string()
     }
 
     #[test]
-    fn an_error_tells_what_failed_then_why_then_what_to_do() {
+    fn an_error_says_what_failed_then_why_then_what_to_do() {
         let error = anyhow!("permission denied\nhint: run it as root")
             .context("cannot open /srv/a/.git")
             .context("spog: cannot be looked at\nhint: see agent check");
         assert_eq!(
-            plain(&told(&error)),
+            plain(&sentence(&error)),
             "agent: spog: cannot be looked at\n  \
              because cannot open /srv/a/.git\n  \
              because permission denied\n\
              hint: see agent check\n\
              hint: run it as root\n"
         );
-        assert_eq!(code_of(&error), Code::Attention);
+        assert_eq!(code_of(&error), ExitStatus::Attention);
     }
 
     #[test]
-    fn a_cause_that_was_told_is_not_told_again() {
+    fn a_cause_that_was_reported_is_not_reported_again() {
         let error = anyhow!("no space left").context("cannot write: no space left");
-        assert_eq!(plain(&told(&error)), "agent: cannot write: no space left\n");
+        assert_eq!(plain(&sentence(&error)), "agent: cannot write: no space left\n");
     }
 
     #[test]
     fn wrong_usage_and_wrong_configuration_end_with_2_however_deep() {
-        let mut source = Source::default();
+        let mut source = ConfigTexts::default();
         source.add("agent.toml", "sply = \"1s\"");
-        let world = config::World::of(&config::Sources { is_root: true, ..Default::default() });
+        let world =
+            config::AgentDirs::of(&config::ConfigLocations { is_root: true, ..Default::default() });
         let wrong = config::Settings::parse(world.unwrap(), &source).unwrap_err();
         let error = Err::<(), _>(wrong).context("the tick did not begin").unwrap_err();
-        assert_eq!(code_of(&error), Code::Usage);
-        assert!(plain(&told(&error)).ends_with("hint: did you mean \"splay\"?\n"));
+        assert_eq!(code_of(&error), ExitStatus::Usage);
+        assert!(plain(&sentence(&error)).ends_with("hint: did you mean \"splay\"?\n"));
 
-        let error = anyhow::Error::new(Usage("there is no spog".to_owned()));
-        assert_eq!(code_of(&error), Code::Usage);
+        let error = anyhow::Error::new(UsageError("there is no spog".to_owned()));
+        assert_eq!(code_of(&error), ExitStatus::Usage);
     }
 
     #[test]
-    fn a_panic_is_told_as_a_bug_with_its_place() {
+    fn a_panic_is_reported_as_a_bug_with_its_place() {
         let text = plain(&bug(&"index\n9".to_owned(), Some(Location::caller())));
         assert!(text.starts_with("agent: this is a bug in agent 0."), "{text}");
         assert!(text.contains("index\\n9 (src/exit.rs:"), "{text}");

@@ -1,10 +1,10 @@
-//! Push-Me-Pull-You: servers pull their git repositories and act upon each new revision.
+//! Push-Me-Pull-You: servers pull their git repositories and deploy each new revision.
 //!
-//! The library exists so that tests, benches and fuzz targets reach the inside; it promises nothing
-//! to anybody else. Modules in reading order, and who may use whom:
+//! The library exists so that tests, benches and fuzz targets reach its inside; it is no public interface.
+//! Modules in reading order, and which may use which:
 //!
 //! `main -> cmd -> engine -> {system, domain, config}`; `system -> domain`; `config -> domain`;
-//! `domain` uses nothing of ours. `tests/it/tidy.rs` keeps it so.
+//! `domain` uses nothing of ours. `tests/it/tidy.rs` checks this.
 
 pub mod domain;
 

@@ -1,4 +1,4 @@
-//! The program: parse, start the log, run, exit code.
+//! The program: parses the command line, starts the log, runs the command, exits. Knows no command.
 
 use std::io::IsTerminal;
 use std::panic::catch_unwind;
@@ -6,44 +6,46 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pmpy::cli::{Cli, Command, LogFormat};
-use pmpy::exit::{self, Code};
-use pmpy::usage::{self, Stop};
+use pmpy::exit::{self, ExitStatus};
+use pmpy::usage::{self, EarlyExit};
 use pmpy::{cmd, system};
 use tracing::level_filters::LevelFilter;
 
-fn main() -> ExitCode {
+/// Starts the agent; tests start it by this function as well.
+pub fn main() -> ExitCode {
     exit::on_panic();
-    let cli = match usage::parse(&system::node::command_line()) {
+    let cli = match usage::parse(&system::host::command_line()) {
         Ok(cli) => cli,
-        Err(Stop::Help(error)) => error.exit(),
-        Err(Stop::Wrong(usage)) => return exit::report(&usage.into()).into(),
+        Err(EarlyExit::Help(error)) => error.exit(),
+        Err(EarlyExit::Wrong(usage)) => return exit::report(&usage.into()).into(),
     };
     match catch_unwind(|| start(&cli)) {
-        Err(_) => Code::Bug.into(),
+        Err(_) => ExitStatus::Bug.into(),
         Ok(Ok(code)) => code.into(),
-        Ok(Err(error)) => exit::report(&system::files::Fault::explained(error)).into(),
+        Ok(Err(error)) => exit::report(&system::files::DiskFault::explained(error)).into(),
     }
 }
 
-fn start(cli: &Cli) -> Result<Code> {
-    // Before anything is opened, started or let go of.
+fn start(cli: &Cli) -> Result<ExitStatus> {
+    // Before anything opens a file, starts a process or waits for one.
     system::ffi::keep_what_is_open_to_ourselves()?;
+    system::ffi::keep_how_children_end()?;
     system::process::usual_umask();
-    // The far side of the gate is on its way to being somebody else's program.
+    // `stage` is about to execute a foreign program, so nothing more is set up.
     if let Command::Stage(stage) = &cli.command {
         return cmd::worker::stage(stage);
     }
-    // Before there is a second thread, and before anything is read.
+    // Changing the user must come before a second thread, and before anything is read.
     if let Command::Helper(helper) = &cli.command {
-        cmd::helper::become_user(&helper.user)?;
+        cmd::helper::begin(helper)?;
     }
     system::ffi::set_up_libgit2()?;
     start_log(cli);
     cmd::run(cli)
 }
 
-/// The log of what is done: with `-v`, for people who watch, and of an agent that stays up. Cron mails
-/// whatever is printed, so it hears nothing of it.
+/// Starts the log: for `-v`, for a terminal, and for `agent listen`. Cron mails all output, so a tick
+/// under cron has no log.
 fn start_log(cli: &Cli) {
     let global = &cli.global;
     let stays = matches!(cli.command, Command::Listen);
@@ -60,7 +62,7 @@ fn start_log(cli: &Cli) {
     match global.log_format {
         LogFormat::Json => log.json().init(),
         LogFormat::Text => {
-            // Colours where they belong; the subscriber honours NO_COLOR itself.
+            // Colours only on a terminal; the subscriber honours NO_COLOR itself.
             log.without_time().with_ansi(std::io::stderr().is_terminal()).compact().init();
         }
     }

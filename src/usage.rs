@@ -1,5 +1,5 @@
-//! A command line that cannot be understood, told as every other error: what is wrong with it, and the
-//! next thing to type. Knows what clap found, and no command's meaning.
+//! Reports a wrong command line as every other error: what is wrong, and what to type next. Knows what
+//! clap found, not what the commands mean.
 
 use std::ffi::OsString;
 
@@ -7,51 +7,53 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Error, FromArgMatches};
 
 use crate::cli::Cli;
-use crate::exit::Usage;
-use crate::system::node;
+use crate::domain::report::error_report::ErrorReport;
+use crate::domain::text::EscapeControls;
+use crate::exit::UsageError;
+use crate::system::host;
 
-/// Why there is nothing to carry out.
+/// The reason why no command is run.
 #[derive(Debug)]
-pub enum Stop {
-    /// Help or the version was asked for, or nothing at all: clap's own text and exit code.
+pub enum EarlyExit {
+    /// Help or the version was asked for, or nothing was typed: clap's own text and exit code.
     Help(Error),
-    /// It is wrong.
-    Wrong(Usage),
+    /// The command line is wrong.
+    Wrong(UsageError),
 }
 
-/// Reads a command line; the first of `line` is the program.
+/// Parses a command line; the first word of `line` is the program.
 ///
 /// # Errors
-/// When it asks for help, or is wrong.
-pub fn parse(line: &[OsString]) -> Result<Cli, Stop> {
+/// When the command line asks for help, or is wrong.
+pub fn parse(line: &[OsString]) -> Result<Cli, EarlyExit> {
     let mut program = program();
     let found = program.try_get_matches_from_mut(line);
     found.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop::Help(error),
-        // What the environment says is no reason to leave out the help.
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => EarlyExit::Help(error),
+        // Options in the environment must not suppress the help.
         ErrorKind::MissingSubcommand if line.len() < 2 => {
             let kind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-            Stop::Help(Error::raw(kind, program.render_help().ansi()).with_cmd(&program))
+            EarlyExit::Help(Error::raw(kind, program.render_help().ansi()).with_cmd(&program))
         }
-        _ => Stop::Wrong(Usage(told(&error, &program, line))),
+        _ => EarlyExit::Wrong(UsageError(sentence(&error, &program, line))),
     })
 }
 
-/// Our grammar, in which a variable that is set to nothing is not set.
+/// Our grammar; an empty environment variable counts as not set.
 fn program() -> Command {
     let mut program = Cli::command();
     for (option, variable) in [("config", "AGENT_CONFIG"), ("root", "AGENT_ROOT")] {
-        if node::is_empty(variable) {
+        if host::is_empty(variable) {
             program = program.mut_arg(option, |option| option.env(None::<&str>));
         }
     }
     program
 }
 
-/// What is wrong, and as the hint what to type.
-fn told(error: &Error, program: &Command, line: &[OsString]) -> String {
+/// The error text, with what to type as the hint.
+fn sentence(error: &Error, program: &Command, line: &[OsString]) -> String {
     let command = command(program, line);
     let name = command.map_or_else(|| "agent".to_owned(), |it| format!("agent {}", it.get_name()));
     let help = format!("hint: {name} --help");
@@ -73,19 +75,19 @@ fn told(error: &Error, program: &Command, line: &[OsString]) -> String {
             let help = instead.map_or(help, |it| format!("hint: did you mean {}?", quoted(&it)));
             match argument.starts_with('-') {
                 true => format!("{name} has no option {}\n{help}", quoted(&argument)),
-                false => format!("{} is one word too many for {name}\n{help}", quoted(&argument)),
+                false => format!("{name}: unexpected argument {}\n{help}", quoted(&argument)),
             }
         }
         ErrorKind::MissingRequiredArgument => missing(error, &name, &help),
         ErrorKind::ArgumentConflict => {
             let other = first(error, ContextKind::PriorArg).unwrap_or_else(|| "itself".to_owned());
-            format!("{} does not go together with {}\n{help}", bare(&argument), bare(&other))
+            format!("{} cannot be used with {}\n{help}", bare(&argument), bare(&other))
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => invalid(error, &argument, &help),
         _ => {
-            let told = error.to_string();
-            let told = told.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            format!("{told}\n{help}")
+            let message = error.to_string();
+            let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            format!("{message}\n{help}")
         }
     }
 }
@@ -99,30 +101,32 @@ fn missing(error: &Error, name: &str, help: &str) -> String {
             .to_owned(),
         _ => {
             let lacking: Vec<_> = lacking.iter().map(|argument| bare(argument)).collect();
-            format!("{name} needs {} as well\n{help}", lacking.join(" and "))
+            format!("{name}: missing argument {}\n{help}", lacking.join(" and "))
         }
     }
 }
 
-/// A value that its argument cannot have. The judges of values write hints of their own.
+/// The error text for an invalid value. Checks of values write hints of their own.
 fn invalid(error: &Error, argument: &str, help: &str) -> String {
     let value = first(error, ContextKind::InvalidValue).unwrap_or_default();
     let argument = bare(argument);
-    // A word in its place says by itself what it is about.
+    // A positional argument explains itself, so only options are named.
     let option = Some(argument).filter(|argument| argument.starts_with('-'));
     if let (Some(option), "") = (&option, value.as_str()) {
         return format!("{option} is missing its value\n{help}");
     }
     let about = option.map_or_else(String::new, |option| format!("{option}: "));
     if let Some(why) = std::error::Error::source(error).map(ToString::to_string) {
-        let help = if why.contains("\nhint: ") { String::new() } else { format!("\n{help}") };
+        let has_hint = !ErrorReport::parse(&why).hints().is_empty();
+        let help = if has_hint { String::new() } else { format!("\n{help}") };
         return format!("{about}{why}{help}");
     }
-    let help = match all(error, ContextKind::ValidValue) {
-        known if known.is_empty() => help.to_owned(),
-        known => format!("hint: write one of {}", known.join(", ")),
+    let expected = match all(error, ContextKind::ValidValue).as_slice() {
+        [] => format!("\n{help}"),
+        [only] => format!("; expected {only}"),
+        [first @ .., last] => format!("; expected {} or {last}", first.join(", ")),
     };
-    format!("{about}{} is not possible here\n{help}", quoted(&value))
+    format!("{about}invalid value {}{expected}", quoted(&value))
 }
 
 /// The command that was typed.
@@ -144,7 +148,7 @@ fn bare(argument: &str) -> String {
 
 /// Foreign text as errors show it.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.escape_debug())
+    format!("\"{}\"", text.escape_controls())
 }
 
 fn first(error: &Error, kind: ContextKind) -> Option<String> {
@@ -163,16 +167,16 @@ fn all(error: &Error, kind: ContextKind) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn told(line: &str) -> String {
+    fn message(line: &str) -> String {
         let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         match parse(&line) {
-            Err(Stop::Wrong(Usage(text))) => text,
+            Err(EarlyExit::Wrong(UsageError(text))) => text,
             other => panic!("{line:?}: {other:?}"),
         }
     }
 
     #[test]
-    fn a_wrong_command_line_is_told_with_what_to_type() {
+    fn a_wrong_command_line_is_reported_with_what_to_type() {
         for (line, text) in [
             ("agent explain", "which repository?\nhint: agent status lists them"),
             (
@@ -187,19 +191,19 @@ mod tests {
                  hint: did you mean \"status\"? agent --help lists them",
             ),
             ("agent xyzzy", "there is no command \"xyzzy\"\nhint: agent --help lists them"),
-            ("agent checkout ops", "agent checkout needs REF as well\nhint: agent checkout --help"),
+            (
+                "agent checkout ops",
+                "agent checkout: missing argument REF\nhint: agent checkout --help",
+            ),
             (
                 "agent status --jason",
                 "agent status has no option \"--jason\"\nhint: did you mean \"--json\"?",
             ),
             (
                 "agent redo ops web",
-                "\"web\" is one word too many for agent redo\nhint: agent redo --help",
+                "agent redo: unexpected argument \"web\"\nhint: agent redo --help",
             ),
-            (
-                "agent -v -q tick",
-                "--verbose does not go together with --quiet\nhint: agent tick --help",
-            ),
+            ("agent -v -q tick", "--verbose cannot be used with --quiet\nhint: agent tick --help"),
             (
                 "agent history -n x",
                 "-n: \"x\" is not a number from 1 on\nhint: agent history --help",
@@ -209,17 +213,14 @@ mod tests {
                 "-n: \"0\" is not a number from 1 on\nhint: agent history --help",
             ),
             ("agent history -n", "-n is missing its value\nhint: agent history --help"),
-            (
-                "agent schedule never",
-                "\"never\" is not possible here\nhint: write one of cron, systemd, none",
-            ),
+            ("agent schedule never", "invalid value \"never\"; expected cron, systemd or none"),
             (
                 "agent hold ops --until soon",
                 "--until: \"soon\" is not a time\n\
                  hint: write a number and its unit, such as \"30s\", \"5m\" or \"1h\"",
             ),
         ] {
-            assert_eq!(told(line), text, "{line}");
+            assert_eq!(message(line), text, "{line}");
         }
     }
 
@@ -227,7 +228,7 @@ mod tests {
     fn help_is_no_mistake() {
         for line in ["agent --help", "agent tick --help", "agent --version", "agent"] {
             let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            assert!(matches!(parse(&line), Err(Stop::Help(_))), "{line:?}");
+            assert!(matches!(parse(&line), Err(EarlyExit::Help(_))), "{line:?}");
         }
     }
 }

@@ -60,7 +60,7 @@ if [ "$bus_login" ]; then
     printf '%s\n' "$bus_login" | secret /etc/pmpy/bus.login
     set -- "$@" --schedule systemd
 fi
-# What somebody has changed since stays.
+# What a person has changed since stays.
 if [ ! -e /etc/pmpy/agent.toml ]; then
     {
         if [ "$token" ]; then
@@ -75,7 +75,8 @@ fi
 prepare() {
     command -v cron >/dev/null && command -v curl >/dev/null && [ -d /etc/ssl/certs ] ||
         ! command -v apt-get >/dev/null || {
-        apt-get update -q && apt-get install -qy ca-certificates cron curl openssh-client
+        apt-get -o DPkg::Lock::Timeout=600 update -q &&
+            apt-get -o DPkg::Lock::Timeout=600 install -qy ca-certificates cron curl openssh-client
     }
 }
 

@@ -6,12 +6,13 @@
 use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
-use pmpy::config::{Settings, Source, Sources, World};
+use pmpy::config::{AgentDirs, ConfigLocations, ConfigTexts, Settings};
 
 fuzz_target!(|text: &str| {
-    let sources = Sources { root: Some(PathBuf::from("/srv/repos")), ..Sources::default() };
-    let world = World::of(&sources).expect("a root of its own needs nothing else");
-    let mut source = Source::default();
+    let sources =
+        ConfigLocations { root: Some(PathBuf::from("/srv/repos")), ..ConfigLocations::default() };
+    let world = AgentDirs::of(&sources).expect("a root of its own needs nothing else");
+    let mut source = ConfigTexts::default();
     source.add("agent.toml", text);
     match Settings::parse(world, &source) {
         Ok(settings) => {
@@ -22,8 +23,8 @@ fuzz_target!(|text: &str| {
             }
         }
         Err(error) => {
-            let told = error.to_string();
-            assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "{told:?}");
+            let message = error.to_string();
+            assert!(!message.contains(|c: char| c.is_control() && c != '\n'), "{message:?}");
         }
     }
 });

@@ -7,16 +7,16 @@ use std::cell::LazyCell;
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
-use pmpy::cmd::show;
-use pmpy::domain::change::RepoPath;
+use pmpy::cmd::format;
 use pmpy::domain::env_file;
 use pmpy::domain::git::Remote;
+use pmpy::domain::repository::change::RepoPath;
 use pmpy::system::logs;
 use tempfile::TempDir;
 
 thread_local! {
-    static FOLDER: LazyCell<TempDir> =
-        LazyCell::new(|| tempfile::tempdir_in("/dev/shm").expect("a folder in memory"));
+    static DIR: LazyCell<TempDir> =
+        LazyCell::new(|| tempfile::tempdir_in("/dev/shm").expect("a directory in memory"));
 }
 
 fn harmless(shown: &str) {
@@ -24,24 +24,24 @@ fn harmless(shown: &str) {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let path = FOLDER.with(|folder| folder.path().join("20261122T090000Z-123456789012.log"));
+    let path = DIR.with(|dir| dir.path().join("20261122T090000Z-123456789012.log"));
     fs::write(&path, bytes).expect("memory is left");
     for line in logs::tail(&path, 10).expect("a log can be read") {
-        harmless(&show::escaped(&line));
+        harmless(&format::escaped(&line));
     }
-    let mut reader = logs::Reader::open(&path).expect("a log can be opened");
+    let mut reader = logs::LogReader::open(&path).expect("a log can be opened");
     while let lines @ [_, ..] = reader.lines().expect("a log can be read").as_slice() {
-        lines.iter().for_each(|line| harmless(&show::escaped(line)));
+        lines.iter().for_each(|line| harmless(&format::escaped(line)));
     }
     reader.rest();
 
     let text = String::from_utf8_lossy(bytes);
     harmless(&RepoPath::new(bytes).to_string());
     harmless(&Remote::new(&*text).to_string());
-    let (reason, hint) = show::reason_and_hint(&text);
+    let (reason, hint) = format::reason_and_hint(&text);
     harmless(&reason);
     harmless(&hint.unwrap_or_default());
-    let folder = logs::folder_name(&text);
-    assert!(!folder.contains('/') && folder != "." && folder != "..", "{folder:?}");
+    let dir = logs::dir_name(&text);
+    assert!(!dir.contains('/') && dir != "." && dir != "..", "{dir:?}");
     let _ = env_file::parse(&text);
 });

@@ -9,20 +9,20 @@ use std::fs;
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
 use pmpy::system::lock;
-use pmpy::system::record::{LastAction, Records};
+use pmpy::system::repo_state::{LastAction, RepoRecords};
 use tempfile::TempDir;
 
 thread_local! {
-    static FOLDER: LazyCell<TempDir> =
-        LazyCell::new(|| tempfile::tempdir_in("/dev/shm").expect("a folder in memory"));
+    static DIR: LazyCell<TempDir> =
+        LazyCell::new(|| tempfile::tempdir_in("/dev/shm").expect("a directory in memory"));
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&which, bytes)) = bytes.split_first() else { return };
-    FOLDER.with(|folder| {
-        let git_dir = folder.path().join(".git");
-        let records = Records::of(&git_dir, folder.path());
-        records.make(&git_dir).expect("the folders can be made");
+    DIR.with(|dir| {
+        let git_dir = dir.path().join(".git");
+        let records = RepoRecords::of(&git_dir, dir.path());
+        records.make(&git_dir).expect("the directories can be made");
         let private = |name: &str| records.private.join(name);
         match which % 7 {
             0 => {
@@ -70,7 +70,9 @@ fuzz_target!(|bytes: &[u8]| {
                 if let Ok(journal) = journal {
                     let journal = journal.expect("the file is there");
                     current.is_of(&journal);
-                    assert!(journal.step.is_none() || !journal.worker.lives() || journal.worker.pid > 0);
+                    assert!(
+                        journal.phase.step().is_none() || !journal.worker.lives() || journal.worker.pid > 0
+                    );
                 }
                 current.as_hold();
             }

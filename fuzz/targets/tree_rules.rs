@@ -7,15 +7,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pmpy::domain::change::{
-    Change, MAX_DEPTH, MAX_NAME, MAX_PATH, ObjectError, Objects, PathOp,
+use pmpy::domain::git::ObjectId;
+use pmpy::domain::repository::change::{
+    MAX_DEPTH, MAX_NAME, MAX_PATH, ObjectError, ObjectSource, PathOp, TreeChange,
 };
-use pmpy::domain::git::Id;
 
 struct Store<'b>(Vec<&'b [u8]>);
 
 impl Store<'_> {
-    fn object(&self, id: &Id) -> Result<&[u8], ObjectError> {
+    fn object(&self, id: &ObjectId) -> Result<&[u8], ObjectError> {
         let bytes = id.as_bytes();
         if bytes[1] == 255 {
             return Err(ObjectError::Missing(*id));
@@ -24,21 +24,25 @@ impl Store<'_> {
     }
 }
 
-impl Objects for Store<'_> {
-    fn tree(&self, id: &Id) -> Result<Vec<u8>, ObjectError> {
+impl ObjectSource for Store<'_> {
+    fn tree(&self, id: &ObjectId) -> Result<Vec<u8>, ObjectError> {
         self.object(id).map(<[u8]>::to_vec)
     }
 
-    fn blob_size(&self, id: &Id) -> Result<u64, ObjectError> {
+    fn blob_size(&self, id: &ObjectId) -> Result<u64, ObjectError> {
         self.object(id).map(|object| object.len() as u64)
     }
 
-    fn blob(&self, id: &Id) -> Result<impl AsRef<[u8]>, ObjectError> {
+    fn blob(&self, id: &ObjectId) -> Result<impl AsRef<[u8]>, ObjectError> {
         self.object(id)
     }
 
-    fn hash_blob(&self, _: &[u8]) -> Option<Id> {
-        None
+    fn hash_blob(&self, _: u64, _: &mut dyn std::io::Read) -> std::io::Result<ObjectId> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn max_file(&self) -> u64 {
+        200
     }
 }
 
@@ -74,17 +78,17 @@ fuzz_target!(|bytes: &[u8]| {
     if store.0.is_empty() {
         return;
     }
-    let id = |first: u8| Id::from_bytes(&[first; 20]).expect("20 bytes");
+    let id = |first: u8| ObjectId::from_bytes(&[first; 20]).expect("20 bytes");
     for from in [None, Some(id(1))] {
-        match Change::between(from, id(0), &store) {
+        match TreeChange::between(from, id(0), &store) {
             Ok(change) => {
                 change.ops.iter().for_each(check);
                 let sorted = change.ops.windows(2).all(|pair| pair[0].path < pair[1].path);
                 assert!(sorted, "each path once, in order");
             }
             Err(error) => {
-                let told = error.to_string();
-                assert!(!told.contains(|c: char| c.is_control()), "{told:?}");
+                let message = error.to_string();
+                assert!(!message.contains(|c: char| c.is_control()), "{message:?}");
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pmpy::config::TreeSettings;
-use pmpy::domain::paths::Patterns;
+use pmpy::domain::paths::PathPatterns;
 
 fuzz_target!(|text: &str| {
     match TreeSettings::parse(text) {
@@ -15,12 +15,13 @@ fuzz_target!(|text: &str| {
                 assert!(!leaves, "{script:?} leads out of the worktree");
             }
             if let Some(paths) = &tree.paths {
-                let patterns = Patterns::new(paths).expect("patterns were judged when they were read");
+                let patterns =
+                    PathPatterns::new(paths).expect("patterns were judged when they were read");
                 patterns.match_any(&[b"bin/work.sh".to_vec(), vec![0xff, b'/', b'\n']]);
             }
         }
-        Err(told) => {
-            assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "{told:?}");
+        Err(message) => {
+            assert!(!message.contains(|c: char| c.is_control() && c != '\n'), "{message:?}");
         }
     }
 });

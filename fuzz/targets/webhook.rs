@@ -4,18 +4,20 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pmpy::domain::bus::{Announcement, Hint, Topic};
-use pmpy::domain::webhook::{Headers, News, Refusal, Secret, Verdict, judge};
+use pmpy::domain::bus::message::{PushHint, PushMessage, Topic};
+use pmpy::domain::bus::webhook::{
+    PushNotification, RequestHeaders, WebhookRefusal, WebhookSecret, WebhookVerdict, verify,
+};
 use ring::hmac;
 
 const SECRET: &str = "hush";
 
-fn headers(all: &[(&str, &str)]) -> Headers {
-    Headers(all.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect())
+fn headers(all: &[(&str, &str)]) -> RequestHeaders {
+    RequestHeaders(all.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 /// The headers of each forge for a body with this signature.
-fn forges(signature: &str) -> Vec<Headers> {
+fn forges(signature: &str) -> Vec<RequestHeaders> {
     let sha256 = format!("sha256={signature}");
     vec![
         headers(&[("x-github-event", "push"), ("x-hub-signature-256", &sha256)]),
@@ -31,32 +33,37 @@ fn is_plain(text: &str) -> bool {
     !text.contains(char::is_control)
 }
 
-fn look_at(news: &News) {
+fn look_at(news: &PushNotification) {
     assert!(!news.repo.is_empty() && news.repo.len() <= 200 && is_plain(&news.repo), "{news:?}");
     assert!(is_plain(&news.user) && news.names()[0] == news.repo, "{news:?}");
     for update in &news.updates {
         let known = ["refs/heads/", "refs/tags/"].iter().any(|at| update.name.starts_with(at));
         assert!(known && is_plain(&update.name), "{update:?}");
-        let News { repo, user, .. } = news;
-        let frame = Announcement { repo, update, user, log: &[] }.frame(&Topic::default());
-        let hint = Hint::read(&frame);
+        let PushNotification { repo, user, .. } = news;
+        let frame = PushMessage { repo, update, user, log: &[] }.frame(&Topic::default());
+        let hint = PushHint::read(&frame);
         assert!(hint.is_some_and(|hint| hint.repo == *repo), "{frame:?}");
     }
 }
 
 fuzz_target!(|body: &[u8]| {
-    let secret = Secret::new(SECRET).unwrap();
+    let secret = WebhookSecret::new(SECRET).unwrap();
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
     let tag = hmac::sign(&key, body);
     let right: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     for headers in forges(&right) {
-        match judge(&headers, body, &secret) {
-            Verdict::News(news) => look_at(&news),
-            Verdict::Other(what) => assert!(is_plain(&what) && what.len() < 1000, "{what:?}"),
-            Verdict::Ping | Verdict::Refused(_) => {}
+        match verify(&headers, body, &secret) {
+            WebhookVerdict::News(news) => look_at(&news),
+            WebhookVerdict::Other(what) => {
+                assert!(is_plain(&what) && what.len() < 1000, "{what:?}")
+            }
+            WebhookVerdict::Ping | WebhookVerdict::Refused(_) => {}
         }
     }
-    let unproved = [Verdict::Refused(Refusal::Unsigned), Verdict::Refused(Refusal::Forged)];
+    let unproved = [
+        WebhookVerdict::Refused(WebhookRefusal::Unsigned),
+        WebhookVerdict::Refused(WebhookRefusal::Forged),
+    ];
     // It proves nothing of itself.
     let said = String::from_utf8_lossy(body);
     let said = said.as_ref();
@@ -65,7 +72,7 @@ fuzz_target!(|body: &[u8]| {
         let signed = headers(&[("x-gitlab-event", "Push Hook"), ("webhook-signature", said)]);
         let wrong = forges(said).into_iter().enumerate().filter(|(forge, _)| *forge != 1);
         for headers in wrong.map(|(_, headers)| headers).chain([gitlab, signed]) {
-            assert!(unproved.contains(&judge(&headers, body, &secret)), "{headers:?}");
+            assert!(unproved.contains(&verify(&headers, body, &secret)), "{headers:?}");
         }
     }
 });

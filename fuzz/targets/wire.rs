@@ -4,28 +4,29 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pmpy::domain::git::RefName;
-use pmpy::domain::remote::{Format, Wanted};
+use pmpy::domain::git::{ObjectFormat, RefName};
+use pmpy::domain::remote::PollScope;
 use pmpy::domain::wire::{
-    Advertising, Answers, NotAnAnswer, Part, answer, prefixes, read_advertisement, read_ls_refs,
+    AdvertisementParser, Capabilities, FetchParser, FetchPart, ProtocolError, answer, prefixes,
+    read_advertisement, read_ls_refs,
 };
 
-fn harmless(error: &NotAnAnswer) {
+fn harmless(error: &ProtocolError) {
     let shown = error.to_string();
     assert!(!shown.contains(|c: char| c.is_control()) && shown.len() < 4000, "{shown:?}");
 }
 
 /// All that came of an answer to a fetch, which was given in pieces of `size`.
-fn parts(mut answers: Answers, bytes: &[u8], size: usize) -> Result<Vec<u8>, NotAnAnswer> {
+fn parts(mut answers: FetchParser, bytes: &[u8], size: usize) -> Result<Vec<u8>, ProtocolError> {
     let mut all = Vec::new();
     for piece in bytes.chunks(size) {
         answers.feed(piece, &mut |part| {
             match part {
-                Part::Pack(bytes) => all.extend_from_slice(bytes),
-                Part::Shallow(id) => all.extend_from_slice(id.0.as_bytes()),
-                Part::Unshallow(id) => all.extend(id.0.as_bytes().iter().rev()),
+                FetchPart::Pack(bytes) => all.extend_from_slice(bytes),
+                FetchPart::Shallow(id) => all.extend_from_slice(id.0.as_bytes()),
+                FetchPart::Unshallow(id) => all.extend(id.0.as_bytes().iter().rev()),
             }
-            Ok::<_, NotAnAnswer>(())
+            Ok::<_, ProtocolError>(())
         })?;
     }
     all.push(u8::from(answers.is_complete()));
@@ -35,9 +36,10 @@ fn parts(mut answers: Answers, bytes: &[u8], size: usize) -> Result<Vec<u8>, Not
 fuzz_target!(|input: (u8, &[u8])| {
     let (size, bytes) = (usize::from(input.0.max(1)), input.1);
     let branch: RefName = "main".parse().expect("a name");
-    let wanted = [Wanted::Branch(branch.clone()), Wanted::Preferably(branch), Wanted::Default];
+    let wanted =
+        [PollScope::Branch(branch.clone()), PollScope::WithHead(branch), PollScope::Default];
 
-    for format in [Format::Sha1, Format::Sha256] {
+    for format in [ObjectFormat::Sha1, ObjectFormat::Sha256] {
         match read_ls_refs(format, bytes) {
             Ok(refs) => wanted.iter().for_each(|wanted| drop(answer(wanted, &refs))),
             Err(error) => harmless(&error),
@@ -46,7 +48,7 @@ fuzz_target!(|input: (u8, &[u8])| {
 
     for wanted in &wanted {
         let whole = read_advertisement(prefixes(wanted), bytes);
-        let mut reader = Advertising::new(prefixes(wanted));
+        let mut reader = AdvertisementParser::new(prefixes(wanted));
         let fed = bytes.chunks(size).try_fold(0, |taken, piece| Ok(taken + reader.feed(piece)?));
         let pieces = fed.and_then(|_| reader.finish());
         match (whole, pieces) {
@@ -59,7 +61,13 @@ fuzz_target!(|input: (u8, &[u8])| {
         }
     }
 
-    for answers in [Answers::v2, || Answers::v0(0), || Answers::v0(1)] {
+    let offer = format!("{} HEAD\0side-band shallow", "1".repeat(40));
+    let offer = format!("{:04x}{offer}0000", offer.len() + 4);
+    let banded = read_advertisement(vec![], offer.as_bytes()).expect("an offer").capabilities;
+    let old = |depth| FetchParser::v0(&banded, depth);
+    let bare = || FetchParser::v0(&Capabilities::default(), 0);
+    let parsers: [&dyn Fn() -> FetchParser; 4] = [&FetchParser::v2, &bare, &|| old(0), &|| old(1)];
+    for answers in parsers {
         let whole = parts(answers(), bytes, bytes.len().max(1));
         assert_eq!(whole, parts(answers(), bytes, size));
         whole.as_ref().err().into_iter().for_each(harmless);

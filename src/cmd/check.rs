@@ -1,61 +1,63 @@
-//! `agent check`: a verdict on everything that the agent depends on, and what to do about it.
+//! `agent check`: prints the findings on everything that the agent depends on. Checks nothing itself.
 
 use std::path::Path;
 
 use anyhow::Result;
 use comfy_table::Cell;
 
-use super::show;
-use crate::cli::{self, Global};
-use crate::domain::status::Severity;
-use crate::engine::check::{self, Level, Scope, Verdict};
-use crate::exit::Code;
-use crate::system::node::Node;
+use crate::cli::{self, GlobalArgs};
+use crate::cmd::format;
+use crate::domain::repository::state::Severity;
+use crate::engine::finding::{CheckFinding, CheckScope, FindingLevel};
+use crate::engine::operator::check;
+use crate::exit::ExitStatus;
+use crate::system::host::Host;
 
 /// `agent check [--offline]`
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn run(global: &Global, args: &cli::Check) -> Result<Code> {
+pub fn run(global: &GlobalArgs, args: &cli::CheckArgs) -> Result<ExitStatus> {
     let settings = match super::settings(global) {
         Ok(settings) => settings,
         Err(error) => {
-            show::print(&text(&[check::misconfigured(&error)], Level::Ok))?;
-            return Ok(Code::Usage);
+            format::print(&text(&[check::misconfigured(&error)], FindingLevel::Ok))?;
+            return Ok(ExitStatus::Usage);
         }
     };
-    let scope = if args.offline { Scope::Machine } else { Scope::Remotes };
-    let verdicts = check::check(settings, Node::here(), scope, Path::new("/"));
-    let least = if global.quiet { Level::Warn } else { Level::Ok };
-    show::print(&text(&verdicts, least))?;
-    Ok(match count(&verdicts, Level::Bad) {
-        0 => Code::Fine,
-        _ => Code::Attention,
+    let scope = if args.offline { CheckScope::Machine } else { CheckScope::Remotes };
+    let verdicts = check::check(settings, Host::current(), scope, Path::new("/"));
+    let least = if global.quiet { FindingLevel::Warn } else { FindingLevel::Ok };
+    format::print(&text(&verdicts, least))?;
+    Ok(match count(&verdicts, FindingLevel::Bad) {
+        0 => ExitStatus::Fine,
+        _ => ExitStatus::Attention,
     })
 }
 
-/// The verdicts that are at least as bad as `least`, and how many are not ok.
-fn text(verdicts: &[Verdict], least: Level) -> String {
+/// The findings that are at least as bad as `least`, and how many are not ok.
+pub fn text(verdicts: &[CheckFinding], least: FindingLevel) -> String {
     let mut rows = Vec::new();
     for verdict in verdicts.iter().filter(|verdict| verdict.level >= least) {
         let (word, severity) = word(verdict.level);
         rows.push(vec![
-            Cell::new(word).fg(show::colour(severity)),
-            Cell::new(show::escaped(&verdict.subject)),
-            Cell::new(show::escaped(&verdict.text)),
+            Cell::new(word).fg(format::colour(severity)),
+            Cell::new(format::escaped(&verdict.subject)),
+            Cell::new(format::escaped(&verdict.text)),
         ]);
         rows.extend(verdict.remedy.iter().map(|remedy| {
             vec![
                 Cell::new(""),
                 Cell::new(""),
-                Cell::new(format!("hint: {}", show::escaped(remedy))),
+                Cell::new(format!("hint: {}", format::escaped(remedy))),
             ]
         }));
     }
-    // Nothing is cut: half a remedy is none.
-    let mut text: String = show::table(rows, 2, None).into_iter().map(|line| line + "\n").collect();
-    let (bad, warnings) = (count(verdicts, Level::Bad), count(verdicts, Level::Warn));
-    if least == Level::Ok || bad + warnings > 0 {
+    // No line is cut: half a hint is useless.
+    let mut text: String =
+        format::table(rows, 2, None).into_iter().map(|line| line + "\n").collect();
+    let (bad, warnings) = (count(verdicts, FindingLevel::Bad), count(verdicts, FindingLevel::Warn));
+    if least == FindingLevel::Ok || bad + warnings > 0 {
         let number = |count: usize, word: &str| match count {
             0 => format!("no {word}s"),
             1 => format!("1 {word}"),
@@ -71,14 +73,14 @@ fn text(verdicts: &[Verdict], least: Level) -> String {
     text
 }
 
-fn word(level: Level) -> (&'static str, Severity) {
+fn word(level: FindingLevel) -> (&'static str, Severity) {
     match level {
-        Level::Ok => ("ok", Severity::Ok),
-        Level::Warn => ("warn", Severity::Warning),
-        Level::Bad => ("bad", Severity::Critical),
+        FindingLevel::Ok => ("ok", Severity::Ok),
+        FindingLevel::Warn => ("warn", Severity::Warning),
+        FindingLevel::Bad => ("bad", Severity::Critical),
     }
 }
 
-fn count(verdicts: &[Verdict], level: Level) -> usize {
+fn count(verdicts: &[CheckFinding], level: FindingLevel) -> usize {
     verdicts.iter().filter(|verdict| verdict.level == level).count()
 }

@@ -1,21 +1,21 @@
-//! Prints the completions for a shell; packages put them where the shell looks.
+//! Prints the completions for a shell; packages install them where the shell looks for them.
 
 use std::io::Write;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Completions};
-use crate::exit::Code;
+use crate::cli::{Cli, CompletionsArgs};
+use crate::exit::ExitStatus;
 
-/// Prints the completions for `args.shell`.
+/// Prints the completions for the shell of `args`.
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn run(args: &Completions) -> Result<Code> {
-    // Written at once: the generator panics where it cannot write.
+pub fn run(args: &CompletionsArgs) -> Result<ExitStatus> {
+    // Generated into memory first: the generator panics where it cannot write.
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "agent", &mut text);
     std::io::stdout().write_all(&text).context("cannot write the completions")?;
-    Ok(Code::Fine)
+    Ok(ExitStatus::Fine)
 }

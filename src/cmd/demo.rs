@@ -1,6 +1,5 @@
-//! `agent demo`: the life of a server in a temporary folder. Each step is a command that a person
-//! could type, is really run, and has to lead where the story says: a demo that only prints would
-//! show nothing.
+//! `agent demo`: the life of a server in a temporary directory. Each step is a command that a person could
+//! type. It really runs, and its result is checked. Touches nothing else on the machine.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,44 +8,46 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::styling::{AnsiColor, Style};
 
-use super::show;
-use crate::domain::status::{State, Status};
-use crate::exit::Code;
-use crate::system::process::{Ended, Interrupt, Said, Shell};
-use crate::system::scratch::Scratch;
-use crate::system::{files, node};
+use crate::cmd::format;
+use crate::domain::repository::state::State;
+use crate::domain::repository::status::MachineStatus;
+use crate::domain::text::EscapeControls;
+use crate::exit::ExitStatus;
+use crate::system::process::{DemoShell, InterruptWatch, TypedOutput, WaitOutcome};
+use crate::system::temp_dir::TempDir;
+use crate::system::{files, host};
 
-/// How long one command may take on a slow machine before something must be wrong.
+/// The time limit for one command on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What every machine runs, in the story's repository.
+/// The script that every machine of the story runs.
 const SCRIPT: &str = "desk/bin/work/common/work.sh";
 
 /// `agent demo`
 ///
 /// # Errors
-/// When a step does not lead where it should, git is missing, or somebody stops it.
-pub fn run() -> Result<Code> {
-    let interrupt = Interrupt::watch()?;
-    let scratch = Scratch::make("pmpy-demo")?;
-    let told = Demo::at(scratch.path(), interrupt).and_then(|demo| story(&demo));
+/// When a step has an unexpected result, git is missing, or Ctrl-C stops the demo.
+pub fn run() -> Result<ExitStatus> {
+    let interrupt = InterruptWatch::watch()?;
+    let scratch = TempDir::make("pmpy-demo")?;
+    let outcome = DemoSandbox::at(scratch.path(), interrupt).and_then(|demo| story(&demo));
     let left = scratch.path().to_owned();
     if let Err(error) = scratch.remove() {
-        let place = show::escaped(&left.display().to_string());
-        show::print(&format!(
+        let place = format::escaped(&left.display().to_string());
+        format::print(&format!(
             "\n{place} stays behind ({error:#}); remove it with: rm -r {place}\n"
         ))?;
     }
-    told.map(|()| Code::Fine)
+    outcome.map(|()| ExitStatus::Fine)
 }
 
-/// The whole story, in its order.
-fn story(demo: &Demo) -> Result<()> {
-    let began = node::since_boot();
+/// Runs all steps in order.
+fn story(demo: &DemoSandbox) -> Result<()> {
+    let began = host::since_boot();
     demo.note(&format!(
         "Push-Me-Pull-You, from the first push on. All of it happens in {}, which is removed at the \
          end; nothing else on this machine is touched.",
-        show::escaped(&demo.shell.folder.display().to_string())
+        format::escaped(&demo.shell.working_dir.display().to_string())
     ))?;
     go_live(demo)?;
     follow(demo)?;
@@ -56,101 +57,103 @@ fn story(demo: &Demo) -> Result<()> {
     kill(demo)?;
     go_back(demo)?;
     rewrite(demo)?;
-    demo.tell("What this machine acted upon, newest first:")?;
+    demo.narrate("What this machine applied, newest first:")?;
     demo.agent("history", 0)?;
-    let took = (node::since_boot() - began).as_secs_f64();
+    let took = (host::since_boot() - began).as_secs_f64();
     demo.note(&format!(
         "That was all of it, in {}. On a real server, as root:",
-        show::seconds(took)
+        format::seconds(took)
     ))?;
-    show::print(
+    format::print(
         "  agent init /srv/git/ops.git --part web   this machine is live\n  \
            agent check                              is everything as it should be?\n  \
            agent status                             what runs here, since when, why not newer\n",
     )
 }
 
-fn go_live(demo: &Demo) -> Result<()> {
-    demo.tell("A git server has a repository, with a script that every machine runs.")?;
+fn go_live(demo: &DemoSandbox) -> Result<()> {
+    demo.narrate("A git server has a repository, with a script that every machine runs.")?;
     demo.types("git init -q --bare --initial-branch=main ops.git", 0)?;
     demo.types("git init -q --initial-branch=main desk", 0)?;
     demo.types("git -C desk remote add origin ../ops.git", 0)?;
     demo.types("mkdir -p desk/bin/work/common", 0)?;
     let first = demo.push("echo \"release 1 is live on $AGENT_HOST\"", "Release 1")?;
-    demo.tell(
-        "One command makes a machine live: it clones, runs the script, shows where it stands.",
+    demo.narrate(
+        "One command makes a machine live: it clones, runs the script, shows the status.",
     )?;
     demo.agent("init ops=$PWD/ops.git", 0)?;
     demo.must_be(State::Current, &first)?;
-    demo.tell("What the script printed is kept.")?;
+    demo.narrate("What the script printed is kept.")?;
     demo.agent("log ops", 0)?;
     Ok(())
 }
 
-fn follow(demo: &Demo) -> Result<()> {
-    demo.tell("Somebody pushes.")?;
+fn follow(demo: &DemoSandbox) -> Result<()> {
+    demo.narrate("A developer pushes.")?;
     let second = demo.push("echo \"release 2 is live on $AGENT_HOST\"", "Release 2")?;
-    demo.tell("Cron calls this each minute. It is silent when all went well.")?;
+    demo.narrate("Cron calls this each minute. It is silent when all went well.")?;
     demo.agent("tick", 0)?;
     demo.agent("status", 0)?;
     demo.must_be(State::Current, &second)?;
-    demo.tell("Nothing new: one question to the server, and nothing is done.")?;
+    demo.narrate("Nothing new: one question to the server, and nothing is done.")?;
     let before = demo.count_logs()?;
     demo.agent("tick", 0)?;
     ensure!(demo.count_logs()? == before, "a tick without news ran the scripts again");
     demo.must_be(State::Current, &second)
 }
 
-fn fail_and_heal(demo: &Demo) -> Result<()> {
+fn fail_and_heal(demo: &DemoSandbox) -> Result<()> {
     let good = demo.revision()?;
-    demo.tell("A script that fails: the tick says so once, and cron mails it.")?;
+    demo.narrate("A script that fails: the tick says so once, and cron mails it.")?;
     demo.push("echo \"no such table: bonkles\"; exit 1", "Release 3")?;
     demo.agent("tick", 1)?;
-    demo.tell("The last good revision stays on record; the next try comes by itself.")?;
+    demo.narrate("The last good revision stays on record; the next try comes by itself.")?;
     demo.agent("status", 1)?;
     demo.must_be(State::Failing, &good)?;
-    demo.tell("Nobody has to wait for that: a fix is acted upon at once.")?;
+    demo.narrate("A fix is applied at once, without that wait.")?;
     let fixed = demo.push("echo \"release 4 is live on $AGENT_HOST\"", "Release 4, a fix")?;
     demo.agent("tick", 0)?;
     demo.must_be(State::Current, &fixed)
 }
 
-fn edit_by_hand(demo: &Demo) -> Result<()> {
+fn edit_by_hand(demo: &DemoSandbox) -> Result<()> {
     let good = demo.revision()?;
     let edited = "gitrepo/ops/bin/work/common/work.sh";
-    demo.tell("Somebody edits a file on the server, and the next push changes the same file.")?;
+    demo.narrate(
+        "An administrator edits a file on the server, and the next push changes the same file.",
+    )?;
     demo.types(&format!("echo \"# quick fix\" >> {edited}"), 0)?;
     let next = demo.push("echo \"release 5 is live on $AGENT_HOST\"", "Release 5")?;
-    demo.tell("Nothing is touched, and it says which file is in the way.")?;
+    demo.narrate("Nothing is touched, and it says which file is in the way.")?;
     demo.agent("tick", 1)?;
     demo.must_be(State::Dirty, &good)?;
     demo.types(&format!("tail -n 1 {edited}"), 0)?;
-    demo.tell("Once the file is put back, the machine goes on.")?;
+    demo.narrate("Once the file is restored, the machine continues.")?;
     demo.types("git -C gitrepo/ops checkout -q .", 0)?;
     demo.agent("tick", 0)?;
     demo.must_be(State::Current, &next)
 }
 
-fn hold(demo: &Demo) -> Result<()> {
+fn hold(demo: &DemoSandbox) -> Result<()> {
     let before = demo.revision()?;
-    demo.tell("Not now: a machine can be held, and everybody sees why.")?;
+    demo.narrate("A machine can be held; the status shows who did it and why.")?;
     demo.agent("hold ops \"database migration\"", 0)?;
     let held = demo.push("echo \"release 6 is live on $AGENT_HOST\"", "Release 6")?;
     demo.agent("tick", 0)?;
     demo.agent("status", 0)?;
     demo.must_be(State::Held, &before)?;
-    demo.tell("The migration is done.")?;
+    demo.narrate("The migration is done.")?;
     demo.agent("unhold ops", 0)?;
     demo.agent("tick", 0)?;
     demo.must_be(State::Current, &held)
 }
 
-fn kill(demo: &Demo) -> Result<()> {
+fn kill(demo: &DemoSandbox) -> Result<()> {
     let before = demo.revision()?;
-    demo.tell("The power fails in the middle: this script waits half-way, where it is killed.")?;
+    demo.narrate("The power fails in the middle: this script waits half-way, where it is killed.")?;
     demo.types("mkfifo half-way", 0)?;
-    // It names the worker and itself, and waits until it is killed; when it runs again there is
-    // nobody to tell.
+    // The script writes its own and its worker's process id, and waits until it is killed; on the next
+    // run the pipe is gone.
     let script = "echo \"half of it is copied\"\n\
                   cd ../..; [ ! -p half-way ] || { echo $PPID $$ > half-way; rm half-way; exec sleep 60; }\n\
                   echo \"all of it is copied\"";
@@ -165,53 +168,53 @@ fn kill(demo: &Demo) -> Result<()> {
     demo.types(&format!("kill -KILL {}", victims.join(" ")), 0)?;
     demo.prints("wait")?;
     demo.shows(&tick.finish(PATIENCE)?)?;
-    demo.tell("The next tick finds out, cleans up, and runs it again to its end.")?;
+    demo.narrate("The next tick cleans up and runs the script again, to its end.")?;
     demo.agent("tick", 0)?;
     demo.agent("log ops", 0)?;
     demo.must_be(State::Current, &next)
 }
 
-fn go_back(demo: &Demo) -> Result<()> {
+fn go_back(demo: &DemoSandbox) -> Result<()> {
     let bad = demo.revision()?;
     let good = demo.hears("git -C desk rev-parse HEAD~1")?;
-    demo.tell("Release 7 was a mistake. Going back needs no server and no push.")?;
+    demo.narrate("Release 7 was a mistake. Going back needs no server and no push.")?;
     demo.agent("rollback ops", 0)?;
     demo.must_be(State::Pinned, &good)?;
-    demo.tell("It stays there, whatever upstream has.")?;
+    demo.narrate("It stays there, whatever upstream has.")?;
     demo.agent("tick", 0)?;
     demo.agent("status", 0)?;
     demo.must_be(State::Pinned, &good)?;
-    demo.tell("Until somebody lets it go on.")?;
+    demo.narrate("Unhold ends the rollback.")?;
     demo.agent("unhold ops", 0)?;
     demo.agent("tick", 0)?;
     demo.must_be(State::Current, &bad)
 }
 
-fn rewrite(demo: &Demo) -> Result<()> {
+fn rewrite(demo: &DemoSandbox) -> Result<()> {
     let before = demo.revision()?;
-    demo.tell("Somebody rewrites what was pushed. No machine follows that by itself.")?;
+    demo.narrate("A force push replaces a pushed commit. No machine follows it without approval.")?;
     demo.types("git -C desk commit -q --amend -m \"Release 7, rewritten\"", 0)?;
     demo.types("git -C desk push -q --force origin main", 0)?;
     let rewritten = demo.revision()?;
     demo.agent("tick", 1)?;
     demo.must_be(State::Rewritten, &before)?;
-    demo.tell("It was meant: accept this one.")?;
+    demo.narrate("The rewrite was intended: accept it.")?;
     let short: String = rewritten.chars().take(12).collect();
     demo.agent(&format!("accept ops {short}"), 0)?;
     demo.must_be(State::Current, &rewritten)
 }
 
-/// The place of the story, and who types there.
-struct Demo {
-    shell: Shell,
-    interrupt: Interrupt,
+/// The story's directory and its shell.
+struct DemoSandbox {
+    shell: DemoShell,
+    interrupt: InterruptWatch,
 }
 
-impl Demo {
-    /// In `folder`, with nothing of the caller's environment but where programs are.
-    fn at(folder: &Path, interrupt: Interrupt) -> Result<Self> {
+impl DemoSandbox {
+    /// A sandbox in this directory; of the caller's environment it keeps only where programs are.
+    fn at(dir: &Path, interrupt: InterruptWatch) -> Result<Self> {
         let mut env: Vec<(OsString, OsString)> = vec![
-            ("HOME".into(), folder.into()),
+            ("HOME".into(), dir.into()),
             ("LANG".into(), "C.UTF-8".into()),
             ("GIT_CONFIG_NOSYSTEM".into(), "1".into()),
             ("GIT_CONFIG_GLOBAL".into(), "/dev/null".into()),
@@ -220,49 +223,49 @@ impl Demo {
             env.push((format!("GIT_{role}_NAME").into(), "Pat Pusher".into()));
             env.push((format!("GIT_{role}_EMAIL").into(), "pat@example.org".into()));
         }
-        env.extend(node::search_path().map(|path| ("PATH".into(), path)));
-        env.extend(node::time_zone().map(|zone| ("TZ".into(), zone.into())));
-        let demo = Self { shell: Shell { folder: folder.to_owned(), env }, interrupt };
+        env.extend(host::search_path().map(|path| ("PATH".into(), path)));
+        env.extend(host::time_zone().map(|zone| ("TZ".into(), zone.into())));
+        let demo = Self { shell: DemoShell { working_dir: dir.to_owned(), env }, interrupt };
         demo.hears("git --version").context(
-            "the demo pushes with git, which is not there (the agent itself does without)\n\
+            "the demo needs git to push, and it is not installed (the agent itself does without)\n\
              hint: apt-get install git",
         )?;
         Ok(demo)
     }
 
-    /// What comes next, in one sentence.
-    fn tell(&self, sentence: &str) -> Result<()> {
+    /// Prints the sentence that introduces the next step.
+    fn narrate(&self, sentence: &str) -> Result<()> {
         ensure!(!self.interrupt.came(), "the demo was stopped by Ctrl-C");
         self.note(sentence)
     }
 
     fn note(&self, sentence: &str) -> Result<()> {
         let bold = Style::new().bold();
-        show::print(&format!("\n{bold}{sentence}{bold:#}\n"))
+        format::print(&format!("\n{bold}{sentence}{bold:#}\n"))
     }
 
-    /// A line as it stands behind the prompt.
+    /// Prints a line as it is typed at the prompt.
     fn prints(&self, line: &str) -> Result<()> {
         let colour = AnsiColor::Cyan.on_default();
-        show::print(&format!("{colour}$ {line}{colour:#}\n"))
+        format::print(&format!("{colour}$ {line}{colour:#}\n"))
     }
 
-    fn shows(&self, said: &Said) -> Result<()> {
-        let lines = said.text.lines().map(|line| format!("{}\n", show::escaped(line)));
-        show::print(&lines.collect::<String>())
+    fn shows(&self, said: &TypedOutput) -> Result<()> {
+        let lines = said.text.lines().map(|line| format!("{}\n", format::escaped(line)));
+        format::print(&lines.collect::<String>())
     }
 
-    /// Types `line`, which has to end with `code`; returns what it printed.
+    /// Types `line`, which has to exit with `code`; returns its output.
     fn types(&self, line: &str, code: i32) -> Result<String> {
         self.prints(line)?;
         let said = self.shell.start(line)?.finish(PATIENCE)?;
         self.shows(&said)?;
         ensure!(!self.interrupt.came(), "the demo was stopped by Ctrl-C");
         match said.ended {
-            Ended::Exited(ended) if ended == code => Ok(said.text),
-            Ended::Exited(ended) => astray(&format!("\"{line}\" exited {ended}, not {code}")),
-            Ended::Signalled(signal) => astray(&format!("signal {signal} ended \"{line}\"")),
-            Ended::TimedOut => astray(&format!("\"{line}\" took more than {PATIENCE:?}")),
+            WaitOutcome::Exited(ended) if ended == code => Ok(said.text),
+            WaitOutcome::Exited(ended) => astray(&format!("\"{line}\" exited {ended}, not {code}")),
+            WaitOutcome::Signalled(signal) => astray(&format!("signal {signal} ended \"{line}\"")),
+            WaitOutcome::TimedOut => astray(&format!("\"{line}\" took more than {PATIENCE:?}")),
         }
     }
 
@@ -271,22 +274,22 @@ impl Demo {
         self.types(&format!("agent --root gitrepo {command}"), code)
     }
 
-    /// Types `line` and goes on while it runs.
-    fn begins(&self, line: &str) -> Result<crate::system::process::Typed> {
+    /// Types `line` and returns while it runs.
+    fn begins(&self, line: &str) -> Result<crate::system::process::TypedLine> {
         self.prints(&format!("{line} &"))?;
         self.shell.start(line)
     }
 
-    /// What `line` prints, for the demo's own eyes.
+    /// The output of `line`, for the demo's own checks; not printed.
     fn hears(&self, line: &str) -> Result<String> {
         let said = self.shell.start(line)?.finish(PATIENCE)?;
         match said.ended {
-            Ended::Exited(0) => Ok(said.text.trim_end().to_owned()),
-            _ => bail!("\"{line}\" failed: {}", said.text.trim().escape_debug()),
+            WaitOutcome::Exited(0) => Ok(said.text.trim_end().to_owned()),
+            _ => bail!("\"{line}\" failed: {}", said.text.trim().escape_controls()),
         }
     }
 
-    /// Makes `script` what machines run, commits that as `subject` and pushes it; the revision.
+    /// Makes `script` the machines' script, commits it as `subject` and pushes it; returns the revision.
     fn push(&self, script: &str, subject: &str) -> Result<String> {
         self.types(&format!("echo '{script}' > {SCRIPT}"), 0)?;
         self.types(&format!("git -C desk add . && git -C desk commit -qm \"{subject}\""), 0)?;
@@ -294,7 +297,7 @@ impl Demo {
         self.revision()
     }
 
-    /// What was pushed last.
+    /// The revision that was pushed last.
     fn revision(&self) -> Result<String> {
         self.hears("git -C desk rev-parse HEAD")
     }
@@ -303,33 +306,34 @@ impl Demo {
         self.hears("ls gitrepo/.pmpy/log/ops | wc -l")
     }
 
-    /// The story goes on only where it should be: the repository's state, and the revision that
-    /// it last acted upon with success, by `status` and by `lastaction.txt`.
+    /// Fails unless the repository has this state and last deployed this revision with success, by `status`
+    /// and by `lastaction.txt`.
     fn must_be(&self, state: State, acted: &str) -> Result<()> {
-        // Trouble of the repository is a state here, and no reason to stop.
+        // Exit code 1 means that a repository needs attention, which a step may expect.
         let json = self.hears("agent --root gitrepo status --json || [ $? = 1 ]")?;
-        let status: Status = serde_json::from_str(&json).context("status --json is no status")?;
+        let status: MachineStatus =
+            serde_json::from_str(&json).context("status --json is no status")?;
         let Some(row) = status.repositories.first() else { return astray("status lists nothing") };
         if row.state != state {
-            let reason = row.reason.as_deref().unwrap_or("no reason given").escape_debug();
+            let reason = row.reason.as_deref().unwrap_or("no reason given").escape_controls();
             return astray(&format!("ops should be {state}, and is {} ({reason})", row.state));
         }
-        let record = self.shell.folder.join("gitrepo/ops/.temp/nodeinfo/lastaction.txt");
+        let record = self.shell.working_dir.join("gitrepo/ops/.temp/nodeinfo/lastaction.txt");
         let recorded = files::read_small(&record, 4096)?.unwrap_or_default();
         let recorded = String::from_utf8_lossy(&recorded);
         let known = row.acted.as_ref().map(|acted| acted.revision.to_string());
         if recorded != format!("{acted}\n") || known.as_deref() != Some(acted) {
-            let recorded = recorded.escape_debug();
-            return astray(&format!("{acted} should be the last one acted upon, not {recorded}"));
+            let recorded = recorded.escape_controls();
+            return astray(&format!("{acted} should be the last one applied, not {recorded}"));
         }
         Ok(())
     }
 }
 
-/// A step that did not lead where it should.
+/// The error of a step with an unexpected result.
 fn astray<T>(what: &str) -> Result<T> {
     bail!(
-        "the demo went astray: {what}\n\
-         hint: what led there is printed above; please report it"
+        "the demo failed: {what}\n\
+         hint: the cause is printed above; please report it"
     )
 }

@@ -1,58 +1,68 @@
-//! `agent explain`: the whole decision about one repository in sentences. It repeats what was
-//! observed and decided and decides nothing itself.
+//! `agent explain`: the whole decision about one repository in sentences. Prints what was observed and
+//! decided, and decides nothing itself.
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 
-use super::{helper, show};
+use super::helper;
 use crate::cli;
+use crate::cmd::format;
 use crate::domain::git::Relation;
-use crate::domain::plan::{
-    Act, Finding, Observed, OnRewrite, Plan, Policy, Target, Update, Upstream, When,
-};
-use crate::domain::report::Containment;
-use crate::domain::status::{Row, State};
-use crate::engine::{Here, steer, tick};
-use crate::exit::Code;
+use crate::domain::report::notices::RevisionPresence;
+use crate::domain::repository::decision::{Decision, Plan, PlannedAction, Rule};
+use crate::domain::repository::desired::ActionTarget;
+use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::observed::{Observed, Policy, RerunPolicy, UpstreamTip};
+use crate::domain::repository::state::State;
+use crate::domain::repository::status::StatusRow;
+use crate::engine::context::Context;
+use crate::engine::repository::limits;
+use crate::engine::tick::user_helper::CommandExtent;
+use crate::engine::{operator, tick};
+use crate::exit::ExitStatus;
 
 /// `agent explain REPO [REVISION]`
 ///
 /// # Errors
-/// When the repository cannot be looked into, or the revision names nothing.
-pub fn run(here: &Here, args: &cli::Explain) -> Result<Code> {
-    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+/// When the repository cannot be opened, or the revision names nothing.
+pub fn run(context: &Context, args: &cli::ExplainArgs) -> Result<ExitStatus> {
+    let (ours, code) =
+        helper::ours(context, std::slice::from_ref(&args.repo), CommandExtent::Look)?;
     let [repo] = ours.as_slice() else { return Ok(code) };
-    let status = tick::survey(here, std::slice::from_ref(&args.repo))?;
+    let revision = args.revision.clone();
+    let explain =
+        move |context: &_, repo: &_| operator::explain(context, repo, revision.as_deref());
+    let explained = limits::within(context, repo, explain)?;
+    let status = tick::survey(context, std::slice::from_ref(&args.repo))?;
     let Some(row) = status.repositories.first() else { bail!("{} is gone", args.repo) };
-    let explained = steer::explain(here, repo, args.revision.as_deref())?;
-    show::print(&match &explained.containment {
+    format::print(&match &explained.containment {
         Some((revision, found)) => containment(row, revision, *found),
-        None => text(row, &explained.seen, &explained.policy, &explained.plan, status.at),
+        None => text(row, &explained.seen, &explained.policy, &explained.decision, status.at),
     })?;
-    Ok(Code::Fine)
+    Ok(ExitStatus::Fine)
 }
 
-/// What was seen of the repository in `row`, which rule applied, what happens next and when. `plan`
-/// is what the next tick would do at `now`.
+/// The sentences about the repository in `row`: its observed state, the rule that applies, and the next
+/// step with its time. `decision` is that of the next tick at `now`.
 pub fn text(
-    row: &Row,
+    row: &StatusRow,
     seen: &Observed,
     policy: &Policy,
-    plan: &Plan,
+    decision: &Decision,
     now: DateTime<Utc>,
 ) -> String {
-    let name = show::escaped(&row.name);
-    let since = show::when(row.since, now);
-    let mut lines = vec![match show::details(row, now) {
+    let name = format::escaped(&row.name);
+    let since = format::when(row.since, now);
+    let mut lines = vec![match format::details(row, now) {
         Some(details) => format!("{name} is {} since {since}: {details}.", row.state),
         None => format!("{name} is {} since {since}.", row.state),
     }];
-    let hint = row.reason.as_deref().and_then(|reason| show::reason_and_hint(reason).1);
+    let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
     lines.extend(hint.map(|hint| format!("  hint: {hint}")));
     for (title, sentences) in [
         ("What was seen", observed(row, seen, policy, now)),
-        ("Which rule applies", vec![rule(row, seen, policy, plan)]),
-        ("What happens next", next(row, seen, policy, plan, now)),
+        ("Which rule applies", vec![rule(decision.rule, policy)]),
+        ("What happens next", next(row, seen, policy, decision, now)),
     ] {
         lines.push(format!("\n{title}"));
         lines.extend(sentences.into_iter().map(|sentence| format!("  {sentence}")));
@@ -61,63 +71,104 @@ pub fn text(
     lines.join("\n")
 }
 
-/// Whether `revision` is here, and if not, why.
-pub fn containment(row: &Row, revision: &str, found: Containment) -> String {
-    let name = show::escaped(&row.name);
-    let revision = show::escaped(revision);
+/// The sentence about whether `revision` is on this machine, and if not, why.
+pub fn containment(row: &StatusRow, revision: &str, found: RevisionPresence) -> String {
+    let name = format::escaped(&row.name);
+    let revision = format::escaped(revision);
     let why = match row.state {
         State::Current | State::Ahead | State::Behind | State::New => String::new(),
         state => format!("; {name} is {state}"),
     };
     match found {
-        Containment::Acted => {
+        RevisionPresence::Acted => {
             let acted = row.acted.as_ref().map_or_else(String::new, |acted| {
-                format!(": the last revision acted upon, {}, contains it", acted.revision.short())
+                format!(": the last applied revision, {}, contains it", acted.revision.short())
             });
-            format!("{revision} is here and was acted upon{acted}.\n")
+            format!("{revision} is here and was applied{acted}.\n")
         }
-        Containment::ContainedInHead => format!(
-            "{revision} is in the worktree (HEAD contains it), and no action upon it has \
-             succeeded yet{why}.\n"
+        RevisionPresence::ContainedInHead => format!(
+            "{revision} is in the worktree (HEAD contains it), and no action of it has succeeded \
+             yet{why}.\n"
         ),
-        Containment::FetchedNotActed => format!(
+        RevisionPresence::FetchedNotActed => format!(
             "{revision} was fetched and is not in the worktree: HEAD does not contain it{why}.\n"
         ),
-        Containment::Unknown => format!(
+        RevisionPresence::Unknown => format!(
             "{revision} is not here: it was never fetched. Either it was not pushed to the branch \
              that {name} follows, or no tick has fetched it yet{why}.\n"
         ),
     }
 }
 
-fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> Vec<String> {
-    let mut told = Vec::new();
+fn observed(row: &StatusRow, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> Vec<String> {
+    let mut sentences = clone_and_upstream(row, seen, policy, now);
+    sentences.extend(remotes(row, seen, now));
+    sentences.extend(runs_and_holds(row, seen, now));
+    sentences
+}
+
+/// Whether the repository was not read to its end: what is missing in what was seen then says nothing.
+fn is_unread(row: &StatusRow) -> bool {
+    row.state == State::Broken
+}
+
+/// The sentences about what is here, what upstream has, and how the two are related.
+fn clone_and_upstream(
+    row: &StatusRow,
+    seen: &Observed,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Vec<String> {
+    let mut sentences = Vec::new();
     if !policy.active {
-        told.push("It is switched off: active = false.".to_owned());
+        sentences.push("It is switched off: active = false.".to_owned());
     }
+    let unread = is_unread(row);
     if row.published.is_empty() && seen.refs.is_none() {
-        told.push(match seen.head {
+        sentences.push(match seen.head {
             Some(head) => format!("HEAD is at {}.", head.short()),
+            None if unread => "What is checked out was not read.".to_owned(),
             None => "Nothing is checked out yet.".to_owned(),
         });
     }
-    told.extend(targets(row));
+    sentences.extend(targets(row));
     let branch = match &seen.branch {
-        Some(branch) => format!("Upstream's branch {}", show::escaped(branch.as_str())),
+        Some(branch) => format!("Upstream's branch {}", format::escaped(branch.as_str())),
         None => "Upstream".to_owned(),
     };
-    told.push(match seen.upstream {
-        Upstream::Unknown => "Nothing is known of upstream yet.".to_owned(),
-        Upstream::Empty => format!("{branch} does not exist there."),
-        Upstream::Tip { commit, fetched: true } => {
+    sentences.push(match seen.upstream {
+        UpstreamTip::Unknown if unread => "What is known of upstream was not read.".to_owned(),
+        UpstreamTip::Unknown => "No revision of upstream is known yet.".to_owned(),
+        UpstreamTip::Empty => match &seen.no_ref {
+            Some(why) => format!(
+                "{branch} does not exist there since {}: {}.",
+                format::when(why.since, now),
+                format::reason_and_hint(&why.reason).0
+            ),
+            None => "Upstream has no refs at all.".to_owned(),
+        },
+        UpstreamTip::Tip { commit, fetched: true } => {
             format!("{branch} is at {}, which is fetched.", commit.short())
         }
-        Upstream::Tip { commit, fetched: false } => {
+        UpstreamTip::Tip { commit, fetched: false } => {
             format!("{branch} is at {}, which is not fetched yet.", commit.short())
         }
     });
+    sentences.extend(seen.without_upstream.as_ref().map(|branch| {
+        let branch = format::escaped(branch.as_str());
+        format!(
+            "The clone's configuration names no upstream for {branch}: the branch of that name is \
+             followed; git pull would refuse."
+        )
+    }));
+    if !seen.unused.is_empty() {
+        sentences.push(format!(
+            "The clone's configuration has what git pull uses and the agent does not: {}.",
+            seen.unused.join(", ")
+        ));
+    }
     let relation = seen.relation.filter(|_| row.published.is_empty());
-    told.extend(relation.map(|relation| {
+    sentences.extend(relation.map(|relation| {
         match relation {
             Relation::Same => "HEAD and upstream are the same commit.",
             Relation::Behind => "Upstream has commits that HEAD lacks; HEAD has none of its own.",
@@ -126,250 +177,241 @@ fn observed(row: &Row, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> 
         }
         .to_owned()
     }));
+    sentences.extend(seen.doubt.as_ref().map(|doubt| {
+        format!(
+            "{}: after three such answers over two minutes it is believed, or at once with: agent tick {}.",
+            format::escaped(doubt),
+            format::escaped(&row.name)
+        )
+    }));
+    sentences
+}
+
+/// The sentences about the answers of the remotes.
+fn remotes(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<String> {
+    let mut sentences = Vec::new();
     if seen.lagging {
-        told.push("Only a mirror answered that is older than what was seen before.".to_owned());
+        sentences.push(
+            "Only a mirror answered, and its revision is older than one seen before.".to_owned(),
+        );
     } else if let Some(late) = &seen.late {
-        told.push(format!("{} lags behind; another remote was asked too.", show::escaped(late)));
+        sentences
+            .push(format!("{} lags behind; another remote was asked too.", format::escaped(late)));
     }
-    told.extend(
+    sentences.extend(
         seen.lost
             .map(|lost| format!("Upstream once had {} and no longer contains it.", lost.short())),
     );
-    told.extend(seen.unreachable.as_ref().map(|unreachable| {
+    sentences.extend(seen.unreachable.as_ref().map(|unreachable| {
         format!(
             "No remote has answered since {}: {}.",
-            show::when(unreachable.since, now),
-            show::reason_and_hint(&unreachable.reason).0
+            format::when(unreachable.since, now),
+            format::reason_and_hint(&unreachable.reason).0
         )
     }));
-    told.extend(
-        seen.asked.as_ref().map(|asked| format!("Last answer from {}.", show::asked(asked, now))),
+    sentences.extend(seen.other_format.as_ref().map(|other| {
+        let since = format::when(other.since, now);
+        let reason = format::reason_and_hint(&other.reason).0;
+        format!("No remote can be followed since {since}: {reason}.")
+    }));
+    sentences.extend(
+        seen.asked
+            .as_ref()
+            .map(|asked| format!("Last answer from {}.", format::last_poll(asked, now))),
     );
-    told.extend(row.left_alone.iter().filter(|(_, left)| left.lasts(now)).map(|(remote, left)| {
-        let name = show::escaped(&row.name);
-        format!(
-            "{} is left alone until {}, as it asked or because it refused us; at once with: \
-             agent tick {name}",
-            show::escaped(remote),
-            show::when(left.until, now)
-        )
-    }));
-    told.push(match seen.acted {
+    sentences.extend(row.left_alone.iter().filter(|(_, left)| left.lasts(now)).map(
+        |(remote, left)| {
+            let name = format::escaped(&row.name);
+            format!(
+                "{} is not polled again before {} ({}); now: agent tick {name}",
+                format::escaped(remote),
+                format::when(left.until, now),
+                format::reason_and_hint(&left.reason).0
+            )
+        },
+    ));
+    sentences
+}
+
+/// The sentences about the last runs, and about what a person has set.
+fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<String> {
+    let mut sentences = Vec::new();
+    sentences.push(match seen.acted {
         Some(acted) => {
             let subject = row.acted.as_ref().and_then(|acted| acted.subject.as_deref());
-            let subject = subject.map_or(String::new(), |text| format!(" {}", show::escaped(text)));
-            let at = seen.acted_at.map_or(String::new(), |at| format!(", {}", show::when(at, now)));
-            format!("The last revision acted upon is {}{subject}{at}.", acted.short())
+            let subject =
+                subject.map_or(String::new(), |text| format!(" {}", format::escaped(text)));
+            let at =
+                seen.acted_at.map_or(String::new(), |at| format!(", {}", format::when(at, now)));
+            format!("The last applied revision is {}{subject}{at}.", acted.short())
         }
-        None => "No revision was ever acted upon.".to_owned(),
+        None if is_unread(row) => "Which revision was applied last was not read.".to_owned(),
+        None => "No revision was applied yet.".to_owned(),
     });
-    told.extend(seen.attempt.as_ref().map(|attempt| {
+    let gaps = seen.gaps.iter().flat_map(ContentGaps::sentences);
+    sentences.extend(gaps.map(|sentence| format!("{}.", format::escaped(&sentence))));
+    sentences.extend(seen.attempt.as_ref().map(|attempt| {
         format!(
             "Attempt {} at {} {}.",
             attempt.number,
             attempt.revision.short(),
-            show::escaped(&attempt.outcome.to_string())
+            format::escaped(&attempt.outcome.to_string())
         )
     }));
-    told.extend(seen.holds.iter().map(|hold| {
-        let until =
-            hold.until.map_or(String::new(), |until| format!(", ends {}", show::when(until, now)));
+    sentences.extend(seen.holds.iter().map(|hold| {
+        let until = hold
+            .until
+            .map_or(String::new(), |until| format!(", ends {}", format::when(until, now)));
         format!(
             "Held by {}, {}{until}: {}.",
-            show::escaped(&hold.by),
-            show::when(hold.since, now),
-            show::escaped(&hold.reason)
+            format::escaped(&hold.by),
+            format::when(hold.since, now),
+            format::escaped(&hold.reason)
         )
     }));
-    told.extend(seen.pin.as_ref().map(|pin| {
+    sentences.extend(seen.pin.as_ref().map(|pin| {
         format!(
             "Rolled back to {} by {}, {}.",
             pin.revision.short(),
-            show::escaped(&pin.by),
-            show::when(pin.since, now)
+            format::escaped(&pin.by),
+            format::when(pin.since, now)
         )
     }));
-    if seen.leftover {
-        told.push("A run that died left its journal.".to_owned());
+    if seen.stale_journal {
+        sentences.push("An interrupted run left its journal.".to_owned());
     }
-    told
+    sentences
 }
 
-/// What stands at the targets; of many, those that are not as upstream has them.
-fn targets(row: &Row) -> Vec<String> {
+/// The sentences about the targets; with many refs, only about those that differ from upstream.
+fn targets(row: &StatusRow) -> Vec<String> {
     let (current, others): (Vec<_>, Vec<_>) =
         row.published.iter().partition(|entry| entry.state == State::Current);
-    let mut told: Vec<String> = others
+    let mut sentences: Vec<String> = others
         .into_iter()
         .map(|entry| {
             let shown = entry.revision.map_or("nothing".to_owned(), |revision| revision.short());
             let reason = entry
                 .reason
                 .as_deref()
-                .map_or(String::new(), |reason| format!(": {}", show::reason_and_hint(reason).0));
-            let (name, path) = (show::escaped(&entry.name), show::escaped(&entry.path));
+                .map_or(String::new(), |reason| format!(": {}", format::reason_and_hint(reason).0));
+            let (name, path) = (format::escaped(&entry.name), format::escaped(&entry.path));
             match entry.state {
-                State::Inactive => format!("{name} is left out{reason}."),
+                State::Inactive => format!("{name} is skipped{reason}."),
                 state => format!("{path} shows {shown} of {name}, {state}{reason}."),
             }
         })
         .collect();
     match current.as_slice() {
         [] => {}
-        [entry] => told.push(format!(
+        [entry] => sentences.push(format!(
             "{} shows {} of {}.",
-            show::escaped(&entry.path),
+            format::escaped(&entry.path),
             entry.revision.map_or_else(String::new, |revision| revision.short()),
-            show::escaped(&entry.name)
+            format::escaped(&entry.name)
         )),
-        several => told.push(format!("{} targets are up to date.", several.len())),
+        several => sentences.push(format!("{} targets are up to date.", several.len())),
     }
-    told
+    sentences
 }
 
-/// The rule behind the plan.
-fn rule(row: &Row, seen: &Observed, policy: &Policy, plan: &Plan) -> String {
-    match plan {
-        Plan::Idle if !policy.active => "What is switched off is not looked at.".to_owned(),
-        Plan::Idle if seen.running.is_some() => {
-            "An action runs. There is never a second one beside it.".to_owned()
+/// The sentence of a rule: one table, however long.
+fn rule(rule: Rule, policy: &Policy) -> String {
+    let sentence = match rule {
+        Rule::Inactive => "An inactive repository is not polled.",
+        Rule::ActionRuns => "An action runs. There is never a second one in the same repository.",
+        Rule::LaggingMirror => "A lagging mirror never moves a clone back.",
+        Rule::NoUpstreamBranch => "Upstream does not have the branch; the clone stays as it is.",
+        Rule::Irrelevant => "`paths` selects nothing that changed since the last applied revision.",
+        Rule::OtherFormat => {
+            "A clone cannot hold objects of two hashes; the revision that is here stays deployed."
         }
-        Plan::Idle if seen.lagging => "A lagging mirror never moves us back.".to_owned(),
-        Plan::Idle if matches!(seen.upstream, Upstream::Empty | Upstream::Unknown) => {
-            "Without a branch upstream there is nowhere to go; what is here stays.".to_owned()
+        Rule::UpToDate => {
+            "The revision that should be here is here and was applied: nothing to do."
         }
-        Plan::Idle if is_irrelevant(seen) => {
-            "`paths` selects nothing that changed since the last revision acted upon.".to_owned()
+        Rule::Clone => "A repository without a clone is cloned first.",
+        Rule::Recovery => "An interrupted run is recovered before anything else, even on hold.",
+        Rule::Fetch => "A new upstream revision is fetched before the decision about it.",
+        Rule::Targets => {
+            "Each target shows the revision of its branch or tag; a target whose ref is gone is removed."
         }
-        Plan::Idle => {
-            "The revision that should be here is here and was acted upon: nothing to do.".to_owned()
+        Rule::LocalChanges => "A local change is never written over.",
+        Rule::Deferred => "A script that said \"not now\" is run again at each tick.",
+        Rule::Interrupted => "A run that was cut off is run again.",
+        Rule::RetryDue => "The wait after the failed attempt is over.",
+        Rule::FirstDeployment => "The first revision is applied.",
+        Rule::NewRevision => "A revision other than the last applied one is applied.",
+        Rule::RerunDue => match policy.when {
+            RerunPolicy::Every(period) => {
+                let period = format::seconds(period.as_secs_f64());
+                return format!("`when`: the last success is longer ago than {period}.");
+            }
+            _ => "when = \"always\": every tick acts.",
+        },
+        Rule::Requested => "A person asked for it.",
+        Rule::RemoteBackoff => {
+            "A remote that refused access or asked for a pause is not polled, for five minutes at most."
         }
-        Plan::Recover if is_to_be_cloned(seen) => {
-            "A repository that is not here yet is cloned first.".to_owned()
-        }
-        Plan::Recover => {
-            "What a dead run began is put right before anything else, even on hold.".to_owned()
-        }
-        Plan::Fetch { .. } => {
-            "What upstream has must be here before it is decided upon.".to_owned()
-        }
-        Plan::Publish(plan) if plan.fetch => {
-            "What upstream has must be here before it is decided upon.".to_owned()
-        }
-        Plan::Publish(_) => {
-            "Each target shows what its branch or tag is; a target whose ref is gone goes."
-                .to_owned()
-        }
-        Plan::Run(_) if row.state == State::Dirty => {
-            "What somebody changed here is never written over.".to_owned()
-        }
-        Plan::Run(_) if row.state == State::Waiting => {
-            "A script that said \"not now\" is run again at each tick.".to_owned()
-        }
-        Plan::Run(act) => why_run(act, policy),
-        Plan::Wait { .. } if row.state == State::Unreachable => {
-            "A remote that asks for it or refuses us is left alone, for five minutes at most."
-                .to_owned()
-        }
-        Plan::Wait { .. } => {
+        Rule::AttemptBackoff => {
             "A failed revision is tried again after 1, 2, 4 … minutes, at most an \
              hour; at once when a new one arrives or a person says so."
-                .to_owned()
         }
-        Plan::Stopped => why_stopped(seen, policy),
-    }
+        Rule::Unreadable => "A clone that cannot be read safely is not changed.",
+        Rule::Hold => "A hold stops everything but the recovery of an interrupted run.",
+        Rule::Rewritten => "rewritten = \"refuse\": a rewritten history is not followed.",
+        Rule::TreeRefused => "A revision whose tree breaks the rules is never checked out.",
+        Rule::FileTooLarge => {
+            "A revision with a file that is larger than max_file is never checked out."
+        }
+        Rule::TreeHold => "The revision's own .pmpy.toml holds it, on every machine.",
+        Rule::MergeConflict => "A merge with conflicts needs a person.",
+        Rule::FastForwardOnly => {
+            "update = \"fast-forward\": local commits are neither merged nor dropped."
+        }
+        Rule::NeedsPerson => "Only a person or a new revision can change this.",
+    };
+    sentence.to_owned()
 }
 
-/// Nothing of it is here, not even a run that died.
-fn is_to_be_cloned(seen: &Observed) -> bool {
-    seen.head.is_none() && seen.acted.is_none() && seen.damaged.is_none() && !seen.leftover
-}
-
-fn is_irrelevant(seen: &Observed) -> bool {
-    let finding = seen.verdict.as_ref().map(|verdict| &verdict.finding);
-    matches!(finding, Some(Finding::Irrelevant { .. }))
-}
-
-fn why_run(act: &Act, policy: &Policy) -> String {
-    let moves = act.head.map(Target::Commit) != Some(act.target);
-    if act.resumed {
-        "A run that was cut off is run again.".to_owned()
-    } else if act.attempt > 1 {
-        "The wait after the failed attempt is over.".to_owned()
-    } else if act.previous.is_none() {
-        "A revision that was never acted upon is acted upon.".to_owned()
-    } else if moves || act.previous.map(Target::Commit) != Some(act.target) {
-        "A revision other than the last one acted upon is acted upon.".to_owned()
-    } else {
-        match policy.when {
-            When::Always => "when = \"always\": every tick acts.".to_owned(),
-            When::Every(period) => format!(
-                "`when`: the last success is longer ago than {}.",
-                show::seconds(period.as_secs_f64())
-            ),
-            When::Changed => "A person asked for it.".to_owned(),
-        }
-    }
-}
-
-fn why_stopped(seen: &Observed, policy: &Policy) -> String {
-    if seen.broken.is_some() {
-        return "What cannot be read safely is not touched.".to_owned();
-    }
-    if !seen.holds.is_empty() {
-        return "A hold stops everything but the clearing up after a dead run.".to_owned();
-    }
-    if seen.lost.is_some() && policy.rewritten == OnRewrite::Refuse {
-        return "rewritten = \"refuse\": history that upstream threw away is not followed."
-            .to_owned();
-    }
-    match seen.verdict.as_ref().map(|verdict| &verdict.finding) {
-        Some(Finding::Refused { .. }) => {
-            "A revision whose tree breaks the rules is never checked out.".to_owned()
-        }
-        Some(Finding::Held { .. }) => {
-            "The revision's own .pmpy.toml stops it, on every machine.".to_owned()
-        }
-        Some(Finding::Conflict { .. }) => "A merge with conflicts needs a person.".to_owned(),
-        _ if policy.update == Update::FastForward => {
-            "update = \"fast-forward\": local commits are neither merged nor dropped.".to_owned()
-        }
-        _ => "Only a person or a new revision can bring it on.".to_owned(),
-    }
-}
-
-/// What happens next, and what a person can do about it.
+/// The sentences about the next step, and about what a person can do.
 fn next(
-    row: &Row,
+    row: &StatusRow,
     seen: &Observed,
     policy: &Policy,
-    plan: &Plan,
+    decision: &Decision,
     now: DateTime<Utc>,
 ) -> Vec<String> {
-    let name = show::escaped(&row.name);
-    match plan {
+    let name = format::escaped(&row.name);
+    match &decision.plan {
         Plan::Idle if !policy.active => {
             vec!["Nothing, until its `active` is true again.".to_owned()]
         }
         Plan::Idle if seen.running.is_some() => vec![
-            "The action records itself when it ends; the next tick looks again.".to_owned(),
+            "The action records its result when it ends; then the next tick decides again."
+                .to_owned(),
             format!("To watch it: agent log -f {name}"),
         ],
+        Plan::Idle if seen.other_format.is_some() => unblock(row, seen, &name, now),
         Plan::Idle => {
-            let mut told =
-                vec!["Each tick asks upstream; a new revision is acted upon.".to_owned()];
-            if let (When::Every(period), Some(at)) = (policy.when, seen.acted_at)
+            let mut sentences =
+                vec!["Each tick polls upstream and applies a new revision.".to_owned()];
+            if let (RerunPolicy::Every(period), Some(at)) = (policy.when, seen.acted_at)
                 && let Ok(period) = chrono::Duration::from_std(period)
             {
-                told.push(format!("And without one: {}.", show::when(at + period, now)));
+                sentences.push(format!(
+                    "Without a new one, the scripts run again: {}.",
+                    format::when(at + period, now)
+                ));
             }
-            told
+            sentences
         }
-        Plan::Recover if is_to_be_cloned(seen) => vec![
-            "The next tick clones it; when that fails, each one tries again.".to_owned(),
+        Plan::Recover if decision.rule == Rule::Clone => vec![
+            "The next tick clones it; after a failure, each tick tries again.".to_owned(),
             format!("To try at once: agent tick {name}"),
         ],
-        Plan::Recover => vec!["The next tick clears up, then decides again.".to_owned()],
+        Plan::Recover => {
+            vec!["The next tick recovers the interrupted run, then decides again.".to_owned()]
+        }
         Plan::Fetch { tip } => {
             vec![format!("The next tick fetches {}, then decides again.", tip.short())]
         }
@@ -378,65 +420,68 @@ fn next(
         }
         Plan::Publish(plan) => {
             let publish = plan.publish.iter().map(|due| {
-                let (name, revision) = (show::escaped(&due.name), due.revision.short());
+                let (name, revision) = (format::escaped(&due.name), due.revision.short());
                 format!("The next tick publishes {name} at {revision}, attempt {}.", due.attempt)
             });
             let remove = plan.remove.iter();
-            let remove = remove.map(|name| format!("It takes away {}.", show::escaped(name)));
+            let remove = remove.map(|name| format!("It removes {}.", format::escaped(name)));
             publish.chain(remove).collect()
         }
-        Plan::Run(_) if row.state == State::Dirty => vec![
-            "Each tick looks again, and goes on once these files are out of the way.".to_owned(),
-            format!("To see them: git -C {} status", show::escaped(&row.path)),
+        Plan::Run(_) if decision.rule == Rule::LocalChanges => vec![
+            "Each tick checks again, and continues once these files are out of the way.".to_owned(),
+            format!("To see them: git -C {} status", format::escaped(&row.path)),
         ],
         Plan::Run(act) => run_in_sentences(act),
         Plan::Wait { until } => vec![
-            format!("The first tick after that time tries again: {}.", show::when(*until, now)),
+            format!("The first tick after that time tries again: {}.", format::when(*until, now)),
             format!("To try at once: agent tick {name}"),
         ],
         Plan::Stopped => unblock(row, seen, &name, now),
     }
 }
 
-fn run_in_sentences(act: &Act) -> Vec<String> {
-    let mut told = Vec::new();
+fn run_in_sentences(act: &PlannedAction) -> Vec<String> {
+    let mut sentences = Vec::new();
     let head = act.head.map_or_else(|| "nothing".to_owned(), |head| head.short());
     match act.target {
-        Target::Commit(target) if act.head == Some(target) => {
-            told.push(format!("The next tick runs the scripts at {}.", target.short()));
+        ActionTarget::Commit(target) if act.head == Some(target) => {
+            sentences.push(format!("The next tick runs the scripts at {}.", target.short()));
         }
-        Target::Commit(target) => told.push(format!(
+        ActionTarget::Commit(target) => sentences.push(format!(
             "The next tick moves HEAD from {head} to {} and runs the scripts.",
             target.short()
         )),
-        Target::MergeOf(tip) => told.push(format!(
+        ActionTarget::MergeOf(tip) => sentences.push(format!(
             "The next tick merges {} into {head} and runs the scripts.",
             tip.short()
         )),
     }
     if act.attempt > 1 {
-        told.push(format!("It is attempt {}.", act.attempt));
+        sentences.push(format!("It is attempt {}.", act.attempt));
     }
     if act.saves_head {
-        told.push("The current HEAD is kept under refs/pmpy/saved/.".to_owned());
+        sentences.push("The current HEAD is kept under refs/pmpy/saved/.".to_owned());
     }
     if act.only_if_relevant {
-        told.push("The scripts run unless `paths` selects nothing that changed.".to_owned());
+        sentences.push("The scripts run unless `paths` selects nothing that changed.".to_owned());
     }
-    told
+    sentences
 }
 
-/// How a person brings a stopped repository on.
-fn unblock(row: &Row, seen: &Observed, name: &str, now: DateTime<Utc>) -> Vec<String> {
+/// The sentences on how a person gets a stopped repository to act again.
+fn unblock(row: &StatusRow, seen: &Observed, name: &str, now: DateTime<Utc>) -> Vec<String> {
     let first = match row.state {
         State::Broken => "Nothing, until the problem above is fixed.".to_owned(),
         State::Held => match seen.holds.iter().map(|hold| hold.until).max().flatten() {
             Some(until) if seen.holds.iter().all(|hold| hold.until.is_some()) => {
-                format!("The hold ends {}.", show::when(until, now))
+                format!("The hold ends {}.", format::when(until, now))
             }
             _ => "Nothing, until the hold is lifted.".to_owned(),
         },
         State::Refused => "Nothing, until a revision that keeps the rules is pushed.".to_owned(),
+        State::Rewritten if seen.other_format.is_some() => {
+            "Nothing, until it is cloned anew or a remote has the old revisions again.".to_owned()
+        }
         State::Rewritten => {
             "Nothing, until upstream contains the old revision again or a person takes the new one."
                 .to_owned()
@@ -450,7 +495,7 @@ fn unblock(row: &Row, seen: &Observed, name: &str, now: DateTime<Utc>) -> Vec<St
         (State::Held, _) if !seen.holds.is_empty() => {
             Some(format!("To lift it now: agent unhold {name}"))
         }
-        (State::Rewritten, Upstream::Tip { commit, .. }) => {
+        (State::Rewritten, UpstreamTip::Tip { commit, .. }) if seen.other_format.is_none() => {
             Some(format!("To take it: agent accept {name} {commit}"))
         }
         _ => None,

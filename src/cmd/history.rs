@@ -1,62 +1,66 @@
-//! `agent history`: what this machine acted upon, newest first.
+//! `agent history`: prints the finished runs of this machine, newest first. Reads no record itself.
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
 use comfy_table::Cell;
 use serde::Serialize;
 
-use super::show;
 use crate::cli;
-use crate::domain::action::{Finished, Outcome};
-use crate::domain::status::Severity;
-use crate::engine::{Here, steer};
-use crate::exit::Code;
-use crate::system::node;
+use crate::cmd::format;
+use crate::domain::repository::action::{FinishedRun, Outcome};
+use crate::domain::repository::state::Severity;
+use crate::engine::context::Context;
+use crate::engine::operator;
+use crate::exit::ExitStatus;
+use crate::system::host;
 
-/// Repeated successes of one revision, or one other run.
-struct Fold<'a> {
+/// Consecutive successes of one revision, or one other run.
+struct RunGroup<'a> {
     repository: &'a str,
-    first: &'a Finished,
-    last: &'a Finished,
+    first: &'a FinishedRun,
+    last: &'a FinishedRun,
     times: usize,
 }
 
-/// One element of the JSON array.
 #[derive(Serialize)]
-struct Record<'a> {
+struct HistoryRecord<'a> {
     repository: &'a str,
     #[serde(flatten)]
-    finished: &'a Finished,
+    finished: &'a FinishedRun,
 }
 
 /// `agent history [REPO] [-n N] [--json]`
 ///
 /// # Errors
 /// When a repository is not known, its history cannot be read, or stdout cannot be written.
-pub fn run(here: &Here, args: &cli::History) -> Result<Code> {
+pub fn run(context: &Context, args: &cli::HistoryArgs) -> Result<ExitStatus> {
     let names: Vec<String> = args.repo.iter().cloned().collect();
-    let mut histories = Vec::new();
-    for (name, found) in steer::histories(here, &names)? {
+    let (mut histories, mut unread) = (Vec::new(), None);
+    for (name, found) in operator::histories(context, &names)? {
         match found {
             Ok(runs) => histories.push((name, runs)),
-            // Beside others, one that cannot be read stops nobody.
+            // Of several repositories, one with an unreadable history does not stop the others.
             Err(why) if names.is_empty() => {
                 tracing::warn!(repository = %name, %why, "left out");
+                unread = unread.or(Some(why));
             }
             Err(why) => bail!(why),
         }
     }
-    show::print(&match args.json {
+    if let (Some(why), true) = (unread, histories.is_empty()) {
+        bail!(why);
+    }
+    format::print(&match args.json {
         true => json(&histories, args.count)?,
-        false => text(&histories, args.count, show::width(), node::now()),
+        false => text(&histories, args.count, format::width(), host::now()),
     })?;
-    Ok(Code::Fine)
+    Ok(ExitStatus::Fine)
 }
 
-/// For people: a line for each of the newest `limit` runs, where a row of successes of one revision
-/// counts as one and stands where it began.
+/// The history as text: a line for each of the newest `limit` runs. Consecutive successes of one revision
+/// count as one run, at the place of the first.
 pub fn text(
-    histories: &[(String, Vec<Finished>)],
+    histories: &[(String, Vec<FinishedRun>)],
     limit: usize,
     width: Option<u16>,
     now: DateTime<Utc>,
@@ -65,30 +69,30 @@ pub fn text(
     folds.sort_by_key(|fold| std::cmp::Reverse(fold.first.at));
     folds.truncate(limit);
     if folds.is_empty() {
-        return "nothing was acted upon yet\n".to_owned();
+        return "nothing was applied yet\n".to_owned();
     }
     let several = histories.len() > 1;
     let rows = folds.iter().map(|fold| cells(fold, several, width, now)).collect();
     let mut lines = Vec::new();
-    for (fold, line) in folds.iter().zip(show::table(rows, 1, width)) {
+    for (fold, line) in folds.iter().zip(format::table(rows, 1, width)) {
         lines.push(line);
         if let Outcome::Hindered { reason } = &fold.first.outcome {
-            lines.push(format!("    {}", show::reason_and_hint(reason).0));
+            lines.push(format!("    {}", format::reason_and_hint(reason).0));
         }
     }
     lines.push(String::new());
     lines.join("\n")
 }
 
-/// For programs: the newest `limit` runs, none folded, as an array of objects.
+/// The newest `limit` runs as a JSON array of objects, none of them grouped.
 ///
 /// # Errors
-/// Never for what a tick writes.
-pub fn json(histories: &[(String, Vec<Finished>)], limit: usize) -> Result<String> {
+/// When the JSON cannot be made, which does not happen for a tick's records.
+pub fn json(histories: &[(String, Vec<FinishedRun>)], limit: usize) -> Result<String> {
     let mut records: Vec<_> = histories
         .iter()
         .flat_map(|(repository, runs)| {
-            runs.iter().map(move |finished| Record { repository, finished })
+            runs.iter().map(move |finished| HistoryRecord { repository, finished })
         })
         .collect();
     records.sort_by_key(|record| std::cmp::Reverse(record.finished.at));
@@ -97,10 +101,10 @@ pub fn json(histories: &[(String, Vec<Finished>)], limit: usize) -> Result<Strin
     Ok(text + "\n")
 }
 
-fn folded<'a>(repository: &'a str, runs: &'a [Finished]) -> Vec<Fold<'a>> {
+fn folded<'a>(repository: &'a str, runs: &'a [FinishedRun]) -> Vec<RunGroup<'a>> {
     let mut sorted: Vec<_> = runs.iter().collect();
     sorted.sort_by_key(|run| run.at);
-    let mut folds: Vec<Fold<'a>> = Vec::new();
+    let mut folds: Vec<RunGroup<'a>> = Vec::new();
     for run in sorted {
         match folds.last_mut() {
             Some(fold)
@@ -112,18 +116,18 @@ fn folded<'a>(repository: &'a str, runs: &'a [Finished]) -> Vec<Fold<'a>> {
                 fold.last = run;
                 fold.times += 1;
             }
-            _ => folds.push(Fold { repository, first: run, last: run, times: 1 }),
+            _ => folds.push(RunGroup { repository, first: run, last: run, times: 1 }),
         }
     }
     folds
 }
 
-fn cells(fold: &Fold, several: bool, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
+fn cells(fold: &RunGroup, several: bool, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
     let run = fold.first;
     let of_ref = run.reference.as_deref().map_or(String::new(), |name| {
-        format!("{} ", show::escaped(name.strip_prefix("refs/heads/").unwrap_or(name)))
+        format!("{} ", format::escaped(name.strip_prefix("refs/heads/").unwrap_or(name)))
     });
-    let revision = format!("{of_ref}{} {}", run.revision.short(), show::escaped(&run.subject));
+    let revision = format!("{of_ref}{} {}", run.revision.short(), format::escaped(&run.subject));
     let ending = match &run.outcome {
         numbered @ (Outcome::Failed { .. } | Outcome::Killed { .. }) => numbered.to_string(),
         outcome => outcome.word().to_owned(),
@@ -132,7 +136,7 @@ fn cells(fold: &Fold, several: bool, width: Option<u16>, now: DateTime<Utc>) -> 
         1 if run.attempt > 1 => format!("{ending}, attempt {}", run.attempt),
         1 => ending,
         times => {
-            format!("{ending} ×{times}, last {}", show::when_fitting(width, fold.last.at, now))
+            format!("{ending} ×{times}, last {}", format::when_fitting(width, fold.last.at, now))
         }
     };
     let severity = match run.outcome {
@@ -141,15 +145,15 @@ fn cells(fold: &Fold, several: bool, width: Option<u16>, now: DateTime<Utc>) -> 
         _ => Severity::Critical,
     };
     let mut cells = vec![
-        Cell::new(show::when_fitting(width, run.at, now)),
+        Cell::new(format::when_fitting(width, run.at, now)),
         Cell::new(revision),
         Cell::new(run.trigger),
-        Cell::new(show::seconds(fold.last.seconds)),
-        Cell::new(outcome).fg(show::colour(severity)),
+        Cell::new(format::seconds(fold.last.seconds)),
+        Cell::new(outcome).fg(format::colour(severity)),
     ];
     if several {
-        // Behind the elastic column, so that its place does not change.
-        cells.insert(2, Cell::new(show::escaped(fold.repository)));
+        // After the elastic column, whose index must not change.
+        cells.insert(2, Cell::new(format::escaped(fold.repository)));
     }
     cells
 }
@@ -160,14 +164,14 @@ mod tests {
     use chrono::Duration;
 
     use super::*;
-    use crate::domain::action::Trigger;
+    use crate::domain::repository::action::Trigger;
 
     fn now() -> DateTime<Utc> {
         "2026-11-22T09:00:00Z".parse().unwrap()
     }
 
-    fn run(digit: &str, minutes_ago: i64, outcome: Outcome) -> Finished {
-        Finished {
+    fn run(digit: &str, minutes_ago: i64, outcome: Outcome) -> FinishedRun {
+        FinishedRun {
             id: format!("{digit}-{minutes_ago}"),
             at: now() - Duration::minutes(minutes_ago),
             revision: digit.repeat(40).parse().unwrap(),
@@ -182,16 +186,16 @@ mod tests {
         }
     }
 
-    fn plain(histories: &[(String, Vec<Finished>)], limit: usize) -> Vec<String> {
+    fn plain(histories: &[(String, Vec<FinishedRun>)], limit: usize) -> Vec<String> {
         let text = strip_str(&text(histories, limit, None, now())).to_string();
         text.lines().map(str::to_owned).collect()
     }
 
     #[test]
-    fn history_is_told_newest_first_with_repeated_successes_folded() {
+    fn history_is_listed_newest_first_with_repeated_successes_folded() {
         let mut runs: Vec<_> = (1..=12).map(|n| run("b", n * 2, Outcome::Succeeded)).collect();
         runs.push(run("a", 59, Outcome::Succeeded));
-        runs.push(Finished { attempt: 2, ..run("b", 30, Outcome::Failed { code: 3 }) });
+        runs.push(FinishedRun { attempt: 2, ..run("b", 30, Outcome::Failed { code: 3 }) });
         let lines = plain(&[("spog".into(), runs)], 10);
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[0].starts_with("24 min ago, "), "{lines:?}");
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hindered_an_action_stands_below_it() {
+    fn what_hindered_an_action_is_printed_below_it() {
         let reason = "cannot write: disk full\nhint: make room".to_owned();
         let lines = plain(&[("spog".into(), vec![run("a", 5, Outcome::Hindered { reason })])], 10);
         assert!(lines[0].ends_with("  hindered"), "{lines:?}");
@@ -226,7 +230,7 @@ mod tests {
         let lines = plain(&histories, 10);
         assert!(lines[0].contains("spog\\u{1b}") && lines[1].contains("ops"), "{lines:?}");
         assert_eq!(plain(&histories, 1).len(), 1);
-        assert_eq!(plain(&[], 1), ["nothing was acted upon yet"]);
+        assert_eq!(plain(&[], 1), ["nothing was applied yet"]);
     }
 
     #[test]

@@ -1,38 +1,40 @@
-//! `agent init`: make this machine live. What can be done without the network comes first, so that
-//! whatever is cut off afterwards is finished by the next ticks; each step looks at what is there
-//! already, so that the whole may be said again at any time.
+//! `agent init`: sets this machine up. Steps without the network come first, so that the next ticks finish
+//! whatever is interrupted later. Each step checks what is there already, so the command can be repeated
+//! at any time. Does not know how a step is done.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context as _, Error, Result};
 
-use super::{schedule as scheduling, show, status, tick};
-use crate::cli::{self, Global};
+use super::{schedule as scheduling, status, tick};
+use crate::cli::{self, GlobalArgs};
+use crate::cmd::format;
 use crate::config::NamedAddress;
-use crate::domain::action::Trigger;
-use crate::domain::status::{Row, State, Status};
-use crate::engine::bootstrap::{self, Entry, Found};
-use crate::engine::reconcile::Wish;
-use crate::engine::schedule::{self, Way};
-use crate::engine::tick::Orders;
-use crate::engine::{Here, roster, steer};
-use crate::exit::{Code, Usage};
-use crate::system::node::Node;
+use crate::domain::repository::action::Trigger;
+use crate::domain::repository::state::State;
+use crate::domain::repository::status::{MachineStatus, StatusRow};
+use crate::engine::context::Context;
+use crate::engine::machine::bootstrap::{self, ExistingRepo, InitEntry};
+use crate::engine::machine::schedule::{self, ScheduleMethod};
+use crate::engine::request::{LockWait, TickOptions, WorkerCommand};
+use crate::engine::{discovery, operator};
+use crate::exit::{ExitStatus, UsageError};
+use crate::system::host::Host;
 
 /// Writes the node information and the configuration, installs the schedule, clones, runs the init
-/// ladder, ticks once and shows the status.
+/// scripts and one tick, and prints the status.
 ///
 /// # Errors
-/// When something cannot be written, or a repository of that name is configured otherwise; what is
-/// done by then, and what not, is a part of the error.
-pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
+/// When a file cannot be written, or a repository of that name is configured otherwise; the error lists
+/// the steps that are done and those that are not.
+pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
     let repos = addresses(args)?;
-    let here = before(global, args)?;
-    judge(&here, args, &repos)?;
+    let context = before(global, args)?;
+    check_arguments(&context, args, &repos)?;
     let (key, known_hosts) = (whole(args.key.as_deref())?, whole(args.known_hosts.as_deref())?);
-    let entries: Vec<Entry> = repos
+    let entries: Vec<InitEntry> = repos
         .iter()
-        .map(|repo| Entry {
+        .map(|repo| InitEntry {
             name: &repo.name,
             url: repo.address.secret_url(),
             branch: args.branch.as_deref(),
@@ -40,78 +42,88 @@ pub fn run(global: &Global, args: &cli::Init) -> Result<Code> {
             known_hosts: known_hosts.as_deref(),
         })
         .collect();
-    // Before anything is written: one that contradicts the configuration stops all.
-    let found: Vec<Found> =
-        entries.iter().map(|entry| bootstrap::find(&here, entry)).collect::<Result<_>>()?;
+    // Before anything is written: an entry that contradicts the configuration stops the whole command.
+    let found: Vec<ExistingRepo> =
+        entries.iter().map(|entry| bootstrap::find(&context, entry)).collect::<Result<_>>()?;
 
-    let mut account = Account { done: Vec::new(), quiet: global.quiet, unheard: None };
-    let written = write(&here, args, entries.iter().zip(&found), &mut account);
-    account.told(written, "the configuration, the schedule, the clone and the first tick")?;
-    // What was just written counts from here on.
-    let here = super::here(global);
-    let here = account.told(here, "the schedule, the clone and the first tick")?;
-    let scheduled = install(&here, args.schedule, &mut account);
-    let ticked = first_tick(&here, global, (args, &repos), &mut account);
-    account.told(ticked, "the first tick")?;
-    let now = crate::engine::tick::survey(&here, &[])?;
+    let mut account = InitProgress { done: Vec::new(), quiet: global.quiet, unheard: None };
+    let written = write(&context, args, entries.iter().zip(&found), &mut account);
+    account
+        .with_progress(written, "the configuration, the schedule, the clone and the first tick")?;
+    // From here on the files count that were just written.
+    let context = super::context(global);
+    let context = account.with_progress(context, "the schedule, the clone and the first tick")?;
+    let scheduled = install(&context, args.schedule, &mut account);
+    let ticked = first_tick(&context, global, (args, &repos), &mut account);
+    account.with_progress(ticked, "the first tick")?;
+    let now = crate::engine::tick::survey(&context, &[])?;
     let open = unfinished(&now, &repos);
-    account.say(&status::text(&now, status::Detail::Brief, show::width(), now.at));
-    let scheduled = scheduled.context("nothing makes this machine tick yet")?;
+    account.report(&status::text(&now, status::DetailLevel::Brief, format::width(), now.at));
+    let scheduled = scheduled.context("no schedule is installed")?;
     if !open.is_empty() {
         let open = open.join(", ");
-        account.say(&format!(
-            "\nNot finished: {open}. The next tick goes on with it; what is done stays done.\n"
+        account.report(&format!(
+            "\nNot ready yet: {open}. The next tick retries; this command is safe to repeat.\n"
         ));
     }
-    account.say(&hints(&here, scheduled)?);
-    account.heard()?;
-    Ok(if open.is_empty() { Code::Fine } else { Code::Attention })
+    account.report(&hints(&context, scheduled)?);
+    account.finish()?;
+    Ok(if open.is_empty() { ExitStatus::Fine } else { ExitStatus::Attention })
 }
 
-/// What is known before anything is written. Node information that cannot be used stands in nobody's
-/// way who says which part or stack this is.
-fn before(global: &Global, args: &cli::Init) -> Result<Here> {
-    match super::here(global) {
+/// The context before anything is written. Unusable node information is no error when the arguments
+/// contain a part or a stack.
+fn before(global: &GlobalArgs, args: &cli::InitArgs) -> Result<Context> {
+    match super::context(global) {
         Err(_) if args.part.is_some() || args.stack.is_some() => {
-            Ok(Here::bare(super::settings(global)?, Node::here()))
+            Ok(Context::bare(super::settings(global)?, Host::current()))
         }
         known => known,
     }
 }
 
-/// The repositories that were asked for and are not live: what is to be acted upon there was not. To a
-/// tick that is no trouble as long as it can wait; to somebody who waits for a machine to be live it is.
-fn unfinished<'a>(now: &'a Status, repos: &[NamedAddress]) -> Vec<&'a str> {
-    let asked = |row: &&Row| repos.iter().any(|repo| repo.name == row.name);
-    let live = [State::Pinned, State::Ahead, State::Current, State::Inactive];
-    let open = |row: &&Row| {
-        row.needs_attention(now.at) || !row.conditions.iter().any(|state| live.contains(state))
+/// The named repositories that are not live, because a revision there is not deployed. A tick accepts that
+/// while it can wait; a person who waits for a live machine does not.
+fn unfinished<'a>(now: &'a MachineStatus, repos: &[NamedAddress]) -> Vec<&'a str> {
+    let asked = |row: &&StatusRow| repos.iter().any(|repo| repo.name == row.name);
+    // What a person stopped stays where it is.
+    let live = |row: &StatusRow| match row.state {
+        State::Pinned => true,
+        State::Held => row.conditions.iter().any(|it| matches!(it, State::Current | State::Ahead)),
+        _ => row.is_at_upstream(),
     };
+    let open = |row: &&StatusRow| row.needs_attention(now.at) || !live(row);
     now.repositories.iter().filter(asked).filter(open).map(|row| row.name.as_str()).collect()
 }
 
-/// The addresses as they were given; what is none of them is shown without its password.
-fn addresses(args: &cli::Init) -> Result<Vec<NamedAddress>, Usage> {
-    args.repos.iter().map(|text| text.parse().map_err(Usage)).collect()
+/// The addresses in the arguments; an error shows a wrong one without its password.
+fn addresses(args: &cli::InitArgs) -> Result<Vec<NamedAddress>, UsageError> {
+    args.repos.iter().map(|text| text.parse().map_err(UsageError)).collect()
 }
 
-/// What cannot be carried out as it stands.
-fn judge(here: &Here, args: &cli::Init, repos: &[NamedAddress]) -> Result<(), Usage> {
-    if here.settings.world.config_named {
-        return Err(Usage(
+/// Fails for arguments that cannot be carried out.
+fn check_arguments(
+    context: &Context,
+    args: &cli::InitArgs,
+    repos: &[NamedAddress],
+) -> Result<(), UsageError> {
+    if context.settings.world.config_named {
+        return Err(UsageError(
             "with --config, agent.d is not read, so there is no place to write to\n\
              hint: leave out --config, or write [repo.NAME] into that file and run: agent tick"
                 .to_owned(),
         ));
     }
-    let node =
-        [("part", &args.part, &here.settings.part), ("stack", &args.stack, &here.settings.stack)];
+    let node = [
+        ("part", &args.part, &context.settings.part),
+        ("stack", &args.stack, &context.settings.stack),
+    ];
     for (what, asked, configured) in node {
         if let (Some(asked), Some(configured)) = (asked, configured)
             && asked != configured
         {
-            let file = here.settings.world.config_file.display();
-            return Err(Usage(format!(
+            let file = context.settings.world.config_file.display();
+            return Err(UsageError(format!(
                 "this machine is {what} {configured} by [node] in {file}, which wins over \
                  --{what} {asked}\nhint: change it there, or leave out --{what}"
             )));
@@ -121,48 +133,48 @@ fn judge(here: &Here, args: &cli::Init, repos: &[NamedAddress]) -> Result<(), Us
         repos.iter().take(index).any(|other| other.name == repo.name).then(|| repo.name.clone())
     };
     if let Some(name) = repos.iter().enumerate().find_map(twice) {
-        return Err(Usage(format!(
+        return Err(UsageError(format!(
             "two repositories would have the name \"{name}\"\nhint: write NAME=URL for one of them"
         )));
     }
     Ok(())
 }
 
-/// A path as the configuration takes it, wherever the caller stands.
+/// The absolute path, as the configuration needs it.
 fn whole(path: Option<&Path>) -> Result<Option<PathBuf>> {
     let whole = path.map(std::path::absolute).transpose();
-    whole.context("the path of the key or of known_hosts cannot be made out")
+    whole.context("the path of the key or of known_hosts cannot be resolved")
 }
 
-/// What was done so far.
-struct Account {
+/// The steps that are done.
+struct InitProgress {
     done: Vec<String>,
     quiet: bool,
-    /// Why the first of what was said was not heard; that stops nothing.
+    /// The first error of printing; it does not stop the command.
     unheard: Option<Error>,
 }
 
-impl Account {
+impl InitProgress {
     fn did(&mut self, sentence: String) {
-        self.say(&format!("{}\n", show::escaped(&sentence)));
+        self.report(&format!("{}\n", format::escaped(&sentence)));
         self.done.push(sentence);
     }
 
-    fn say(&mut self, text: &str) {
+    fn report(&mut self, text: &str) {
         if !self.quiet
-            && let Err(error) = show::print(text)
+            && let Err(error) = format::print(text)
         {
             self.unheard.get_or_insert(error);
         }
     }
 
-    /// Whether all that was said was heard.
-    fn heard(self) -> Result<()> {
+    /// Returns the first error of printing.
+    fn finish(self) -> Result<()> {
         self.unheard.map_or(Ok(()), Err)
     }
 
-    /// An error says as well what was done before it, and what was not.
-    fn told<T>(&self, outcome: Result<T>, undone: &str) -> Result<T> {
+    /// Adds to an error which steps were done before it, and which were not.
+    fn with_progress<T>(&self, outcome: Result<T>, undone: &str) -> Result<T> {
         let account = || {
             let done = match self.done.as_slice() {
                 [] => "nothing".to_owned(),
@@ -170,7 +182,7 @@ impl Account {
             };
             format!(
                 "the machine is not live yet. Done: {done}. Not done: {undone}\n\
-                 hint: what is done stays done: put that right, and say the same again"
+                 hint: correct that, and run the same command again; it is safe to repeat"
             )
         };
         outcome.map_err(|error: Error| error.context(account()))
@@ -178,95 +190,99 @@ impl Account {
 }
 
 fn write<'a>(
-    here: &Here,
-    args: &cli::Init,
-    entries: impl Iterator<Item = (&'a Entry<'a>, &'a Found)>,
-    account: &mut Account,
+    context: &Context,
+    args: &cli::InitArgs,
+    entries: impl Iterator<Item = (&'a InitEntry<'a>, &'a ExistingRepo)>,
+    account: &mut InitProgress,
 ) -> Result<()> {
-    bootstrap::write_node(here, args.part.as_deref(), args.stack.as_deref())?;
+    bootstrap::write_node(context, args.part.as_deref(), args.stack.as_deref())?;
     for (what, word) in [("part", &args.part), ("stack", &args.stack)] {
         if let Some(word) = word {
-            let folder = here.settings.world.nodeinfo.display();
-            account.did(format!("this machine is {what} {word}: {folder}"));
+            let dir = context.settings.world.nodeinfo.display();
+            account.did(format!("this machine is {what} {word}: {dir}"));
         }
     }
     for (entry, found) in entries {
-        let file = bootstrap::entry_file(here, entry.name);
+        let file = bootstrap::entry_file(context, entry.name);
         match found {
-            Found::Nothing => {
-                bootstrap::write_entry(here, entry)?;
+            ExistingRepo::Nothing => {
+                bootstrap::write_entry(context, entry)?;
                 account.did(format!("{} is configured: {}", entry.name, file.display()));
             }
-            Found::Same => account.did(format!("{} was configured already", entry.name)),
-            Found::Other(differences) => {
+            ExistingRepo::Same => account.did(format!("{} was configured already", entry.name)),
+            ExistingRepo::Other(differences) => {
                 for difference in differences {
                     account.did(format!("{difference}; change it in {}", file.display()));
                 }
             }
         }
-        if let Some(sentence) = bootstrap::comes_from_elsewhere(here, entry) {
+        for sentence in bootstrap::about_the_clone(context, entry) {
             account.did(sentence);
         }
     }
     Ok(())
 }
 
-/// Installs what is to tick; tells whether something ticks now.
-fn install(here: &Here, asked: Option<cli::Schedule>, account: &mut Account) -> Result<bool> {
-    if here.settings.world.own {
+/// Installs the schedule; returns whether something runs ticks now.
+fn install(
+    context: &Context,
+    asked: Option<cli::ScheduleKind>,
+    account: &mut InitProgress,
+) -> Result<bool> {
+    if context.settings.world.own {
         return Ok(false);
     }
-    let installed = schedule::installed(here)?;
+    let installed = schedule::installed(context)?;
     let way = match asked {
         Some(how) => scheduling::way(how),
-        // What somebody chose before is not chosen anew.
+        // An earlier choice of a person stays.
         None if !installed.is_empty() => None,
-        None => schedule::is_usual(here).then_some(Way::Cron),
+        None => schedule::is_usual(context).then_some(ScheduleMethod::Cron),
     };
     let Some(way) = way else { return Ok(!installed.is_empty()) };
-    for sentence in schedule::install(here, way)? {
+    for sentence in schedule::install(context, way)? {
         account.did(sentence);
     }
     Ok(true)
 }
 
 fn first_tick(
-    here: &Here,
-    global: &Global,
-    (args, repos): (&cli::Init, &[NamedAddress]),
-    account: &mut Account,
+    context: &Context,
+    global: &GlobalArgs,
+    (args, repos): (&cli::InitArgs, &[NamedAddress]),
+    account: &mut InitProgress,
 ) -> Result<()> {
     let names: Vec<String> = repos.iter().map(|repo| repo.name.clone()).collect();
     if args.again {
-        for repo in roster::named(here, &names)? {
-            if matches!(repo.found, roster::Found::Clone) {
-                steer::init_again(here, &repo)?;
+        for repo in discovery::named(context, &names)? {
+            if matches!(repo.found, discovery::CloneState::Clone) {
+                operator::init_again(context, &repo)?;
             }
         }
     }
-    let orders = Orders {
+    let options = TickOptions {
         names,
-        // What is well is left alone, unless a person says that it is to run again.
+        // A healthy repository is left alone, unless a person orders another run.
         trigger: if args.again { Trigger::Redo } else { Trigger::Bootstrap },
         dry_run: false,
-        wait: true,
-        wish: Wish::Follow,
+        wait: LockWait::Unlimited,
+        command: WorkerCommand::Follow,
     };
     let say = |text: &str| {
-        account.say(text);
+        account.report(text);
         Ok(())
     };
-    tick::perform_telling(here, global, &orders, say).map(drop)
+    tick::perform_with_progress(context, global, &options, say).map(drop)
 }
 
-/// What a person may still have to do.
-fn hints(here: &Here, ticks: bool) -> Result<String> {
+/// Hints at what a person may still have to do.
+fn hints(context: &Context, ticks: bool) -> Result<String> {
     let mut text = String::new();
     if !ticks {
-        text += &format!("\n{}", scheduling::by_hand(here, Some(Way::Cron))?);
+        text += &format!("\n{}", scheduling::by_hand(context, Some(ScheduleMethod::Cron))?);
     }
-    if !here.settings.world.own {
-        text += &scheduling::loops_beside(here);
+    if !context.settings.world.own {
+        text += &scheduling::loops_beside(context);
     }
     Ok(text)
 }

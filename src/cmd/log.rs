@@ -1,5 +1,5 @@
-//! `agent log`: the output of the last actions of a repository. What scripts print is foreign: it
-//! is shown without its colours and cannot steer the terminal.
+//! `agent log`: the output of a repository's last actions. Output of scripts is foreign: it is shown
+//! without its colours and cannot control the terminal. Does not know where logs are.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,23 +8,27 @@ use std::time::Duration;
 use anstream::adapter::strip_str;
 use anyhow::{Result, bail};
 
-use super::{helper, show};
+use super::helper;
 use crate::cli;
-use crate::engine::{Here, steer};
-use crate::exit::Code;
-use crate::system::logs::{self, Reader};
+use crate::cmd::format;
+use crate::engine::context::Context;
+use crate::engine::run::log;
+use crate::engine::tick::user_helper::CommandExtent;
+use crate::exit::ExitStatus;
+use crate::system::logs::{self, LogReader};
 
-/// How often a followed log is looked at.
+/// The interval at which a followed log is read.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// `agent log REPO [-n N] [-f]`; the newest comes last.
+/// `agent log REPO [-n N] [-f]`; the newest log comes last.
 ///
 /// # Errors
 /// When the repository is not known, there is no log, or one cannot be read.
-pub fn run(here: &Here, args: &cli::Log) -> Result<Code> {
-    let (ours, code) = helper::ours(here, std::slice::from_ref(&args.repo))?;
+pub fn run(context: &Context, args: &cli::LogArgs) -> Result<ExitStatus> {
+    let extent = if args.follow { CommandExtent::Endless } else { CommandExtent::Look };
+    let (ours, code) = helper::ours(context, std::slice::from_ref(&args.repo), extent)?;
     let [repo] = ours.as_slice() else { return Ok(code) };
-    let dir = steer::log_folder(here, &repo.name);
+    let dir = log::log_dir(context, &repo.name);
     let mut out = anstream::stdout().lock();
     let printed = match args.follow {
         false => print(&repo.name, &dir, args.count, &mut out),
@@ -32,11 +36,11 @@ pub fn run(here: &Here, args: &cli::Log) -> Result<Code> {
     };
     match printed {
         Err(error) if !is_gone(&error) => Err(error),
-        _ => Ok(Code::Fine),
+        _ => Ok(ExitStatus::Fine),
     }
 }
 
-/// A reader such as `head` has seen enough and went away.
+/// Whether the error is a closed pipe: a reader such as `head` has ended.
 fn is_gone(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -47,7 +51,7 @@ fn print(name: &str, dir: &Path, count: usize, out: &mut impl Write) -> Result<(
         bail!(
             "there is no log of {}: no action of it has run here yet\n\
              hint: to see why: agent explain {0}",
-            show::escaped(name)
+            format::escaped(name)
         );
     }
     let several = count > 1 && newest.len() > 1;
@@ -55,7 +59,7 @@ fn print(name: &str, dir: &Path, count: usize, out: &mut impl Write) -> Result<(
         if several {
             title(&entry.path, out)?;
         }
-        let mut reader = Reader::open(&entry.path)?;
+        let mut reader = LogReader::open(&entry.path)?;
         loop {
             let lines = reader.lines()?;
             if lines.is_empty() {
@@ -68,12 +72,12 @@ fn print(name: &str, dir: &Path, count: usize, out: &mut impl Write) -> Result<(
     Ok(out.flush()?)
 }
 
-/// Prints the newest log as it grows, and goes on to a newer one when there is one; ends with the
+/// Prints the newest log as it grows, and continues with a newer one when there is one; ends with the
 /// action.
 fn follow(dir: &Path, out: &mut impl Write) -> Result<()> {
-    let mut current: Option<(PathBuf, Reader)> = None;
+    let mut current: Option<(PathBuf, LogReader)> = None;
     loop {
-        // Looked for before reading, so that nothing of the old one is missed.
+        // Listed before reading, so that no line of the old log is missed.
         let newest = logs::list(dir)?.into_iter().next().map(|entry| entry.path);
         if let Some((_, reader)) = &mut current {
             loop {
@@ -93,7 +97,7 @@ fn follow(dir: &Path, out: &mut impl Write) -> Result<()> {
                 if current.is_some() {
                     title(&newest, out)?;
                 }
-                let reader = Reader::open(&newest)?;
+                let reader = LogReader::open(&newest)?;
                 current = Some((newest, reader));
             }
             _ => std::thread::sleep(PAUSE),
@@ -101,16 +105,16 @@ fn follow(dir: &Path, out: &mut impl Write) -> Result<()> {
     }
 }
 
-/// As head(1) and tail(1) do it.
+/// Prints the heading of a log, in the form of head(1) and tail(1).
 fn title(path: &Path, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "==> {} <==", show::escaped(&path.to_string_lossy()))
+    writeln!(out, "==> {} <==", format::escaped(&path.to_string_lossy()))
 }
 
 fn write_lines(lines: &[String], out: &mut impl Write) -> io::Result<()> {
     for line in lines {
         let plain = strip_str(line).to_string();
-        // Tabs are what they seem.
-        let cells: Vec<_> = plain.split('\t').map(show::escaped).collect();
+        // Tabs are harmless and stay.
+        let cells: Vec<_> = plain.split('\t').map(format::escaped).collect();
         writeln!(out, "{}", cells.join("\t"))?;
     }
     Ok(())
@@ -123,17 +127,17 @@ mod tests {
     use chrono::{DateTime, Utc};
 
     use super::*;
-    use crate::domain::action::Outcome;
     use crate::domain::git::Commit;
-    use crate::system::logs::Log;
+    use crate::domain::repository::action::Outcome;
+    use crate::system::logs::ActionLog;
 
     fn at(minute: u32) -> DateTime<Utc> {
         format!("2026-11-22T09:{minute:02}:00Z").parse().unwrap()
     }
 
-    fn log(dir: &Path, minute: u32) -> Log {
+    fn log(dir: &Path, minute: u32) -> ActionLog {
         let revision: Commit = "ab".repeat(20).parse().unwrap();
-        let log = Log::create(dir, at(minute), &revision).unwrap();
+        let log = ActionLog::create(dir, at(minute), &revision).unwrap();
         log.start("abababa");
         log
     }
@@ -182,7 +186,7 @@ mod tests {
         assert!(!text.contains(['\u{1b}', '\u{7}', '\u{9b}']), "{text:?}");
     }
 
-    /// Passes on what is written as it comes.
+    /// Passes on each write as it comes.
     struct Pipe(mpsc::Sender<String>);
 
     impl Write for Pipe {
@@ -224,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_goes_on_to_the_action_that_comes_after_a_cut_off_one() {
+    fn a_follower_continues_with_the_action_that_comes_after_a_cut_off_one() {
         let temp = tempfile::tempdir().unwrap();
         let (sender, pipe) = mpsc::channel();
         std::thread::scope(|scope| {

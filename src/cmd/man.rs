@@ -1,5 +1,5 @@
-//! Writes the manual pages, each made of what says the same elsewhere, so that the two cannot disagree:
-//! those of the commands of the command line's own help, agent.toml(5) of docs/configuration.md.
+//! Writes the manual pages from sources that say the same elsewhere, so that the two cannot disagree: the
+//! commands' pages from the command line's help, agent.toml(5) from docs/configuration.md.
 
 mod markdown;
 
@@ -10,20 +10,20 @@ use clap::CommandFactory;
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::cli::{Cli, Man};
-use crate::exit::Code;
+use crate::cli::{Cli, ManArgs};
+use crate::exit::ExitStatus;
 use crate::system::files;
 
 const SOURCE: &str = concat!("agent ", env!("CARGO_PKG_VERSION"));
 const MANUAL: &str = "Push-Me-Pull-You";
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 
-/// Writes every page into the folder `args.dir`: `agent.1`, `agent-COMMAND.1` for each command that
+/// Writes every page into the directory `args.dir`: `agent.1`, `agent-COMMAND.1` for each command that
 /// the help lists, and `agent.toml.5`.
 ///
 /// # Errors
-/// When there is no such folder or it cannot be written.
-pub fn run(args: &Man) -> Result<Code> {
+/// When the directory does not exist or cannot be written.
+pub fn run(args: &ManArgs) -> Result<ExitStatus> {
     let mut agent = Cli::command().disable_help_subcommand(true);
     agent.build();
     write_command(&args.dir, agent.clone())?;
@@ -31,7 +31,7 @@ pub fn run(args: &Man) -> Result<Code> {
         write_command(&args.dir, command.clone())?;
     }
     files::put(&args.dir, "agent.toml.5", configuration()?.as_bytes(), 0o644)?;
-    Ok(Code::Fine)
+    Ok(ExitStatus::Fine)
 }
 
 fn write_command(dir: &Path, command: clap::Command) -> Result<()> {
@@ -45,11 +45,11 @@ fn write_command(dir: &Path, command: clap::Command) -> Result<()> {
     files::put(dir, &name, &text, 0o644)
 }
 
-/// agent.toml(5). The page's own title gives way to the name that a manual page has.
+/// The text of agent.toml(5). The manual page's own title replaces the Markdown title.
 fn configuration() -> Result<String> {
     let mut page = Roff::new();
     page.control("TH", ["agent.toml", "5", "", SOURCE, MANUAL]);
-    // Keys and paths are neither stretched nor broken at the end of a line.
+    // Keys and paths must be neither stretched nor hyphenated.
     page.control("ad", ["l"]).control("nh", []);
     page.control("SH", ["NAME"]);
     page.text([roman("agent.toml - the configuration of agent(1)")]);

@@ -1,18 +1,20 @@
-//! One file per command: settings in, text or JSON out. The only part that prints.
+//! The commands, one file each: settings in, text or JSON out. No other part prints. Decides nothing.
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
-use crate::cli::{Cli, Command, Global};
-use crate::config::{self, Settings, Source, Sources, World};
-use crate::engine::Here;
-use crate::exit::{self, Code};
-use crate::system::files::Fault;
-use crate::system::node::{self, Node};
+use crate::cli::{Cli, Command, GlobalArgs};
+use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
+use crate::engine::context::Context;
+use crate::engine::discovery::safe_paths;
+use crate::exit::{self, ExitStatus};
+use crate::system::files::DiskFault;
+use crate::system::host::{self, Host};
 
 pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod explain;
+pub mod format;
 pub mod helper;
 pub mod history;
 pub mod init;
@@ -20,18 +22,17 @@ pub mod listen;
 pub mod log;
 pub mod man;
 pub mod notify;
+pub mod operator;
 pub mod schedule;
-pub mod show;
 pub mod status;
-pub mod steer;
 pub mod tick;
 pub mod worker;
 
-/// Runs the command that was typed.
+/// Runs the command of the command line.
 ///
 /// # Errors
-/// What a person has to know; the exit code follows from it.
-pub fn run(cli: &Cli) -> Result<Code> {
+/// When the command fails; the exit code follows from the error.
+pub fn run(cli: &Cli) -> Result<ExitStatus> {
     let global = &cli.global;
     match &cli.command {
         Command::Init(args) => init::run(global, args),
@@ -42,15 +43,17 @@ pub fn run(cli: &Cli) -> Result<Code> {
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Stage(args) => worker::stage(args),
+        Command::IndexPack(args) => worker::index_pack(args),
+        Command::PackObjects(args) => worker::pack_objects(args),
         Command::Helper(args) => helper::run(args),
-        command => match (here(global), command) {
-            (Ok(here), command) => within(&here, global, command),
+        command => match (context(global), command) {
+            (Ok(context), command) => within(&context, global, command),
             (Err(error), Command::Status(args)) if is_closed(&error) => {
-                status::from_outside(error, &World::of(&sources(global))?, global, args)
+                status::from_outside(error, &AgentDirs::of(&sources(global))?, global, args)
             }
             // Monitoring reads stdout and a code of its own.
             (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
-            // What calls the agent can be taken away whatever is wrong with its configuration.
+            // Ticks can be switched off even when the configuration is wrong.
             (Err(_), Command::Schedule(args)) if schedule::way(args.how).is_none() => {
                 schedule::run(&bare(global)?, args)
             }
@@ -59,75 +62,81 @@ pub fn run(cli: &Cli) -> Result<Code> {
     }
 }
 
-/// Runs a command that is about repositories.
-fn within(here: &Here, global: &Global, command: &Command) -> Result<Code> {
+/// Runs a command that needs the repositories.
+fn within(context: &Context, global: &GlobalArgs, command: &Command) -> Result<ExitStatus> {
     match command {
-        Command::Tick(args) => tick::run(here, global, args),
-        Command::Status(args) => status::run(here, global, args),
-        Command::Explain(args) => explain::run(here, args),
-        Command::History(args) => history::run(here, args),
-        Command::Log(args) => log::run(here, args),
-        Command::Schedule(args) => schedule::run(here, args),
-        Command::Redo(args) => steer::redo(here, global, args),
-        Command::Rollback(args) => steer::rollback(here, global, args),
-        Command::Checkout(args) => steer::checkout(here, global, args),
-        Command::Hold(args) => steer::hold(here, args),
-        Command::Unhold(args) => steer::unhold(here, args),
-        Command::Accept(args) => steer::accept(here, global, args),
-        Command::Worker(args) => worker::run(here, args),
-        _ => bail!("this command is nobody's to delegate"),
+        Command::Tick(args) => tick::run(context, global, args),
+        Command::Status(args) => status::run(context, global, args),
+        Command::Explain(args) => explain::run(context, args),
+        Command::History(args) => history::run(context, args),
+        Command::Log(args) => log::run(context, args),
+        Command::Schedule(args) => schedule::run(context, args),
+        Command::Redo(args) => operator::redo(context, global, args),
+        Command::Rollback(args) => operator::rollback(context, global, args),
+        Command::Checkout(args) => operator::checkout(context, global, args),
+        Command::Hold(args) => operator::hold(context, args),
+        Command::Unhold(args) => operator::unhold(context, args),
+        Command::Accept(args) => operator::accept(context, global, args),
+        Command::Worker(args) => worker::run(context, args),
+        _ => bail!("this command is never delegated"),
     }
 }
 
-/// Whether the configuration is not for this user to read.
+/// Whether this user may not read the configuration.
 fn is_closed(error: &Error) -> bool {
-    let denied = |cause: &config::Error| cause.is_denied();
+    let denied = |cause: &config::ConfigError| cause.is_denied();
     error.chain().filter_map(|cause| cause.downcast_ref()).any(denied)
 }
 
-/// Tells an error that stops nothing else; the code that the command ends with at best.
-fn tell(error: Error) -> Code {
-    exit::report(&Fault::explained(error))
+/// Prints an error that does not stop the rest; returns the least exit code that the command gets.
+fn print_error(error: Error) -> ExitStatus {
+    exit::report(&DiskFault::explained(error))
 }
 
-/// Where to look, from the command line, the environment and passwd.
-fn sources(global: &Global) -> Sources {
-    let user = node::User::current();
-    Sources {
+/// The locations by the command line, the environment and passwd.
+fn sources(global: &GlobalArgs) -> ConfigLocations {
+    let user = host::User::current();
+    ConfigLocations {
         config: global.config.clone(),
         root: global.root.clone(),
-        home: Some(node::home().unwrap_or(user.home)),
+        home: Some(host::home().unwrap_or(user.home)),
         is_root: user.uid == 0,
     }
 }
 
-/// Reads the settings and who we are.
+/// Reads the settings and the facts about this host.
 ///
 /// # Errors
 /// When the configuration or the node information cannot be used.
-pub fn here(global: &Global) -> Result<Here> {
+pub fn context(global: &GlobalArgs) -> Result<Context> {
     let settings = settings(global)?;
-    Here::new(settings, Node::here()).context("the node information cannot be used")
+    Context::new(settings, Host::current()).context("the node information cannot be used")
 }
 
-/// Who we are, with the settings that hold where nothing is configured.
-fn bare(global: &Global) -> Result<Here, config::Error> {
-    let settings = Settings::parse(World::of(&sources(global))?, &Source::default())?;
-    Ok(Here::bare(settings, Node::here()))
+/// The context with default settings, for an unusable configuration.
+fn bare(global: &GlobalArgs) -> Result<Context, config::ConfigError> {
+    let settings = Settings::parse(AgentDirs::of(&sources(global))?, &ConfigTexts::default())?;
+    Ok(Context::bare(settings, Host::current()))
 }
 
-/// Reads the settings of the world that the command line and the environment name.
-fn settings(global: &Global) -> Result<Settings, config::Error> {
+/// Reads the settings by the locations of the command line and the environment.
+fn settings(global: &GlobalArgs) -> Result<Settings, config::ConfigError> {
     let sources = sources(global);
-    // A script of ours has AGENT_ROOT in its environment, which names the root that it belongs to
-    // and asks for no other world.
-    if node::within_an_action() && sources.root.is_some() {
-        let usual = Settings::load(&Sources { root: None, ..sources.clone() });
+    // One of our scripts has AGENT_ROOT in its environment. It is the root of the script's own agent and
+    // does not ask for a separate one.
+    if host::within_an_action() && sources.root.is_some() {
+        let usual = load(&ConfigLocations { root: None, ..sources.clone() });
         if let Ok(usual) = usual
             && Some(&usual.world.root) == sources.root.as_ref()
         {
             return Ok(usual);
         }
     }
-    Settings::load(&sources)
+    load(&sources)
+}
+
+/// Reads the configuration, if no user besides root and our own can have changed it.
+fn load(sources: &ConfigLocations) -> Result<Settings, config::ConfigError> {
+    safe_paths::configuration(&AgentDirs::of(sources)?)?;
+    Settings::load(sources)
 }

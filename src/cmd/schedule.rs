@@ -1,135 +1,135 @@
-//! `agent schedule`: what makes the ticks of this machine happen is installed, shown or removed.
+//! `agent schedule`: installs, prints or removes what runs this machine's ticks. Does not know cron.
 
 use anyhow::{Result, bail};
 
-use super::show;
 use crate::cli;
-use crate::engine::Here;
-use crate::engine::schedule::{self, CronLine, Loops, Way};
-use crate::exit::{Code, Usage};
+use crate::cmd::format;
+use crate::engine::context::Context;
+use crate::engine::machine::schedule::{self, CronLine, PullLoops, ScheduleMethod};
+use crate::exit::{ExitStatus, UsageError};
 
 /// `agent schedule cron|systemd|none [--replace] [--print]`
 ///
 /// # Errors
-/// When it cannot be installed or removed, or stdout not be written.
-pub fn run(here: &Here, args: &cli::ScheduleArgs) -> Result<Code> {
+/// When it cannot be installed or removed, or stdout cannot be written.
+pub fn run(context: &Context, args: &cli::ScheduleArgs) -> Result<ExitStatus> {
     let way = way(args.how);
     if args.replace && way.is_none() {
-        return Err(Usage(
-            "with none and --replace nothing would pull here any more\n\
+        return Err(UsageError(
+            "none with --replace would leave this machine without a pull loop\n\
              hint: write cron or systemd, or leave out --replace"
                 .to_owned(),
         )
         .into());
     }
     if args.print {
-        show::print(&shown(here, way)?)?;
-        return Ok(Code::Fine);
+        format::print(&preview(context, way)?)?;
+        return Ok(ExitStatus::Fine);
     }
-    if here.settings.world.own {
-        show::print(&by_hand(here, way)?)?;
-        return Ok(Code::Fine);
+    if context.settings.world.own {
+        format::print(&by_hand(context, way)?)?;
+        return Ok(ExitStatus::Fine);
     }
     match way {
-        Some(way) => tell(&schedule::install(here, way)?)?,
-        None => match schedule::uninstall(here)?.as_slice() {
-            [] => tell(&["nothing was installed".to_owned()])?,
-            told => tell(told)?,
+        Some(way) => print_sentences(&schedule::install(context, way)?)?,
+        None => match schedule::uninstall(context)?.as_slice() {
+            [] => print_sentences(&["nothing was installed".to_owned()])?,
+            sentences => print_sentences(sentences)?,
         },
     }
-    // Two loops for a moment are better than none for good.
+    // Two loops for a moment are better than none for ever.
     let mut failed = Vec::new();
     if args.replace {
-        let taken = schedule::take_over(here);
-        tell(&taken.told)?;
+        let taken = schedule::take_over(context);
+        print_sentences(&taken.sentences)?;
         failed = taken.failed;
     }
-    show::print(&loops_beside(here))?;
+    format::print(&loops_beside(context))?;
     if failed.is_empty() {
-        return Ok(Code::Fine);
+        return Ok(ExitStatus::Fine);
     }
-    bail!("not every loop could be taken over: {}", failed.join("; "))
+    bail!("not every pull loop could be replaced: {}", failed.join("; "))
 }
 
-/// What somebody means who says `how`; `None`: nothing is to tick.
-pub fn way(how: cli::Schedule) -> Option<Way> {
+/// The method for `how`; `None`: nothing runs ticks.
+pub fn way(how: cli::ScheduleKind) -> Option<ScheduleMethod> {
     match how {
-        cli::Schedule::Cron => Some(Way::Cron),
-        cli::Schedule::Systemd => Some(Way::Systemd),
-        cli::Schedule::None => None,
+        cli::ScheduleKind::Cron => Some(ScheduleMethod::Cron),
+        cli::ScheduleKind::Systemd => Some(ScheduleMethod::Systemd),
+        cli::ScheduleKind::None => None,
     }
 }
 
-/// What a person has to put where for a world of its own.
+/// Instructions for an agent with its own `--root`: which line or unit a person has to install where.
 ///
 /// # Errors
-/// When systemd cannot start such a program.
-pub fn by_hand(here: &Here, way: Option<Way>) -> Result<String> {
-    let CronLine { place, line } = schedule::cron_line(here);
+/// When systemd cannot start a program at our path.
+pub fn by_hand(context: &Context, way: Option<ScheduleMethod>) -> Result<String> {
+    let CronLine { place, line } = schedule::cron_line(context);
     Ok(match way {
-        Some(Way::Cron) => {
+        Some(ScheduleMethod::Cron) => {
             format!("To tick each minute, put this line into {place}:\n{line}\n")
         }
-        Some(Way::Systemd) => format!(
-            "To stay up, put this into a unit of your own:\n{}",
-            schedule::file(here, Way::Systemd)?
+        Some(ScheduleMethod::Systemd) => format!(
+            "To run it as a service, put this into a unit of your own:\n{}",
+            schedule::file(context, ScheduleMethod::Systemd)?
         ),
-        None => "Nothing is installed for a world of its own\n".to_owned(),
+        None => "Nothing is installed for a self-contained instance\n".to_owned(),
     })
 }
 
-/// The loops that still pull beside the agent, and how to end that; empty when there are none.
-pub fn loops_beside(here: &Here) -> String {
-    let Loops { rivals, unread } = schedule::loops(here);
+/// Warnings about other loops that pull besides the agent, with a hint; empty when there are none.
+pub fn loops_beside(context: &Context) -> String {
+    let PullLoops { pull_jobs, unread } = schedule::loops(context);
     let mut text = String::new();
     for reason in &unread {
-        let reason = show::escaped(reason);
-        text += &format!("warning: whether another loop pulls here is not known: {reason}\n");
+        let reason = format::escaped(reason);
+        text += &format!("warning: whether another loop pulls here is unknown: {reason}\n");
     }
-    for rival in &rivals {
-        text += &format!("another loop pulls here: {}\n", show::escaped(&rival.to_string()));
+    for pull_job in &pull_jobs {
+        text += &format!("another loop pulls here: {}\n", format::escaped(&pull_job.to_string()));
     }
-    if rivals.iter().any(|rival| rival.about_us) {
-        text += &take_over_hint(here);
+    if pull_jobs.iter().any(|pull_job| pull_job.about_us) {
+        text += &take_over_hint(context);
     }
     text
 }
 
-/// How such a loop ends.
-fn take_over_hint(here: &Here) -> String {
-    format!("hint: {} takes it over\n", schedule::take_over_command(here))
+/// The hint at the command that ends such a loop.
+fn take_over_hint(context: &Context) -> String {
+    format!("hint: {} replaces it\n", schedule::take_over_command(context))
 }
 
-/// That loops pull the clones of this world beside the agent, in one line and a hint; empty when none is
-/// seen. A crontab that cannot be read is the business of `agent check`.
-pub fn loop_upon_ours(here: &Here) -> String {
-    if here.settings.world.own {
+/// A line and a hint about other loops that pull this agent's clones; empty when none is seen. Crontabs
+/// that cannot be read are left to `agent check`.
+pub fn loop_upon_ours(context: &Context) -> String {
+    if context.settings.world.own {
         return String::new();
     }
-    let mut rivals = schedule::loops(here).rivals;
-    rivals.retain(|rival| rival.about_us);
-    let Some((first, others)) = rivals.split_first() else { return String::new() };
+    let mut pull_jobs = schedule::loops(context).pull_jobs;
+    pull_jobs.retain(|pull_job| pull_job.about_us);
+    let Some((first, others)) = pull_jobs.split_first() else { return String::new() };
     let more = match others.len() {
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    let first = show::escaped(&first.to_string());
-    let hint = take_over_hint(here);
+    let first = format::escaped(&first.to_string());
+    let hint = take_over_hint(context);
     format!("\nwarning: another loop pulls here: {first}{more}\n{hint}")
 }
 
-/// What would be installed; for "none", what is installed.
-fn shown(here: &Here, way: Option<Way>) -> Result<String> {
+/// The text that would be installed; for "none" the places of what is installed.
+fn preview(context: &Context, way: Option<ScheduleMethod>) -> Result<String> {
     match way {
-        Some(way) => schedule::file(here, way),
-        None => Ok(match schedule::installed(here)?.as_slice() {
+        Some(way) => schedule::file(context, way),
+        None => Ok(match schedule::installed(context)?.as_slice() {
             [] => "nothing is installed\n".to_owned(),
             found => found.iter().map(|(_, place)| format!("{place}\n")).collect(),
         }),
     }
 }
 
-fn tell(sentences: &[String]) -> Result<()> {
-    let text: String = sentences.iter().map(|it| show::escaped(it) + "\n").collect();
-    show::print(&text)
+fn print_sentences(sentences: &[String]) -> Result<()> {
+    let text: String = sentences.iter().map(|it| format::escaped(it) + "\n").collect();
+    format::print(&text)
 }

@@ -1,140 +1,153 @@
-//! `agent status`: which revision each repository acted upon, since when, and why it is not newer;
-//! for people, programs, shell prompts and monitoring. Reads nothing and asks nobody: the status is
-//! handed in. People are also told of a loop that pulls the same clones.
+//! `agent status`: prints which revision each repository deployed, since when, and why it is not newer;
+//! for people, programs, shell prompts and monitoring. Takes the status from the engine and asks no remote.
+//! People also get a warning about a loop that pulls the same clones.
 
 use anyhow::{Context as _, Error, Result};
 use chrono::{DateTime, Utc};
 use comfy_table::Cell;
 
-use super::{schedule, show};
-use crate::cli::{self, Global, StatusForm};
-use crate::config::World;
-use crate::domain::status::{Published, Row, Severity, State, Status};
-use crate::engine::{Here, tick};
-use crate::exit::Code;
+use super::schedule;
+use crate::cli::{self, GlobalArgs, StatusForm};
+use crate::cmd::format;
+use crate::config::AgentDirs;
+use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::state::{Severity, State};
+use crate::domain::repository::status::{MachineStatus, PublishedRef, StatusRow};
+use crate::engine::context::Context;
+use crate::engine::discovery::safe_paths;
+use crate::engine::{error, tick};
+use crate::exit::ExitStatus;
 
-/// How much to say.
+/// The amount of detail in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
-    /// A line for each repository, and why where it is not fine.
+pub enum DetailLevel {
+    /// A line for each repository, with the reason where it needs attention.
     Brief,
-    /// All that is known.
+    /// All details.
     Full,
 }
 
-/// What to print.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// For people.
-    Text(Detail),
-    /// For programs.
+pub enum StatusFormat {
+    /// Text, for people.
+    Text(DetailLevel),
+    /// JSON, for programs.
     Json,
-    /// For a shell prompt.
+    /// One line, for a shell prompt.
     Oneline,
-    /// For monitoring, by the plug-in convention.
+    /// Plug-in output, for monitoring.
     Nagios,
 }
 
 /// `agent status`
 ///
 /// # Errors
-/// When there is no status, except for monitoring, which is told so; when stdout cannot be written.
-pub fn run(here: &Here, global: &Global, args: &cli::Status) -> Result<Code> {
-    let own = tick::survey(here, &args.repos);
-    // A user without such repositories wants to know how the machine is.
-    let guest = here.node.user.uid != 0 && !here.settings.world.own;
+/// When there is no status, except for monitoring, which prints that; when stdout cannot be written.
+pub fn run(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Result<ExitStatus> {
+    let own = tick::survey(context, &args.repos);
+    // A user without own repositories wants the machine's status.
+    let guest = context.node.user.uid != 0 && !context.settings.world.own;
     let without = own.as_ref().map_or(true, |own| own.repositories.is_empty());
     let machine = (guest && without).then(|| tick::machine_status(&args.repos)).flatten();
     let status = match machine {
         Some(machine) => machine,
         None => own?,
     };
-    tell(&status, form(global, args), &schedule::loop_upon_ours(here))
+    let mut people = schedule::loop_upon_ours(context);
+    if let Some(fault) = safe_paths::on_change_fault(context).filter(|_| global.verbose) {
+        people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
+    }
+    print_status(&status, form(global, args), &people)
 }
 
-/// `agent status` for a user who may not read this world's configuration, from what its last tick left
-/// for everybody.
+/// `agent status` for a user who may not read this configuration: prints the status file of the last tick.
 ///
 /// # Errors
-/// As `error`, where no tick left anything, or knew the repositories that are asked for.
+/// Returns `error` where no tick left a status, or it lacks the named repositories.
 pub fn from_outside(
     error: Error,
-    world: &World,
-    global: &Global,
-    args: &cli::Status,
-) -> Result<Code> {
+    world: &AgentDirs,
+    global: &GlobalArgs,
+    args: &cli::StatusArgs,
+) -> Result<ExitStatus> {
     match tick::last_status(world, &args.repos) {
-        Some(status) => tell(&status, form(global, args), ""),
+        Some(status) => print_status(&status, form(global, args), ""),
         None if args.form.nagios => unknown(&error),
         None => Err(error),
     }
 }
 
-fn form(global: &Global, args: &cli::Status) -> Form {
+fn form(global: &GlobalArgs, args: &cli::StatusArgs) -> StatusFormat {
     match &args.form {
-        StatusForm { json: true, .. } => Form::Json,
-        StatusForm { oneline: true, .. } => Form::Oneline,
-        StatusForm { nagios: true, .. } => Form::Nagios,
-        _ if global.verbose => Form::Text(Detail::Full),
-        _ => Form::Text(Detail::Brief),
+        StatusForm { json: true, .. } => StatusFormat::Json,
+        StatusForm { oneline: true, .. } => StatusFormat::Oneline,
+        StatusForm { nagios: true, .. } => StatusFormat::Nagios,
+        _ if global.verbose => StatusFormat::Text(DetailLevel::Full),
+        _ => StatusFormat::Text(DetailLevel::Brief),
     }
 }
 
-/// Prints `status`, and what else `people` are told.
-fn tell(status: &Status, form: Form, people: &str) -> Result<Code> {
-    show::print(&match form {
-        Form::Text(detail) => text(status, detail, show::width(), status.at) + people,
-        Form::Json => json(status)?,
-        Form::Oneline => oneline(status, status.at),
-        Form::Nagios => {
+/// Prints `status`, followed by the text `people` in the text format.
+fn print_status(status: &MachineStatus, form: StatusFormat, people: &str) -> Result<ExitStatus> {
+    format::print(&match form {
+        StatusFormat::Text(detail) => text(status, detail, format::width(), status.at) + people,
+        StatusFormat::Json => json(status)?,
+        StatusFormat::Oneline => oneline(status, status.at),
+        StatusFormat::Nagios => {
             let known = status.last_tick.is_some() || !status.repositories.is_empty();
             let (text, code) = nagios(known.then_some(status));
-            show::print(&text)?;
-            return Ok(Code::Monitoring(code));
+            format::print(&text)?;
+            return Ok(ExitStatus::Monitoring(code));
         }
     })?;
     Ok(exit_code(status))
 }
 
-/// For monitoring, where the configuration cannot be used: that nothing is known, and why.
+/// The monitoring output for an unusable configuration: unknown, and why.
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn unknown(error: &Error) -> Result<Code> {
+pub fn unknown(error: &Error) -> Result<ExitStatus> {
     let why = format!("{error:#}").replace('|', "/");
-    let why = show::escaped(why.lines().next().unwrap_or_default());
-    show::print(&format!("PMPY UNKNOWN - {why}\n"))?;
-    Ok(Code::Monitoring(3))
+    let why = format::escaped(why.lines().next().unwrap_or_default());
+    format::print(&format!("PMPY UNKNOWN - {why}\n"))?;
+    Ok(ExitStatus::Monitoring(3))
 }
 
-/// 1 when a repository needs attention, else 0.
-pub fn exit_code(status: &Status) -> Code {
+/// The exit code: 1 when a repository needs attention, else 0.
+pub fn exit_code(status: &MachineStatus) -> ExitStatus {
     match status.repositories.iter().any(|row| row.needs_attention(status.at)) {
-        true => Code::Attention,
-        false => Code::Fine,
+        true => ExitStatus::Attention,
+        false => ExitStatus::Fine,
     }
 }
 
-/// For people, at `now`, on a terminal of `width` columns (`None`: no terminal).
-pub fn text(status: &Status, detail: Detail, width: Option<u16>, now: DateTime<Utc>) -> String {
+/// The text for people, at `now`, on a terminal of `width` columns (`None`: no terminal).
+pub fn text(
+    status: &MachineStatus,
+    detail: DetailLevel,
+    width: Option<u16>,
+    now: DateTime<Utc>,
+) -> String {
     let mut lines = vec![headline(status, now)];
     lines.extend(warnings(status, now));
     if !status.repositories.is_empty() {
         lines.push(String::new());
     }
     let rows = status.repositories.iter().map(|row| cells(row, width, now)).collect();
-    for (row, line) in status.repositories.iter().zip(show::table(rows, SUBJECT, width)) {
+    for (row, line) in status.repositories.iter().zip(format::table(rows, SUBJECT, width)) {
         lines.push(line);
-        lines.extend(show::details(row, now).map(|details| format!("    {details}")));
-        let hint = row.reason.as_deref().and_then(|reason| show::reason_and_hint(reason).1);
+        lines.extend(format::details(row, now).map(|details| format!("    {details}")));
+        let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
         lines.extend(hint.map(|hint| format!("    hint: {hint}")));
-        if detail == Detail::Full {
+        if detail == DetailLevel::Full {
             lines.extend(facts(row, now).into_iter().map(|fact| format!("    {fact}")));
         }
-        let told = row.published.iter().filter(|entry| {
-            detail == Detail::Full || (entry.state, &entry.reason) != (State::Current, &None)
+        let listed = row.published.iter().filter(|entry| {
+            detail == DetailLevel::Full || (entry.state, &entry.reason) != (State::Current, &None)
         });
-        lines.extend(told.map(|entry| format!("    {}", published(entry))));
+        lines.extend(listed.map(|entry| format!("    {}", published(entry))));
     }
     lines.push(String::new());
     lines.join("\n")
@@ -143,21 +156,21 @@ pub fn text(status: &Status, detail: Detail, width: Option<u16>, now: DateTime<U
 /// The whole status as one JSON object.
 ///
 /// # Errors
-/// Never for what a tick writes.
-pub fn json(status: &Status) -> Result<String> {
+/// When the JSON cannot be made, which does not happen for a tick's status.
+pub fn json(status: &MachineStatus) -> Result<String> {
     let text = serde_json::to_string_pretty(status).context("cannot write the status as JSON")?;
     Ok(text + "\n")
 }
 
-/// One line in total: `spog current 1234abc 7 min ago · ops failing (attempt 3)`.
-pub fn oneline(status: &Status, now: DateTime<Utc>) -> String {
+/// The status in one line: `spog current 1234abc 7 min ago · ops failing (attempt 3)`.
+pub fn oneline(status: &MachineStatus, now: DateTime<Utc>) -> String {
     let mut parts = Vec::new();
     parts.extend(silence(status, now));
     if status.repositories.is_empty() {
         parts.push("no repository".to_owned());
     }
     parts.extend(status.repositories.iter().map(|row| {
-        let name = show::escaped(&row.name);
+        let name = format::escaped(&row.name);
         if row.attempt > 0 {
             return format!("{name} {} (attempt {})", row.state, row.attempt);
         }
@@ -165,14 +178,14 @@ pub fn oneline(status: &Status, now: DateTime<Utc>) -> String {
             .acted
             .as_ref()
             .map_or(String::new(), |acted| format!(" {}", acted.revision.short()));
-        format!("{name} {}{revision} {}", row.state, show::ago(row.since, now))
+        format!("{name} {}{revision} {}", row.state, format::ago(row.since, now))
     }));
     parts.join(" · ") + "\n"
 }
 
-/// For monitoring: one line with performance data, and the exit code: 0 fine, 1 warning, 2 critical,
-/// 3 unknown (`None`, or no tick has ever run).
-pub fn nagios(status: Option<&Status>) -> (String, u8) {
+/// The monitoring output: one line with performance data, and the exit code: 0 fine, 1 warning, 2
+/// critical, 3 unknown (`None`, or no tick has ever run).
+pub fn nagios(status: Option<&MachineStatus>) -> (String, u8) {
     let Some((status, last_tick)) = status.and_then(|status| Some((status, status.last_tick?)))
     else {
         return ("PMPY UNKNOWN - no tick has run on this machine\n".to_owned(), 3);
@@ -186,10 +199,10 @@ pub fn nagios(status: Option<&Status>) -> (String, u8) {
         .collect();
     troubles.extend(silence(status, now).map(|silence| (Severity::Critical, silence)));
     if rows.is_empty() {
-        let nothing = format!("no repository under {}", show::escaped(&status.root));
+        let nothing = format!("no repository under {}", format::escaped(&status.root));
         troubles.push((Severity::Warning, nothing));
     }
-    // Stable: by name within a severity.
+    // A stable sort: by name within a severity.
     troubles.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
 
     let (word, code) = match troubles.first().map(|(severity, _)| severity) {
@@ -200,12 +213,12 @@ pub fn nagios(status: Option<&Status>) -> (String, u8) {
     let summary = match troubles.as_slice() {
         [] => tally(rows),
         troubles => {
-            let told: Vec<_> = troubles.iter().take(5).map(|(_, text)| text.as_str()).collect();
-            let more = match troubles.len() - told.len() {
+            let listed: Vec<_> = troubles.iter().take(5).map(|(_, text)| text.as_str()).collect();
+            let more = match troubles.len() - listed.len() {
                 0 => String::new(),
                 more => format!("; and {more} more"),
             };
-            told.join("; ") + &more
+            listed.join("; ") + &more
         }
     };
     let count = |state| rows.iter().filter(|row| row.state == state).count();
@@ -219,26 +232,26 @@ pub fn nagios(status: Option<&Status>) -> (String, u8) {
         count(State::Failing),
         count(State::Held),
         (now - last_tick).num_seconds().max(0),
-        Status::longest_silence().num_seconds(),
+        MachineStatus::longest_silence().num_seconds(),
     );
     (text, code)
 }
 
-/// Who this machine is, and when it last looked.
-fn headline(status: &Status, now: DateTime<Utc>) -> String {
-    let mut parts = vec![show::escaped(&status.host)];
-    parts.extend(status.part.as_deref().map(|part| format!("part {}", show::escaped(part))));
-    parts.extend(status.stack.as_deref().map(|stack| format!("stack {}", show::escaped(stack))));
-    parts.push(show::escaped(&status.root));
+/// The line about the machine and its last tick.
+fn headline(status: &MachineStatus, now: DateTime<Utc>) -> String {
+    let mut parts = vec![format::escaped(&status.host)];
+    parts.extend(status.part.as_deref().map(|part| format!("part {}", format::escaped(part))));
+    parts.extend(status.stack.as_deref().map(|stack| format!("stack {}", format::escaped(stack))));
+    parts.push(format::escaped(&status.root));
     parts.push(match status.last_tick {
-        Some(last) => format!("last tick {}", show::when(last, now)),
+        Some(last) => format!("last tick {}", format::when(last, now)),
         None => "no tick yet".to_owned(),
     });
     parts.join(" · ")
 }
 
-/// What is wrong with the machine as a whole, and the next command to type.
-fn warnings(status: &Status, now: DateTime<Utc>) -> Vec<String> {
+/// Warnings about the whole machine, each with the next command to type.
+fn warnings(status: &MachineStatus, now: DateTime<Utc>) -> Vec<String> {
     let mut lines = Vec::new();
     if status.last_tick.is_none() {
         lines.push("warning: no tick has run here, so nothing is pulled".to_owned());
@@ -248,56 +261,58 @@ fn warnings(status: &Status, now: DateTime<Utc>) -> Vec<String> {
         lines.push("hint: does cron run? To try a tick by hand: agent tick".to_owned());
     }
     if status.repositories.is_empty() {
-        lines
-            .push(format!("warning: there is no repository under {}", show::escaped(&status.root)));
+        lines.push(format!(
+            "warning: there is no repository under {}",
+            format::escaped(&status.root)
+        ));
         lines.push("hint: add one: agent init URL".to_owned());
     }
     lines
 }
 
-/// That ticks have stopped, when they have.
-fn silence(status: &Status, now: DateTime<Utc>) -> Option<String> {
+/// The warning that ticks have stopped; `None`: they have not.
+fn silence(status: &MachineStatus, now: DateTime<Utc>) -> Option<String> {
     let age = now - status.last_tick?;
-    (age > Status::longest_silence()).then(|| format!("no tick for {}", show::span(age)))
+    (age > MachineStatus::longest_silence()).then(|| format!("no tick for {}", format::span(age)))
 }
 
-/// Which of [`cells`] may be cut.
+/// The index of the column of [`cells`] that may be cut.
 const SUBJECT: usize = 2;
 
-/// A row: name, state, what was acted upon, since when it is so.
-fn cells(row: &Row, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
+/// The cells of a row: name, state, deployed revision, since when.
+fn cells(row: &StatusRow, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
     let revision = row.acted.as_ref().map_or_else(
         || "-".to_owned(),
         |acted| match &acted.subject {
-            Some(subject) => format!("{} {}", acted.revision.short(), show::escaped(subject)),
+            Some(subject) => format!("{} {}", acted.revision.short(), format::escaped(subject)),
             None => acted.revision.short(),
         },
     );
     vec![
-        Cell::new(show::escaped(&row.name)),
-        Cell::new(row.state).fg(show::colour(row.severity(now))),
+        Cell::new(format::escaped(&row.name)),
+        Cell::new(row.state).fg(format::colour(row.severity(now))),
         Cell::new(revision),
-        Cell::new(show::when_fitting(width, row.since, now)),
+        Cell::new(format::when_fitting(width, row.since, now)),
     ]
 }
 
-/// What `-v` adds.
-fn facts(row: &Row, now: DateTime<Utc>) -> Vec<String> {
+/// The lines that `-v` adds for a repository.
+fn facts(row: &StatusRow, now: DateTime<Utc>) -> Vec<String> {
     let acted = row.acted.as_ref().map(|acted| {
         let mut parts = vec![acted.revision.to_string()];
-        parts.extend(acted.trigger.as_deref().map(show::escaped));
-        parts.extend(acted.outcome.as_deref().map(show::escaped));
-        parts.extend(acted.seconds.map(|seconds| format!("took {}", show::seconds(seconds))));
-        parts.extend(acted.at.map(|at| show::when(at, now)));
+        parts.extend(acted.trigger.as_deref().map(format::escaped));
+        parts.extend(acted.outcome.as_deref().map(format::escaped));
+        parts.extend(acted.seconds.map(|seconds| format!("took {}", format::seconds(seconds))));
+        parts.extend(acted.at.map(|at| format::when(at, now)));
         parts.join(", ")
     });
     let conditions: Vec<_> = row.conditions.iter().map(|state| state.as_str()).collect();
-    let next_try = row.next_try.map(|next| show::when(next, now));
+    let next_try = row.next_try.map(|next| format::when(next, now));
     let facts = [
-        ("path", Some(show::escaped(&row.path))),
-        ("remote", row.remote.as_deref().map(show::escaped)),
-        ("asked", row.asked.as_ref().map(|asked| show::asked(asked, now))),
-        ("branch", row.branch.as_deref().map(show::escaped)),
+        ("path", Some(format::escaped(&row.path))),
+        ("remote", row.remote.as_deref().map(format::escaped)),
+        ("asked", row.asked.as_ref().map(|asked| format::last_poll(asked, now))),
+        ("branch", row.branch.as_deref().map(format::escaped)),
         ("head", row.head.map(|head| head.to_string())),
         ("upstream", row.upstream.map(|upstream| upstream.to_string())),
         ("acted", acted),
@@ -305,39 +320,42 @@ fn facts(row: &Row, now: DateTime<Utc>) -> Vec<String> {
         ("attempt", (row.attempt > 0).then(|| row.attempt.to_string())),
         ("next try", next_try),
     ];
+    let gaps = row.gaps.iter().flat_map(ContentGaps::sentences);
+    let gaps = gaps.map(|sentence| ("left out", Some(format::escaped(&sentence))));
     facts
         .into_iter()
+        .chain(gaps)
         .filter_map(|(name, value)| value.map(|value| format!("{name:<11} {value}")))
         .collect()
 }
 
-fn published(entry: &Published) -> String {
+fn published(entry: &PublishedRef) -> String {
     let revision = entry.revision.map_or_else(|| "-".to_owned(), |revision| revision.short());
     let reason = entry
         .reason
         .as_deref()
-        .map_or(String::new(), |reason| format!(": {}", show::reason_and_hint(reason).0));
+        .map_or(String::new(), |reason| format!(": {}", format::reason_and_hint(reason).0));
     format!(
         "{} {} {revision} at {}{reason}",
-        show::escaped(&entry.name),
+        format::escaped(&entry.name),
         entry.state,
-        show::escaped(&entry.path)
+        format::escaped(&entry.path)
     )
 }
 
-/// A row that monitoring should show.
-fn trouble(row: &Row) -> String {
+/// The monitoring text for a row that needs attention.
+fn trouble(row: &StatusRow) -> String {
     let attempt =
         if row.attempt > 0 { format!(" (attempt {})", row.attempt) } else { String::new() };
     let reason = row
         .reason
         .as_deref()
-        .map_or(String::new(), |reason| format!(": {}", show::reason_and_hint(reason).0));
-    format!("{} {}{attempt}{reason}", show::escaped(&row.name), row.state)
+        .map_or(String::new(), |reason| format!(": {}", format::reason_and_hint(reason).0));
+    format!("{} {}{attempt}{reason}", format::escaped(&row.name), row.state)
 }
 
-/// `3 repositories current`, or `3 repositories: 2 current, 1 held`.
-fn tally(rows: &[Row]) -> String {
+/// The count by state: `3 repositories current`, or `3 repositories: 2 current, 1 held`.
+fn tally(rows: &[StatusRow]) -> String {
     let counts: Vec<_> = State::ALL
         .into_iter()
         .map(|state| (rows.iter().filter(|row| row.state == state).count(), state))

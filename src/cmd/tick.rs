@@ -1,5 +1,5 @@
-//! `agent tick`: one pass over the repositories. Under cron it speaks only when there is news; on a
-//! terminal, and with `-v`, it tells what it did.
+//! `agent tick`: one tick over the repositories. Under cron it prints only notices; on a terminal, and
+//! with `-v`, it prints what it did. Decides nothing.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -8,197 +8,232 @@ use std::time::Duration;
 use anyhow::{Error, Result, anyhow};
 use chrono::{DateTime, Utc};
 
-use super::show;
-use crate::cli::{self, Global};
-use crate::domain::action::Trigger;
-use crate::domain::metrics;
-use crate::domain::plan::{Plan, Target};
-use crate::domain::publication::Publishing;
-use crate::domain::status::{Row, State, Status};
-use crate::engine::reconcile::Wish;
-use crate::engine::tick::{self, Orders, Tick};
-use crate::engine::{Here, steer};
-use crate::exit::{self, Code};
-use crate::system::files::{self, Fault};
-use crate::system::machine::Machine;
-use crate::system::{node, process, syslog};
+use crate::cli::{self, GlobalArgs};
+use crate::cmd::format;
+use crate::domain::publish::state::PublishPlan;
+use crate::domain::report::metrics;
+use crate::domain::repository::action::Trigger;
+use crate::domain::repository::decision::Plan;
+use crate::domain::repository::desired::ActionTarget;
+use crate::domain::repository::state::State;
+use crate::domain::repository::status::{MachineStatus, StatusRow};
+use crate::engine::context::Context;
+use crate::engine::discovery::safe_paths;
+use crate::engine::error::one_line;
+use crate::engine::operator;
+use crate::engine::request::{LockWait, TickOptions, WorkerCommand};
+use crate::engine::run::log;
+use crate::engine::tick::{self, TickReport};
+use crate::exit::{self, ExitStatus};
+use crate::system::agent_state::AgentState;
+use crate::system::files::{self, DiskFault};
+use crate::system::{host, process, syslog};
 
-/// How long `on_change` may take.
+/// The time limit of `on_change`.
 const ON_CHANGE: Duration = Duration::from_secs(60);
-/// How many lines of a script's output a notice quotes.
+/// The number of lines of a script's output in a notice.
 const QUOTED: usize = 10;
 
-/// One tick, from the command line.
+/// Runs one tick from the command line.
 ///
 /// # Errors
 /// When the root cannot be read, a repository is not known, or stdout cannot be written.
-pub fn run(here: &Here, global: &Global, args: &cli::Tick) -> Result<Code> {
+pub fn run(context: &Context, global: &GlobalArgs, args: &cli::TickArgs) -> Result<ExitStatus> {
     let watched = std::io::stdout().is_terminal();
     if watched {
-        process::tell_on_interrupt(
-            "\nNo longer waiting; what was started goes on and is recorded: agent status\n",
+        process::print_on_interrupt(
+            "\nNo longer waiting; running actions continue and are recorded: agent status\n",
         )?;
     }
-    let trigger = args.trigger.unwrap_or(if watched { Trigger::Manual } else { Trigger::Cron });
+    // Naming a repository is a person's order, also in a deploy job without a terminal.
+    let is_order = watched || !args.repos.is_empty();
+    let trigger = args.trigger.unwrap_or(if is_order { Trigger::Manual } else { Trigger::Cron });
     if !watched && args.repos.is_empty() {
-        let splay = args.splay.unwrap_or(here.settings.splay);
-        std::thread::sleep(splay.mul_f64(here.node.share()));
+        let splay = args.splay.unwrap_or(context.settings.splay);
+        std::thread::sleep(splay.mul_f64(context.node.share()));
     }
-    let orders = Orders {
+    if args.wait {
+        operator::can_wait_for(context, &args.repos)?;
+    }
+    let options = TickOptions {
         names: args.repos.clone(),
         trigger,
         dry_run: args.dry_run,
-        wait: args.wait,
-        wish: Wish::Follow,
+        wait: match (args.wait, args.timeout) {
+            (false, _) => LockWait::No,
+            (true, None) => LockWait::Unlimited,
+            (true, Some(limit)) => LockWait::Until(host::since_boot() + limit),
+        },
+        command: WorkerCommand::Follow,
     };
-    perform(here, global, &orders)
+    perform(context, global, &options)
 }
 
-/// Carries out a tick and tells what there is to tell.
+/// Runs a tick and prints its notices or its result.
 ///
 /// # Errors
-/// As [`run`].
-pub fn perform(here: &Here, global: &Global, orders: &Orders) -> Result<Code> {
-    perform_telling(here, global, orders, show::print)
+/// As for [`run`].
+pub fn perform(
+    context: &Context,
+    global: &GlobalArgs,
+    options: &TickOptions,
+) -> Result<ExitStatus> {
+    perform_with_progress(context, global, options, format::print)
 }
 
-/// As [`perform`], with `say` to tell it.
+/// Does the same as [`perform`], with `say` as the output.
 ///
 /// # Errors
 /// When the root cannot be read, a repository is not known, or `say` fails.
-pub fn perform_telling(
-    here: &Here,
-    global: &Global,
-    orders: &Orders,
+pub fn perform_with_progress(
+    context: &Context,
+    global: &GlobalArgs,
+    options: &TickOptions,
     say: impl FnOnce(&str) -> Result<()>,
-) -> Result<Code> {
-    // Whoever asks for more than a tick reads what came of it.
-    let ordered = orders.wish != Wish::Follow;
+) -> Result<ExitStatus> {
+    // A person who orders something reads the result, on a terminal or not.
+    let ordered = !options.names.is_empty()
+        && !matches!(
+            options.trigger,
+            Trigger::Cron | Trigger::Timer | Trigger::Bus | Trigger::Webhook
+        );
     let watched = std::io::stdout().is_terminal() || global.verbose || ordered;
-    let before = node::now();
-    let done = tick::tick(here, orders, &drop)?;
+    let before = host::now();
+    let done = tick::tick(context, options, &drop)?;
     let now = done.status.at;
-    if orders.dry_run {
+    if options.dry_run {
         say(&decisions(&done, now))?;
     } else if watched && !global.quiet {
-        say(&account(here, &done, orders, before))?;
+        say(&account(context, &done, options, before))?;
     } else if !global.quiet {
-        say(&notices(here, &done, now))?;
+        say(&notices(context, &done, now))?;
     }
-    if !orders.dry_run {
-        for trouble in after(here, &done) {
+    if !options.dry_run {
+        for trouble in after(context, &done) {
             exit::report(&trouble);
         }
     }
-    let asked = |row: &&Row| orders.names.is_empty() || orders.names.contains(&row.name);
-    let rows = done.status.repositories.iter().filter(asked);
-    Ok(match rows.filter(|row| row.needs_attention(now)).count() {
-        0 => Code::Fine,
-        _ => Code::Attention,
+    let warned = done.warning.as_ref().map_or(ExitStatus::Fine, exit::report);
+    let asked = |row: &&StatusRow| options.names.is_empty() || options.names.contains(&row.name);
+    // A named repository is to be at upstream's revision; any other order has its own end.
+    let brings = !options.names.is_empty() && options.follow() && !options.dry_run;
+    let is_open = |row: &StatusRow| row.needs_attention(now) || (brings && !row.is_at_upstream());
+    Ok(match done.status.repositories.iter().filter(asked).any(is_open) {
+        false => warned,
+        true => ExitStatus::Attention,
     })
 }
 
-/// Prints what a person who did not ask has to know.
+/// Prints the notices.
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn print_notices(here: &Here, done: &Tick) -> Result<()> {
-    show::print(&notices(here, done, done.status.at))
+pub fn print_notices(context: &Context, done: &TickReport) -> Result<()> {
+    format::print(&notices(context, done, done.status.at))
 }
 
-fn notices(here: &Here, done: &Tick, now: DateTime<Utc>) -> String {
+fn notices(context: &Context, done: &TickReport, now: DateTime<Utc>) -> String {
     let mut text = String::new();
     for notice in &done.notices {
-        text += &show::notice(notice, now);
+        text += &format::notice(notice, now);
         text.push('\n');
         if notice.row.state == State::Failing {
-            text += &quoted(here, &notice.row.name);
+            text += &quoted(context, &notice.row.name);
         }
     }
     text
 }
 
 /// The end of the latest log, indented.
-fn quoted(here: &Here, name: &str) -> String {
-    let lines = steer::log_tail(here, name, QUOTED);
-    lines.iter().map(|line| format!("    {}\n", show::escaped(line))).collect()
+fn quoted(context: &Context, name: &str) -> String {
+    let lines = log::log_tail(context, name, QUOTED);
+    lines.iter().map(|line| format!("    {}\n", format::escaped(line))).collect()
 }
 
-/// What somebody who watches wants to read.
-fn account(here: &Here, done: &Tick, orders: &Orders, before: DateTime<Utc>) -> String {
+/// The result of a tick, for a person who watches.
+fn account(
+    context: &Context,
+    done: &TickReport,
+    options: &TickOptions,
+    before: DateTime<Utc>,
+) -> String {
     let now = done.status.at;
     let mut text = String::new();
     let mut idle = 0;
     for row in &done.status.repositories {
-        if !orders.names.is_empty() && !orders.names.contains(&row.name) {
+        if !options.names.is_empty() && !options.names.contains(&row.name) {
             continue;
         }
-        let name = show::escaped(&row.name);
+        let name = format::escaped(&row.name);
         let acted = row.acted.as_ref().filter(|acted| acted.at.is_some_and(|at| at >= before));
         if let Some(acted) = acted {
-            let subject = show::escaped(acted.subject.as_deref().unwrap_or_default());
-            let took = acted.seconds.map(show::seconds).unwrap_or_default();
+            let subject = format::escaped(acted.subject.as_deref().unwrap_or_default());
+            let took = acted.seconds.map(format::seconds).unwrap_or_default();
             let revision = acted.revision.short();
-            text += &format!("{name}: acted upon {revision} {subject} in {took}\n");
+            text += &format!("{name}: applied {revision} {subject} in {took}\n");
         }
         match (row.state, acted) {
             (State::Current | State::Ahead, Some(_)) => {}
             (State::Current | State::Ahead | State::Inactive, None) => idle += 1,
             _ => {
-                let details = show::details(row, now);
+                let details = format::details(row, now);
                 let details = details.map_or(String::new(), |details| format!(": {details}"));
-                text += &format!("{name}: {}{details}\n", row.state);
+                let hint = row.reason.as_deref().and_then(|it| format::reason_and_hint(it).1);
+                let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
+                text += &format!("{name}: {}{details}{hint}\n", row.state);
                 if row.state == State::Failing {
-                    text += &quoted(here, &row.name);
+                    text += &quoted(context, &row.name);
                 }
             }
         }
     }
     match (done.status.repositories.len(), idle) {
         (0, _) => {
-            let root = show::escaped(&done.status.root);
+            let root = format::escaped(&done.status.root);
             text +=
                 &format!("There is no repository under {root} yet; begin with: agent init URL\n");
         }
         (_, 0) => {}
-        (_, 1) => text += "1 repository is as upstream has it\n",
-        (_, idle) => text += &format!("{idle} repositories are as upstream has them\n"),
+        (_, 1) => text += "1 repository up to date\n",
+        (_, idle) => text += &format!("{idle} repositories up to date\n"),
     }
     text
 }
 
-/// What a tick would do.
-fn decisions(done: &Tick, now: DateTime<Utc>) -> String {
+/// The plans of a dry run.
+fn decisions(done: &TickReport, now: DateTime<Utc>) -> String {
     let mut text = String::new();
     for (name, plan) in &done.decisions {
         let row = done.status.repositories.iter().find(|row| row.name == *name);
         let details = row
-            .and_then(|row| show::details(row, now))
+            .and_then(|row| format::details(row, now))
             .map_or(String::new(), |details| format!(" ({details})"));
         let would = match plan {
             Plan::Idle => "nothing to do".to_owned(),
             Plan::Recover if row.is_some_and(|row| row.head.is_none()) => {
                 "would clone it".to_owned()
             }
-            Plan::Recover => "would put right what a dead run left".to_owned(),
-            Plan::Fetch { tip } => format!("would fetch {} and act upon it", tip.short()),
+            Plan::Recover => "would recover an interrupted run".to_owned(),
+            Plan::Fetch { tip } => format!("would fetch {} and apply it", tip.short()),
             Plan::Run(act) => match act.target {
-                Target::Commit(commit) => format!("would act upon {}", commit.short()),
-                Target::MergeOf(tip) => format!("would merge {} and act upon that", tip.short()),
+                ActionTarget::Commit(commit) => format!("would apply {}", commit.short()),
+                ActionTarget::MergeOf(tip) => {
+                    format!("would merge {} and apply the result", tip.short())
+                }
             },
             Plan::Publish(plan) => format!("would {}", publishing(plan)),
-            // The details say until when.
+            // The details contain the time of the next attempt.
             Plan::Wait { .. } if row.is_some_and(|row| row.attempt > 0) => "waits".to_owned(),
-            Plan::Wait { until } => format!("waits: next try {}", show::when(*until, now)),
+            Plan::Wait { until } => format!("waits: next try {}", format::when(*until, now)),
             Plan::Stopped => "stopped".to_owned(),
         };
-        text += &format!("{}: {would}{details}\n", show::escaped(name));
+        text += &format!("{}: {would}{details}\n", format::escaped(name));
     }
     text
 }
 
-/// What there is to do at the targets, such as `fetch, publish 2 refs and remove 1`.
-fn publishing(plan: &Publishing) -> String {
+/// The work at the targets, such as `fetch, publish 2 refs and remove 1`.
+fn publishing(plan: &PublishPlan) -> String {
     let refs = |count: usize| if count == 1 { "1 ref".to_owned() } else { format!("{count} refs") };
     let mut parts = Vec::new();
     parts.extend(plan.fetch.then(|| "fetch".to_owned()));
@@ -209,46 +244,56 @@ fn publishing(plan: &Publishing) -> String {
         parts.push(format!("remove {}", refs(plan.remove.len())));
     }
     match parts.as_slice() {
-        [] => "record what is here".to_owned(),
+        [] => "record the present revisions".to_owned(),
         _ => parts.join(" and "),
     }
 }
 
-/// What the configuration asks for after a tick: a command at state changes, and the metrics file.
-/// Neither fails the tick. What went wrong with them and was not told before, for the caller to tell.
-pub fn after(here: &Here, done: &Tick) -> Vec<Error> {
-    // First the changes: they are told once, and the next tick knows nothing of them any more.
+/// Does what the configuration asks for after a tick: runs `on_change` and writes the metrics file.
+/// Neither fails the tick. Returns the errors that were not reported before.
+pub fn after(context: &Context, done: &TickReport) -> Vec<Error> {
+    // Changes first: they are reported once, and the next tick no longer knows them.
     let mut troubles = Vec::new();
+    let unsafe_program = safe_paths::on_change_fault(context).filter(|_| !done.changes.is_empty());
+    if let Some(error) = &unsafe_program {
+        let machine = AgentState::at(&context.settings.world.state);
+        if machine.is_news("on_change.trouble", Some(&one_line(error)), done.status.at) {
+            syslog::send(syslog::SyslogLevel::Warning, &one_line(error));
+            troubles.extend(unsafe_program);
+        }
+        troubles.extend(put_metrics(context, &done.status).err());
+        return troubles;
+    }
     for (row, was) in &done.changes {
-        if let Err(error) = on_change(here, row, *was)
+        if let Err(error) = on_change(context, row, *was)
             && !troubles.iter().any(|known: &Error| known.to_string() == error.to_string())
         {
-            syslog::tell(syslog::Level::Warning, &one_line(&error));
+            syslog::send(syslog::SyslogLevel::Warning, &one_line(&error));
             troubles.push(error);
         }
     }
-    troubles.extend(put_metrics(here, &done.status).err());
+    troubles.extend(put_metrics(context, &done.status).err());
     troubles
 }
 
-/// Tells the configured command of one change.
-fn on_change(here: &Here, row: &Row, was: Option<State>) -> Result<()> {
-    let Some(program) = here.settings.on_change.first() else { return Ok(()) };
+/// Runs the configured command for one change.
+fn on_change(context: &Context, row: &StatusRow, was: Option<State>) -> Result<()> {
+    let Some(program) = context.settings.on_change.first() else { return Ok(()) };
     let env = [
         ("AGENT_REPO", row.name.clone()),
         ("AGENT_STATE", row.state.to_string()),
         ("AGENT_WAS", was.map_or_else(String::new, |was| was.to_string())),
         ("AGENT_REASON", row.reason.clone().unwrap_or_default()),
     ];
-    let end = match process::run(&here.settings.on_change, &env, ON_CHANGE) {
-        Ok(process::Ended::Exited(0)) => return Ok(()),
-        Ok(process::Ended::Exited(code)) => format!("exited {code}"),
-        Ok(process::Ended::Signalled(signal)) => format!("was ended by signal {signal}"),
-        Ok(process::Ended::TimedOut) => {
+    let end = match process::run(&context.settings.on_change, &env, ON_CHANGE) {
+        Ok(process::WaitOutcome::Exited(0)) => return Ok(()),
+        Ok(process::WaitOutcome::Exited(code)) => format!("exited {code}"),
+        Ok(process::WaitOutcome::Signalled(signal)) => format!("was ended by signal {signal}"),
+        Ok(process::WaitOutcome::TimedOut) => {
             format!("took longer than {} s and was ended", ON_CHANGE.as_secs())
         }
         Err(error) => {
-            let why = "the command of on_change did not start, and nobody was told of a change\n\
+            let why = "the command of on_change did not start, so a change was not reported\n\
                        hint: agent check";
             return Err(error.context(why));
         }
@@ -256,39 +301,36 @@ fn on_change(here: &Here, row: &Row, was: Option<State>) -> Result<()> {
     Err(anyhow!(
         "the command of on_change failed: {} {end}\nhint: run it by hand with AGENT_REPO={} and \
          AGENT_STATE={} set",
-        show::escaped(program),
-        show::escaped(&row.name),
+        format::escaped(program),
+        format::escaped(&row.name),
         row.state
     ))
 }
 
-/// Writes the metrics where they are wanted.
+/// Writes the metrics file, if configured.
 ///
 /// # Errors
-/// When they cannot be written, once a day for each reason.
-fn put_metrics(here: &Here, status: &Status) -> Result<()> {
-    let Some(path) = &here.settings.metrics_file else { return Ok(()) };
-    let folder = path.parent().unwrap_or(Path::new("/"));
+/// When it cannot be written; once a day for each reason.
+fn put_metrics(context: &Context, status: &MachineStatus) -> Result<()> {
+    let Some(path) = &context.settings.metrics_file else { return Ok(()) };
+    let dir = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Lazily: the next tick writes them anew.
-    let written = files::put_lazily(folder, &name, metrics::text(status).as_bytes(), 0o644);
+    // Without fsync: the next tick writes the file anew.
+    let written = safe_paths::shared_directory(context, dir)
+        .and_then(|real| files::put_lazily(&real, &name, metrics::text(status).as_bytes(), 0o644));
     let written = written.map_err(|error| {
-        let (shown, us) = (show::escaped(&folder.display().to_string()), &here.node.user.name);
-        let hint = match Fault::of(&error) {
+        let (shown, us) = (format::escaped(&dir.display().to_string()), &context.node.user.name);
+        let hint = match DiskFault::of(&error) {
             Some(fault) => fault.remedy().to_owned(),
-            None if folder.is_dir() => format!("let {us} write in {shown}"),
-            None => format!("make the folder: mkdir -p {shown}; or correct metrics_file"),
+            None if dir.is_dir() => format!("let {us} write in {shown}"),
+            None => format!("make the directory: mkdir -p {shown}; or correct metrics_file"),
         };
         error.context(format!("the metrics are not written\nhint: {hint}"))
     });
     let trouble = written.as_ref().err().map(one_line);
-    let machine = Machine::at(&here.settings.world.state);
+    let machine = AgentState::at(&context.settings.world.state);
     match machine.is_news("metrics.trouble", trouble.as_deref(), status.at) {
         true => written,
         false => Ok(()),
     }
-}
-
-fn one_line(error: &Error) -> String {
-    format!("{error:#}").replace('\n', "; ")
 }

@@ -1,79 +1,153 @@
-//! The hidden commands: `worker` works on one repository and outlives the tick that started it;
-//! `stage` becomes a script.
+//! The hidden commands of workers: `worker` works on one repository and may run longer than its tick,
+//! `stage` executes a script, and two more handle packs. Decides nothing.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::helper;
 use crate::cli;
-use crate::domain::plan::Request;
-use crate::engine::crew::Hindrance;
-use crate::engine::reconcile::{self, Order, Wish};
-use crate::engine::{Here, roster};
-use crate::exit::Code;
+use crate::cmd::format;
+use crate::domain::git::ObjectId;
+use crate::domain::repository::request::ActionRequest;
+use crate::engine::action::failure;
+use crate::engine::action::reconcile;
+use crate::engine::context::Context;
+use crate::engine::discovery;
+use crate::engine::error::WorkerError;
+use crate::engine::repository::limits;
+use crate::engine::request::{LockWait, WorkerCommand, WorkerJob};
+use crate::exit::ExitStatus;
+use crate::system::git::index_pack::{self, IndexerEvent};
 use crate::system::process;
-use crate::system::remote::Progress;
+use crate::system::remote::FetchProgress;
+use crate::system::watchdog::{self, TimedStep};
 
-/// Works on one repository. What cannot be written down is printed for the tick that waits.
+/// Works on one repository. An error that cannot be recorded is printed for the waiting tick.
 ///
 /// # Errors
-/// When the arguments are none that a tick gives.
-pub fn run(here: &Here, args: &cli::Worker) -> Result<Code> {
-    // Away from the terminal and the tick: Ctrl-C ends the waiting, not the action.
+/// When the arguments are not those of a tick.
+pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
+    // Leaves the session of the terminal and the tick: Ctrl-C ends the waiting, not the action.
     process::leave_session();
-    let repo = roster::one(here, &args.repo)?;
+    let repo = discovery::one(context, &args.repo)?;
     let revision = |text: &String| text.parse().with_context(|| format!("--{text}"));
-    let wish = match (args.redo, &args.rollback, &args.accept) {
-        (true, ..) => Wish::Redo,
-        (_, Some(text), _) => Wish::Rollback(revision(text)?),
-        (_, _, Some(text)) => Wish::Accept(revision(text)?),
-        _ => Wish::Follow,
+    let command = match (args.redo, &args.rollback, &args.accept) {
+        (true, ..) => WorkerCommand::Redo,
+        (_, Some(text), _) => WorkerCommand::Rollback(revision(text)?),
+        (_, _, Some(text)) => WorkerCommand::Accept(revision(text)?),
+        _ => WorkerCommand::Follow,
     };
-    let order = Order {
-        request: Request { trigger: args.trigger, named: args.named },
-        wait: args.wait,
-        wish,
+    let order = WorkerJob {
+        request: ActionRequest { trigger: args.trigger, named: args.named },
+        wait: match (args.wait, args.until) {
+            (false, _) => LockWait::No,
+            (true, None) => LockWait::Unlimited,
+            (true, Some(end)) => LockWait::Until(Duration::from_millis(end)),
+        },
+        command,
     };
-    let mut bar = Bar::of_stderr();
-    let done = reconcile::work(here, &repo, &order, &mut |progress| bar.show(progress));
+    let (ours, given, at) = (context.clone(), order.clone(), repo.clone());
+    let end = move |late: TimedStep| {
+        let reason = limits::standstill(&at, late);
+        failure::give_up(&ours, &at, &given, &reason);
+        // The journal stays: the next tick repairs the unfinished work.
+        let worker_error = serde_json::to_string(&WorkerError::failing(reason));
+        process::print_line(&worker_error.unwrap_or_default());
+        std::process::exit(i32::from(ExitStatus::Attention.number()));
+    };
+    watchdog::begin(limits::LOOKING, 2 * limits::evaluation_timeout(&repo.settings));
+    watchdog::start(end)?;
+    let mut bar = FetchBar::of_stderr();
+    let done = match &context.node.unnamed {
+        // A script needs its user's names and home directory; without them nothing runs.
+        Some(error) => Err(error.clone().into()),
+        None => reconcile::work(context, &repo, &order, &mut |progress| bar.show(progress)),
+    };
     bar.clear();
     match done {
-        Ok(_) => Ok(Code::Fine),
+        Ok(_) => Ok(ExitStatus::Fine),
         Err(error) => {
-            super::show::print(&serde_json::to_string(&Hindrance::of(&error))?)?;
-            Ok(Code::Attention)
+            format::print(&serde_json::to_string(&WorkerError::of(&error))?)?;
+            Ok(ExitStatus::Attention)
         }
     }
 }
 
-/// Becomes a script.
+/// Replaces this process by a script.
 ///
 /// # Errors
-/// When it does not.
-pub fn stage(args: &cli::Stage) -> Result<Code> {
+/// When that fails.
+pub fn stage(args: &cli::StageArgs) -> Result<ExitStatus> {
+    if let Some(id) = &args.directory {
+        process::require_directory(id)?;
+    }
     if let Some(user) = &args.user {
-        let folder = std::env::current_dir();
+        let dir = std::env::current_dir();
         helper::become_user(user)?;
-        // The folder may be out of the user's reach; then the program begins at the top.
-        let _ = folder.and_then(std::env::set_current_dir);
+        // The user may not reach the directory; the program then starts in `/`.
+        let _ = dir.and_then(std::env::set_current_dir);
     }
     match process::become_script(&args.program)? {}
 }
 
-/// A progress bar for a fetch that somebody watches.
-struct Bar {
+/// Indexes the pack on standard input; prints the progress and the result for the waiting worker.
+///
+/// # Errors
+/// When the kernel refuses the limits of the process.
+pub fn index_pack(args: &cli::IndexPackArgs) -> Result<ExitStatus> {
+    index_pack::end_with_parent()?;
+    // Without a reader, this process is about to be ended.
+    let report = |event: &IndexerEvent| {
+        let line = serde_json::to_string(event).unwrap_or_default();
+        let _ = format::print(&format!("{line}\n"));
+    };
+    let input = &mut std::io::stdin().lock();
+    match index_pack::index_pack(&args.git_dir, args.largest, input, &report) {
+        Ok(()) => {
+            report(&IndexerEvent::Done);
+            Ok(ExitStatus::Fine)
+        }
+        Err(error) => {
+            report(&IndexerEvent::failed(&error));
+            Ok(ExitStatus::Attention)
+        }
+    }
+}
+
+/// Writes a pack with all objects that the ids on standard input need to standard output; an error goes to
+/// standard error as one sentence.
+///
+/// # Errors
+/// When an id is invalid, or the kernel refuses the limits of the process.
+pub fn pack_objects(args: &cli::PackObjectsArgs) -> Result<ExitStatus> {
+    index_pack::end_with_parent()?;
+    let ids: Result<Vec<ObjectId>> =
+        std::io::stdin().lines().map(|line| Ok(line?.parse()?)).collect();
+    let output = &mut std::io::stdout().lock();
+    match index_pack::pack_objects(&args.from, &args.into, &ids?, output) {
+        Ok(()) => Ok(ExitStatus::Fine),
+        Err(error) => {
+            eprintln!("{}", index_pack::one_line(&error));
+            Ok(ExitStatus::Attention)
+        }
+    }
+}
+
+/// A progress bar for a fetch, shown only to a person on a terminal.
+struct FetchBar {
     watched: bool,
     shown: Option<ProgressBar>,
 }
 
-impl Bar {
+impl FetchBar {
     fn of_stderr() -> Self {
         Self { watched: std::io::stderr().is_terminal(), shown: None }
     }
 
-    fn show(&mut self, progress: Progress) {
+    fn show(&mut self, progress: FetchProgress) {
         if !self.watched {
             return;
         }

@@ -1,24 +1,27 @@
-//! From the keys of `[bus]` to its settings.
+//! Converts the keys of `[bus]` to its settings. Does not know how the bus is used.
 
 use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::Bus;
-use super::file::{self, File, Repo};
+use super::BusSettings;
+use super::file::{self, ConfigFile, RepoSection};
 use super::list::OneOrMany;
-use super::source::{Error, Source};
+use super::source::{ConfigError, ConfigTexts};
 use super::value::TopicName;
-use crate::domain::broker::Brokers;
-use crate::domain::bus::Topic;
+use crate::domain::bus::broker::BrokerSettings;
+use crate::domain::bus::message::Topic;
 
-/// How often either side shows that it is alive unless it is said.
+/// The default heart-beat interval of both sides.
 const USUAL_HEARTBEAT: Duration = Duration::from_secs(30);
-/// Below it, beats would be most of the traffic; brokers round to seconds.
+/// The minimum: below it, heart-beats would be most of the traffic; brokers round to seconds.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// What `[bus]` says.
-pub fn bus(source: &Source, bus: &Spanned<file::Bus>) -> Result<Bus, Error> {
+/// The settings that `[bus]` contains.
+pub fn bus(
+    source: &ConfigTexts,
+    bus: &Spanned<file::BusSection>,
+) -> Result<BusSettings, ConfigError> {
     let keys = bus.get_ref();
     let Some(written) = &keys.brokers else {
         let reason = "[bus] names no broker\n\
@@ -28,7 +31,7 @@ pub fn bus(source: &Source, bus: &Spanned<file::Bus>) -> Result<Bus, Error> {
     let listed = &written.get_ref().0;
     let retry = listed.iter().find_map(|entry| entry.0.retry.clone());
     if retry.is_some() && listed.len() > 1 {
-        let reason = "a failover: stands in a list, and its options would hold for part of it\n\
+        let reason = "a failover: address is in a list, so its options would apply to a part of the list\n\
                       hint: write it alone, or its addresses one by one";
         return Err(source.error(written.span(), reason));
     }
@@ -41,8 +44,8 @@ pub fn bus(source: &Source, bus: &Spanned<file::Bus>) -> Result<Bus, Error> {
         None => USUAL_HEARTBEAT,
     };
     let path = |key: &Option<super::value::AbsolutePath>| key.as_ref().map(|path| path.0.clone());
-    Ok(Bus {
-        brokers: Brokers {
+    Ok(BusSettings {
+        brokers: BrokerSettings {
             list: listed.iter().flat_map(|entry| entry.0.brokers.clone()).collect(),
             retry: retry.unwrap_or_default(),
             login_file: path(&keys.login_file),
@@ -62,13 +65,17 @@ pub fn bus(source: &Source, bus: &Spanned<file::Bus>) -> Result<Bus, Error> {
     })
 }
 
-/// The topics of a `listen_topic`.
+/// The topics of a `listen_topic` key.
 pub fn topics(written: &OneOrMany<TopicName>) -> Vec<Topic> {
     written.0.iter().map(|topic| topic.0.clone()).collect()
 }
 
-/// Refuses a repository's `listen_topic` where there is no `[bus]` to listen on.
-pub fn refuse_topic_without_bus(source: &Source, file: &File, repo: &Repo) -> Result<(), Error> {
+/// Refuses a repository's `listen_topic` where there is no `[bus]`.
+pub fn refuse_topic_without_bus(
+    source: &ConfigTexts,
+    file: &ConfigFile,
+    repo: &RepoSection,
+) -> Result<(), ConfigError> {
     match (&repo.listen_topic, &file.bus) {
         (Some(topic), None) => {
             let reason = "there is no [bus] to listen on\n\

@@ -1,68 +1,71 @@
-//! The keys of `agent.toml`, `agent.d/*.toml` and `.pmpy.toml`, as they are written. A value is
-//! judged by itself while it is read (see [`super::value`], [`super::list`]); what depends on other values is judged
-//! when [`super::Settings`] are made of it. Spans are kept where that later judgement may refuse.
+//! The keys of `agent.toml`, `agent.d/*.toml` and `.pmpy.toml`, as written. Reading checks each value by
+//! itself (see [`super::value`], [`super::list`]); making [`super::Settings`] checks what depends on other
+//! values. Spans are kept where that later check may refuse.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor, value};
-use serde::forward_to_deserialize_any;
+use serde::{Deserialize, forward_to_deserialize_any};
 use serde_spanned::Spanned;
 
-use super::Mode;
-use super::list::{AbsoluteArgv, NonEmpty, OneOrMany, Patterns, ProgramArgv};
+use super::RepoMode;
+use super::list::{AbsoluteArgv, NonEmptyList, OneOrMany, PathPatternList, ProgramArgv};
 use super::value::{
-    AbsolutePath, Address, Branch, BrokerAddress, Cadence, DirectoryName, Line, Proxy, RefPattern,
-    RepoName, Script, ShortRef, Socket, Time, Token, TopicName, Variable, VariableValue, Wait,
+    AbsolutePath, Address, Branch, BrokerAddress, ByteSize, Cadence, DirectoryName, Line, Proxy,
+    RefPattern, RepoName, Script, ShortRef, Socket, Time, Token, TopicName, Variable,
+    VariableValue, Wait,
 };
-use crate::domain::plan::{OnRewrite, Update};
-use crate::domain::publish::Names;
+use crate::domain::publish::rules::NamingRule;
+use crate::domain::repository::observed::{OnRewrite, UpdateMethod};
+use crate::domain::trust::Trustee;
 
-/// `agent.toml` and `agent.d/*.toml`, taken together.
+/// The keys of `agent.toml` and `agent.d/*.toml`, merged.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct File {
+pub struct ConfigFile {
     pub root: Option<AbsolutePath>,
     pub splay: Option<Wait>,
     pub metrics_file: Option<AbsolutePath>,
     pub on_change: Option<AbsoluteArgv>,
-    pub node: Node,
-    pub defaults: Repo,
-    pub repo: BTreeMap<Spanned<RepoName>, Repo>,
-    pub bus: Option<Spanned<Bus>>,
-    pub listen: Listen,
-    pub webhook: Option<Spanned<Webhook>>,
+    pub trusted: Vec<Trustee>,
+    pub node: NodeSection,
+    pub defaults: RepoSection,
+    pub repo: BTreeMap<Spanned<RepoName>, RepoSection>,
+    pub bus: Option<Spanned<BusSection>>,
+    pub listen: ListenSection,
+    pub webhook: Option<Spanned<WebhookSection>>,
 }
 
-/// `[node]`
+/// The keys of `[node]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Node {
+pub struct NodeSection {
     pub part: Option<Token>,
     pub stack: Option<Token>,
 }
 
-/// `[repo.NAME]` and `[defaults]`
+/// The keys of `[repo.NAME]` and `[defaults]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Repo {
+pub struct RepoSection {
     pub url: Option<Spanned<OneOrMany<Address>>>,
     pub path: Option<Spanned<AbsolutePath>>,
     pub branch: Option<Branch>,
-    pub update: Option<Spanned<Update>>,
+    pub update: Option<Spanned<UpdateMethod>>,
     pub rewritten: Option<OnRewrite>,
     pub when: Option<Spanned<Cadence>>,
-    pub paths: Option<Spanned<Patterns>>,
+    pub paths: Option<Spanned<PathPatternList>>,
     pub poll: Option<Spanned<bool>>,
-    pub mode: Option<Spanned<Mode>>,
+    pub mode: Option<Spanned<RepoMode>>,
     pub user: Option<Spanned<Line>>,
-    pub scripts: Option<Spanned<NonEmpty<Script>>>,
+    pub scripts: Option<Spanned<NonEmptyList<Script>>>,
     pub timeout: Option<Time>,
     pub network_timeout: Option<Time>,
     pub env: BTreeMap<Variable, VariableValue>,
     pub env_file: Option<AbsolutePath>,
     pub active: Option<bool>,
     pub depth: Option<Spanned<u32>>,
+    pub max_file: Option<ByteSize>,
     pub insecure: Option<bool>,
     pub key_file: Option<Spanned<AbsolutePath>>,
     pub known_hosts: Option<Spanned<AbsolutePath>>,
@@ -72,22 +75,22 @@ pub struct Repo {
     pub client_cert: Option<Spanned<AbsolutePath>>,
     pub proxy: Option<Spanned<Proxy>>,
     pub target: Option<Spanned<AbsolutePath>>,
-    pub names: Option<Spanned<Names>>,
+    pub names: Option<Spanned<NamingRule>>,
     pub rename: Option<Spanned<BTreeMap<ShortRef, Spanned<DirectoryName>>>>,
     #[serde(rename = "match")]
-    pub matching: Option<Spanned<NonEmpty<RefPattern>>>,
+    pub matching: Option<Spanned<NonEmptyList<RefPattern>>>,
     pub keep: Option<Spanned<u32>>,
-    pub before: Option<Spanned<NonEmpty<Script>>>,
+    pub before: Option<Spanned<NonEmptyList<Script>>>,
     pub after: Option<Spanned<ProgramArgv>>,
     pub after_user: Option<Spanned<Line>>,
     pub topic_name: Option<Line>,
     pub listen_topic: Option<Spanned<OneOrMany<TopicName>>>,
 }
 
-/// `[bus]`
+/// The keys of `[bus]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Bus {
+pub struct BusSection {
     pub brokers: Option<Spanned<OneOrMany<BrokerAddress>>>,
     pub login_file: Option<AbsolutePath>,
     pub ca_file: Option<AbsolutePath>,
@@ -99,48 +102,48 @@ pub struct Bus {
     pub spread: Option<Wait>,
 }
 
-/// `[listen]`
+/// The keys of `[listen]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Listen {
+pub struct ListenSection {
     pub every: Option<Time>,
 }
 
-/// `[webhook]`
+/// The keys of `[webhook]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Webhook {
+pub struct WebhookSection {
     pub bind: Option<Socket>,
     pub secret_file: Option<AbsolutePath>,
     pub announce: Option<Spanned<bool>>,
 }
 
-/// `.pmpy.toml`
+/// The keys of `.pmpy.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Tree {
+pub struct TreeFile {
     pub when: Option<Cadence>,
-    pub paths: Option<Patterns>,
-    pub scripts: Option<NonEmpty<Script>>,
+    pub paths: Option<PathPatternList>,
+    pub scripts: Option<NonEmptyList<Script>>,
     pub timeout: Option<Time>,
     pub hold: Option<Line>,
 }
 
-/// Every section of `agent.toml` with its keys; the part before the first title is called "".
+/// Every section of `agent.toml` with its keys; the part before the first section is called "".
 pub fn sections() -> [(&'static str, &'static [&'static str]); 7] {
     [
-        ("", keys::<File>()),
-        ("[node]", keys::<Node>()),
-        ("[defaults]", keys::<Repo>()),
-        ("[repo.NAME]", keys::<Repo>()),
-        ("[bus]", keys::<Bus>()),
-        ("[listen]", keys::<Listen>()),
-        ("[webhook]", keys::<Webhook>()),
+        ("", keys::<ConfigFile>()),
+        ("[node]", keys::<NodeSection>()),
+        ("[defaults]", keys::<RepoSection>()),
+        ("[repo.NAME]", keys::<RepoSection>()),
+        ("[bus]", keys::<BusSection>()),
+        ("[listen]", keys::<ListenSection>()),
+        ("[webhook]", keys::<WebhookSection>()),
     ]
 }
 
-/// The keys of a table, as its derived `Deserialize` asks for them: the declaration above is the
-/// only list of keys.
+/// The keys of a table, as its derived `Deserialize` asks for them: the struct declaration is the only
+/// list of keys.
 fn keys<T: DeserializeOwned>() -> &'static [&'static str] {
     struct Asked<'a>(&'a mut &'static [&'static str]);
 

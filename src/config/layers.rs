@@ -1,31 +1,34 @@
-//! From keys to [`Settings`]: our own defaults, `[defaults]` over them, `[repo.NAME]` over those.
+//! Converts keys to [`Settings`]: our defaults, then `[defaults]`, then `[repo.NAME]`. Reads no file.
 
 use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::file::{File, Repo, Tree};
-use super::list::NonEmpty;
-use super::source::{Error, Source};
+use super::file::{ConfigFile, RepoSection, TreeFile};
+use super::list::NonEmptyList;
+use super::source::{ConfigError, ConfigTexts};
 use super::value::Script;
 use super::{
-    Fixed, Mode, Publish, RepoSettings, Settings, TreeSettings, World, bus, modes, places, webhook,
+    AgentDirs, FixedKeys, PublishSettings, RepoMode, RepoSettings, Settings, TreeSettings, bus,
+    modes, webhook,
 };
-use crate::domain::plan::{OnRewrite, Policy, Update, When};
-use crate::domain::remote::Reach;
+use crate::config::path_claims;
+use crate::domain::git::Remote;
+use crate::domain::remote::ConnectionSettings;
+use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy, UpdateMethod};
 
-/// As often as cron would tick.
+/// The default interval of ticks: as often as under cron.
 pub const EVERY: Duration = Duration::from_secs(60);
 
-/// What `source` says about `world`.
-pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
-    let file: File = source.parse()?;
+/// The settings for these directories by the texts of `source`.
+pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, ConfigError> {
+    let file: ConfigFile = source.parse()?;
     if let (Some(root), false) = (&file.root, world.own) {
         world.root.clone_from(&root.0);
     }
     refuse_in_defaults(source, &file.defaults)?;
-    modes::judge(source, &file)?;
-    places::judge(source, &world.root, &file)?;
+    modes::check_modes(source, &file)?;
+    path_claims::check_paths(source, &world.root, &file)?;
     for repo in [&file.defaults].into_iter().chain(file.repo.values()) {
         bus::refuse_topic_without_bus(source, &file, repo)?;
     }
@@ -34,7 +37,7 @@ pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
 
     let repos = file.repo.iter().map(|(name, own)| {
         let name = &name.get_ref().0;
-        let path = places::path_of(&world.root, name, own);
+        let path = path_claims::path_of(&world.root, name, own);
         (name.clone(), RepoSettings { path: Some(path), ..repo(&file.defaults, own) })
     });
     Ok(Settings {
@@ -43,6 +46,7 @@ pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
         splay: file.splay.map_or(Duration::ZERO, |splay| splay.0),
         metrics_file: file.metrics_file.map(|path| path.0),
         on_change: file.on_change.map(|argv| argv.0).unwrap_or_default(),
+        trusted: file.trusted,
         files: source.names().map(str::to_owned).collect(),
         part: file.node.part.map(|part| part.0),
         stack: file.node.stack.map(|stack| stack.0),
@@ -53,11 +57,11 @@ pub fn settings(mut world: World, source: &Source) -> Result<Settings, Error> {
     })
 }
 
-/// What a revision says about itself.
-pub fn tree(text: &str) -> Result<TreeSettings, Error> {
-    let mut source = Source::default();
+/// The settings by the text of a revision's `.pmpy.toml`.
+pub fn tree(text: &str) -> Result<TreeSettings, ConfigError> {
+    let mut source = ConfigTexts::default();
     source.add(".pmpy.toml", text);
-    let tree: Tree = source.parse()?;
+    let tree: TreeFile = source.parse()?;
     Ok(TreeSettings {
         when: tree.when.map(|when| when.0),
         paths: tree.paths.map(|paths| paths.0),
@@ -67,46 +71,47 @@ pub fn tree(text: &str) -> Result<TreeSettings, Error> {
     })
 }
 
-/// What holds where nothing is configured.
+/// The default settings of a repository.
 pub fn usual() -> RepoSettings {
-    repo(&Repo::default(), &Repo::default())
+    repo(&RepoSection::default(), &RepoSection::default())
 }
 
-/// What holds for a repository without an entry. It can have no target, and where one would be
-/// needed it is fetched and nothing else: its scripts were not asked for.
-fn unlisted(defaults: &Repo) -> RepoSettings {
-    let mut settings = repo(defaults, &Repo::default());
+/// The settings of a repository without an entry. It cannot have a target; a mode that needs one becomes
+/// `fetch`: running its scripts was not asked for.
+fn unlisted(defaults: &RepoSection) -> RepoSettings {
+    let mut settings = repo(defaults, &RepoSection::default());
     if modes::needs_target(settings.mode) {
-        settings.mode = Mode::Fetch;
+        settings.mode = RepoMode::Fetch;
     }
     settings
 }
 
-/// One repository's settings, all but its path.
-fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
+/// One repository's settings, except its path.
+fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
     let mut settings = RepoSettings {
         urls: Vec::new(),
         path: None,
         branch: None,
         policy: Policy {
             active: true,
-            update: Update::default(),
+            update: UpdateMethod::default(),
             rewritten: OnRewrite::default(),
-            when: When::default(),
+            when: RerunPolicy::default(),
         },
-        mode: Mode::default(),
+        mode: RepoMode::default(),
         poll: true,
         paths: Vec::new(),
         scripts: None,
         timeout: Duration::from_secs(3600),
-        reach: Reach::default(),
+        reach: ConnectionSettings::default(),
+        max_file: None,
         user: None,
-        publish: Publish { keep: 2, ..Publish::default() },
+        publish: PublishSettings { keep: 2, ..PublishSettings::default() },
         env: Default::default(),
         env_file: None,
         topic_name: None,
         listen_topics: Vec::new(),
-        fixed: Fixed {
+        fixed: FixedKeys {
             when: own.when.is_some(),
             paths: own.paths.is_some(),
             scripts: own.scripts.is_some(),
@@ -116,11 +121,12 @@ fn repo(defaults: &Repo, own: &Repo) -> RepoSettings {
     lay_over(&mut settings, own);
     let rewritten = own.rewritten.or(defaults.rewritten);
     settings.policy.rewritten = rewritten.unwrap_or(settings.mode.rewritten());
+    settings.reach.named_hosts = settings.urls.iter().filter_map(Remote::host).collect();
     settings
 }
 
-/// Lays the keys that are set over `settings`. Variables are laid over one by one.
-fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
+/// Overwrites `settings` with the keys that are set. Variables are overwritten one by one.
+fn lay_over(settings: &mut RepoSettings, keys: &RepoSection) {
     if let Some(urls) = &keys.url {
         settings.urls = urls.get_ref().0.iter().map(|url| url.0.clone()).collect();
     }
@@ -154,6 +160,9 @@ fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
     if let Some(timeout) = &keys.network_timeout {
         settings.reach.limit = timeout.0;
     }
+    if let Some(size) = &keys.max_file {
+        settings.max_file = Some(size.0);
+    }
     for (name, value) in &keys.env {
         settings.env.insert(name.0.clone(), value.0.clone());
     }
@@ -173,7 +182,7 @@ fn lay_over(settings: &mut RepoSettings, keys: &Repo) {
     lay_publish_over(&mut settings.publish, keys);
 }
 
-fn lay_publish_over(publish: &mut Publish, keys: &Repo) {
+fn lay_publish_over(publish: &mut PublishSettings, keys: &RepoSection) {
     if let Some(target) = &keys.target {
         publish.target = Some(target.get_ref().0.clone());
     }
@@ -201,11 +210,11 @@ fn lay_publish_over(publish: &mut Publish, keys: &Repo) {
     }
 }
 
-fn words(scripts: &Spanned<NonEmpty<Script>>) -> Vec<String> {
+fn words(scripts: &Spanned<NonEmptyList<Script>>) -> Vec<String> {
     scripts.get_ref().0.iter().map(|script| script.0.clone()).collect()
 }
 
-fn lay_reach_over(reach: &mut Reach, keys: &Repo) {
+fn lay_reach_over(reach: &mut ConnectionSettings, keys: &RepoSection) {
     if let Some(insecure) = keys.insecure {
         reach.insecure = insecure;
     }
@@ -232,8 +241,8 @@ fn lay_reach_over(reach: &mut Reach, keys: &Repo) {
     }
 }
 
-/// Refuses what can only be one repository's.
-fn refuse_in_defaults(source: &Source, defaults: &Repo) -> Result<(), Error> {
+/// Refuses keys in `[defaults]` that only one repository can have.
+fn refuse_in_defaults(source: &ConfigTexts, defaults: &RepoSection) -> Result<(), ConfigError> {
     let url = defaults.url.as_ref().map(|url| ("url", url.span()));
     let path = defaults.path.as_ref().map(|path| ("path", path.span()));
     let target = defaults.target.as_ref().map(|target| ("target", target.span()));
@@ -241,7 +250,7 @@ fn refuse_in_defaults(source: &Source, defaults: &Repo) -> Result<(), Error> {
         None => Ok(()),
         Some((key, span)) => Err(source.error(
             span,
-            &format!("\"{key}\" cannot be the same for all\nhint: it belongs in [repo.NAME]"),
+            &format!("\"{key}\" is not allowed in [defaults]\nhint: it belongs in [repo.NAME]"),
         )),
     }
 }

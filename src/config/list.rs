@@ -1,4 +1,4 @@
-//! The grammar of lists; that of what is in them is [`super::value`]'s.
+//! The grammar of lists. Does not know the grammar of their items, see [`super::value`].
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::value::{Pattern, absolute_path};
 
-/// A program and its arguments; no shell takes them apart.
+/// A program and its arguments; no shell splits them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct Argv(pub Vec<String>);
@@ -33,7 +33,7 @@ impl TryFrom<Vec<String>> for Argv {
     }
 }
 
-/// An [`Argv`] whose program is named by its absolute path.
+/// An [`Argv`] whose program is an absolute path.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct AbsoluteArgv(pub Vec<String>);
@@ -48,8 +48,7 @@ impl TryFrom<Vec<String>> for AbsoluteArgv {
     }
 }
 
-/// An [`Argv`] whose program is named by its absolute path, or by a bare name that is looked for
-/// along `PATH`.
+/// An [`Argv`] whose program is an absolute path, or a bare name that is searched in `PATH`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct ProgramArgv(pub Vec<String>);
@@ -65,12 +64,12 @@ impl TryFrom<Vec<String>> for ProgramArgv {
     }
 }
 
-/// A list with something in it.
+/// A non-empty list.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Vec<T>")]
-pub struct NonEmpty<T>(pub Vec<T>);
+pub struct NonEmptyList<T>(pub Vec<T>);
 
-impl<T> TryFrom<Vec<T>> for NonEmpty<T> {
+impl<T> TryFrom<Vec<T>> for NonEmptyList<T> {
     type Error = String;
 
     fn try_from(all: Vec<T>) -> Result<Self, String> {
@@ -81,17 +80,17 @@ impl<T> TryFrom<Vec<T>> for NonEmpty<T> {
     }
 }
 
-/// `paths`. Patterns which only take out would leave nothing to act upon, ever.
+/// The patterns of `paths`. Patterns that only exclude would leave nothing to deploy, ever.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Vec<Pattern>")]
-pub struct Patterns(pub Vec<String>);
+pub struct PathPatternList(pub Vec<String>);
 
-impl TryFrom<Vec<Pattern>> for Patterns {
+impl TryFrom<Vec<Pattern>> for PathPatternList {
     type Error = String;
 
     fn try_from(all: Vec<Pattern>) -> Result<Self, String> {
         if !all.is_empty() && all.iter().all(|pattern| pattern.0.starts_with('!')) {
-            return Err("every pattern takes paths out, so that none is left\n\
+            return Err("every pattern excludes paths, so that none is left\n\
                  hint: begin the list with \"**\", which is every path"
                 .to_owned());
         }
@@ -99,7 +98,7 @@ impl TryFrom<Vec<Pattern>> for Patterns {
     }
 }
 
-/// One value, or a list with something in it.
+/// One value, or a non-empty list.
 #[derive(Clone, Debug)]
 pub struct OneOrMany<T>(pub Vec<T>);
 
@@ -111,7 +110,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             type Value = OneOrMany<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text in double quotes, or a list of them")
+                f.write_str("a string in double quotes, or a list of them")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -119,7 +118,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-                let NonEmpty(all) = NonEmpty::deserialize(SeqAccessDeserializer::new(list))?;
+                let NonEmptyList(all) =
+                    NonEmptyList::deserialize(SeqAccessDeserializer::new(list))?;
                 Ok(OneOrMany(all))
             }
         }

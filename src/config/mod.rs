@@ -1,16 +1,16 @@
-//! What this machine is asked to do: every setting, validated at one door. Past [`Settings`]
-//! nothing is checked again and no `Option` means "default".
+//! The configuration of this machine: every setting, validated in one place. After [`Settings`] is made,
+//! nothing is checked again and no `Option` means "default". Does not know how settings are used.
 //!
-//! Reading order: `source` (texts, places, complaints), `value` and `list` (the grammar of
-//! values), `file` (the keys), `modes` (which keys go with which mode), `places` (what may lie where),
-//! `layers` (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
+//! Reading order: `source` (texts, positions, errors), `value` and `list` (the grammar of values), `file`
+//! (the keys), `modes` (which keys fit which mode), `path_claims` (which paths may overlap), `layers`
+//! (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
 
 mod bus;
 mod file;
 mod layers;
 mod list;
 mod modes;
-mod places;
+mod path_claims;
 mod source;
 mod value;
 mod webhook;
@@ -22,137 +22,143 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::broker::Brokers;
-use crate::domain::bus::Topic;
+use crate::domain::bus::broker::BrokerSettings;
+use crate::domain::bus::message::Topic;
 use crate::domain::git::Remote;
-use crate::domain::paths::Patterns;
-use crate::domain::plan::{OnRewrite, Policy, When};
-use crate::domain::publish::{Layout, Names, Refs, Rules, Target};
-use crate::domain::remote::{Kinds, Reach};
+use crate::domain::paths::PathPatterns;
+use crate::domain::publish::rules::{
+    NamingRule, PublishRules, PublishTarget, RefSelection, TargetLayout,
+};
+use crate::domain::remote::{ConnectionSettings, RefKinds};
+use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy};
+use crate::domain::text::EscapeControls;
+use crate::domain::trust::Trustee;
 
-pub use source::{Error, Source};
+pub use source::{ConfigError, ConfigTexts, files_in};
 pub use value::{
     NamedAddress, address, branch, count, duration, positive_duration, repo_name, token,
 };
 
-/// The folders that the agent reads and writes on this machine (contract: "files").
+/// The directories that the agent reads and writes on this machine (contract: "files").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct World {
-    /// The folder of the repositories.
+pub struct AgentDirs {
+    /// The directory of the repositories.
     pub root: PathBuf,
     /// `agent.toml`; need not exist.
     pub config_file: PathBuf,
-    /// `agent.d`, whose `*.toml` are read after it unless `--config` named the file; need not exist.
+    /// `agent.d`; its `*.toml` are read after `agent.toml` unless `--config` names the file; need not exist.
     pub config_dir: PathBuf,
-    /// `nodepart.txt` and friends.
+    /// The directory of `nodepart.txt` and similar files.
     pub nodeinfo: PathBuf,
-    /// `last-tick`, `status.json`, `reported.json`.
+    /// The directory of `last-tick`, `status.json`, `reported.json`.
     pub state: PathBuf,
-    /// One folder of logs for each repository.
+    /// The log directory, with one directory for each repository.
     pub logs: PathBuf,
     /// Whether `--config` or `AGENT_CONFIG` named `config_file`.
     pub config_named: bool,
-    /// Whether `--root` or `AGENT_ROOT` made this a world of its own.
+    /// Whether `--root` or `AGENT_ROOT` set the root: then all other directories are below it.
     pub own: bool,
 }
 
-/// Where to look; from the command line and the environment.
+/// The locations that the command line and the environment name.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// `--config` or `AGENT_CONFIG`: read instead of the usual file; must exist.
+pub struct ConfigLocations {
+    /// `--config` or `AGENT_CONFIG`: read instead of the default file; must exist.
     pub config: Option<PathBuf>,
     /// `--root` or `AGENT_ROOT`.
     pub root: Option<PathBuf>,
-    /// The caller's home folder.
+    /// The caller's home directory; `None`: not known.
     pub home: Option<PathBuf>,
     /// Whether the caller is root.
     pub is_root: bool,
 }
 
-/// Everything that is configured.
+/// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where things are.
-    pub world: World,
-    /// The files that were read, as errors call them.
+    /// The agent's directories.
+    pub world: AgentDirs,
+    /// The names of the files that were read, as errors show them.
     pub files: Vec<String>,
-    /// `splay`: first wait a stable part of this.
+    /// `splay`: each machine waits a fixed share of this before a tick.
     pub splay: Duration,
-    /// `metrics_file`.
+    /// `metrics_file`; `None`: none is written.
     pub metrics_file: Option<PathBuf>,
     /// `on_change`: a command and its arguments; empty when unset.
     pub on_change: Vec<String>,
+    /// `trusted`: users besides root and a repository's own user who may change its files.
+    pub trusted: Vec<Trustee>,
     /// `[node] part`, which wins over `nodeinfo`.
     pub part: Option<String>,
-    /// `[node] stack`, likewise.
+    /// `[node] stack`, which wins over `nodeinfo`.
     pub stack: Option<String>,
-    /// `[repo.NAME]`, by name.
+    /// `[repo.NAME]` sections, by name.
     pub repos: BTreeMap<String, RepoSettings>,
-    /// What holds for a repository under the root that has no entry: `[defaults]` over our own.
+    /// The settings of a repository below the root without an entry: `[defaults]` over our own defaults.
     pub unlisted: RepoSettings,
-    /// `[bus]`; `None`: there is none.
-    pub bus: Option<Bus>,
-    /// `[webhook]`; `None`: nobody is listened to.
-    pub webhook: Option<Webhook>,
-    /// `[listen] every`: how often an agent that stays up looks without being told.
+    /// `[bus]`; `None`: no message bus.
+    pub bus: Option<BusSettings>,
+    /// `[webhook]`; `None`: no HTTP listener.
+    pub webhook: Option<WebhookSettings>,
+    /// `[listen] every`: the interval of the timer of `agent listen`.
     pub every: Duration,
 }
 
-/// The message bus.
+/// The settings of the message bus.
 #[derive(Clone, Debug)]
-pub struct Bus {
-    /// How it is reached.
-    pub brokers: Brokers,
-    /// What stands among the options of a `failover:` and means nothing.
+pub struct BusSettings {
+    /// The brokers and how to connect to them.
+    pub brokers: BrokerSettings,
+    /// Options of a `failover:` address that have no effect.
     pub ignored: Vec<String>,
-    /// `listen_topic`: where news of repositories comes from that name no topic of their own.
+    /// `listen_topic`: the topics for repositories without topics of their own.
     pub listen_topics: Vec<Topic>,
-    /// `report_topic`: where it is told what actions came to; `None`: nowhere.
+    /// `report_topic`: the topic for reports on actions; `None`: no reports.
     pub report_topic: Option<Topic>,
-    /// `announce_topic`: where pushes are announced.
+    /// `announce_topic`: the topic for announced pushes.
     pub announce_topic: Topic,
-    /// `spread`: before acting upon a message, wait a random part of this.
+    /// `spread`: after a message, wait a random part of this before the tick.
     pub spread: Duration,
 }
 
-/// Where web hooks are heard, and metrics and health are told.
+/// The settings of the HTTP listener for web hooks, metrics and health.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Webhook {
-    /// `bind`: the address that is listened on, over plain HTTP.
+pub struct WebhookSettings {
+    /// `bind`: the address to listen on, with plain HTTP.
     pub bind: SocketAddr,
-    /// `secret_file`: what whoever calls has to know.
+    /// `secret_file`: the file of the secret that signs web hooks.
     pub secret_file: PathBuf,
-    /// `announce`: whether the bus is told what was heard.
+    /// `announce`: whether web hooks are announced on the bus.
     pub announce: bool,
 }
 
-/// What happens with the repository's content.
+/// The mode: what a new revision of a repository causes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mode {
+pub enum RepoMode {
     /// Merge into the worktree and run the scripts.
     #[default]
     Work,
-    /// Fetch; what `agent checkout` asks for appears at the target, if there is one.
+    /// Fetch only; `agent checkout` publishes at the target, if there is one.
     #[serde(alias = "normal")]
     Fetch,
-    /// The branch's tree appears at the target.
+    /// Publish the branch's tree at the target.
     #[serde(alias = "trusting", alias = "branch")]
     Checkout,
-    /// Merge into the worktree, run nothing.
+    /// Merge into the worktree, run no scripts.
     #[serde(alias = "dangerous")]
     InPlace,
-    /// Every branch appears at `TARGET/BRANCH`.
+    /// Publish every branch at `TARGET/BRANCH`.
     #[serde(alias = "puppetmaster")]
     Branches,
-    /// Every branch appears at `TARGET_BRANCH`.
+    /// Publish every branch at `TARGET_BRANCH`.
     Atomic,
-    /// Every tag appears at `TARGET/TAG`.
+    /// Publish every tag at `TARGET/TAG`.
     Tags,
 }
 
-impl Mode {
-    /// The word for it in the configuration.
+impl RepoMode {
+    /// The mode's word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Work => "work",
@@ -165,28 +171,28 @@ impl Mode {
         }
     }
 
-    /// How trees lie at a target; `None` where there is none: this mode works on the worktree.
-    pub fn layout(self) -> Option<Layout> {
+    /// The layout of trees at the target; `None`: the mode has no target and works on the worktree.
+    pub fn layout(self) -> Option<TargetLayout> {
         match self {
             Self::Work | Self::InPlace => None,
-            Self::Fetch | Self::Checkout => Some(Layout::Checkout),
-            Self::Branches | Self::Tags => Some(Layout::Inside),
-            Self::Atomic => Some(Layout::Beside),
+            Self::Fetch | Self::Checkout => Some(TargetLayout::Checkout),
+            Self::Branches | Self::Tags => Some(TargetLayout::Inside),
+            Self::Atomic => Some(TargetLayout::Sibling),
         }
     }
 
-    /// Which refs are published, each for itself; `None` where it is at most one.
-    pub fn refs(self) -> Option<Refs> {
+    /// The kind of refs that are each published; `None`: the mode publishes at most one.
+    pub fn refs(self) -> Option<RefSelection> {
         match self {
             Self::Work | Self::Fetch | Self::Checkout | Self::InPlace => None,
-            Self::Branches | Self::Atomic => Some(Refs::Branches),
-            Self::Tags => Some(Refs::Tags),
+            Self::Branches | Self::Atomic => Some(RefSelection::Branches),
+            Self::Tags => Some(RefSelection::Tags),
         }
     }
 
-    /// Which of upstream's refs are fetched, when that is more than one branch.
-    pub fn fetched(self) -> Option<Kinds> {
-        let kinds = |branches, tags| Some(Kinds { branches, tags });
+    /// The kinds of upstream refs that are fetched; `None`: only one branch is.
+    pub fn fetched(self) -> Option<RefKinds> {
+        let kinds = |branches, tags| Some(RefKinds { branches, tags });
         match self {
             Self::Work | Self::InPlace | Self::Checkout => None,
             Self::Fetch => kinds(true, true),
@@ -195,7 +201,7 @@ impl Mode {
         }
     }
 
-    /// What holds for `rewritten` where nothing is configured.
+    /// The default of `rewritten`.
     pub fn rewritten(self) -> OnRewrite {
         match self {
             Self::Work | Self::Checkout | Self::InPlace => OnRewrite::Refuse,
@@ -204,124 +210,110 @@ impl Mode {
     }
 }
 
-/// What is published, and how. Says nothing where the mode works on the worktree.
+/// The settings of publishing; without effect where the mode works on the worktree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Publish {
-    /// `target`; there in each mode that cannot do without it.
+pub struct PublishSettings {
+    /// `target`; always set in a mode that needs one.
     pub target: Option<PathBuf>,
-    /// `names`
-    pub names: Names,
-    /// `rename`: a directory's name by the short one of a branch or tag.
+    /// `names`: how the names of refs become directory names.
+    pub names: NamingRule,
+    /// `rename`: directory names by short names of branches or tags.
     pub rename: BTreeMap<String, String>,
-    /// `match`: patterns on short names; empty: all.
+    /// `match`: patterns for short names; empty: all match.
     pub matching: Vec<String>,
-    /// `keep`: how many old releases stay beside the current and the last good one.
+    /// `keep`: the number of old releases besides the current and the last good one.
     pub keep: u32,
-    /// `before`: scripts of the staged tree, which may refuse it.
+    /// `before`: scripts in the staged tree, which may refuse it.
     pub before: Vec<String>,
-    /// `after`: a program (by its path or along `PATH`) and its arguments; empty when unset.
+    /// `after`: a program (its path, or a name in `PATH`) and its arguments; empty when unset.
     pub after: Vec<String>,
-    /// `after_user`: as whom; `None`: as everything else.
+    /// `after_user`: the user who runs `after`; `None`: the same as for all else.
     pub after_user: Option<String>,
 }
 
-/// One repository's settings, complete.
+/// The complete settings of one repository.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RepoSettings {
     /// `url`, in order; empty: the clone's own `origin`.
     pub urls: Vec<Remote>,
     /// `path`; `None` only in [`Settings::unlisted`].
     pub path: Option<PathBuf>,
-    /// `branch` with `{part}`, `{stack}`, `{host}` still in it; `None`: see the documentation.
+    /// `branch`, with unfilled `{part}`, `{stack}`, `{host}`; `None`: see the documentation.
     pub branch: Option<String>,
     /// `active`, `update`, `rewritten`, `when` (of the machine; see [`RepoSettings::with_tree`]).
     pub policy: Policy,
     /// `mode`.
-    pub mode: Mode,
-    /// `poll`: whether to look without being told.
+    pub mode: RepoMode,
+    /// `poll`: whether ticks poll the remote without a message or an order.
     pub poll: bool,
-    /// `paths`: gitignore-like patterns, later ones win; empty: everything counts.
+    /// `paths`: gitignore-like patterns, later ones win; empty: every change counts.
     pub paths: Vec<String>,
-    /// `scripts`: replaces the ladder; `None`: the ladder.
+    /// `scripts`: the scripts to run; `None`: those found by part and stack.
     pub scripts: Option<Vec<String>>,
     /// `timeout` for all scripts of an action.
     pub timeout: Duration,
-    /// How its remotes may be reached.
-    pub reach: Reach,
-    /// `user`: as whom everything is done; `None`: as the owner of the clone.
+    /// The connection settings for its remotes.
+    pub reach: ConnectionSettings,
+    /// `max_file`: the largest file that a change may write, in bytes; `None`: set by the machine's memory.
+    pub max_file: Option<u64>,
+    /// `user`: the user for all work; `None`: the owner of the clone.
     pub user: Option<String>,
-    /// `target` and the keys about what appears there.
-    pub publish: Publish,
-    /// `env`.
+    /// `target` and the other keys of publishing.
+    pub publish: PublishSettings,
+    /// `env`: variables for the scripts.
     pub env: BTreeMap<String, String>,
-    /// `env_file`.
+    /// `env_file`: a file with more variables.
     pub env_file: Option<PathBuf>,
-    /// `topic_name`: what it is called in messages; `None`: by its name.
+    /// `topic_name`: its name in messages; `None`: its usual name.
     pub topic_name: Option<String>,
-    /// `listen_topic`: where its news comes from; empty: from where the bus's does.
+    /// `listen_topic`: the topics of its messages; empty: those of the bus.
     pub listen_topics: Vec<Topic>,
-    /// Which of the keys that `.pmpy.toml` may set were set by `[repo.NAME]`, which wins over it.
-    pub fixed: Fixed,
+    /// Keys set by `[repo.NAME]`, which wins over `.pmpy.toml`.
+    pub fixed: FixedKeys,
 }
 
 /// Keys that the machine fixes against the repository's own `.pmpy.toml`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fixed {
-    /// `when` stands in `[repo.NAME]`.
+pub struct FixedKeys {
+    /// `[repo.NAME]` contains `when`.
     pub when: bool,
-    /// `paths` stands in `[repo.NAME]`.
+    /// `[repo.NAME]` contains `paths`.
     pub paths: bool,
-    /// `scripts` stands in `[repo.NAME]`.
+    /// `[repo.NAME]` contains `scripts`.
     pub scripts: bool,
 }
 
-/// `.pmpy.toml` at the top of a revision.
+/// The settings in `.pmpy.toml` at the top of a revision; `None`: not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TreeSettings {
-    /// `when`.
-    pub when: Option<When>,
-    /// `paths`.
+    /// `when`: when the scripts run again.
+    pub when: Option<RerunPolicy>,
+    /// `paths`: gitignore-like patterns.
     pub paths: Option<Vec<String>>,
-    /// `scripts`.
+    /// `scripts`: the scripts to run.
     pub scripts: Option<Vec<String>>,
-    /// `timeout`: only ever shorter than the machine's.
+    /// `timeout`; has an effect only when shorter than the machine's.
     pub timeout: Option<Duration>,
-    /// `hold`: why the whole fleet stops at this revision.
+    /// `hold`: the reason why the whole fleet stops at this revision.
     pub hold: Option<String>,
 }
 
-impl World {
-    /// The folders by `sources`, before any file is read: root's, the caller's own, or a world of
-    /// its own.
+impl AgentDirs {
+    /// The directories by `sources`, before any file is read: root's, those in the caller's home, or those
+    /// below `--root`.
     ///
     /// # Errors
-    /// When neither a home folder nor another root is known.
-    pub fn of(sources: &Sources) -> Result<Self, Error> {
-        let no_home = |home: Option<&PathBuf>| match home {
-            Some(home) => format!(
-                "HOME is \"{}\", which is not an absolute path\n\
-                 hint: set HOME to your home folder, or name a folder with --root",
-                home.display().to_string().escape_debug()
-            ),
-            None => "your home folder is not known\nhint: set HOME, or name a folder with --root"
-                .to_owned(),
-        };
+    /// When neither a home directory nor another root is known.
+    pub fn of(sources: &ConfigLocations) -> Result<Self, ConfigError> {
         let mut world = match (&sources.root, &sources.home) {
             (Some(root), _) => {
                 let root = std::path::absolute(root).map_err(|error| {
-                    Error::new(Some("--root".to_owned()), &format!("no such folder: {error}"))
+                    ConfigError::new(
+                        Some("--root".to_owned()),
+                        &format!("no such directory: {error}"),
+                    )
                 })?;
-                let own = root.join(".pmpy");
-                Self {
-                    config_file: own.join("agent.toml"),
-                    config_dir: own.join("agent.d"),
-                    nodeinfo: own.join("nodeinfo"),
-                    logs: own.join("log"),
-                    state: own,
-                    root,
-                    config_named: false,
-                    own: true,
-                }
+                Self::below(root)
             }
             (None, _) if sources.is_root => Self {
                 root: "/root/gitrepo".into(),
@@ -343,52 +335,85 @@ impl World {
                 config_named: false,
                 own: false,
             },
-            (None, home) => return Err(Error::new(None, &no_home(home.as_ref()))),
+            (None, home) => return Err(ConfigError::new(None, &no_home(home.as_deref()))),
         };
         if let Some(config) = &sources.config {
-            // It goes into schedules, which run in another folder.
+            // Absolute, because schedules contain it and run in another directory.
             world.config_file = std::path::absolute(config).map_err(|error| {
-                Error::new(Some("--config".to_owned()), &format!("no such file: {error}"))
+                ConfigError::new(Some("--config".to_owned()), &format!("no such file: {error}"))
             })?;
             world.config_named = true;
         }
         Ok(world)
     }
+
+    /// The directories of an agent with its own `root`.
+    fn below(root: PathBuf) -> Self {
+        let own = root.join(".pmpy");
+        Self {
+            config_file: own.join("agent.toml"),
+            config_dir: own.join("agent.d"),
+            nodeinfo: own.join("nodeinfo"),
+            logs: own.join("log"),
+            state: own,
+            root,
+            config_named: false,
+            own: true,
+        }
+    }
+}
+
+/// The message when `home` cannot be the caller's home directory.
+fn no_home(home: Option<&Path>) -> String {
+    match home {
+        Some(home) => format!(
+            "HOME is \"{}\", which is not an absolute path\n\
+             hint: set HOME to your home directory, or name a directory with --root",
+            home.display().to_string().escape_controls()
+        ),
+        None => "your home directory is not known\nhint: set HOME, or name a directory with --root"
+            .to_owned(),
+    }
 }
 
 impl Settings {
-    /// Reads and judges the configuration of the world that `sources` name.
+    /// Reads and checks the configuration that `sources` name.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its place.
-    pub fn load(sources: &Sources) -> Result<Self, Error> {
-        let world = World::of(sources)?;
+    /// The first fault, with its place.
+    pub fn load(sources: &ConfigLocations) -> Result<Self, ConfigError> {
+        let world = AgentDirs::of(sources)?;
         if world.own && world.root.exists() && !world.root.is_dir() {
-            let name = world.root.display().to_string().escape_debug().to_string();
-            let reason = "the root is not a directory\nhint: name a folder with --root";
-            return Err(Error::new(Some(name), reason));
+            let name = world.root.display().to_string().escape_controls();
+            let reason = "the root is not a directory\nhint: name a directory with --root";
+            return Err(ConfigError::new(Some(name), reason));
         }
-        let mut source = Source::default();
+        let mut source = ConfigTexts::default();
         let found = source.add_file(&world.config_file)?;
         if sources.config.is_none() {
-            source.add_folder(&world.config_dir)?;
+            source.add_dir(&world.config_dir)?;
         } else if !found {
-            let name = world.config_file.display().to_string().escape_debug().to_string();
+            let name = world.config_file.display().to_string().escape_controls();
             let reason = "there is no such file\n\
                           hint: write it, or leave out --config (and AGENT_CONFIG)";
-            return Err(Error::new(Some(name), reason));
+            return Err(ConfigError::new(Some(name), reason));
         }
         Self::parse(world, &source)
     }
 
-    /// What another process of ours read and judged: these repositories of `world` and no others.
-    pub fn handed_over(world: World, repos: BTreeMap<String, RepoSettings>) -> Self {
+    /// Settings that another process of ours has read and checked: only these repositories.
+    pub fn handed_over(
+        world: AgentDirs,
+        trusted: Vec<Trustee>,
+        repos: BTreeMap<String, RepoSettings>,
+    ) -> Self {
         Self {
             world,
             files: Vec::new(),
             splay: Duration::ZERO,
             metrics_file: None,
             on_change: Vec::new(),
+            trusted,
             part: None,
             stack: None,
             repos,
@@ -399,21 +424,20 @@ impl Settings {
         }
     }
 
-    /// Judges texts that were read already. In a world of its own, `root` stays what the command
-    /// line said.
+    /// Checks texts that are read already. With `--root`, the texts cannot change `root`.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its place.
-    pub fn parse(world: World, source: &Source) -> Result<Self, Error> {
+    /// The first fault, with its place.
+    pub fn parse(world: AgentDirs, source: &ConfigTexts) -> Result<Self, ConfigError> {
         layers::settings(world, source)
     }
 
-    /// Where a person may have a tree put that is in no target, see `agent checkout --to`.
+    /// Checks a path that a person chose for a tree outside all targets, see `agent checkout --to`.
     ///
     /// # Errors
-    /// Says what it would be in the way of, and what to do.
-    pub fn free_target(&self, to: &Path) -> Result<Target, String> {
-        places::judge_free(self, to)
+    /// When the path overlaps something; the error names it and has a hint.
+    pub fn free_target(&self, to: &Path) -> Result<PublishTarget, String> {
+        path_claims::judge_free(self, to)
     }
 }
 
@@ -421,39 +445,39 @@ impl TreeSettings {
     /// Reads a revision's `.pmpy.toml`.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line and column, as a sentence.
+    /// The first fault with its line and column, as a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
         layers::tree(text).map_err(|error| error.to_string())
     }
 }
 
-/// Every key of `agent.toml`, by section as titled in the file; the first section has no title.
+/// Every key of `agent.toml`, by section title; the first section has no title.
 pub fn known_keys() -> impl IntoIterator<Item = (&'static str, &'static [&'static str])> {
     file::sections()
 }
 
 impl RepoSettings {
-    /// Where trees appear; `None` where they do not.
-    pub fn target(&self) -> Option<Target> {
-        Target::new(self.mode.layout()?, self.publish.target.as_deref()?)
+    /// The target for publishing; `None`: nothing is published.
+    pub fn target(&self) -> Option<PublishTarget> {
+        PublishTarget::new(self.mode.layout()?, self.publish.target.as_deref()?)
     }
 
-    /// Which refs appear under which names at `target`; `None` where it is at most one.
+    /// The rules for the refs and their names at `target`; `None`: at most one ref is published.
     ///
     /// # Errors
-    /// Names the pattern that is none; the configuration was not judged then.
-    pub fn rules(&self, target: &Target) -> Result<Option<Rules>, globset::Error> {
+    /// When a pattern is invalid, which a checked configuration excludes.
+    pub fn rules(&self, target: &PublishTarget) -> Result<Option<PublishRules>, globset::Error> {
         let Some(refs) = self.mode.refs() else { return Ok(None) };
-        Ok(Some(Rules {
+        Ok(Some(PublishRules {
             refs,
             names: self.publish.names,
             rename: self.publish.rename.clone(),
-            matching: Patterns::new(&self.publish.matching)?,
+            matching: PathPatterns::new(&self.publish.matching)?,
             room: target.room(),
         }))
     }
 
-    /// These settings as a revision with `tree` settings sees them.
+    /// These settings with a revision's `tree` settings applied.
     pub fn with_tree(&self, tree: &TreeSettings) -> Self {
         let mut merged = self.clone();
         if let (Some(when), false) = (tree.when, self.fixed.when) {

@@ -1,40 +1,40 @@
-//! Which keys go with which mode. What stands in `[defaults]` is for those whom it suits; what
-//! stands in `[repo.NAME]` is meant, and saying nothing would let somebody believe that it was done.
+//! Checks which keys fit which mode. Keys in `[defaults]` apply where they fit; a key in `[repo.NAME]` is
+//! intended, and without an error its author would believe that it has an effect. Runs no mode.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde_spanned::Spanned;
 
-use super::Mode;
-use super::file::{File, Repo};
-use super::source::{Error, Source};
+use super::RepoMode;
+use super::file::{ConfigFile, RepoSection};
+use super::source::{ConfigError, ConfigTexts};
 use super::value::{DirectoryName, ShortRef};
-use crate::domain::plan::{Update, When};
-use crate::domain::publish::{Names, directory};
+use crate::domain::publish::rules::{NamingRule, directory};
+use crate::domain::repository::observed::{RerunPolicy, UpdateMethod};
 
-const WORKTREE: &[Mode] = &[Mode::Work, Mode::InPlace];
-const ONE_BRANCH: &[Mode] = &[Mode::Work, Mode::InPlace, Mode::Checkout];
-const MANY_REFS: &[Mode] = &[Mode::Branches, Mode::Atomic, Mode::Tags];
-const PUBLISHING: &[Mode] =
-    &[Mode::Checkout, Mode::Branches, Mode::Atomic, Mode::Tags, Mode::Fetch];
+const WORKTREE: &[RepoMode] = &[RepoMode::Work, RepoMode::InPlace];
+const ONE_BRANCH: &[RepoMode] = &[RepoMode::Work, RepoMode::InPlace, RepoMode::Checkout];
+const MANY_REFS: &[RepoMode] = &[RepoMode::Branches, RepoMode::Atomic, RepoMode::Tags];
+const PUBLISHING: &[RepoMode] =
+    &[RepoMode::Checkout, RepoMode::Branches, RepoMode::Atomic, RepoMode::Tags, RepoMode::Fetch];
 
-/// `rename`, with the places of what it gives.
-type Renames = Spanned<BTreeMap<ShortRef, Spanned<DirectoryName>>>;
+/// The value of `rename`, with the positions of the directory names.
+type RefRenames = Spanned<BTreeMap<ShortRef, Spanned<DirectoryName>>>;
 
-/// Whether `mode` is nothing without a target.
-pub fn needs_target(mode: Mode) -> bool {
-    mode.layout().is_some() && mode != Mode::Fetch
+/// Whether `mode` requires a target.
+pub fn needs_target(mode: RepoMode) -> bool {
+    mode.layout().is_some() && mode != RepoMode::Fetch
 }
 
-/// The mode of a repository.
-pub fn of(file: &File, own: &Repo) -> Mode {
-    let told = own.mode.as_ref().or(file.defaults.mode.as_ref());
-    told.map(|mode| *mode.get_ref()).unwrap_or_default()
+/// The mode of a repository, by its own section or the defaults.
+pub fn of(file: &ConfigFile, own: &RepoSection) -> RepoMode {
+    let configured = own.mode.as_ref().or(file.defaults.mode.as_ref());
+    configured.map(|mode| *mode.get_ref()).unwrap_or_default()
 }
 
-/// Refuses what does not go together.
-pub fn judge(source: &Source, file: &File) -> Result<(), Error> {
+/// Refuses keys that do not fit together.
+pub fn check_modes(source: &ConfigTexts, file: &ConfigFile) -> Result<(), ConfigError> {
     for repo in [&file.defaults].into_iter().chain(file.repo.values()) {
         repo.rename.as_ref().map_or(Ok(()), |rename| refuse_same_names(source, rename))?;
     }
@@ -51,13 +51,14 @@ pub fn judge(source: &Source, file: &File) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses a target where none can be, and none where one has to be; `blamed` is what told the mode.
+/// Refuses a target where none is possible, and its absence where one is needed; `blamed` is the
+/// position of the mode.
 fn refuse_target(
-    source: &Source,
-    own: &Repo,
-    mode: Mode,
+    source: &ConfigTexts,
+    own: &RepoSection,
+    mode: RepoMode,
     blamed: Range<usize>,
-) -> Result<(), Error> {
+) -> Result<(), ConfigError> {
     let word = mode.as_str();
     match &own.target {
         None if needs_target(mode) => Err(source.error(
@@ -78,14 +79,18 @@ fn refuse_target(
     }
 }
 
-/// Refuses keys that do nothing in this mode, unless they ask for what is done anyway.
-fn refuse_misplaced(source: &Source, own: &Repo, mode: Mode) -> Result<(), Error> {
-    let names = own.names.as_ref().filter(|names| *names.get_ref() != Names::Exact);
-    let update = own.update.as_ref().filter(|update| *update.get_ref() != Update::default());
-    let when = own.when.as_ref().filter(|when| when.get_ref().0 != When::Changed);
+/// Refuses keys without effect in this mode, unless their value is what happens anyway.
+fn refuse_misplaced(
+    source: &ConfigTexts,
+    own: &RepoSection,
+    mode: RepoMode,
+) -> Result<(), ConfigError> {
+    let names = own.names.as_ref().filter(|names| *names.get_ref() != NamingRule::Exact);
+    let update = own.update.as_ref().filter(|update| *update.get_ref() != UpdateMethod::default());
+    let when = own.when.as_ref().filter(|when| when.get_ref().0 != RerunPolicy::Changed);
     let keys = [
         ("update", span(update), WORKTREE),
-        ("scripts", span(own.scripts.as_ref()), &[Mode::Work]),
+        ("scripts", span(own.scripts.as_ref()), &[RepoMode::Work]),
         ("when", span(when), ONE_BRANCH),
         ("paths", span(own.paths.as_ref()), ONE_BRANCH),
         ("names", span(names), MANY_REFS),
@@ -119,8 +124,8 @@ fn refuse_misplaced(source: &Source, own: &Repo, mode: Mode) -> Result<(), Error
     Ok(())
 }
 
-/// Refuses two refs that would be one directory.
-fn refuse_same_names(source: &Source, rename: &Renames) -> Result<(), Error> {
+/// Refuses two refs with the same directory name.
+fn refuse_same_names(source: &ConfigTexts, rename: &RefRenames) -> Result<(), ConfigError> {
     let mut known: BTreeMap<&str, Range<usize>> = BTreeMap::new();
     let mut pairs: Vec<_> = rename.get_ref().values().collect();
     pairs.sort_by_key(|directory| directory.span().start);
@@ -138,8 +143,12 @@ fn refuse_same_names(source: &Source, rename: &Renames) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses names that the rule of `names` would change or not accept.
-fn refuse_unfit_names(source: &Source, names: Names, rename: &Renames) -> Result<(), Error> {
+/// Refuses names that the rule of `names` would change or reject.
+fn refuse_unfit_names(
+    source: &ConfigTexts,
+    names: NamingRule,
+    rename: &RefRenames,
+) -> Result<(), ConfigError> {
     for given in rename.get_ref().values() {
         let name = &given.get_ref().0;
         if directory(name.as_bytes(), names, &BTreeMap::new()).as_ref() != Ok(name) {

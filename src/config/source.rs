@@ -1,9 +1,8 @@
-//! The configuration as text: files are read, parsed and laid over one another here, and every
-//! complaint about them becomes `FILE:LINE:COLUMN: what is wrong` with a hint. Knows which keys
-//! there are, not what they mean.
+//! The configuration as text: reads, parses and merges files, and turns every error into
+//! `FILE:LINE:COLUMN: what is wrong` with a hint. Knows which keys exist, not what they mean.
 //!
-//! All texts share one row of offsets, one text after the other, so that a span of the merged
-//! tables still tells its file.
+//! All texts share one range of offsets, one text after the other, so that a span of the merged tables
+//! still identifies its file.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -18,46 +17,52 @@ use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::file;
+use crate::domain::report::error_report::ErrorReport;
+use crate::domain::text::EscapeControls;
 
-/// The most that one file may hold, in bytes.
+/// The maximum size of a file, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// How like two words have to be (Jaro-Winkler, 0 to 1) for one to be suggested for the other.
+/// The least similarity of two words (Jaro-Winkler, 0 to 1) for a suggestion.
 const ALIKE: f64 = 0.8;
 
-/// What is wrong with the configuration, and where.
+/// A fault in the configuration, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
-    /// `FILE:LINE:COLUMN`, `FILE` where no line is to blame, or nothing where no file is.
+pub struct ConfigError {
+    /// `FILE:LINE:COLUMN`, `FILE` for a whole file, `None` without a file.
     place: Option<String>,
     message: String,
     hint: Option<String>,
     denied: bool,
 }
 
-impl Error {
-    /// `reason` is a sentence, after which a line `hint: …` may follow.
+impl ConfigError {
+    /// An error; `reason` is a sentence, optionally followed by a line `hint: …`.
     pub(super) fn new(place: Option<String>, reason: &str) -> Self {
-        let (message, hint) = match reason.split_once("\nhint: ") {
-            Some((message, hint)) => (message, Some(hint.to_owned())),
-            None => (reason, None),
-        };
-        Self { place, message: message.to_owned(), hint, denied: false }
+        let report = ErrorReport::parse(reason);
+        let message = report.sentences().collect::<Vec<_>>().join(": ");
+        Self { place, message, hint: report.hint(), denied: false }
     }
 
-    /// `place` could not be read.
+    /// The error for a `place` that could not be read.
     fn unread(place: String, error: &io::Error) -> Self {
         let denied = error.kind() == io::ErrorKind::PermissionDenied;
         Self { denied, ..Self::new(Some(place), &cannot_read(error)) }
     }
 
-    /// Whether it is not for this user to read.
+    /// The error for a file or directory at `path` that must not be used; `reason` is a sentence, optionally
+    /// followed by a line `hint: …`.
+    pub fn of_path(path: &Path, reason: &str) -> Self {
+        Self::new(Some(path.display().to_string().escape_controls()), reason)
+    }
+
+    /// Whether this user may not read the file.
     pub fn is_denied(&self) -> bool {
         self.denied
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
             write!(f, "{place}: ")?;
@@ -70,96 +75,106 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for ConfigError {}
 
-/// The texts of the configuration, in the order in which they were found.
+/// Every `*.toml` in the directory `dir`, by name; none where it does not exist. Hidden files are left
+/// out: editors put their unfinished files there.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn files_in(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let failed = |error: &io::Error| {
+        let name = dir.display().to_string().escape_controls();
+        ConfigError::unread(name, error)
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(&error)),
+    };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.ends_with(b".toml") && !name.starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The texts of the configuration, in the order of reading.
 #[derive(Debug, Default)]
-pub struct Source {
-    texts: Vec<Text>,
+pub struct ConfigTexts {
+    texts: Vec<SourceText>,
 }
 
 #[derive(Debug)]
-struct Text {
+struct SourceText {
     name: String,
     text: String,
-    /// Where its first byte is in the common row of offsets.
+    /// The offset of its first byte in the common range.
     start: usize,
 }
 
-impl Source {
-    /// Adds a text by the name that errors shall call it.
+impl ConfigTexts {
+    /// Adds a text under the name that errors show.
     pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) {
-        // One more than the length, so that the very end still belongs to its own text.
+        // One more than the length, so that the end position still belongs to its own text.
         let start = self.texts.last().map_or(0, |last| last.start + last.text.len() + 1);
-        self.texts.push(Text { name: name.into(), text: text.into(), start });
+        self.texts.push(SourceText { name: name.into(), text: text.into(), start });
     }
 
-    /// The names of all texts, in the order in which they were found.
+    /// The names of all texts, in the order of reading.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.texts.iter().map(|text| text.name.as_str())
     }
 
     /// Adds the file at `path`; `false` when there is none.
-    pub fn add_file(&mut self, path: &Path) -> Result<bool, Error> {
-        let name = path.display().to_string().escape_debug().to_string();
+    pub fn add_file(&mut self, path: &Path) -> Result<bool, ConfigError> {
+        let name = path.display().to_string().escape_controls();
         match read(path) {
             Ok(Some(text)) => {
                 self.add(name, text);
                 Ok(true)
             }
             Ok(None) => Ok(false),
-            Err(Unread::Failed(error)) => Err(Error::unread(name, &error)),
-            Err(Unread::Unfit(reason)) => Err(Error::new(Some(name), &reason)),
+            Err(ReadFailure::Failed(error)) => Err(ConfigError::unread(name, &error)),
+            Err(ReadFailure::Unfit(reason)) => Err(ConfigError::new(Some(name), &reason)),
         }
     }
 
-    /// Adds every `*.toml` in the folder `dir`, by name. Hidden ones are left out: editors put
-    /// their unfinished files there.
-    pub fn add_folder(&mut self, dir: &Path) -> Result<(), Error> {
-        let failed = |error: &io::Error| {
-            let name = dir.display().to_string().escape_debug().to_string();
-            Error::unread(name, error)
-        };
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(&error)),
-        };
-        let mut paths: Vec<PathBuf> = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| failed(&error))?;
-            let name = entry.file_name();
-            let name = name.as_encoded_bytes();
-            if name.ends_with(b".toml") && !name.starts_with(b".") {
-                paths.push(entry.path());
-            }
-        }
-        paths.sort();
-        // One that went away since the folder was listed is no longer asked for.
-        paths.iter().try_for_each(|path| self.add_file(path).map(drop))
+    /// Adds every file that [`files_in`] finds in the directory `dir`.
+    pub fn add_dir(&mut self, dir: &Path) -> Result<(), ConfigError> {
+        // A file that was removed since the listing is skipped.
+        files_in(dir)?.iter().try_for_each(|path| self.add_file(path).map(drop))
     }
 
-    /// Everything that was added, taken together.
-    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+    /// Parses all texts, merged into one.
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         let mut all = DeTable::new();
         for text in &self.texts {
             let table = DeTable::parse(&text.text)
-                .map_err(|error| self.explain(&error, text.start, syntax))?
+                .map_err(|error| {
+                    let at = error.span().map_or(0, |span| span.start);
+                    self.explain(&error, text.start, |message| syntax(message, &text.text, at))
+                })?
                 .into_inner();
-            self.merge(&mut all, shifted(table, text.start), Depth::Top)?;
+            self.merge(&mut all, shifted(table, text.start), TableDepth::Top)?;
         }
         T::deserialize(Deserializer::from(Spanned::new(0..0, all)))
             .map_err(|error| self.explain(&error, 0, judgement))
     }
 
-    /// Lays `from` over `into`. Sections may be spread over files; what they hold may not be said
-    /// twice.
+    /// Merges `from` into `into`. Sections may be spread over files; a key in them may be set only once.
     fn merge<'a>(
         &self,
         into: &mut DeTable<'a>,
         from: DeTable<'a>,
-        depth: Depth,
-    ) -> Result<(), Error> {
+        depth: TableDepth,
+    ) -> Result<(), ConfigError> {
         for (key, value) in from {
             let first = into.get_key_value(key.get_ref().as_ref()).map(|(key, _)| key.span());
             let Some(first) = first else {
@@ -167,15 +182,15 @@ impl Source {
                 continue;
             };
             match (into.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value.into_inner()) {
-                (Some(DeValue::Table(known)), DeValue::Table(more)) if depth == Depth::Top => {
-                    self.merge(known, more, Depth::Section)?;
+                (Some(DeValue::Table(known)), DeValue::Table(more)) if depth == TableDepth::Top => {
+                    self.merge(known, more, TableDepth::Section)?;
                 }
                 _ => {
                     return Err(self.error(
                         key.span(),
                         &format!(
                             "\"{}\" is set in two files\nhint: it is set at {} already; keep one",
-                            key.get_ref().escape_debug(),
+                            key.get_ref().escape_controls(),
                             self.place(first.start)
                         ),
                     ));
@@ -185,9 +200,9 @@ impl Source {
         Ok(())
     }
 
-    /// What is wrong with the value or key at `span`.
-    pub(super) fn error(&self, span: Range<usize>, reason: &str) -> Error {
-        Error::new(Some(self.place(span.start)), reason)
+    /// An error about the value or key at `span`.
+    pub(super) fn error(&self, span: Range<usize>, reason: &str) -> ConfigError {
+        ConfigError::new(Some(self.place(span.start)), reason)
     }
 
     /// `FILE:LINE:COLUMN` of an offset; columns count characters.
@@ -201,21 +216,26 @@ impl Source {
         format!("{}:{line}:{column}", text.name)
     }
 
-    /// A complaint of the parser, whose offsets count from `start`, in the words of `reason`.
-    fn explain(&self, error: &toml::de::Error, start: usize, reason: fn(&str) -> String) -> Error {
+    /// The error for a parser error, whose offsets count from `start`; `reason` rewrites its message.
+    fn explain(
+        &self,
+        error: &toml::de::Error,
+        start: usize,
+        reason: impl Fn(&str) -> String,
+    ) -> ConfigError {
         let place = error.span().map(|span| self.place(span.start + start));
-        Error::new(place, &reason(error.message()))
+        ConfigError::new(place, &reason(error.message()))
     }
 }
 
-/// How far down a table is in its file.
+/// The depth of a table in its file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
+enum TableDepth {
     Top,
     Section,
 }
 
-/// The table with all its spans moved on by `by`.
+/// The table with all its spans moved by `by`.
 fn shifted(table: DeTable<'_>, by: usize) -> DeTable<'_> {
     fn value(old: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'_>> {
         let span = moved(old.span(), by);
@@ -237,36 +257,36 @@ fn shifted(table: DeTable<'_>, by: usize) -> DeTable<'_> {
         .collect()
 }
 
-/// Why a file is not read.
-enum Unread {
-    /// The system says no.
+/// The reason why a file is not read.
+enum ReadFailure {
+    /// A system error.
     Failed(io::Error),
-    /// It is none that could be a configuration: the reason.
+    /// The file cannot be a configuration, for this reason.
     Unfit(String),
 }
 
 /// The text of a regular file; `None` when there is no such file.
-fn read(path: &Path) -> Result<Option<String>, Unread> {
-    // Opening a pipe that nobody writes to would wait for ever.
+fn read(path: &Path) -> Result<Option<String>, ReadFailure> {
+    // Without NONBLOCK, opening a pipe without a writer would wait for ever.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Unread::Failed(error)),
+        Err(error) => return Err(ReadFailure::Failed(error)),
     };
-    if !file.metadata().map_err(Unread::Failed)?.is_file() {
+    if !file.metadata().map_err(ReadFailure::Failed)?.is_file() {
         let reason = "is not a regular file\nhint: put a plain text file there";
-        return Err(Unread::Unfit(reason.to_owned()));
+        return Err(ReadFailure::Unfit(reason.to_owned()));
     }
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(Unread::Failed)?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(ReadFailure::Failed)?;
     if bytes.len() as u64 > LARGEST {
         let reason = "is larger than 1 MiB, which no configuration is\n\
                       hint: see what was put there";
-        return Err(Unread::Unfit(reason.to_owned()));
+        return Err(ReadFailure::Unfit(reason.to_owned()));
     }
     String::from_utf8(bytes).map(Some).map_err(|error| {
-        Unread::Unfit(format!(
+        ReadFailure::Unfit(format!(
             "is not UTF-8 text: byte {} is the first bad one\nhint: save it as UTF-8",
             error.utf8_error().valid_up_to() + 1
         ))
@@ -281,61 +301,83 @@ fn cannot_read(error: &io::Error) -> String {
     format!("cannot be read: {error}{hint}")
 }
 
-/// What the parser says of a text that is no TOML.
-fn syntax(message: &str) -> String {
+/// The message for a `text` that is not TOML; the parser stopped at the offset `at`.
+fn syntax(message: &str, text: &str, at: usize) -> String {
     if message == "duplicate key" {
-        return "this stands here for the second time\nhint: keep one of the two".to_owned();
+        return duplicate(text, at);
     }
     format!(
-        "not valid TOML: {}\nhint: texts stand in double quotes, lists in [ ], and a section begins \
+        "not valid TOML: {}\nhint: strings need double quotes, lists [ ], and a section begins \
          with [NAME]",
-        message.escape_debug()
+        message.escape_controls()
     )
 }
 
-/// What is said of a key or value: by serde, or by the value's own judge, who needs no other words.
+/// The message for a section or key that is set again at the offset `at`, with the line of the first one.
+fn duplicate(text: &str, at: usize) -> String {
+    let name = |line: &str| match line.trim_start().strip_prefix('[') {
+        Some(section) => format!("section [{}]", section.split(']').next().unwrap_or(section)),
+        None => format!("key \"{}\"", line.split('=').next().unwrap_or(line).trim()),
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let here = text.get(..at).unwrap_or(text).matches('\n').count();
+    let again = lines.get(here).map_or_else(String::new, |line| name(line));
+    // The same key in another section is another key.
+    let is_key = again.starts_with("key");
+    let before = lines.iter().enumerate().take(here).rev();
+    let first = before
+        .take_while(|(_, line)| !is_key || !line.trim_start().starts_with('['))
+        .filter(|(_, line)| name(line) == again)
+        .last();
+    let first = first.map_or_else(String::new, |(line, _)| format!("; first at line {}", line + 1));
+    format!("duplicate {}{first}\nhint: keep one of the two", again.escape_controls())
+}
+
+/// The message for a key or value: rewrites serde's, and keeps those of our own checks.
 fn judgement(message: &str) -> String {
     if let Some((given, known)) = unknown(message, "unknown field") {
         return format!(
             "unknown key \"{}\"\nhint: {}",
-            given.escape_debug(),
-            elsewhere(given).or_else(|| instead(given, &known)).unwrap_or_else(|| one_of(&known))
+            given.escape_controls(),
+            elsewhere(given)
+                .or_else(|| suggestion(given, &known))
+                .unwrap_or_else(|| one_of(&known))
         );
     }
     if let Some((given, known)) = unknown(message, "unknown variant") {
         return format!(
             "unknown word \"{}\"\nhint: {}",
-            given.escape_debug(),
-            instead(given, &known).unwrap_or_else(|| one_of(&known))
+            given.escape_controls(),
+            suggestion(given, &known).unwrap_or_else(|| one_of(&known))
         );
     }
     if message == "wanted string or table" {
-        return "wrong kind of value\nhint: write one word in double quotes".to_owned();
+        return "expected one word in double quotes".to_owned();
     }
     let wrong = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = wrong.and_then(|rest| rest.rsplit_once(", expected ")) {
         let instead = match expected {
-            "a string" => "a text in double quotes",
+            "a string" => "a string in double quotes",
             "a boolean" => "true or false",
             "a sequence" => "a list, such as [\"a\", \"b\"]",
             "u32" => "a whole number, 0 or above",
             table if table == "a map" || table.starts_with("struct ") => "a section or a table",
             other => other,
         };
-        return format!("wrong kind of value: {found}\nhint: write {instead}");
+        return format!("expected {instead}, found {}", found.replace('`', ""));
     }
     message.to_owned()
 }
 
-/// The word that was given and those that are known, from serde's "KIND `a`, expected …".
+/// The given word and the known ones, from serde's "KIND `a`, expected …".
 fn unknown<'a>(message: &'a str, kind: &str) -> Option<(&'a str, Vec<&'a str>)> {
     let rest = message.strip_prefix(kind)?.strip_prefix(" `")?;
     let (given, expected) = rest.rsplit_once("`, expected ")?;
     Some((given, expected.split('`').skip(1).step_by(2).collect()))
 }
 
-/// "did you mean …", when a known word is like the given one.
-fn instead(given: &str, known: &[&str]) -> Option<String> {
+/// "did you mean …", when a known word is similar to the given one.
+fn suggestion(given: &str, known: &[&str]) -> Option<String> {
     let (likeness, nearest) = known
         .iter()
         .map(|word| (strsim::jaro_winkler(given, word), word))
@@ -343,7 +385,7 @@ fn instead(given: &str, known: &[&str]) -> Option<String> {
     (likeness >= ALIKE).then(|| format!("did you mean \"{nearest}\"?"))
 }
 
-/// The section in which a key would be at home.
+/// A hint at the section that has such a key; `None`: none has.
 fn elsewhere(given: &str) -> Option<String> {
     let homes: Vec<_> = file::sections()
         .into_iter()

@@ -1,7 +1,7 @@
-//! The grammar of single values: text in, value or reason out. Knows neither files nor which key a
-//! value belongs to, so that the command line judges its arguments by the same rules.
+//! The grammar of single values: text in, value or reason out. Knows neither files nor keys, so that the
+//! command line checks its arguments by the same rules.
 //!
-//! A reason is a sentence; where it helps, `"\nhint: "` and what to write instead follow it.
+//! A reason is a sentence, optionally followed by `"\nhint: "` and what to write instead.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,19 +13,20 @@ use globset::GlobBuilder;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::domain::broker::Listed;
-use crate::domain::bus::Topic;
-use crate::domain::git::{RefName, Remote, Scheme};
-use crate::domain::plan::When;
-use crate::domain::publish::LONGEST as LONGEST_NAME;
+use crate::domain::bus::broker::BrokerEntry;
+use crate::domain::bus::message::Topic;
+use crate::domain::git::{RefName, Remote, RemoteScheme};
+use crate::domain::publish::rules::LONGEST as LONGEST_NAME;
+use crate::domain::repository::observed::RerunPolicy;
+use crate::domain::text::EscapeControls;
 
-/// The longest time that may be configured: a year.
+/// The longest duration that can be configured: a year.
 pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What `branch` may leave open until the machine is known.
+/// The placeholders in `branch`, which the machine's facts replace.
 const PLACEHOLDERS: [&str; 3] = ["{part}", "{stack}", "{host}"];
 
-/// A length of time such as `30s`, `5m`, `1h` or `0s`; at most `LONGEST`.
+/// A duration such as `30s`, `5m`, `1h` or `0s`; at most `LONGEST`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| {
         format!(
@@ -39,7 +40,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// A length of time that is not nothing.
+/// A duration above zero.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("the time must be longer than nothing\n\
@@ -49,7 +50,32 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How many of something, of which there is at least one.
+/// A number of bytes such as `512MiB`, `1GiB`, `1GB` or `1048576`; at least one.
+pub fn byte_size(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let factor: Option<u64> = match unit.trim_start() {
+        "" | "B" => Some(1),
+        "kB" | "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "TB" => Some(1_000_000_000_000),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1 << 40),
+        _ => None,
+    };
+    let bytes = factor.zip(number.parse().ok()).and_then(|(factor, it)| factor.checked_mul(it));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| {
+        format!(
+            "{} is not a size\nhint: write a number above 0 and its unit, such as \"512MiB\" or \"1GiB\"",
+            quoted(text)
+        )
+    })
+}
+
+/// A count of at least one.
 pub fn count(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
     number.ok_or_else(|| format!("{} is not a number from 1 on", quoted(text)))
@@ -60,7 +86,7 @@ pub fn token(text: &str) -> Result<String, String> {
     plain_word(text, "name of a part or stack")
 }
 
-/// The name of a repository, which becomes a folder and the title of its entry.
+/// The name of a repository, which becomes a directory name and a section title.
 pub fn repo_name(text: &str) -> Result<String, String> {
     plain_word(text, "name of a repository")
 }
@@ -77,7 +103,7 @@ fn plain_word(text: &str, what: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A branch name, in which `{part}`, `{stack}` and `{host}` stay open.
+/// A branch name, with unfilled `{part}`, `{stack}` and `{host}`.
 pub fn branch(text: &str) -> Result<String, String> {
     let filled = PLACEHOLDERS.iter().fold(text.to_owned(), |name, open| name.replace(open, "x"));
     if filled.contains(['{', '}']) {
@@ -97,11 +123,11 @@ pub fn branch(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Where a repository comes from. Whether this version can reach it is told by the poll.
+/// The address of a repository. Only a poll shows whether this version can reach it.
 pub fn address(text: &str) -> Result<Remote, String> {
     let hint = "hint: write an address such as \"https://git.example.org/spog.git\", \
                 \"git@git.example.org:spog.git\" or \"/srv/git/spog.git\"";
-    // Shows no password, unlike the text.
+    // Unlike the text, it shows no password.
     let remote = Remote::new(text);
     if text.is_empty() || text.starts_with('-') || text.contains(char::is_control) {
         return Err(format!("\"{remote}\" is not the address of a repository\n{hint}"));
@@ -109,22 +135,24 @@ pub fn address(text: &str) -> Result<Remote, String> {
     let before_helper = text.split_once("::").map(|(helper, _)| helper);
     if before_helper.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
     {
-        return Err(format!("\"{remote}\" asks for a helper program, and none is run\n{hint}"));
+        return Err(format!(
+            "\"{remote}\" needs a helper program, and the agent runs none\n{hint}"
+        ));
     }
     if remote.hides_its_host() {
         return Err(unreadable());
     }
     let first = text.split(':').next().unwrap_or_default();
     if !text.contains("://") && ["http", "https", "file"].contains(&&*first.to_ascii_lowercase()) {
-        // ssh would take that for a host.
+        // ssh would take the scheme for a host.
         return Err(format!("\"{remote}\" lacks the two slashes behind {first}:\n{hint}"));
     }
     match remote.scheme() {
-        None => Err(format!("\"{remote}\" is of a kind that git does not know\n{hint}")),
-        Some(Scheme::Local) if text.contains('@') && !text.contains('/') => {
+        None => Err(format!("\"{remote}\" has a scheme that git does not know\n{hint}")),
+        Some(RemoteScheme::Local) if text.contains('@') && !text.contains('/') => {
             Err(format!("\"{remote}\" names no repository on that server\nhint: {remote}:ops.git"))
         }
-        Some(Scheme::Local) => {
+        Some(RemoteScheme::Local) => {
             absolute_path(text.strip_prefix("file://").unwrap_or(text))?;
             Ok(remote)
         }
@@ -132,21 +160,21 @@ pub fn address(text: &str) -> Result<Remote, String> {
     }
 }
 
-/// Says nothing of the address: what of it is a password is not known.
+/// The error for an unclear address, without the address: it may contain a password anywhere.
 fn unreadable() -> String {
-    "nobody can tell where the host of this address begins\n\
+    "it is unclear where the host of this address begins\n\
      hint: in a user and a password write %2F for /, %3F for ?, %23 for #, %40 for @ and %3A for :, \
      also %40 for @ in a path; or keep the password in a file that password_file names"
         .to_owned()
 }
 
-/// A server that stands between us and the others.
+/// The address of a proxy server.
 pub fn proxy(text: &str) -> Result<Remote, String> {
     let remote = Remote::new(text);
     if text.contains("://") && text.contains('@') && !remote.names_only_a_server() {
         return Err(unreadable());
     }
-    let known = matches!(remote.scheme(), Some(Scheme::Http | Scheme::Https));
+    let known = matches!(remote.scheme(), Some(RemoteScheme::Http | RemoteScheme::Https));
     if !known || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(format!(
             "\"{remote}\" is not the address of a proxy\n\
@@ -156,7 +184,7 @@ pub fn proxy(text: &str) -> Result<Remote, String> {
     Ok(remote)
 }
 
-/// An absolute path without `..`, in its plain form: no doubled slashes, none at the end.
+/// An absolute path without `..`, normalized: no doubled slashes, none at the end.
 pub fn absolute_path(text: &str) -> Result<PathBuf, String> {
     let refused = |why: &str, hint: &str| Err(format!("{} {why}\nhint: {hint}", quoted(text)));
     let path = Path::new(text);
@@ -164,13 +192,13 @@ pub fn absolute_path(text: &str) -> Result<PathBuf, String> {
         return refused("has control characters in it", "write a path without them");
     }
     if text.starts_with('~') {
-        return refused("is not an absolute path", "write out the home folder instead of \"~\"");
+        return refused("is not an absolute path", "write out the home directory instead of \"~\"");
     }
     if !path.is_absolute() {
         return refused("is not an absolute path", "write the whole path, beginning with \"/\"");
     }
     if path.components().any(|part| part == Component::ParentDir) {
-        return refused("has \"..\" in it", "write the path that it stands for");
+        return refused("has \"..\" in it", "write the resulting path");
     }
     Ok(path.components().collect())
 }
@@ -189,7 +217,7 @@ pub fn script(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// One of `paths`: a glob, after `!` one that takes paths out again.
+/// A pattern of `paths`: a glob; with `!` it excludes paths.
 pub fn pattern(text: &str) -> Result<String, String> {
     let glob = text.strip_prefix('!').unwrap_or(text);
     if glob.is_empty() {
@@ -198,23 +226,23 @@ pub fn pattern(text: &str) -> Result<String, String> {
     if glob.starts_with('/') || glob.ends_with('/') {
         return Err(format!(
             "{} never matches a file\nhint: patterns begin at the top of the repository and match \
-             files: write \"{}/**\" for everything in a folder",
+             files: write \"{}/**\" for everything in a directory",
             quoted(text),
-            glob.trim_matches('/').escape_debug()
+            glob.trim_matches('/').escape_controls()
         ));
     }
     GlobBuilder::new(glob).literal_separator(true).build().map_err(|error| {
         format!(
             "{} is not a pattern: {}\nhint: write one such as \"web/**\" or \"!**/*.md\"",
             quoted(text),
-            // It repeats characters of the pattern.
-            error.kind().to_string().escape_debug()
+            // The message repeats characters of the pattern, so it is escaped.
+            error.kind().to_string().escape_controls()
         )
     })?;
     Ok(text.to_owned())
 }
 
-/// One of `match`: a glob over the names of branches or tags, after `!` one that takes some out.
+/// A pattern of `match`: a glob for names of branches or tags; with `!` it excludes names.
 pub fn ref_pattern(text: &str) -> Result<String, String> {
     let hint = "hint: write one such as \"v*\" or \"!wip/**\"";
     let glob = text.strip_prefix('!').unwrap_or(text);
@@ -232,7 +260,7 @@ pub fn ref_pattern(text: &str) -> Result<String, String> {
         format!(
             "{} is not a pattern: {}\n{hint}",
             quoted(text),
-            error.kind().to_string().escape_debug()
+            error.kind().to_string().escape_controls()
         )
     })?;
     Ok(text.to_owned())
@@ -267,12 +295,12 @@ pub fn directory_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// `when`.
-pub fn when(text: &str) -> Result<When, String> {
+/// The value of `when`.
+pub fn when(text: &str) -> Result<RerunPolicy, String> {
     match text {
-        "changed" => Ok(When::Changed),
-        "always" => Ok(When::Always),
-        _ => positive_duration(text).map(When::Every).map_err(|_| {
+        "changed" => Ok(RerunPolicy::Changed),
+        "always" => Ok(RerunPolicy::Always),
+        _ => positive_duration(text).map(RerunPolicy::Every).map_err(|_| {
             format!(
                 "{} is not a valid value for when\nhint: write \"changed\", \"always\" or a time such as \
                  \"1h\"",
@@ -282,7 +310,7 @@ pub fn when(text: &str) -> Result<When, String> {
     }
 }
 
-/// The name of a variable for the scripts.
+/// The name of an environment variable for the scripts.
 pub fn variable(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(plain)
@@ -295,7 +323,7 @@ pub fn variable(text: &str) -> Result<String, String> {
     }
     if text.starts_with("AGENT_") {
         return Err(format!(
-            "{} cannot be set: what begins with AGENT_ is told by the agent\n\
+            "{} cannot be set: the agent sets the variables that begin with AGENT_\n\
              hint: choose another name",
             quoted(text)
         ));
@@ -310,7 +338,7 @@ fn variable_value(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// One line of text that says something.
+/// One non-empty line of text.
 pub fn line(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("the text is empty\nhint: write one, or leave the key out".to_owned());
@@ -337,9 +365,9 @@ fn socket(text: &str) -> Result<SocketAddr, String> {
 /// A repository as `init` takes it: `[NAME=]URL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedAddress {
-    /// As written, or the last part of the address without `.git`.
+    /// The name as written, or the last part of the address without `.git`.
     pub name: String,
-    /// Where it comes from.
+    /// The address of its remote.
     pub address: Remote,
 }
 
@@ -370,10 +398,10 @@ impl FromStr for NamedAddress {
 
 /// Text as errors show it.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.escape_debug())
+    format!("\"{}\"", text.escape_controls())
 }
 
-/// Reads a text and judges it on the spot, so that an error points at the very value.
+/// Reads a text and checks it at once, so that an error points at the value itself.
 fn judged<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     judge: fn(&str) -> Result<T, String>,
@@ -384,7 +412,7 @@ fn judged<'de, D: Deserializer<'de>, T>(
         type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a text in double quotes")
+            f.write_str("a string in double quotes")
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
@@ -395,7 +423,7 @@ fn judged<'de, D: Deserializer<'de>, T>(
     deserializer.deserialize_str(Judge(judge))
 }
 
-/// Declares values that stand as text in the file, each with its judge.
+/// Declares types for values that are text in the file, each with its check.
 macro_rules! judged_text {
     ($($(#[$attribute:meta])* $name:ident($inner:ty) = $judge:path;)*) => {$(
         $(#[$attribute])*
@@ -415,6 +443,8 @@ judged_text! {
     Wait(Duration) = duration;
     /// See [`positive_duration`].
     Time(Duration) = positive_duration;
+    /// See [`byte_size`].
+    ByteSize(u64) = byte_size;
     /// See [`token`].
     Token(String) = token;
     /// See [`repo_name`].
@@ -438,7 +468,7 @@ judged_text! {
     /// See [`variable`].
     #[derive(Eq, PartialOrd, Ord)]
     Variable(String) = variable;
-    /// What a [`Variable`] holds.
+    /// The value of a [`Variable`].
     VariableValue(String) = variable_value;
     /// See [`line`].
     Line(String) = line;
@@ -447,11 +477,11 @@ judged_text! {
     /// See [`proxy`].
     Proxy(Remote) = proxy;
     /// See [`when`].
-    Cadence(When) = when;
+    Cadence(RerunPolicy) = when;
     /// One entry of `brokers`.
-    BrokerAddress(Listed) = str::parse;
+    BrokerAddress(BrokerEntry) = str::parse;
     /// A topic of the message bus.
     TopicName(Topic) = str::parse;
-    /// Where to listen: an IP address and a port.
+    /// The address to listen on: an IP address and a port.
     Socket(SocketAddr) = socket;
 }

@@ -1,20 +1,23 @@
-//! From the keys of `[webhook]` to its settings.
+//! Converts the keys of `[webhook]` to its settings. Does not know HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::Webhook;
-use super::file::File;
-use super::source::{Error, Source};
+use super::WebhookSettings;
+use super::file::ConfigFile;
+use super::source::{ConfigError, ConfigTexts};
 
-/// Where it is listened unless it is said: only this machine reaches it.
+/// The default address: only this machine reaches it.
 const USUAL_BIND: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9419);
 
-/// What `[webhook]` says, if it is there.
-pub fn webhook(source: &Source, file: &File) -> Result<Option<Webhook>, Error> {
+/// The settings that `[webhook]` contains; `None`: there is no such section.
+pub fn webhook(
+    source: &ConfigTexts,
+    file: &ConfigFile,
+) -> Result<Option<WebhookSettings>, ConfigError> {
     let Some(section) = &file.webhook else { return Ok(None) };
     let keys = section.get_ref();
     let Some(secret_file) = &keys.secret_file else {
-        let reason = "[webhook] has no secret, and everybody could make the agent look\n\
+        let reason = "[webhook] has no secret, so that any client could start a tick\n\
                       hint: secret_file = \"/etc/pmpy/webhook.secret\"";
         return Err(source.error(section.span(), reason));
     };
@@ -25,7 +28,7 @@ pub fn webhook(source: &Source, file: &File) -> Result<Option<Webhook>, Error> {
                       hint: add one with its brokers, or leave the key out";
         return Err(source.error(announce.span(), reason));
     }
-    Ok(Some(Webhook {
+    Ok(Some(WebhookSettings {
         bind: keys.bind.as_ref().map_or_else(|| SocketAddr::from(USUAL_BIND), |bind| bind.0),
         secret_file: secret_file.0.clone(),
         announce: keys.announce.as_ref().is_some_and(|announce| *announce.get_ref()),

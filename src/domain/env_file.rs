@@ -1,11 +1,11 @@
-//! `env_file`: lines of `KEY=VALUE` as docker(1) and systemd.exec(5) read them, without any
+//! The `env_file` format: lines of `KEY=VALUE` as docker(1) and systemd.exec(5) read them, without any
 //! substitution, so that a secret may hold any character. Pure.
 
-/// The variables in `text`, in order. Empty lines and lines that begin with `#` are passed over; a
-/// value in matching single or double quotes loses them.
+/// The variables in `text`, in order. Empty lines and lines that begin with `#` are skipped; matching
+/// single or double quotes around a value are removed.
 ///
 /// # Errors
-/// Names the line that is no `KEY=VALUE`, without its content: it may be a secret.
+/// The number of the line that is no `KEY=VALUE`, without its content: it may be a secret.
 pub fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {

@@ -1,31 +1,33 @@
-//! Git's own words as values: object ids, branch names, remotes, and how two commits relate.
-//! Knows no repository and no library; everything here is text in, value out.
+//! Git's terms as values: object ids, branch names, remotes, and the relation of two commits. Knows no
+//! repository and no library; everything here is text in, value out.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::text::EscapeControls;
+
 /// A full object id: 20 bytes (SHA-1) or 32 bytes (SHA-256). Never abbreviated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id {
+pub struct ObjectId {
     bytes: [u8; 32],
     len: u8,
 }
 
-/// Why a text is no full object id.
+/// The error for a text that is no full object id.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NotAnId;
+pub struct InvalidObjectId;
 
-impl fmt::Display for NotAnId {
+impl fmt::Display for InvalidObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("not a full revision: 40 or 64 hexadecimal digits are expected")
     }
 }
 
-impl std::error::Error for NotAnId {}
+impl std::error::Error for InvalidObjectId {}
 
-impl Id {
+impl ObjectId {
     /// The id made of `raw` bytes; `None` unless there are 20 or 32 of them.
     pub fn from_bytes(raw: &[u8]) -> Option<Self> {
         let mut bytes = [0; 32];
@@ -40,40 +42,45 @@ impl Id {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+
+    /// The object format that an id of this length belongs to.
+    pub fn format(&self) -> ObjectFormat {
+        if self.len == 20 { ObjectFormat::Sha1 } else { ObjectFormat::Sha256 }
+    }
 }
 
-impl FromStr for Id {
-    type Err = NotAnId;
+impl FromStr for ObjectId {
+    type Err = InvalidObjectId;
 
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
+    fn from_str(text: &str) -> Result<Self, InvalidObjectId> {
         if !matches!(text.len(), 40 | 64) {
-            return Err(NotAnId);
+            return Err(InvalidObjectId);
         }
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16).ok_or(NotAnId);
+            let digit = |c: u8| char::from(c).to_digit(16).ok_or(InvalidObjectId);
             *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
         }
         Ok(Self { bytes, len: (text.len() / 2) as u8 })
     }
 }
 
-impl fmt::Display for Id {
+impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Id {
+impl fmt::Debug for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// A commit: the full id of one revision. A value; it says nothing about being present here.
+/// A commit: the full id of one revision. It may be missing in the local object store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Commit(pub Id);
+pub struct Commit(pub ObjectId);
 
 impl Commit {
     /// The first seven digits, for people.
@@ -83,17 +90,17 @@ impl Commit {
 }
 
 impl FromStr for Commit {
-    type Err = NotAnId;
+    type Err = InvalidObjectId;
 
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
+    fn from_str(text: &str) -> Result<Self, InvalidObjectId> {
         text.parse().map(Self)
     }
 }
 
 impl TryFrom<String> for Commit {
-    type Error = NotAnId;
+    type Error = InvalidObjectId;
 
-    fn try_from(text: String) -> Result<Self, NotAnId> {
+    fn try_from(text: String) -> Result<Self, InvalidObjectId> {
         text.parse()
     }
 }
@@ -121,22 +128,30 @@ impl fmt::Debug for Commit {
 #[serde(try_from = "String", into = "String")]
 pub struct RefName(String);
 
-/// Why a text is no branch name.
+/// The error for a text that is no branch name; holds the text.
 #[derive(Debug, PartialEq, Eq)]
-pub struct BadRefName(pub String);
+pub struct InvalidRefName(pub String);
 
-impl fmt::Display for BadRefName {
+impl fmt::Display for InvalidRefName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" is not a branch name git accepts", self.0.escape_debug())
+        write!(f, "\"{}\" is not a branch name git accepts", self.0.escape_controls())
     }
 }
 
-impl std::error::Error for BadRefName {}
+impl std::error::Error for InvalidRefName {}
 
 impl RefName {
-    /// The branch name itself, such as `main` or `feature/x`.
+    /// The branch name, such as `main` or `feature/x`.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the two names exclude each other, as `main` and `main/v2`.
+    pub fn is_in_the_way_of(&self, other: &Self) -> bool {
+        let is_below = |one: &Self, other: &Self| {
+            one.0.strip_prefix(&other.0).is_some_and(|rest| rest.starts_with('/'))
+        };
+        is_below(self, other) || is_below(other, self)
     }
 
     /// The local branch: `refs/heads/NAME`.
@@ -144,21 +159,21 @@ impl RefName {
         format!("refs/heads/{}", self.0)
     }
 
-    /// Where the last fetch left the remote's branch: `refs/remotes/origin/NAME`.
+    /// The remote-tracking branch of the last fetch: `refs/remotes/origin/NAME`.
     pub fn tracking(&self) -> String {
         format!("refs/remotes/origin/{}", self.0)
     }
 
-    /// The high-water mark: the newest upstream tip that was accepted here.
+    /// The ref of the newest upstream tip that was accepted here: `refs/pmpy/seen/NAME`.
     pub fn seen(&self) -> String {
         format!("refs/pmpy/seen/{}", self.0)
     }
 }
 
 impl FromStr for RefName {
-    type Err = BadRefName;
+    type Err = InvalidRefName;
 
-    fn from_str(text: &str) -> Result<Self, BadRefName> {
+    fn from_str(text: &str) -> Result<Self, InvalidRefName> {
         let forbidden = |c: char| c.is_control() || " ~^:?*[\\\u{7f}".contains(c);
         let good = !text.is_empty()
             && text.len() <= 244
@@ -172,14 +187,14 @@ impl FromStr for RefName {
             && text
                 .split('/')
                 .all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock"));
-        if good { Ok(Self(text.to_owned())) } else { Err(BadRefName(text.to_owned())) }
+        if good { Ok(Self(text.to_owned())) } else { Err(InvalidRefName(text.to_owned())) }
     }
 }
 
 impl TryFrom<String> for RefName {
-    type Error = BadRefName;
+    type Error = InvalidRefName;
 
-    fn try_from(text: String) -> Result<Self, BadRefName> {
+    fn try_from(text: String) -> Result<Self, InvalidRefName> {
         text.parse()
     }
 }
@@ -202,16 +217,16 @@ impl fmt::Debug for RefName {
     }
 }
 
-/// Where a repository is pulled from. Displays without user, password, query and fragment, so that
-/// it may stand in logs, errors and the scripts' environment; where it cannot be told which part of it
-/// is a password, with `…` in the place of all that could be. Serialised it is whole: for processes of
-/// ours, never for a file.
+/// The URL or path that a repository is pulled from. Displays without user, password, query and
+/// fragment, for logs, errors and the scripts' environment; where the password cannot be separated from
+/// the rest, `…` replaces all that could be one. The serialised form is complete: for processes of ours,
+/// never for a file.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote(String);
 
-/// How a remote is reached.
+/// The transport to a remote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
+pub enum RemoteScheme {
     /// A path or `file://`.
     Local,
     /// `git://`: neither encrypted nor authenticated.
@@ -225,44 +240,55 @@ pub enum Scheme {
 }
 
 impl Remote {
-    /// Takes any text; whether it can be used is told by [`Remote::scheme`] and the poll.
+    /// Accepts any text; [`Remote::scheme`] and the poll show if it is usable.
     pub fn new(url: impl Into<String>) -> Self {
         Self(url.into())
     }
 
-    /// The address with everything in it. For the wire only: it may hold a password.
+    /// The complete URL. For the wire only: it may hold a password.
     pub fn secret_url(&self) -> &str {
         &self.0
     }
 
-    /// The server that it is on, as scheme, host and port: what can be asked over one connection, and
-    /// what credentials are bound to. `None` for what is on this machine.
+    /// The server as scheme, host and port: the unit for one connection and for credentials. `None` for
+    /// a path on this machine.
     pub fn server(&self) -> Option<String> {
-        let scheme = self.scheme().filter(|scheme| *scheme != Scheme::Local)?;
+        let scheme = self.scheme().filter(|scheme| *scheme != RemoteScheme::Local)?;
         let authority = match self.0.split_once("://") {
             Some((_, rest)) => rest.split(['/', '?', '#']).next(),
             None => self.0.split(':').next(),
         };
         let host = authority?.rsplit('@').next()?.to_ascii_lowercase();
         let (word, port) = match scheme {
-            Scheme::Https => ("https", ":443"),
-            Scheme::Http => ("http", ":80"),
-            Scheme::Git => ("git", ":9418"),
+            RemoteScheme::Https => ("https", ":443"),
+            RemoteScheme::Http => ("http", ":80"),
+            RemoteScheme::Git => ("git", ":9418"),
             _ => ("ssh", ":22"),
         };
         let host = host.strip_suffix(port).unwrap_or(&host);
         Some(format!("{word}://{host}"))
     }
 
-    /// Whether nobody can tell where its host begins: a password with a `/`, `?` or `#` in it that is
-    /// not percent-encoded ends what stands before the host.
+    /// The host without its port, in lower case; an IPv6 address in brackets. `None` for a path.
+    pub fn host(&self) -> Option<String> {
+        let server = self.server()?;
+        let (_, place) = server.split_once("://")?;
+        let host = match place.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => place,
+        };
+        Some(host.to_owned())
+    }
+
+    /// Returns `true` if the host cannot be found for certain: a password with a `/`, `?` or `#` that is
+    /// not percent-encoded ends the authority before the host.
     pub fn hides_its_host(&self) -> bool {
         let Some((_, rest)) = self.0.split_once("://") else { return false };
         let (authority, tail) = split_authority(rest);
         let is_shell = match self.scheme() {
-            Some(Scheme::Local) => return false,
-            // No password goes there; paths such as `/home/user@example.org/` do.
-            Some(Scheme::Ssh | Scheme::Git) => true,
+            Some(RemoteScheme::Local) => return false,
+            // These take no password in the URL; paths such as `/home/user@example.org/` are common.
+            Some(RemoteScheme::Ssh | RemoteScheme::Git) => true,
             _ => false,
         };
         let host = authority.rsplit('@').next().unwrap_or_default();
@@ -278,38 +304,40 @@ impl Remote {
                 }))
     }
 
-    /// Whether no path follows the host, as in the address of a proxy.
+    /// Returns `true` if no path follows the host, as in the address of a proxy.
     pub fn names_only_a_server(&self) -> bool {
         let tail = self.0.split_once("://").map(|(_, rest)| split_authority(rest).1);
         !self.hides_its_host() && matches!(tail, Some("" | "/"))
     }
 
-    /// How it is reached; `None` for a scheme that is not known.
-    pub fn scheme(&self) -> Option<Scheme> {
+    /// The transport; `None` for an unknown scheme.
+    pub fn scheme(&self) -> Option<RemoteScheme> {
         if let Some((scheme, _)) = self.0.split_once("://") {
             return match scheme.to_ascii_lowercase().as_str() {
-                "file" => Some(Scheme::Local),
-                "git" => Some(Scheme::Git),
-                "http" => Some(Scheme::Http),
-                "https" => Some(Scheme::Https),
-                "ssh" | "git+ssh" | "ssh+git" => Some(Scheme::Ssh),
+                "file" => Some(RemoteScheme::Local),
+                "git" => Some(RemoteScheme::Git),
+                "http" => Some(RemoteScheme::Http),
+                "https" => Some(RemoteScheme::Https),
+                "ssh" | "git+ssh" | "ssh+git" => Some(RemoteScheme::Ssh),
                 _ => None,
             };
         }
         // As git does: `host:path` is ssh unless a slash comes before the colon.
         match (self.0.find(':'), self.0.find('/')) {
-            (Some(colon), slash) if slash.is_none_or(|slash| colon < slash) => Some(Scheme::Ssh),
-            _ => Some(Scheme::Local),
+            (Some(colon), slash) if slash.is_none_or(|slash| colon < slash) => {
+                Some(RemoteScheme::Ssh)
+            }
+            _ => Some(RemoteScheme::Local),
         }
     }
 }
 
-/// What stands before the path, and everything else.
+/// The authority before the path, and everything after it.
 fn split_authority(rest: &str) -> (&str, &str) {
     rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
 }
 
-/// Whether `text` may be a host, or one with a port.
+/// Returns `true` if `text` may be a host, or a host with a port.
 fn is_host_and_port(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
@@ -323,7 +351,7 @@ fn is_host_and_port(text: &str) -> bool {
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = match self.0.split_once("://") {
-            Some((scheme, rest)) if self.scheme() == Some(Scheme::Local) => {
+            Some((scheme, rest)) if self.scheme() == Some(RemoteScheme::Local) => {
                 format!("{scheme}://{}", rest.split(['?', '#']).next().unwrap_or_default())
             }
             Some((scheme, _)) if self.hides_its_host() => format!("{scheme}://…"),
@@ -333,7 +361,7 @@ impl fmt::Display for Remote {
                 format!("{scheme}://{}{path}", authority.rsplit('@').next().unwrap_or_default())
             }
             // A path may hold any character, and `git@host:path` has no password; `user:password@host`
-            // is how a scheme is forgotten.
+            // is a URL whose scheme was forgotten.
             None => match (self.0.find([':', '/']), self.0.rsplit_once('@')) {
                 (Some(colon), Some((login, place)))
                     if self.0[colon..].starts_with(':') && colon < login.len() =>
@@ -343,7 +371,7 @@ impl fmt::Display for Remote {
                 _ => self.0.clone(),
             },
         };
-        write!(f, "{}", shown.escape_debug())
+        write!(f, "{}", shown.escape_controls())
     }
 }
 
@@ -353,17 +381,47 @@ impl fmt::Debug for Remote {
     }
 }
 
-/// How the checked-out commit stands to the upstream tip.
+/// The relation of the checked-out commit to the upstream tip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// The same commit.
     Same,
-    /// Upstream has commits that are not here; there are none of our own.
+    /// Upstream has commits that are missing here; there are no local ones.
     Behind,
     /// There are local commits on top of upstream.
     Ahead,
     /// Both sides have commits that the other lacks, or the histories are unrelated.
     Diverged,
+}
+
+/// The hash function that names the objects of a repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectFormat {
+    /// 20-byte ids.
+    #[default]
+    Sha1,
+    /// 32-byte ids.
+    Sha256,
+}
+
+impl ObjectFormat {
+    /// The length of an object id in bytes.
+    pub fn id_length(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+        }
+    }
+}
+
+impl fmt::Display for ObjectFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Sha1 => "SHA-1",
+            Self::Sha256 => "SHA-256",
+        })
+    }
 }
 
 #[cfg(test)]
@@ -373,14 +431,14 @@ mod tests {
     #[test]
     fn an_id_survives_being_written_and_read() {
         for text in ["0123456789abcdef0123456789abcdef01234567".to_owned(), "ab".repeat(32)] {
-            assert_eq!(text.parse::<Id>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<ObjectId>().unwrap().to_string(), text);
         }
     }
 
     #[test]
     fn an_abbreviated_or_garbled_id_is_no_id() {
         for text in ["", "abc", &"g".repeat(40), &"a".repeat(41), &"é".repeat(20)] {
-            assert_eq!(text.parse::<Id>(), Err(NotAnId), "{text}");
+            assert_eq!(text.parse::<ObjectId>(), Err(InvalidObjectId), "{text}");
         }
     }
 
@@ -416,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_password_cannot_be_told_from_the_host_neither_is_shown() {
+    fn where_a_password_cannot_be_distinguished_from_the_host_neither_is_shown() {
         for (url, shown) in [
             ("https://pat:sec/ret@git.example.org/a.git", "https://…"),
             ("https://pat:sec/r@et@git.example.org/x@y", "https://…"),
@@ -453,15 +511,15 @@ mod tests {
     #[test]
     fn the_scheme_is_read_as_git_reads_it() {
         for (url, scheme) in [
-            ("/srv/git/a.git", Some(Scheme::Local)),
-            ("../a:b", Some(Scheme::Local)),
-            ("file:///srv/a", Some(Scheme::Local)),
-            ("git://host/a", Some(Scheme::Git)),
-            ("HTTP://host/a", Some(Scheme::Http)),
-            ("https://host/a", Some(Scheme::Https)),
-            ("git@host:a", Some(Scheme::Ssh)),
-            ("ssh://host/a", Some(Scheme::Ssh)),
-            ("ext::sh -c id", Some(Scheme::Ssh)),
+            ("/srv/git/a.git", Some(RemoteScheme::Local)),
+            ("../a:b", Some(RemoteScheme::Local)),
+            ("file:///srv/a", Some(RemoteScheme::Local)),
+            ("git://host/a", Some(RemoteScheme::Git)),
+            ("HTTP://host/a", Some(RemoteScheme::Http)),
+            ("https://host/a", Some(RemoteScheme::Https)),
+            ("git@host:a", Some(RemoteScheme::Ssh)),
+            ("ssh://host/a", Some(RemoteScheme::Ssh)),
+            ("ext::sh -c id", Some(RemoteScheme::Ssh)),
             ("gopher://host/a", None),
         ] {
             assert_eq!(Remote::new(url).scheme(), scheme, "{url}");

@@ -16,9 +16,9 @@ pub fn stable(parts: &[&[u8]]) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// The same as a fraction in `0.0..1.0`.
+/// The `stable` hash as a fraction in `0.0..1.0`.
 pub fn fraction(parts: &[&[u8]]) -> f64 {
-    // 53 bits are what an f64 holds exactly.
+    // An f64 holds 53 bits exactly.
     (stable(parts) >> 11) as f64 / (1u64 << 53) as f64
 }
 

@@ -1,16 +1,17 @@
-//! `paths` and `match`: which changes are a reason to act, and which refs are published. Pure.
+//! The patterns of `paths` and `match`: which changes trigger a run, and which refs are published. Pure.
 
 use globset::{GlobBuilder, GlobMatcher};
 
 /// Patterns in the order they were written; the last that matches a path decides.
 #[derive(Clone, Debug)]
-pub struct Patterns(Vec<(bool, GlobMatcher)>);
+pub struct PathPatterns(Vec<(bool, GlobMatcher)>);
 
-impl Patterns {
-    /// Reads patterns; one that begins with `!` excludes. `*` stays within a folder, `**` does not.
+impl PathPatterns {
+    /// Compiles the patterns; one that begins with `!` excludes. `*` stays within a directory, `**` does
+    /// not.
     ///
     /// # Errors
-    /// Names the pattern that is none.
+    /// The first invalid pattern.
     pub fn new(patterns: &[String]) -> Result<Self, globset::Error> {
         let read = |pattern: &String| {
             let (counts, glob) = match pattern.strip_prefix('!') {
@@ -23,14 +24,14 @@ impl Patterns {
         patterns.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether one of `paths` counts. Without patterns every revision does, one that changes no path
-    /// included.
+    /// Returns `true` if one of `paths` counts. Without patterns every revision does, even one that
+    /// changes no path.
     pub fn match_any(&self, paths: &[Vec<u8>]) -> bool {
         self.0.is_empty() || paths.iter().any(|path| self.matches(path))
     }
 
-    /// Whether `path` counts. What no pattern matches does when there are none, or none but
-    /// excluding ones.
+    /// Returns `true` if `path` counts. A path that no pattern matches counts if all patterns exclude,
+    /// or if there are none.
     pub fn matches(&self, path: &[u8]) -> bool {
         let path = String::from_utf8_lossy(path);
         let last = self.0.iter().rev().find(|(_, glob)| glob.is_match(path.as_ref()));
@@ -44,13 +45,13 @@ mod tests {
 
     fn counts(patterns: &[&str], path: &str) -> bool {
         let patterns: Vec<_> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
-        Patterns::new(&patterns).unwrap().match_any(&[path.as_bytes().to_vec()])
+        PathPatterns::new(&patterns).unwrap().match_any(&[path.as_bytes().to_vec()])
     }
 
     #[test]
     fn without_patterns_every_path_counts() {
         assert!(counts(&[], "a/b"));
-        assert!(Patterns::new(&[]).unwrap().match_any(&[]), "an empty commit is acted upon");
+        assert!(PathPatterns::new(&[]).unwrap().match_any(&[]), "an empty commit is acted upon");
     }
 
     #[test]
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stays_within_a_folder() {
+    fn a_star_stays_within_a_directory() {
         assert!(counts(&["web/*"], "web/a"));
         assert!(!counts(&["web/*"], "web/a/b"));
     }

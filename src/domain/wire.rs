@@ -1,26 +1,30 @@
-//! The wire as bytes: pkt-lines, and the requests of git's protocol versions 2 and 0. What servers
-//! list is read in `refs`, what they send of a fetch in `answers`. Knows no transport: the same
-//! bytes go over https, ssh and git://.
+//! Git's wire protocol as bytes: pkt-lines, and the requests of protocol versions 2 and 0. `refs` reads
+//! ref lists, `answers` reads answers to a fetch. Knows no transport: the same bytes are used over
+//! https, ssh and git://.
 
 use std::fmt;
 
-use super::git::Commit;
-use super::remote::Format;
+use super::git::{Commit, ObjectFormat};
+use crate::domain::text::EscapeControls;
 
 mod answers;
+pub mod pack;
 mod refs;
 
-pub use answers::{Answers, Part};
+pub use answers::{FetchParser, FetchPart};
 pub use refs::{
-    Advertisement, Advertising, Capabilities, Listed, Version, answer, every, ls_refs, prefixes,
-    read_advertisement, read_ls_refs, ref_name,
+    AdvertisedRef, Advertisement, AdvertisementParser, Capabilities, ProtocolVersion, RefsAnswer,
+    answer, ls_refs, prefixes, read_advertisement, read_ls_refs, ref_name, selected_refs,
 };
 
-/// The longest pkt-line, in bytes, its own length included.
+/// The longest pkt-line in bytes, including its length field.
 pub const CAP: usize = 65_520;
 
-/// What we are called, which servers write into their logs.
+/// Our agent string, which servers write into their logs.
 const AGENT: &str = concat!("agent=pmpy/", env!("CARGO_PKG_VERSION"));
+
+/// How a message of Azure DevOps about a missing object begins.
+const AZURE_MISSING: &str = "TF401035";
 
 /// One pkt-line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,130 +33,133 @@ pub enum Packet<'a> {
     Data(&'a [u8]),
     /// `0000`: the end of a message.
     Flush,
-    /// `0001`: between the sections of a message.
+    /// `0001`: the delimiter between the sections of a message.
     Delimiter,
     /// `0002`: the end of an answer over a stateless connection.
     ResponseEnd,
 }
 
-/// Bytes that are no pkt-line.
+/// The error for bytes that are no pkt-line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadPacket {
-    /// These stand where four hexadecimal digits tell the length.
+pub enum PacketError {
+    /// These four bytes are no hexadecimal length.
     NoLength([u8; 4]),
-    /// It tells a length that no pkt-line has.
+    /// The length is none that a pkt-line can have.
     Length(usize),
 }
 
-impl fmt::Display for BadPacket {
+impl fmt::Display for PacketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoLength(bytes) => {
-                write!(f, "\"{}\" stands where a packet begins", bytes.escape_ascii())
+                write!(f, "\"{}\" is not the length of a packet", bytes.escape_ascii())
             }
-            Self::Length(length) => write!(f, "a packet of {length} bytes cannot be"),
+            Self::Length(length) => write!(f, "a packet cannot have {length} bytes"),
         }
     }
 }
 
-impl std::error::Error for BadPacket {}
+impl std::error::Error for PacketError {}
 
-/// Splits the next packet off `bytes`, with how many of them it takes; `None`: more are needed.
+/// Splits the next packet off `bytes` and counts its bytes; `None`: more bytes are needed.
 ///
 /// # Errors
-/// When no packet begins like that.
-pub fn next_packet(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>, BadPacket> {
+/// The bytes do not begin with a packet.
+pub fn next_packet(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>, PacketError> {
     let Some(head) = bytes.first_chunk::<4>() else { return Ok(None) };
     let mut length = 0;
     for &byte in head {
-        let digit = char::from(byte).to_digit(16).ok_or(BadPacket::NoLength(*head))?;
+        let digit = char::from(byte).to_digit(16).ok_or(PacketError::NoLength(*head))?;
         length = length * 16 + digit as usize;
     }
     Ok(match length {
         0 => Some((Packet::Flush, 4)),
         1 => Some((Packet::Delimiter, 4)),
         2 => Some((Packet::ResponseEnd, 4)),
-        3 => return Err(BadPacket::Length(length)),
+        3 => return Err(PacketError::Length(length)),
         4..=CAP => bytes.get(4..length).map(|data| (Packet::Data(data), length)),
-        _ => return Err(BadPacket::Length(length)),
+        _ => return Err(PacketError::Length(length)),
     })
 }
 
-/// The most commits that a server may say to be without their parents there. Whoever walks the history
-/// afterwards looks at each of them.
+/// The limit of shallow commits (without their parents) that a server may name. Every later walk through
+/// the history visits each of them.
 pub const MOST_EDGES: usize = 100_000;
 
-/// Why what came is no answer of a git server.
+/// The error for bytes that are no valid answer of a git server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotAnAnswer {
-    /// Nothing came at all.
+pub enum ProtocolError {
+    /// The answer is empty.
     Empty,
-    /// Something else came: what, as the end of a sentence that begins with "it".
+    /// The answer is something else: the end of a sentence that begins with "it".
     NotThis(String),
-    /// The server refuses, in its own words, escaped and cut.
-    Told(String),
+    /// The server refuses: its message, escaped and cut.
+    ServerMessage(String),
 }
 
-impl NotAnAnswer {
-    /// It has more than [`MOST_EDGES`].
+impl ProtocolError {
+    /// The error for more than [`MOST_EDGES`] shallow commits.
     pub fn too_many_edges() -> Self {
         Self::NotThis(format!("names more than {MOST_EDGES} commits without their parents"))
     }
 
-    /// The server's own words, made fit to be shown.
-    fn told(words: &[u8]) -> Self {
-        Self::Told(shown(words, 300))
+    /// The error with the server's message, escaped for display.
+    fn from_server(words: &[u8]) -> Self {
+        Self::ServerMessage(printable(words, 300))
     }
 
-    /// Whether a wanted revision is no longer to be had there: the branch moved since it was asked
-    /// for.
+    /// Returns `true` if the server no longer has a wanted revision: the branch moved after the poll.
     pub fn is_moved(&self) -> bool {
-        matches!(self, Self::Told(words) if words.contains("not our ref"))
+        let Self::ServerMessage(words) = self else { return false };
+        // In the words of git, JGit and Azure DevOps.
+        words.contains("not our ref")
+            || (words.contains("want ") && words.contains(" not valid"))
+            || words.contains(AZURE_MISSING)
     }
 }
 
-impl fmt::Display for NotAnAnswer {
+impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("it answers nothing"),
+            Self::Empty => f.write_str("it sends an empty error"),
             Self::NotThis(what) => write!(f, "it {what}"),
-            Self::Told(words) => write!(f, "it says: {words}"),
+            Self::ServerMessage(words) => write!(f, "it says: {words}"),
         }
     }
 }
 
-impl std::error::Error for NotAnAnswer {}
+impl std::error::Error for ProtocolError {}
 
-impl From<BadPacket> for NotAnAnswer {
-    fn from(bad: BadPacket) -> Self {
+impl From<PacketError> for ProtocolError {
+    fn from(bad: PacketError) -> Self {
         Self::NotThis(format!("does not speak git's protocol: {bad}"))
     }
 }
 
-/// Foreign bytes as at most `most` characters of one line that cannot move a cursor.
-fn shown(bytes: &[u8], most: usize) -> String {
+/// Foreign bytes as at most `most` characters of one line, without control characters.
+fn printable(bytes: &[u8], most: usize) -> String {
     let text = String::from_utf8_lossy(bytes.get(..4 * most).unwrap_or(bytes));
-    text.trim().chars().take(most).collect::<String>().escape_debug().to_string()
+    text.trim().chars().take(most).collect::<String>().escape_controls()
 }
 
-/// What to fetch, as it is asked for in one message: everything that is here is named at once, and
-/// the server answers with the pack.
+/// A fetch request, sent in one message: it names all local revisions at once, and the server answers
+/// with the pack.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// By which hash both sides name objects.
-    pub format: Format,
-    /// The revisions to get.
+pub struct FetchRequest<'a> {
+    /// The object format of both sides.
+    pub format: ObjectFormat,
+    /// The revisions to fetch.
     pub wants: &'a [Commit],
-    /// Revisions that are here, with all that they contain.
+    /// Local revisions that are complete.
     pub haves: &'a [Commit],
-    /// Revisions that are here without their parents.
+    /// Local revisions without their parents.
     pub shallow: &'a [Commit],
-    /// How many commits of history to get; 0: all.
+    /// The number of commits of history to fetch; 0: all.
     pub depth: u32,
 }
 
-impl Request<'_> {
-    /// For a server of protocol version 2.
+impl FetchRequest<'_> {
+    /// The request for a server of protocol version 2.
     pub fn v2(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put(&mut out, "command=fetch");
@@ -171,11 +178,16 @@ impl Request<'_> {
         out
     }
 
-    /// For a server of protocol version 0 that can do what `capabilities` say.
+    /// The request for a server of protocol version 0 with these `capabilities`.
     pub fn v0(&self, capabilities: &Capabilities) -> Vec<u8> {
-        let mut asked: String = ["side-band-64k", "ofs-delta", "thin-pack", "no-progress"]
-            .iter()
-            .filter(|name| capabilities.has(name))
+        // Some servers refuse a client that does not acknowledge more than one common commit.
+        let acknowledged = capabilities.first_of(&["multi_ack_detailed", "multi_ack"]);
+        let others = ["ofs-delta", "thin-pack", "no-progress"].into_iter();
+        let others = others.filter(|name| capabilities.has(name));
+        let mut asked: String = acknowledged
+            .into_iter()
+            .chain(capabilities.side_band())
+            .chain(others)
             .map(|name| format!(" {name}"))
             .collect();
         if capabilities.has("object-format") {
@@ -189,7 +201,7 @@ impl Request<'_> {
             put(&mut out, &format!("want {want}{}", if at == 0 { &asked } else { "" }));
         }
         put_each(&mut out, "shallow", self.shallow);
-        if self.depth > 0 {
+        if capabilities.depth(self.depth) > 0 {
             put(&mut out, &format!("deepen {}", self.depth));
         }
         out.extend_from_slice(b"0000");
@@ -199,11 +211,11 @@ impl Request<'_> {
     }
 }
 
-/// What every command of version 2 says about the session, and the delimiter behind it. Servers take
-/// SHA-1 for granted, and those older than git 2.28 refuse to be told of it.
-fn put_session(out: &mut Vec<u8>, format: Format) {
-    put(out, AGENT);
-    if format != Format::Sha1 {
+/// Appends the session part of every version 2 command, and the delimiter after it. SHA-1 is the default
+/// of servers, and those older than git 2.28 reject the option that names it. Our agent string is left
+/// out: a server that does not offer `agent` may reject it, and the offer is not known before the request.
+fn put_session(out: &mut Vec<u8>, format: ObjectFormat) {
+    if format != ObjectFormat::Sha1 {
         put(out, &format!("object-format={}", name_of(format)));
     }
     out.extend_from_slice(b"0001");
@@ -215,16 +227,16 @@ fn put_each(out: &mut Vec<u8>, word: &str, commits: &[Commit]) {
     }
 }
 
-/// Appends `text` as one line. Ours are short: the longest holds a branch name.
+/// Appends `text` as one pkt-line. Ours are short: the longest holds a branch name.
 fn put(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(format!("{:04x}{text}\n", text.len() + 5).as_bytes());
 }
 
-/// The name of a hash on the wire.
-fn name_of(format: Format) -> &'static str {
+/// The protocol's name of an object format.
+fn name_of(format: ObjectFormat) -> &'static str {
     match format {
-        Format::Sha1 => "sha1",
-        Format::Sha256 => "sha256",
+        ObjectFormat::Sha1 => "sha1",
+        ObjectFormat::Sha256 => "sha256",
     }
 }
 

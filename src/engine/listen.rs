@@ -1,7 +1,7 @@
-//! Staying up: the bus, web hooks, a timer and signals -> coalesced wishes -> ticks. The loop itself only
-//! notes and hands on; every tick runs in a thread of its own, so that no action, however long, holds up
-//! another repository, a heart-beat or the end. What a message or a hook says decides when we look,
-//! nothing else. Does not know what becomes of a finished tick.
+//! The agent as a service: bus, web hooks, a timer and signals -> debounced requests -> ticks. The loop
+//! itself only notes and passes on. Every tick runs in its own thread, so that no long action delays
+//! another repository, a heart-beat or the end. A message or hook decides only when a tick runs. Does not
+//! know what is done with a finished tick.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,41 +10,43 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 
-use self::audience::{Audience, Tally};
-use self::bus::Said;
-use self::pages::Pages;
-use self::reporter::{Ended, Reporter};
-use self::web::Web;
-use super::Here;
-use super::observe::one_line;
-use super::reconcile::Wish;
-use super::roster;
-use super::tick::{self, OnWord, Orders, Tick};
+use self::bus::SessionEvent;
+use self::http::HttpListener;
+use self::report_publisher::{EndedRuns, ReportPublisher};
+use self::status_endpoint::StatusEndpoint;
+use self::subscriptions::{RateLimitedLog, Subscriptions};
+use super::tick::{self, TickReport};
 use crate::config::Settings;
-use crate::domain::action::{Trigger, Word};
-use crate::domain::metrics::Figures;
-use crate::domain::status::Status;
-use crate::domain::wake::{self, Found, Wakes};
-use crate::system::node::{self, Node, since_boot};
-use crate::system::signals::{self, Asked};
-use crate::system::stomp::session::Session;
-use crate::system::supervisor::Supervisor;
-use crate::system::web::{Answer, Call};
+use crate::domain::bus::debounce::{self, Debouncer, PassOutcome};
+use crate::domain::report::metrics::ListenerCounters;
+use crate::domain::repository::action::{ProgressEvent, Trigger};
+use crate::domain::repository::status::MachineStatus;
+use crate::domain::text::EscapeControls;
+use crate::engine::context::Context;
+use crate::engine::discovery;
+use crate::engine::error::one_line;
+use crate::engine::request::{LockWait, ProgressSink, TickOptions, WorkerCommand};
+use crate::system::host::{self, Host, since_boot};
+use crate::system::sd_notify::SdNotify;
+use crate::system::signals::{self, SignalRequest};
+use crate::system::stomp::session::StompSession;
+use crate::system::web::{WebRequest, WebResponse};
 
-mod audience;
+pub mod announce;
 mod bus;
-mod pages;
-mod reporter;
-pub mod web;
+pub mod http;
+mod report_publisher;
+mod status_endpoint;
+mod subscriptions;
 
-/// How much news waits to be looked at. A bus that brings more at a time has to wait.
+/// The maximum of queued events. A bus that sends more at a time has to wait.
 const WAITING: usize = 1024;
 
-fn tell_what_is_listened_for(settings: &Settings) {
-    let here = Here::bare(settings.clone(), Node::here());
-    let repositories = match roster::repositories(&here).map_or(0, |all| all.len()) {
+fn log_topics(settings: &Settings) {
+    let context = Context::bare(settings.clone(), Host::current());
+    let repositories = match discovery::repositories(&context).map_or(0, |all| all.len()) {
         1 => "1 repository".to_owned(),
         many => format!("{many} repositories"),
     };
@@ -52,26 +54,25 @@ fn tell_what_is_listened_for(settings: &Settings) {
     let bus = brokers.collect::<Vec<_>>().join(", ");
     let bus = if bus.is_empty() { "none" } else { bus.as_str() };
     let root = settings.world.root.display().to_string();
-    tracing::info!("{}: {repositories}, bus: {bus}; up", root.escape_debug());
+    tracing::info!("{}: {repositories}, bus: {bus}; up", root.escape_controls());
 }
 
-/// What is done with each finished tick; ticks may finish at the same time.
-pub type Finish = Arc<dyn Fn(&Here, &Tick) + Send + Sync>;
+/// The callback for each finished tick; ticks may finish at the same time.
+pub type TickFinished = Arc<dyn Fn(&Context, &TickReport) + Send + Sync>;
 
-/// Stays up until a signal says otherwise. `load` reads the configuration, now and when it is asked for
-/// again.
+/// Runs until a signal ends it. `load` reads the configuration, at the start and on each reload.
 ///
 /// # Errors
-/// When the configuration cannot be used at the start, or the system gives no thread.
-pub fn listen(load: &dyn Fn() -> Result<Settings>, finish: Finish) -> Result<()> {
-    let supervisor = Supervisor::of_ours()?;
-    let (tell, news) = mpsc::sync_channel(WAITING);
-    let teller = tell.clone();
-    // It fails only when nobody listens any more, which is the end.
-    signals::watch(move |asked| drop(teller.send(News::Asked(asked))))?;
-    let mut listener = Listener::new(load()?, tell, finish)?;
+/// When the first configuration cannot be used, or the system gives no thread.
+pub fn listen(load: &dyn Fn() -> Result<Settings>, finish: TickFinished) -> Result<()> {
+    let supervisor = SdNotify::of_ours()?;
+    let (sender, news) = mpsc::sync_channel(WAITING);
+    let signal_sender = sender.clone();
+    // The send fails only when the receiver is gone, which is the end.
+    signals::watch(move |asked| drop(signal_sender.send(ListenerEvent::Asked(asked))))?;
+    let mut listener = Listener::new(load()?, sender, finish)?;
     supervisor.ready();
-    tell_what_is_listened_for(&listener.settings);
+    log_topics(&listener.settings);
     let stay = stay(&mut listener, &news, &supervisor, load);
     supervisor.stopping();
     stay
@@ -79,8 +80,8 @@ pub fn listen(load: &dyn Fn() -> Result<Settings>, finish: Finish) -> Result<()>
 
 fn stay(
     listener: &mut Listener,
-    news: &Receiver<News>,
-    supervisor: &Supervisor,
+    news: &Receiver<ListenerEvent>,
+    supervisor: &SdNotify,
     load: &dyn Fn() -> Result<Settings>,
 ) -> Result<()> {
     let mut beat = supervisor.beat().map(|every| (every, since_boot()));
@@ -95,146 +96,150 @@ fn stay(
         listener.begin(now);
         let next = beat.map_or(listener.next(), |(_, at)| at.min(listener.next()));
         match news.recv_timeout(next.saturating_sub(since_boot())) {
-            Ok(News::Asked(Asked::End)) => {
-                tracing::info!("ends; what runs goes on and records itself");
+            Ok(ListenerEvent::Asked(SignalRequest::End)) => {
+                tracing::info!("shutting down; running actions continue");
                 return Ok(());
             }
-            Ok(News::Asked(Asked::Reload)) => listener.reload(load())?,
-            Ok(news) => listener.hear(news),
+            Ok(ListenerEvent::Asked(SignalRequest::Reload)) => listener.reload(load())?,
+            Ok(news) => listener.handle_event(news),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
 }
 
-/// What the loop is told.
-enum News {
-    /// By the system.
-    Asked(Asked),
-    /// By the session with this number.
-    Bus(u64, Said),
-    /// Somebody calls over HTTP, and is to be answered there.
-    Called(Call, SyncSender<Answer>),
-    /// It was looked how everything stands, for those who asked.
-    Looked(Result<Status, String>),
-    /// Somebody who works says so.
-    Said(Word),
-    /// A pass is over.
-    Passed(Pass, Passed),
-    /// What is recorded of actions that ended, whoever began them.
-    Acted(Vec<Ended>),
+/// An event for the loop.
+enum ListenerEvent {
+    /// A signal came.
+    Asked(SignalRequest),
+    /// The bus session with this number reports.
+    Bus(u64, SessionEvent),
+    /// An HTTP request came; the sender takes the response.
+    Called(WebRequest, SyncSender<WebResponse>),
+    /// The survey of all repositories is done, for the waiting HTTP requests.
+    Looked(Result<MachineStatus, String>),
+    /// A worker reports progress.
+    Said(ProgressEvent),
+    /// A tick is over.
+    Passed(TickRequest, TickResult),
+    /// The records of ended actions, whichever process ran them.
+    Acted(Vec<EndedRuns>),
 }
 
-/// One tick: why, and of what.
+/// The reason and the extent of one tick.
 #[derive(Clone, Debug)]
-enum Pass {
-    /// Everything: it is time.
+enum TickRequest {
+    /// All repositories, by the timer.
     Timer,
-    /// A repository that a message or a web hook named, or everything, because the bus is back.
+    /// A repository that a message or a web hook named; `None`: all, because the bus is back.
     Wake(Option<String>, Trigger),
 }
 
-/// What came of it.
-struct Passed {
-    found: Found,
-    /// The repositories that were looked at.
+/// The result of one tick.
+struct TickResult {
+    found: PassOutcome,
+    /// The repositories that were evaluated.
     looked: Vec<String>,
-    /// All repositories that there are; `None`: it could not be found out.
+    /// All repositories of the machine; `None`: they could not be listed.
     names: Option<Vec<String>>,
 }
 
 struct Listener {
     settings: Settings,
     machine_id: String,
-    audience: Audience,
-    wakes: Wakes<Option<String>>,
-    /// Who wished first for what is due.
+    audience: Subscriptions,
+    wakes: Debouncer<Option<String>>,
+    /// The first trigger of each waiting request.
     causes: BTreeMap<Option<String>, Trigger>,
-    /// How many ticks of ours run.
+    /// The number of running ticks.
     running: usize,
-    /// When the timer calls next, since boot.
+    /// The timer's next tick, as time since boot.
     timer: Duration,
-    unknown: Tally,
-    refused: Tally,
-    figures: Figures,
-    web: Option<Web>,
-    pages: Pages,
-    reporter: Reporter,
-    /// Why there was no bus, since there was one.
+    unknown: RateLimitedLog,
+    refused: RateLimitedLog,
+    figures: ListenerCounters,
+    web: Option<HttpListener>,
+    pages: StatusEndpoint,
+    reporter: ReportPublisher,
+    /// The reasons for a missing bus that were logged since it was there last.
     reasons: BTreeSet<String>,
-    /// Ends when it is replaced.
-    session: Option<Session>,
-    /// Which one it is: those before it may still have something to say.
+    /// Dropping it ends the session.
+    session: Option<StompSession>,
+    /// The session's number; earlier sessions may still send events.
     session_number: u64,
-    tell: SyncSender<News>,
-    finish: Finish,
+    sender: SyncSender<ListenerEvent>,
+    finish: TickFinished,
 }
 
 impl Listener {
-    fn new(settings: Settings, tell: SyncSender<News>, finish: Finish) -> Result<Self> {
-        let here = Here::new(settings.clone(), Node::here())?;
+    fn new(
+        settings: Settings,
+        sender: SyncSender<ListenerEvent>,
+        finish: TickFinished,
+    ) -> Result<Self> {
+        let context = Context::new(settings.clone(), Host::current())?;
         let mut listener = Self {
-            timer: since_boot() + splay(&here),
-            audience: Audience::of(&here),
-            web: Web::open(&settings, None, &tell)?,
+            timer: since_boot() + splay(&context),
+            audience: Subscriptions::of(&context),
+            web: HttpListener::open(&settings, None, &sender)?,
             settings,
-            machine_id: here.node.machine_id,
-            wakes: Wakes::default(),
+            machine_id: context.node.machine_id,
+            wakes: Debouncer::default(),
             causes: BTreeMap::new(),
             running: 0,
-            unknown: Tally::default(),
-            refused: Tally::default(),
-            figures: Figures::default(),
-            pages: Pages::default(),
-            reporter: Reporter::new(here.node.host, node::now()),
+            unknown: RateLimitedLog::default(),
+            refused: RateLimitedLog::default(),
+            figures: ListenerCounters::default(),
+            pages: StatusEndpoint::default(),
+            reporter: ReportPublisher::new(context.node.host, host::now()),
             reasons: BTreeSet::new(),
             session: None,
             session_number: 0,
-            tell,
+            sender,
             finish,
         };
         listener.connect()?;
         Ok(listener)
     }
 
-    /// Takes the configuration as it is now, unless it cannot be used.
+    /// Applies the configuration as loaded now, unless it cannot be used.
     fn reload(&mut self, loaded: Result<Settings>) -> Result<()> {
         let usable = loaded.and_then(|settings| {
-            let web = Web::open(&settings, self.web.as_ref(), &self.tell)?;
-            Ok((Here::new(settings, Node::here())?, web))
+            let web = HttpListener::open(&settings, self.web.as_ref(), &self.sender)?;
+            Ok((Context::new(settings, Host::current())?, web))
         });
         match usable {
-            Ok((here, web)) => {
+            Ok((context, web)) => {
                 self.web = web;
-                self.audience = Audience::of(&here);
-                // Soon, for something may be new in it; but a whole fleet may read it in one second.
-                self.timer = self.timer.min(since_boot() + splay(&here));
+                self.audience = Subscriptions::of(&context);
+                // Soon, because it may contain something new; but a whole fleet may reload in one second.
+                self.timer = self.timer.min(since_boot() + splay(&context));
                 if self.report_topic().is_none() {
-                    self.reporter = Reporter::new(here.node.host, node::now());
+                    self.reporter = ReportPublisher::new(context.node.host, host::now());
                 }
-                self.settings = here.settings;
-                tracing::info!("the configuration was read anew");
+                self.settings = Arc::unwrap_or_clone(context.settings);
+                tracing::info!("configuration reloaded");
                 self.connect()
             }
             Err(error) => {
                 let why = one_line(&error);
-                tracing::error!("the configuration stays as it was: {}", why.escape_debug());
+                tracing::error!("configuration not reloaded: {}", why.escape_controls());
                 Ok(())
             }
         }
     }
 
-    /// Begins what is due.
+    /// Starts the ticks that are due.
     fn begin(&mut self, now: Duration) {
         if self.timer <= now {
             let next = self.timer + self.settings.every;
-            // What was missed is made up for by this one tick.
+            // This one tick makes up for all missed ones.
             self.timer = if next > now { next } else { now + self.settings.every };
-            self.pass(Pass::Timer);
+            self.pass(TickRequest::Timer);
         }
         for what in self.wakes.begin(now) {
             let trigger = self.causes.remove(&what).unwrap_or(Trigger::Bus);
-            self.pass(Pass::Wake(what, trigger));
+            self.pass(TickRequest::Wake(what, trigger));
         }
     }
 
@@ -242,18 +247,20 @@ impl Listener {
         self.wakes.next().map_or(self.timer, |wake| wake.min(self.timer))
     }
 
-    fn hear(&mut self, news: News) {
+    fn handle_event(&mut self, news: ListenerEvent) {
         match news {
-            News::Asked(_) => {}
-            News::Bus(number, said) => self.hear_session(number, said),
-            News::Called(call, reply) => self.answer(call, reply),
-            News::Looked(seen) => self.looked(seen),
-            News::Said(word) => self.hear_of_work(word),
-            News::Acted(actions) => {
-                self.report(|reporter, session, topic| reporter.tell(session, topic, &actions));
+            ListenerEvent::Asked(_) => {}
+            ListenerEvent::Bus(number, said) => self.hear_session(number, said),
+            ListenerEvent::Called(call, reply) => self.answer(call, reply),
+            ListenerEvent::Looked(seen) => self.looked(seen),
+            ListenerEvent::Said(word) => self.hear_of_work(word),
+            ListenerEvent::Acted(actions) => {
+                self.report(|reporter, session, topic| {
+                    reporter.publish_runs(session, topic, &actions)
+                });
             }
-            News::Passed(pass, Passed { found, looked, names }) => {
-                if let Pass::Wake(what, _) = &pass {
+            ListenerEvent::Passed(pass, TickResult { found, looked, names }) => {
+                if let TickRequest::Wake(what, _) = &pass {
                     self.wakes.ended(what, found, since_boot());
                 }
                 self.running -= 1;
@@ -273,67 +280,67 @@ impl Listener {
 
     fn count_unknown(&mut self, name: &str) {
         if let Some(count) = self.unknown.count(since_boot()) {
-            let name = name.escape_debug();
+            let name = name.escape_controls();
             tracing::info!(
-                "messages about no repository of ours: {count}, the last about \"{name}\""
+                "messages about unknown repositories: {count}, the last about \"{name}\""
             );
         }
     }
 
-    /// A pass is wanted: after a message, which a fleet hears, after the wait that keeps it from asking
-    /// all at once; after anything else now.
-    fn wish(&mut self, what: Option<String>, trigger: Trigger) {
+    /// Requests a tick: after a message, which a whole fleet receives, with a wait that spreads the fleet's
+    /// polls; after anything else now.
+    fn command(&mut self, what: Option<String>, trigger: Trigger) {
         let now = since_boot();
         self.causes.entry(what.clone()).or_insert(trigger);
         if trigger != Trigger::Bus {
-            return self.wakes.hasten(what, now);
+            return self.wakes.bring_forward(what, now);
         }
         let spread = self.settings.bus.as_ref().map_or(Duration::ZERO, |bus| bus.spread);
         let name = what.as_deref().unwrap_or_default();
-        let wait = wake::wait(spread, &self.machine_id, &self.reporter.host, name, now);
-        let (repository, after_ms) = (name.escape_debug(), wait.as_millis());
-        tracing::debug!(%repository, %trigger, after_ms, "a tick is wished for");
-        self.wakes.wish(what, now + wait);
+        let wait = debounce::wait(spread, &self.machine_id, &self.reporter.host, name, now);
+        let (repository, after_ms) = (name.escape_controls(), wait.as_millis());
+        tracing::debug!(%repository, %trigger, after_ms, "a tick is requested");
+        self.wakes.command(what, now + wait);
     }
 
-    fn pass(&mut self, pass: Pass) {
+    fn pass(&mut self, pass: TickRequest) {
         *self.figures.ticks.entry(pass.trigger()).or_default() += 1;
         self.running += 1;
         tracing::debug!(trigger = %pass.trigger(), "a tick begins");
-        let (settings, tell, finish) =
-            (self.settings.clone(), self.tell.clone(), Arc::clone(&self.finish));
+        let (settings, sender, finish) =
+            (self.settings.clone(), self.sender.clone(), Arc::clone(&self.finish));
         let begun = pass.clone();
         let seen = self.reporter.seen();
         let run = move || {
             let reports = settings.bus.as_ref().is_some_and(|bus| bus.report_topic.is_some());
-            // Both fail only when nobody listens any more.
-            let said = |word| drop(tell.send(News::Said(word)));
+            // Both sends fail only when the receiver is gone.
+            let said = |word| drop(sender.send(ListenerEvent::Said(word)));
             let done = catch_unwind(AssertUnwindSafe(|| perform(settings, &pass, &said)));
             let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
-            let over = |passed| drop(tell.send(News::Passed(pass, passed)));
-            let acted = |actions| drop(tell.send(News::Acted(actions)));
+            let over = |passed| drop(sender.send(ListenerEvent::Passed(pass, passed)));
+            let acted = |actions| drop(sender.send(ListenerEvent::Acted(actions)));
             match done {
-                Ok((here, tick)) => {
-                    over(Passed::of(&tick));
+                Ok((context, tick)) => {
+                    over(TickResult::of(&tick));
                     if reports {
-                        acted(seen.ended(&here, &tick));
+                        acted(seen.ended(&context, &tick));
                     }
-                    finish(&here, &tick);
+                    finish(&context, &tick);
                 }
                 Err(error) => {
-                    tracing::error!("a tick failed: {}", one_line(&error).escape_debug());
-                    over(Passed::NOTHING);
+                    tracing::error!("a tick failed: {}", one_line(&error).escape_controls());
+                    over(TickResult::NOTHING);
                 }
             }
         };
         if let Err(error) = thread::Builder::new().name("tick".to_owned()).spawn(run) {
-            tracing::error!(%error, "no thread for a tick; the next one makes up for it");
-            self.hear(News::Passed(begun, Passed::NOTHING));
+            tracing::error!(%error, "no thread for a tick; the next tick does its work");
+            self.handle_event(ListenerEvent::Passed(begun, TickResult::NOTHING));
         }
     }
 }
 
-impl Pass {
+impl TickRequest {
     fn trigger(&self) -> Trigger {
         match self {
             Self::Timer => Trigger::Timer,
@@ -342,34 +349,45 @@ impl Pass {
     }
 }
 
-impl Passed {
-    const NOTHING: Self = Self { found: Found::Nothing, looked: Vec::new(), names: None };
+impl TickResult {
+    const NOTHING: Self = Self { found: PassOutcome::Nothing, looked: Vec::new(), names: None };
 
-    fn of(tick: &Tick) -> Self {
+    fn of(tick: &TickReport) -> Self {
         let work = tick.decisions.iter().any(|(_, plan)| plan.is_work());
         let rows = tick.status.repositories.iter();
         Self {
-            found: if work { Found::Work } else { Found::Nothing },
+            found: if work { PassOutcome::Work } else { PassOutcome::Nothing },
             looked: tick.decisions.iter().map(|(name, _)| name.clone()).collect(),
             names: Some(rows.map(|row| row.name.clone()).collect()),
         }
     }
 }
 
-/// This machine's own part of the `splay`.
-fn splay(here: &Here) -> Duration {
-    here.settings.splay.mul_f64(here.node.share())
+/// This machine's share of the `splay`.
+fn splay(context: &Context) -> Duration {
+    context.settings.splay.mul_f64(context.node.share())
 }
 
-/// One tick, as cron would have it: with what the machine says of itself now.
-fn perform(settings: Settings, pass: &Pass, on_word: &OnWord) -> Result<(Here, Tick)> {
-    let here = Here::new(settings, Node::here()).context("the node information cannot be used")?;
+/// Runs one tick as cron would, with the host's present facts.
+fn perform(
+    settings: Settings,
+    pass: &TickRequest,
+    progress: &ProgressSink,
+) -> Result<(Context, TickReport)> {
+    let context =
+        Context::new(settings, Host::current()).context("the node information cannot be used")?;
     let names = match pass {
-        Pass::Timer => Vec::new(),
-        Pass::Wake(what, _) => what.iter().cloned().collect(),
+        TickRequest::Timer => Vec::new(),
+        TickRequest::Wake(what, _) => what.iter().cloned().collect(),
     };
     let trigger = pass.trigger();
-    let orders = Orders { names, trigger, dry_run: false, wait: false, wish: Wish::Follow };
-    let tick = tick::tick(&here, &orders, on_word)?;
-    Ok((here, tick))
+    let options = TickOptions {
+        names,
+        trigger,
+        dry_run: false,
+        wait: LockWait::No,
+        command: WorkerCommand::Follow,
+    };
+    let tick = tick::tick(&context, &options, progress)?;
+    Ok((context, tick))
 }

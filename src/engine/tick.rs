@@ -1,346 +1,391 @@
-//! All repositories, once: ask their remotes, decide, let workers act where there is work, and say
-//! how everything stands. A repository that cannot be worked on is a row in the status and stops
-//! nobody.
+//! One tick over all repositories: polls their remotes, decides, runs workers where there is work and
+//! returns the machine's status. Does not know how one repository is evaluated or deployed. A repository
+//! that cannot be worked on becomes a row in the status and does not stop the others.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 
-use super::crew::{Crew, Hindrance};
-use super::delegate::{self, Report, Sorted};
-use super::look::{Job, Looked, Poll, broken_row, hindered, unreachable, unrecorded};
-use super::observe::reason;
-use super::reconcile::Wish;
-use super::roster::{self, Repo};
-use super::{Here, rounds};
-use crate::config::{Sources, World};
-use crate::domain::action::{Trigger, Word};
-use crate::domain::plan::{Plan, Request, Unreachable};
-use crate::domain::report::{self, Notice, Reported};
-use crate::domain::status::{Row, State, Status};
-use crate::system::machine::Machine;
-use crate::system::node;
+use crate::config::{AgentDirs, ConfigLocations};
+use crate::domain::report::notices::{self, Notice, ReportedStates};
+use crate::domain::repository::action::ProgressEvent;
+use crate::domain::repository::decision::Plan;
+use crate::domain::repository::observed::Unreachable;
+use crate::domain::repository::state::State;
+use crate::domain::repository::status::{MachineStatus, StatusRow};
+use crate::engine::context::Context;
+use crate::engine::discovery::{self, RepoEntry, safe_paths};
+use crate::engine::error::{WorkerError, reason};
+use crate::engine::repository::limits;
+use crate::engine::request::{ProgressSink, TickOptions};
+use crate::engine::tick::evaluation::{
+    PollTraffic, RepoReport, add_worker_error, broken_row, kept_reason, unrecorded, waiting_row,
+};
+use crate::engine::tick::poll_scheduler::{EvaluationRound, EvaluationTask};
+use crate::engine::tick::user_helper::{HANGING, HelperReplies, HelperReport, ReposByUser};
+use crate::engine::tick::worker_pool::{WorkerPool, WorkerResult};
+use crate::system::agent_state::AgentState;
+use crate::system::host;
+use crate::system::pid::Process;
+
+pub mod evaluation;
+pub mod poll_scheduler;
+pub mod user_helper;
+pub mod worker_pool;
 
 const STATUS: &str = "status.json";
 const REPORTED: &str = "reported.json";
 
-const GONE: &str = "it was removed while it was acted upon";
+const GONE: &str = "it was removed during its action";
 
-/// What is done about what is said while a tick works, the moment it is said.
-pub type OnWord<'a> = dyn Fn(Word) + Sync + 'a;
-
-/// What to do in one tick.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Orders {
-    /// These repositories only; all when empty.
-    pub names: Vec<String>,
-    /// Why.
-    pub trigger: Trigger,
-    /// Poll and decide, and change nothing but the note of what the remotes said.
-    pub dry_run: bool,
-    /// Wait for repositories that are busy.
-    pub wait: bool,
-    /// What a person asked for.
-    pub wish: Wish,
-}
-
-impl Orders {
-    /// Whether this is about what upstream has. A person's wish is about what is here; no remote has
-    /// a say in it.
-    pub fn follow(&self) -> bool {
-        self.wish == Wish::Follow
-    }
-
-    /// Whether a person named repositories, and so wants them looked at now. A message names one as
-    /// well, and anybody can have written it: it overrides nothing.
-    pub fn is_named(&self) -> bool {
-        let by_a_message = matches!(self.trigger, Trigger::Bus | Trigger::Webhook);
-        !self.names.is_empty() && !by_a_message
-    }
-
-    /// Whether the remotes of `repo` are asked.
-    pub fn asks(&self, repo: &Repo) -> bool {
-        // A bus that is back says nothing of any repository.
-        let by_itself = matches!(self.trigger, Trigger::Cron | Trigger::Timer)
-            || (self.names.is_empty() && matches!(self.trigger, Trigger::Bus | Trigger::Webhook));
-        self.follow() && (self.is_named() || repo.settings.poll || !by_itself)
-    }
-
-    /// For whom a decision is made.
-    pub fn request(&self) -> Request {
-        Request { trigger: self.trigger, named: self.is_named() }
-    }
-
-    /// Whether a worker is to be sent even where one is busy: to wait for it, or to ask it for one
-    /// more pass, because nobody else will tell it of the news that a message brings.
-    pub fn joins(&self) -> bool {
-        self.wait || matches!(self.trigger, Trigger::Bus | Trigger::Webhook)
-    }
-}
-
-/// What one tick did.
-#[derive(Clone, Debug)]
-pub struct Tick {
-    /// How everything stands now.
-    pub status: Status,
-    /// What was decided, by repository.
+/// The result of one tick.
+#[derive(Debug)]
+pub struct TickReport {
+    /// The status of all repositories after the tick.
+    pub status: MachineStatus,
+    /// The plans that were decided, each with its repository's name.
     pub decisions: Vec<(String, Plan)>,
-    /// What is worth telling a person who did not ask.
+    /// The notices for a person who did not ask, such as the reader of cron's mail.
     pub notices: Vec<Notice>,
-    /// Rows whose state changed, with the state before.
-    pub changes: Vec<(Row, Option<State>)>,
+    /// Rows whose state changed, each with the state before; `None`: the repository is new.
+    pub changes: Vec<(StatusRow, Option<State>)>,
+    /// A fault of the agent itself that did not stop the tick.
+    pub warning: Option<Error>,
 }
 
-/// One tick. `on_word` hears what is said meanwhile.
+/// Runs one tick. `progress` receives the progress events.
 ///
 /// # Errors
-/// When the root cannot be read or a name is not known; a single repository's trouble is in its row.
-pub fn tick(here: &Here, orders: &Orders, on_word: &OnWord) -> Result<Tick> {
-    let machine = Machine::at(&here.settings.world.state);
-    let before: Option<Status> = machine.read(STATUS);
-    let repositories = roster::repositories(here)?;
-    roster::known(here, &repositories, &orders.names)?;
-    let mut looked = everybody(here, repositories, &before, Some(orders), on_word)?;
+/// When the root cannot be read or a name is not known; an error in one repository is in its row.
+pub fn tick(
+    context: &Context,
+    options: &TickOptions,
+    progress: &ProgressSink,
+) -> Result<TickReport> {
+    let machine = AgentState::at(&context.settings.world.state);
+    let before: Option<MachineStatus> = machine.read(STATUS);
+    let repositories = discovery::repositories(context)?;
+    discovery::known(context, &repositories, &options.names)?;
+    let mut looked = everybody(context, repositories, &before, Some(options), progress);
     looked.sort_by(|one, other| one.name.cmp(&other.name));
     let decisions =
         looked.iter().filter_map(|it| Some((it.name.clone(), it.plan.clone()?))).collect();
-    let now = node::now();
-    if orders.dry_run || here.parcel.is_some() {
-        let status = status_of(here, looked, &machine, now);
-        return Ok(Tick { status, decisions, notices: Vec::new(), changes: Vec::new() });
+    let now = host::now();
+    if options.dry_run || context.helper_input.is_some() {
+        let status = status_of(context, looked, &machine, now);
+        return Ok(TickReport {
+            status,
+            decisions,
+            notices: Vec::new(),
+            changes: Vec::new(),
+            warning: None,
+        });
     }
+    safe_paths::state(context)?;
     machine.tick_ended(now)?;
-    let status = status_of(here, looked, &machine, now);
-    tell(&machine, status, decisions, now)
+    note_hanging(&machine, &looked)?;
+    let status = status_of(context, looked, &machine, now);
+    write_notices(&machine, status, decisions, now)
 }
 
-/// What a helper finds out about all that was handed over to it, and with orders does there; `on_word`
-/// hears what is said meanwhile.
+/// Evaluates all repositories of a helper's input, and with orders works on them. `progress` receives the
+/// progress events, `report` the report of each repository.
 ///
 /// # Errors
-/// When nothing can be said at all.
-pub fn errand(here: &Here, orders: Option<&Orders>, on_word: &OnWord) -> Result<Vec<Report>> {
-    let before: Option<Status> = Machine::at(&here.settings.world.state).read(STATUS);
-    let repositories = roster::repositories(here)?;
-    let looked = ours(here, &repositories, &before, orders, on_word);
-    Ok(looked.into_iter().map(|it| Report { row: it.row, plan: it.plan }).collect())
+/// When the repositories cannot be listed.
+pub fn helper_request(
+    context: &Context,
+    options: Option<&TickOptions>,
+    progress: &ProgressSink,
+    report: &dyn Fn(&HelperReport),
+) -> Result<()> {
+    let before: Option<MachineStatus> = AgentState::at(&context.settings.world.state).read(STATUS);
+    let repositories = discovery::repositories(context)?;
+    ours(context, repositories, &before, options, progress, &|it, is_last| {
+        let (row, plan) = (it.row.clone(), it.plan.clone());
+        report(&HelperReport { row, plan, hangs: it.hangs, is_last });
+    });
+    Ok(())
 }
 
-/// Everybody's repositories: ours here, those of others by helpers, all at the same time.
+/// Evaluates all repositories at the same time: our own in this process, those of other users by helpers.
 fn everybody(
-    here: &Here,
-    repositories: Vec<Repo>,
-    before: &Option<Status>,
-    orders: Option<&Orders>,
-    on_word: &OnWord,
-) -> Result<Vec<Looked>> {
-    let Sorted { ours: own, theirs, nobodys } = delegate::sort(here, repositories);
-    let now = node::now();
-    let broken = |repo: &Repo, why: String| {
+    context: &Context,
+    repositories: Vec<RepoEntry>,
+    before: &Option<MachineStatus>,
+    options: Option<&TickOptions>,
+    progress: &ProgressSink,
+) -> Vec<RepoReport> {
+    let ReposByUser { ours: own, delegated, unusable, hanging } =
+        user_helper::sort_by_user(context, repositories);
+    let now = host::now();
+    let broken = |(repo, why): (RepoEntry, Error)| {
         let was = row_before(before, &repo.name);
-        Looked {
-            name: repo.name.clone(),
-            row: broken_row(repo, why, was, now),
-            plan: None,
-            polled: None,
+        if let Some(process) = hanging.get(&repo.name) {
+            return RepoReport::unseen(&repo, reason(&why), was, Some(*process), now);
         }
+        let row = match WorkerError::of(&why) {
+            WorkerError { state: State::Unreachable, reason } => {
+                waiting_row(&repo, reason, was, now)
+            }
+            WorkerError { reason, .. } => broken_row(&repo, reason, was, now),
+        };
+        RepoReport { name: repo.name, row, plan: None, polled: None, hangs: None }
     };
-    let mut looked: Vec<Looked> =
-        nobodys.into_iter().map(|(repo, why)| broken(&repo, why)).collect();
+    let mut looked: Vec<RepoReport> = unusable.into_iter().map(broken).collect();
     thread::scope(|scope| {
-        let helpers: Vec<_> = theirs
+        let helpers: Vec<_> = delegated
             .iter()
             .map(|(user, repos)| {
-                (repos, scope.spawn(move || delegate::look(here, user, repos, orders, on_word)))
+                let look = move || user_helper::run_helper(context, user, repos, options, progress);
+                (repos, thread::Builder::new().spawn_scoped(scope, look))
             })
             .collect();
-        looked.extend(ours(here, &own, before, orders, on_word));
+        looked.extend(ours(context, own, before, options, progress, &|_, _| {}));
         for (repos, helper) in helpers {
-            let reports =
-                helper.join().unwrap_or_else(|_| bail!("its helper failed, which is a bug"));
-            match reports {
-                Ok(reports) => {
-                    looked.extend(reports.into_iter().map(|Report { row, plan }| Looked {
-                        name: row.name.clone(),
-                        row,
-                        plan,
-                        // Its helper has said so.
-                        polled: None,
-                    }))
-                }
-                Err(error) => {
-                    let why = reason(&error);
-                    looked.extend(repos.iter().map(|repo| broken(repo, why.clone())));
-                }
-            }
+            let failed =
+                |error| HelperReplies { items: Vec::new(), failure: Some(error), remains: None };
+            let answers = match helper.map(ScopedJoinHandle::join) {
+                Ok(Ok(answers)) => answers,
+                Ok(Err(_)) => failed(anyhow!("its helper failed, which is a bug")),
+                Err(error) => failed(Error::new(error).context(limits::no_thread())),
+            };
+            looked.extend(of_helper(repos, answers, before, now));
         }
-        Ok(looked)
-    })
+    });
+    looked
 }
 
-/// Looks at `repositories`, which are ours, and with orders lets workers work where there is work.
+/// The reports on `repos` that a helper's `answers` contain; unseen rows for those without one.
+fn of_helper(
+    repos: &[RepoEntry],
+    answers: HelperReplies<HelperReport>,
+    before: &Option<MachineStatus>,
+    now: DateTime<Utc>,
+) -> Vec<RepoReport> {
+    let HelperReplies { items, failure, remains } = answers;
+    let why = failure.as_ref().map(reason).unwrap_or_default();
+    // A helper may report a repository twice; the later report counts.
+    let mut reports: BTreeMap<String, HelperReport> =
+        items.into_iter().map(|report| (report.row.name.clone(), report)).collect();
+    let of_one = |repo: &RepoEntry| {
+        let was = row_before(before, &repo.name);
+        let Some(HelperReport { mut row, plan, hangs, is_last }) = reports.remove(&repo.name)
+        else {
+            let unseen = RepoReport::unseen(repo, why.clone(), was.clone(), remains, now);
+            return match failure.as_ref().map(WorkerError::of) {
+                // The helper could not become its user yet, so the repository waits.
+                Some(WorkerError { state: State::Unreachable, reason }) => {
+                    RepoReport { row: waiting_row(repo, reason, was, now), ..unseen }
+                }
+                _ => unseen,
+            };
+        };
+        if !is_last {
+            add_worker_error(&mut row, &WorkerError::failing(&why), was, now);
+        }
+        // The helper itself sent the `Polled` event, so `polled` stays empty here.
+        RepoReport { name: repo.name.clone(), row, plan, polled: None, hangs }
+    };
+    repos.iter().map(of_one).collect()
+}
+
+/// Evaluates our own `repositories`, and with orders lets workers work where there is work. `report` gets
+/// each report as soon as it is known, and whether it is the last one of its repository.
 fn ours(
-    here: &Here,
-    repositories: &[Repo],
-    before: &Option<Status>,
-    orders: Option<&Orders>,
-    on_word: &OnWord,
-) -> Vec<Looked> {
-    let now = node::now();
-    let jobs = repositories.iter().map(|repo| {
-        let asked = orders.filter(|orders| {
-            let named = orders.names.is_empty() || orders.names.contains(&repo.name);
-            named && repo.settings.policy.active
+    context: &Context,
+    repositories: Vec<RepoEntry>,
+    before: &Option<MachineStatus>,
+    options: Option<&TickOptions>,
+    progress: &ProgressSink,
+    report: &dyn Fn(&RepoReport, bool),
+) -> Vec<RepoReport> {
+    let round = |repositories: Vec<RepoEntry>, options: Option<&TickOptions>| {
+        let task = |repo: RepoEntry| {
+            let is_asked = options.is_some_and(|options| {
+                let named = options.names.is_empty() || options.names.contains(&repo.name);
+                named && repo.settings.policy.active
+            });
+            EvaluationTask { was: row_before(before, &repo.name), is_asked, repo }
+        };
+        let tasks = repositories.into_iter().map(task).collect();
+        EvaluationRound {
+            context: context.clone(),
+            tasks,
+            options: options.cloned(),
+            now: host::now(),
+        }
+    };
+    let mut looked: Vec<RepoReport> = Vec::new();
+    let Some(options) = options else {
+        poll_scheduler::all(round(repositories, None), |it| {
+            report(&it, true);
+            looked.push(it);
         });
-        Job::new(here, repo, row_before(before, &repo.name), asked, now)
-    });
-    let jobs = jobs.collect();
-    let mut looked: Vec<Looked> = Vec::new();
-    let Some(orders) = orders else {
-        rounds::all(jobs, |it| looked.push(it));
         return looked;
     };
-    let crew = Crew::new(here, orders, on_word);
+    let pool = WorkerPool::new(context, options, progress);
     thread::scope(|scope| {
-        rounds::all(jobs, |it| {
-            if let Some(Poll(bytes)) = it.polled {
-                on_word(Word::Polled { repo: it.name.clone(), bytes });
+        poll_scheduler::all(round(repositories, Some(options)), |it| {
+            if let Some(PollTraffic(bytes)) = it.polled {
+                progress(ProgressEvent::Polled { repo: it.name.clone(), bytes });
             }
-            let work = it.plan.as_ref().is_some_and(Plan::is_work);
-            if work && !orders.dry_run {
-                crew.send(scope, it.name.clone());
+            let work = it.is_work() && !options.dry_run;
+            if work {
+                pool.send(scope, it.name.clone());
             }
+            report(&it, !work);
             looked.push(it);
         });
     });
-    let troubles = crew.troubles();
-    if troubles.is_empty() {
+    let mut ended = pool.ended();
+    if ended.is_empty() {
         return looked;
     }
-    // What was worked on is looked at again, and a script may have removed it.
-    let left = roster::repositories(here).unwrap_or_default();
-    let now = node::now();
-    for (name, trouble) in troubles {
-        let Some(it) = looked.iter_mut().find(|it| it.name == name) else { continue };
-        let was = row_before(before, &name);
-        let Some(repo) = left.iter().find(|repo| repo.name == name) else {
-            hindered(&mut it.row, &Hindrance::failing(GONE), was, now);
-            continue;
-        };
-        let after = Job::new(here, repo, was.clone(), None, now).look();
-        *it = Looked { plan: it.plan.take(), ..after };
-        if let Some(hindrance) = trouble {
-            hindered(&mut it.row, &hindrance, was, now);
+    // Repositories that were worked on are evaluated again. A script may have removed one of them.
+    let mut left = discovery::repositories(context).unwrap_or_default();
+    left.retain(|repo| ended.contains_key(&repo.name));
+    let now = host::now();
+    let conclude = |it: &mut RepoReport, trouble: Option<WorkerError>| {
+        if let Some(worker_error) = trouble {
+            add_worker_error(&mut it.row, &worker_error, row_before(before, &it.name), now);
         }
+        report(it, true);
+    };
+    poll_scheduler::all(round(left, None), |after| {
+        let WorkerResult { trouble, hangs } = ended.remove(&after.name).unwrap_or_default();
+        let Some(it) = looked.iter_mut().find(|it| it.name == after.name) else { return };
+        *it = RepoReport { plan: it.plan.take(), hangs: after.hangs.or(hangs), ..after };
+        conclude(it, trouble);
+    });
+    for it in looked.iter_mut().filter(|it| ended.contains_key(&it.name)) {
+        conclude(it, Some(WorkerError::failing(GONE)));
     }
     looked
 }
 
-/// How everything stands, without asking any remote.
+/// The status of all repositories, without polling any remote.
 ///
 /// # Errors
 /// When the root cannot be read or a name is not known.
-pub fn survey(here: &Here, names: &[String]) -> Result<Status> {
-    let machine = Machine::at(&here.settings.world.state);
-    let before: Option<Status> = machine.read(STATUS);
-    let repositories = roster::named(here, names)?;
-    let mut looked = if here.node.user.uid == 0 {
-        everybody(here, repositories, &before, None, &drop)?
+pub fn survey(context: &Context, names: &[String]) -> Result<MachineStatus> {
+    let machine = AgentState::at(&context.settings.world.state);
+    let before: Option<MachineStatus> = machine.read(STATUS);
+    let repositories = discovery::named(context, names)?;
+    let mut looked = if context.node.user.uid == 0 {
+        everybody(context, repositories, &before, None, &drop)
     } else {
-        // What belongs to somebody else is not for us to open; the last tick knew how it is.
+        // We must not open what belongs to another user; its row is the one of the last tick.
         let known =
-            |repo: &Repo| row_before(&before, &repo.name).filter(|_| !node::owns(&repo.path));
+            |repo: &RepoEntry| row_before(&before, &repo.name).filter(|_| !host::owns(&repo.path));
         let (strange, own): (Vec<_>, Vec<_>) =
             repositories.into_iter().partition(|repo| known(repo).is_some());
-        let mut looked = everybody(here, own, &before, None, &drop)?;
+        let mut looked = everybody(context, own, &before, None, &drop);
         looked.extend(strange.into_iter().filter_map(|repo| {
-            Some(Looked { row: known(&repo)?, name: repo.name, plan: None, polled: None })
+            let (row, name) = (known(&repo)?, repo.name);
+            Some(RepoReport { row, name, plan: None, polled: None, hangs: None })
         }));
         looked
     };
-    let now = node::now();
+    let now = host::now();
     for it in &mut looked {
-        if let Some((was, hindrance)) = row_before(&before, &it.name).and_then(unrecorded)
-            && node::owns(Path::new(&it.row.path))
+        if let Some((was, worker_error)) = row_before(&before, &it.name).and_then(unrecorded)
+            // A recorded state has its own `since`.
+            && it.row.state > worker_error.state
+            && host::owns(Path::new(&it.row.path))
         {
-            hindered(&mut it.row, &hindrance, Some(was), now);
+            add_worker_error(&mut it.row, &worker_error, Some(was), now);
         }
     }
     looked.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(status_of(here, looked, &machine, now))
+    Ok(status_of(context, looked, &machine, now))
 }
 
-/// What the last tick of the machine's own agent said of the repositories with these names (of all when
-/// there are none), for a user who has no such ones; `None` when there was none, or it knew them not.
-pub fn machine_status(names: &[String]) -> Option<Status> {
-    let root = Sources { is_root: true, ..Sources::default() };
-    last_status(&World::of(&root).ok()?, names)
+/// The status by the last tick of root's agent, with the repositories of these names (all when empty), for
+/// a user who has none of them. `None`: there was no tick, or it did not know one of the names.
+pub fn machine_status(names: &[String]) -> Option<MachineStatus> {
+    let root = ConfigLocations { is_root: true, ..ConfigLocations::default() };
+    last_status(&AgentDirs::of(&root).ok()?, names)
 }
 
-/// What the last tick in `world` said, likewise, for whoever may not look there.
-pub fn last_status(world: &World, names: &[String]) -> Option<Status> {
-    let machine = Machine::at(&world.state);
-    let mut status: Status = machine.read(STATUS)?;
+/// The status by the last tick in these directories, for a user who may not open its repositories.
+pub fn last_status(world: &AgentDirs, names: &[String]) -> Option<MachineStatus> {
+    let machine = AgentState::at(&world.state);
+    let mut status: MachineStatus = machine.read(STATUS)?;
     let known = |name: &String| status.repositories.iter().any(|row| row.name == *name);
     if !names.iter().all(known) {
         return None;
     }
     status.repositories.retain(|row| names.is_empty() || names.contains(&row.name));
-    Some(Status { at: node::now(), last_tick: machine.last_tick(), ..status }.judge())
+    Some(MachineStatus { at: host::now(), last_tick: machine.last_tick(), ..status }.with_health())
 }
 
-/// What the last tick said of a repository that is not cloned yet; `None`: it could not be had, and
-/// nothing is known of why.
-pub fn unreachable_before(here: &Here, name: &str) -> Option<Unreachable> {
-    let before: Option<Status> = Machine::at(&here.settings.world.state).read(STATUS);
-    row_before(&before, name).as_ref().and_then(unreachable)
+/// The reason of the last tick for the state of a repository that is not cloned yet; `None`: its state was
+/// another one.
+pub fn reason_before(context: &Context, name: &str, state: State) -> Option<Unreachable> {
+    let before: Option<MachineStatus> = AgentState::at(&context.settings.world.state).read(STATUS);
+    kept_reason(row_before(&before, name).as_ref()?, state)
 }
 
-fn row_before(before: &Option<Status>, name: &str) -> Option<Row> {
+fn row_before(before: &Option<MachineStatus>, name: &str) -> Option<StatusRow> {
     before.as_ref()?.repositories.iter().find(|row| row.name == name).cloned()
 }
 
-fn status_of(here: &Here, looked: Vec<Looked>, machine: &Machine, now: DateTime<Utc>) -> Status {
-    Status {
+fn status_of(
+    context: &Context,
+    looked: Vec<RepoReport>,
+    machine: &AgentState,
+    now: DateTime<Utc>,
+) -> MachineStatus {
+    MachineStatus {
         agent: env!("CARGO_PKG_VERSION").to_owned(),
-        host: here.node.host.clone(),
-        part: here.part.clone(),
-        stack: here.stack.clone(),
-        root: here.settings.world.root.display().to_string(),
+        host: context.node.host.clone(),
+        part: context.part.clone(),
+        stack: context.stack.clone(),
+        root: context.settings.world.root.display().to_string(),
         at: now,
         last_tick: machine.last_tick(),
         healthy: false,
         repositories: looked.into_iter().map(|it| it.row).collect(),
     }
-    .judge()
+    .with_health()
 }
 
-/// Writes the status down where it changed, and finds out what is news. A tick without news writes
-/// nothing.
-fn tell(
-    machine: &Machine,
-    status: Status,
+/// Records which processes hang, so that the next tick starts nothing in those repositories. Otherwise each
+/// minute would add another hanging process.
+fn note_hanging(machine: &AgentState, looked: &[RepoReport]) -> Result<()> {
+    let of_one = |it: &RepoReport| Some((it.name.clone(), it.hangs?));
+    let hanging: BTreeMap<String, Process> = looked.iter().filter_map(of_one).collect();
+    let noted: Option<BTreeMap<String, Process>> = machine.read(HANGING);
+    if noted.unwrap_or_default() == hanging { Ok(()) } else { machine.put(HANGING, &hanging) }
+}
+
+/// Writes `status.json` and `reported.json` where they changed, and works out the notices. A tick without
+/// changes writes nothing.
+fn write_notices(
+    machine: &AgentState,
+    status: MachineStatus,
     decisions: Vec<(String, Plan)>,
     now: DateTime<Utc>,
-) -> Result<Tick> {
-    let known = |machine: &Machine| {
-        let reported: Reported = machine.read(REPORTED).unwrap_or_default();
-        let before: Option<Status> = machine.read(STATUS);
+) -> Result<TickReport> {
+    let known = |machine: &AgentState| {
+        let reported: ReportedStates = machine.read(REPORTED).unwrap_or_default();
+        let before: Option<MachineStatus> = machine.read(STATUS);
         (reported, before)
     };
     let (reported, before) = known(machine);
-    let (notices, after) = report::due(&reported, &status, now);
+    let (notices, after) = notices::due(&reported, &status, now);
     let same = before.as_ref().is_some_and(|before| says_the_same(before, &status));
     if same && notices.is_empty() && after == reported {
-        return Ok(Tick { status, decisions, notices, changes: Vec::new() });
+        return Ok(TickReport { status, decisions, notices, changes: Vec::new(), warning: None });
     }
-    // Several ticks may have the same news; one of them tells it.
+    // Several ticks may see the same change; the lock lets only one of them report it.
     let turn = machine.turn()?;
     let (reported, before) = known(machine);
-    let (notices, after) = report::due(&reported, &status, now);
+    let (notices, after) = notices::due(&reported, &status, now);
     let changes = status
         .repositories
         .iter()
@@ -351,13 +396,30 @@ fn tell(
     if after != reported {
         machine.put(REPORTED, &after)?;
     }
-    drop(turn);
-    Ok(Tick { status, decisions, notices, changes })
+    let warning = match turn {
+        Some(_) => None,
+        None => Some(anyhow!(
+            "another tick does not end its report; this one reported without it\n\
+             hint: see which process it is: fuser -v {0}; continue or end it: kill -CONT PID, \
+             kill -KILL PID",
+            machine.turn_file().display()
+        )),
+    };
+    Ok(TickReport { status, decisions, notices, changes, warning })
 }
 
-fn says_the_same(one: &Status, other: &Status) -> bool {
-    let Status { agent, host, part, stack, root, at: _, last_tick: _, healthy: _, repositories } =
-        one;
+fn says_the_same(one: &MachineStatus, other: &MachineStatus) -> bool {
+    let MachineStatus {
+        agent,
+        host,
+        part,
+        stack,
+        root,
+        at: _,
+        last_tick: _,
+        healthy: _,
+        repositories,
+    } = one;
     (agent, host, part, stack) == (&other.agent, &other.host, &other.part, &other.stack)
         && (root, repositories) == (&other.root, &other.repositories)
 }

@@ -1,5 +1,5 @@
-//! The few unsafe calls that libraries force on us. Each is made once, at start-up, before any
-//! thread starts.
+//! The few unsafe calls that libraries force on us. Each runs once, at start-up, before any thread
+//! starts. Knows nothing of repositories.
 
 use std::time::Duration;
 
@@ -9,28 +9,32 @@ use rustix::fd::{BorrowedFd, RawFd};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Resource, getrlimit};
 
-/// How long connecting to a server may take.
+/// Time limit to connect to a server.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a server may stay silent.
+/// Longest silence of a server before libgit2 gives up.
 const STALL: Duration = Duration::from_secs(30);
 
-/// How many numbers are tried where nobody tells which are open.
+/// Bytes of a pack that are mapped at a time, and of all packs together. Mapped files are not our own
+/// memory, but the process should not appear to use that much for a large pack.
+const PACK_WINDOW: usize = 32 << 20;
+const PACKS_MAPPED: usize = 128 << 20;
+
+/// Upper bound of the descriptors to try where /proc does not list the open ones.
 const MOST_OPEN: u64 = 65_536;
 
-/// Keeps whatever our caller had open out of every program that we start: they get their standard input
-/// and outputs, and nothing else. Somebody else's program must not read what only root may, nor hold a
-/// lock of the caller's for as long as it runs.
+/// Sets close-on-exec on every inherited descriptor except 0, 1 and 2. A program that we start must not
+/// read what only root may read, nor hold a lock of our caller for as long as it runs.
 ///
 /// # Errors
 /// When the kernel refuses.
 #[expect(unsafe_code, reason = "a number that we were born with is not known to be open")]
 pub fn keep_what_is_open_to_ourselves() -> Result<()> {
     for number in open_here().into_iter().filter(|number| *number > 2) {
-        // SAFETY: with a single thread nobody opens or closes anything before the call is done, and
-        // of a number that is not open the kernel says so.
+        // SAFETY: there is a single thread, so no descriptor is opened or closed during the call; the
+        // kernel reports a number that is not open.
         let open = unsafe { BorrowedFd::borrow_raw(number) };
         match fcntl_setfd(open, FdFlags::CLOEXEC) {
-            // Such as the listing's own.
+            // BADF: already closed, such as the descriptor of the listing itself.
             Ok(()) | Err(Errno::BADF) => {}
             Err(error) => {
                 return Err(error)
@@ -41,8 +45,8 @@ pub fn keep_what_is_open_to_ourselves() -> Result<()> {
     Ok(())
 }
 
-/// The numbers of what is open here; where there is no /proc that tells, as in a bare chroot, all that
-/// there may be.
+/// The open descriptors of this process; every possible number where /proc is not mounted, as in a bare
+/// chroot.
 fn open_here() -> Vec<RawFd> {
     let Ok(list) = std::fs::read_dir("/proc/self/fd") else {
         let most = getrlimit(Resource::Nofile).current.unwrap_or(MOST_OPEN).min(MOST_OPEN);
@@ -51,15 +55,29 @@ fn open_here() -> Vec<RawFd> {
     list.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Makes libgit2 look at no configuration but a repository's own, give up on silent servers, and
-/// sync what it writes to disk.
+/// Sets SIGCHLD to its default, so that the kernel keeps the exit status of our children. A caller may
+/// ignore SIGCHLD, and exec(2) passes that on, to scripts as well; then no exit status is kept, and
+/// waiting for a child does not return it.
 ///
 /// # Errors
-/// When libgit2 refuses an option, which only another version of it would.
+/// Never on Linux, which has this signal.
+#[expect(unsafe_code, reason = "neither std nor rustix sets what a signal does")]
+pub fn keep_how_children_end() -> Result<()> {
+    // SAFETY: the default action runs no code of ours, and there is a single thread.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    ensure!(before != libc::SIG_ERR, "SIGCHLD cannot be set to its default");
+    Ok(())
+}
+
+/// Sets up libgit2: reads no configuration except a repository's own, gives up on silent servers, maps
+/// only a part of large packs, and syncs its writes to disk.
+///
+/// # Errors
+/// When libgit2 refuses an option, which only another version of it does.
 #[expect(unsafe_code, reason = "libgit2's global options are unsafe functions")]
 pub fn set_up_libgit2() -> Result<()> {
-    // SAFETY: called once, first thing in `main`, while the process has a single thread; that is
-    // all that git2 asks for these functions.
+    // SAFETY: called once, first in `main`, while the process has a single thread; git2 requires
+    // nothing else for these functions.
     let synced = unsafe {
         for level in
             [ConfigLevel::System, ConfigLevel::Global, ConfigLevel::XDG, ConfigLevel::ProgramData]
@@ -68,9 +86,11 @@ pub fn set_up_libgit2() -> Result<()> {
         }
         git2::opts::set_server_connect_timeout_in_milliseconds(CONNECT.as_millis() as i32)?;
         git2::opts::set_server_timeout_in_milliseconds(STALL.as_millis() as i32)?;
+        git2::opts::set_mwindow_size(PACK_WINDOW)?;
+        git2::opts::set_mwindow_mapped_limit(PACKS_MAPPED)?;
         // git2 has no wrapper for this option; it takes one C int.
         libgit2_sys::git_libgit2_opts(libgit2_sys::GIT_OPT_ENABLE_FSYNC_GITDIR as _, 1_i32)
     };
-    ensure!(synced == 0, "libgit2 cannot be told to sync what it writes");
+    ensure!(synced == 0, "libgit2 cannot be set to sync its writes");
     Ok(())
 }

@@ -1,15 +1,12 @@
-//! Small files and folders: write one so that a reader and a crash see the old content or the new,
-//! read one that somebody else may have planted, and open folders without following a symbolic
-//! link. Knows neither git nor what the files mean.
+//! Small files and directories: write a file so that a reader or a crash sees either the old content or
+//! the new, read a file that another user may have planted, and open directories without following a
+//! symbolic link. Knows neither git nor what the files mean.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -21,10 +18,19 @@ use rustix::io::Errno;
 use super::pid::Process;
 
 mod fault;
+mod read;
 
-pub use fault::Fault;
+pub use fault::{DiskFault, check_room};
+pub use read::{
+    ReadError, hand_over, is_handed_over, kind_in_words, open_plain, read_private, read_small,
+};
 
-/// An open folder. Whatever happens to its path, it stays this folder.
+/// Extended attribute that holds the ACL of a file (acl(5)).
+pub const ACCESS_ACL: &str = "system.posix_acl_access";
+/// Extended attribute that holds the default ACL of a directory, which new entries inherit.
+pub const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+/// An open directory. It stays the same directory even when its path changes.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
@@ -36,22 +42,28 @@ impl AsFd for Dir {
     }
 }
 
+impl From<OwnedFd> for Dir {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
 impl Dir {
-    /// Opens the folder at `path`, which the configuration or the caller vouches for: symbolic
-    /// links in it are followed.
+    /// Opens the directory at `path`, which the configuration or the caller trusts: follows symbolic
+    /// links in it.
     ///
     /// # Errors
-    /// When there is no folder or it may not be read.
+    /// When it is missing or may not be read.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { fd: rustix::fs::openat(CWD, path, flags, Mode::empty())? })
     }
 
-    /// Opens the folder at `relative` (empty: this one again). Never leaves this folder and never
+    /// Opens the directory at `relative` (empty: this one again). Never leaves this directory and never
     /// follows a symbolic link, not even in the middle of the path.
     ///
     /// # Errors
-    /// `ENOENT` when it is missing, `ENOTDIR` or `ELOOP` when something else stands in the way.
+    /// `ENOENT` when it is missing, `ENOTDIR` or `ELOOP` when something else is in the way.
     pub fn beneath(&self, relative: &[u8]) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve =
@@ -60,7 +72,7 @@ impl Dir {
         Ok(Self { fd: rustix::fs::openat2(&self.fd, relative, flags, Mode::empty(), resolve)? })
     }
 
-    /// The folder that this one is in now, wherever it may have been moved.
+    /// Opens the current parent of this directory, even after a move.
     ///
     /// # Errors
     /// When it may not be read.
@@ -69,10 +81,11 @@ impl Dir {
         Ok(Self { fd: rustix::fs::openat(&self.fd, "..", flags, Mode::empty())? })
     }
 
-    /// Makes the folder `name` with exactly `mode`, whatever the umask and the group of this one.
+    /// Creates the directory `name` with exactly `mode`, whatever the umask and a default ACL, and
+    /// set-gid where this one is.
     ///
     /// # Errors
-    /// `EEXIST` when anything has that name.
+    /// `EEXIST` when the name is taken.
     pub fn make(&self, name: &[u8], mode: u32) -> Result<Self, Errno> {
         rustix::fs::mkdirat(&self.fd, name, Mode::from(mode))?;
         let made = self.beneath(name)?;
@@ -80,10 +93,20 @@ impl Dir {
         Ok(made)
     }
 
-    /// What has the name `name`; a link is not followed. `None`: nothing.
+    /// Creates the directory `name` as git does: mode 0777 less the umask, or as the default ACL of this
+    /// one says, and set-gid where this one is.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// `EEXIST` when the name is taken.
+    pub fn make_as_git(&self, name: &[u8]) -> Result<Self, Errno> {
+        rustix::fs::mkdirat(&self.fd, name, Mode::from(0o777))?;
+        self.beneath(name)
+    }
+
+    /// Attributes of the entry `name`, without following a link; `None` when there is no such entry.
+    ///
+    /// # Errors
+    /// When statx(2) fails.
     pub fn look_at(&self, name: &[u8]) -> Result<Option<Statx>, Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         match rustix::fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
@@ -93,7 +116,7 @@ impl Dir {
         }
     }
 
-    /// The names in it and what stands there, in no particular order.
+    /// Names and types of the entries, in no particular order.
     ///
     /// # Errors
     /// When the disk fails.
@@ -106,7 +129,7 @@ impl Dir {
                 continue;
             }
             let kind = match entry.file_type() {
-                // Some file systems tell no kind when they list.
+                // Some file systems do not report the type in a listing.
                 FileType::Unknown => match self.look_at(name)? {
                     Some(found) => FileType::from_raw_mode(u32::from(found.stx_mode)),
                     None => continue,
@@ -118,18 +141,18 @@ impl Dir {
         Ok(found)
     }
 
-    /// Whether the kernel can do what [`Dir::beneath`] needs.
+    /// Checks that the kernel supports what [`Dir::beneath`] needs.
     ///
     /// # Errors
-    /// When it cannot: Linux before 5.6, or a sandbox that forbids `openat2`.
+    /// When it does not: Linux before 5.6, or a sandbox that forbids `openat2`.
     pub fn check_kernel(&self) -> Result<()> {
         self.beneath(b"").map(drop).context(
-            "this kernel does not let the agent open folders safely (openat2)\n\
+            "this kernel does not let the agent open directories safely (openat2)\n\
              hint: Linux 5.6 or newer is needed; in a container, a newer runtime that allows openat2",
         )
     }
 
-    /// Waits until names in this folder are on disk.
+    /// Syncs the entries of this directory to disk.
     ///
     /// # Errors
     /// When the disk fails.
@@ -138,10 +161,10 @@ impl Dir {
     }
 }
 
-/// A file that is written and on disk, but not yet at its name. Dropped without
-/// [`Prepared::commit`], it goes away.
+/// A file that is on disk under a temporary name. Dropped without [`PreparedFile::commit`], it is
+/// removed.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedFile {
     dir: Dir,
     file: File,
     temporary: String,
@@ -150,9 +173,9 @@ pub struct Prepared {
     committed: bool,
 }
 
-impl Prepared {
-    /// Gives the file its name; the one that had it before is gone. Takes no new space for content,
-    /// so a full disk does not stop it.
+impl PreparedFile {
+    /// Renames the file to its final name and replaces any old file. Needs no new space for content, so
+    /// it succeeds on a full disk.
     ///
     /// # Errors
     /// When the rename fails (the old file stays), or the disk cannot confirm it.
@@ -168,52 +191,52 @@ impl Prepared {
         Ok(())
     }
 
-    /// Gives the file its name unless something has it; tells whether it did.
+    /// Renames the file to its final name unless that is taken; `false` when it is taken.
     ///
     /// # Errors
-    /// As [`Prepared::commit`].
+    /// As [`PreparedFile::commit`].
     pub fn commit_unless_taken(mut self) -> Result<bool> {
-        let told = || format!("cannot make {}", self.path.display());
+        let message = || format!("cannot make {}", self.path.display());
         let (from, to) = (self.temporary.as_str(), self.name.as_str());
         match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
             Ok(()) => self.committed = true,
             Err(Errno::EXIST) => return Ok(false),
-            // A file system without that flag: a hard link fails likewise when the name is taken.
+            // The file system lacks that flag: a hard link also fails when the name is taken.
             Err(Errno::INVAL) => {
                 match rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty()) {
                     Err(Errno::EXIST) => return Ok(false),
-                    linked => linked.with_context(told)?,
+                    linked => linked.with_context(message)?,
                 }
             }
-            Err(error) => return Err(error).with_context(told),
+            Err(error) => return Err(error).with_context(message),
         }
-        self.dir.sync().with_context(told)?;
+        self.dir.sync().with_context(message)?;
         Ok(true)
     }
 
-    /// What the file looks like; giving it its name changes neither time nor inode.
+    /// Attributes of the file; a commit changes neither its time nor its inode.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When fstat(2) fails.
     pub fn metadata(&self) -> Result<fs::Metadata> {
         self.file.metadata().with_context(|| format!("cannot look at {}", self.path.display()))
     }
 }
 
-impl Drop for Prepared {
+impl Drop for PreparedFile {
     fn drop(&mut self) {
         if !self.committed {
-            // Nothing reads it, and a leftover is swept by the next recovery.
+            // No reader uses it, and the next recovery removes a leftover.
             let _ = rustix::fs::unlinkat(&self.dir, self.temporary.as_str(), AtFlags::empty());
         }
     }
 }
 
-/// Writes `bytes` beside `dir/name` with exactly `mode`, and waits until they are on disk.
+/// Writes `bytes` next to `dir/name` with exactly `mode`, and syncs them to disk.
 ///
 /// # Errors
-/// When the folder is missing, or the disk is full or fails. Nothing is left behind.
-pub fn prepare(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<Prepared> {
+/// When the directory is missing, or the disk is full or fails. Nothing is left behind.
+pub fn prepare(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<PreparedFile> {
     let mut staged = stage(dir, name, mode)?;
     let file = &mut staged.file;
     file.write_all(bytes)
@@ -222,55 +245,70 @@ pub fn prepare(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<Prepar
     Ok(staged)
 }
 
-/// An empty file beside `dir/name`.
-fn stage(dir: &Path, name: &str, mode: u32) -> Result<Prepared> {
+/// Creates an empty temporary file next to `dir/name`.
+fn stage(dir: &Path, name: &str, mode: u32) -> Result<PreparedFile> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let path = dir.join(name);
-    let told = || format!("cannot write {}", path.display());
-    let handle = Dir::open(dir).with_context(told)?;
+    let message = || format!("cannot write {}", path.display());
+    let handle = Dir::open(dir).with_context(message)?;
     let (temporary, file) = loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let temporary = format!(".{name}.{}.{number}.new", std::process::id());
         match create_new(&handle, temporary.as_bytes(), mode) {
-            // Left by a dead process that had our id, which in a container is the usual thing.
+            // A dead process with our id left it, which is common in a container.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            file => break (temporary, file.with_context(told)?),
+            file => break (temporary, file.with_context(message)?),
         }
     };
-    Ok(Prepared { dir: handle, file, temporary, name: name.to_owned(), path, committed: false })
+    Ok(PreparedFile { dir: handle, file, temporary, name: name.to_owned(), path, committed: false })
 }
 
-/// Puts `bytes` at `dir/name` with exactly `mode`: afterwards, and after any crash, the file is the
-/// old one or the new one, whole.
+/// Replaces `dir/name` atomically with `bytes` and exactly `mode`: after a crash the file is the old
+/// one or the new one, complete.
 ///
 /// # Errors
-/// As [`prepare`] and [`Prepared::commit`].
+/// As [`prepare`] and [`PreparedFile::commit`].
 pub fn put(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
     prepare(dir, name, bytes, mode)?.commit()
 }
 
-/// Creates the file `name` with exactly `mode`, whatever the umask. Fails when anything has that
-/// name, a dangling link included.
+/// Creates the file `name` with exactly `mode`, whatever the umask. Fails when the name is taken, also
+/// by a dangling link.
 pub(super) fn create_new(dir: &impl AsFd, name: &[u8], mode: u32) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::from(mode))?;
+    let file = create(dir, name, mode)?;
     have_mode(&file, mode)?;
-    Ok(file.into())
+    Ok(file)
 }
 
-/// Gives what was just made with `mode` that mode, where the umask, the group or a default list of
-/// who may do what left it another. Looking is far cheaper than setting: that is one more write.
-fn have_mode(made: &impl AsFd, mode: u32) -> Result<(), Errno> {
-    if rustix::fs::fstat(made)?.st_mode & 0o7777 == mode {
+/// Creates the file `name` as git does: mode 0666, or 0777 for an executable one, less the umask, or as
+/// the default ACL of `dir` says. Fails when the name is taken, also by a dangling link.
+pub(super) fn create_as_git(dir: &impl AsFd, name: &[u8], executable: bool) -> io::Result<File> {
+    create(dir, name, if executable { 0o777 } else { 0o666 })
+}
+
+fn create(dir: &impl AsFd, name: &[u8], mode: u32) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::from(mode))?.into())
+}
+
+/// Set-gid: new entries of a directory get its group.
+const SET_GID: u32 = 0o2000;
+
+/// Sets the mode of a file or directory where the umask or a default ACL changed it, and keeps set-gid.
+/// Checks first, because setting costs one more write.
+pub(super) fn have_mode(made: &impl AsFd, mode: u32) -> Result<(), Errno> {
+    let found = rustix::fs::fstat(made)?.st_mode & 0o7777;
+    let wanted = mode | (found & SET_GID);
+    if found == wanted {
         return Ok(());
     }
-    rustix::fs::fchmod(made, Mode::from(mode))
+    rustix::fs::fchmod(made, Mode::from(wanted))
 }
 
-/// Removes the file `dir/name`. That it is gone already is fine, and so is a missing folder.
+/// Removes the file `dir/name`. A missing file or directory is no error.
 ///
 /// # Errors
-/// When it is a folder, may not be removed, or the disk cannot confirm it.
+/// When it is a directory, may not be removed, or the disk cannot confirm it.
 pub fn remove(dir: &Path, name: &str) -> Result<()> {
     match unlink(dir, name)? {
         Some(handle) => {
@@ -280,39 +318,39 @@ pub fn remove(dir: &Path, name: &str) -> Result<()> {
     }
 }
 
-/// As [`remove`], for a file that may be there again after a crash.
+/// Removes a file as [`remove`] does, but without a sync: it may reappear after a crash.
 ///
 /// # Errors
-/// When it is a folder or may not be removed.
+/// When it is a directory or may not be removed.
 pub fn remove_lazily(dir: &Path, name: &str) -> Result<()> {
     unlink(dir, name).map(drop)
 }
 
-/// The folder from which the file was removed; `None`: there was none.
+/// Unlinks the file and returns its directory; `None` when there was no such file.
 fn unlink(dir: &Path, name: &str) -> Result<Option<Dir>> {
-    let told = || format!("cannot remove {}", dir.join(name).display());
+    let message = || format!("cannot remove {}", dir.join(name).display());
     let handle = match Dir::open(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        handle => handle.with_context(told)?,
+        handle => handle.with_context(message)?,
     };
     match rustix::fs::unlinkat(&handle, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(None),
-        outcome => outcome.map(|()| Some(handle)).map_err(io::Error::from).with_context(told),
+        outcome => outcome.map(|()| Some(handle)).map_err(io::Error::from).with_context(message),
     }
 }
 
-/// Removes what dead processes prepared in `dir` and never committed.
+/// Removes temporary files in `dir` that dead processes never committed.
 ///
 /// # Errors
-/// When the folder cannot be read or a leftover not be removed. A missing folder is fine.
+/// When the directory cannot be read or a leftover cannot be removed. A missing directory is fine.
 pub fn sweep(dir: &Path) -> Result<()> {
-    let told = || format!("cannot clean up {}", dir.display());
+    let message = || format!("cannot clean up {}", dir.display());
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.with_context(told)?,
+        entries => entries.with_context(message)?,
     };
     for entry in entries {
-        let name = entry.with_context(told)?.file_name();
+        let name = entry.with_context(message)?.file_name();
         if let Some(name) = name.to_str()
             && preparer(name).is_some_and(|pid| Process::find(pid).is_none())
         {
@@ -322,9 +360,9 @@ pub fn sweep(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts `bytes` at `dir/name` as [`put`] does, and does not wait for the disk: after a power cut the
-/// file may be the old one, the new one or empty. For what the next tick finds out anew. In a folder
-/// that several processes write in without a lock: what dead ones left is removed.
+/// Replaces `dir/name` as [`put`] does, but without a sync: after a power cut the file may be the old
+/// one, the new one or empty. For data that the next tick recomputes. Several processes may write in
+/// the directory without a lock; leftovers of dead ones are removed.
 ///
 /// # Errors
 /// As [`put`] and [`sweep`].
@@ -338,7 +376,7 @@ pub fn put_lazily(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()>
     staged.rename()
 }
 
-/// Whose file `name` is, if it is one that [`prepare`] gives: `.NAME.PID.NUMBER.new`.
+/// Process id in a temporary name of [`prepare`], `.NAME.PID.NUMBER.new`; `None` for other names.
 fn preparer(name: &str) -> Option<i32> {
     let stem = name.strip_prefix('.')?.strip_suffix(".new")?;
     let mut parts = stem.rsplitn(3, '.');
@@ -347,11 +385,11 @@ fn preparer(name: &str) -> Option<i32> {
     parts.next().map(|_| pid)
 }
 
-/// Makes the folder `path`, and those above it that are missing, with exactly `mode`. One that
-/// exists keeps its mode.
+/// Creates the directory `path`, and its missing parents, with exactly `mode`. An existing one keeps
+/// its mode.
 ///
 /// # Errors
-/// When something else has that name, or it may not be made.
+/// When something else has that name, or it may not be created.
 pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -366,133 +404,36 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
         Err(error) => Err(error),
         Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
     };
-    made.with_context(|| format!("cannot make the folder {}", path.display()))
+    made.with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
-/// Why a small file could not be read.
-#[derive(Debug)]
-pub enum ReadError {
-    /// Something else stands there; reading it might block for ever or lead elsewhere.
-    NotAFile {
-        /// Where.
-        path: PathBuf,
-        /// What it is instead, such as "a named pipe".
-        found: &'static str,
-    },
-    /// It is larger than it can rightly be.
-    TooLarge {
-        /// Where.
-        path: PathBuf,
-        /// The most bytes that were expected.
-        cap: u64,
-    },
-    /// The system said no.
-    Failed {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotAFile { path, found } => {
-                write!(f, "{} is {found}, where a regular file is expected", path.display())
-            }
-            Self::TooLarge { path, cap } => {
-                write!(f, "{} has more than {cap} bytes", path.display())
-            }
-            Self::Failed { path, .. } => write!(f, "cannot read {}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for ReadError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Failed { cause, .. } => Some(cause),
-            _ => None,
-        }
-    }
-}
-
-/// The whole content of the regular file at `path`; `None` when there is none. Never waits, as a
-/// planted named pipe would make it, and never follows a symbolic link at the end of `path`.
+/// Creates the directory `path/name`, and `path` where it is missing, with mode 0755 and without an
+/// ACL, whatever default ACL the parent has. An existing directory is not changed.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn read_small(path: &Path, cap: u64) -> Result<Option<Vec<u8>>, ReadError> {
-    let failed = |cause| ReadError::Failed { path: path.to_owned(), cause };
-    let not_a_file = |kind| ReadError::NotAFile { path: path.to_owned(), found: describe(kind) };
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        // A link or a socket cannot be opened this way; the error alone does not say which.
-        Err(error) => {
-            return Err(match fs::symlink_metadata(path) {
-                Ok(found) if !found.is_file() => not_a_file(found.file_type()),
-                _ => failed(error),
-            });
+/// When it cannot be created, or its ACL cannot be removed.
+pub fn make_private_tree(path: &Path, name: &str) -> Result<()> {
+    if !path.is_dir() {
+        if let Some(parent) = path.parent() {
+            ensure_dir(parent, 0o755)?;
         }
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => have_mode(&Dir::open(path)?, 0o755)?,
+        }
+    }
+    let made = match Dir::open(path)?.make(name.as_bytes(), 0o755) {
+        Err(Errno::EXIST) => return Ok(()),
+        made => made?,
     };
-    let found = file.metadata().map_err(failed)?;
-    if !found.is_file() {
-        return Err(not_a_file(found.file_type()));
+    for acl in [ACCESS_ACL, DEFAULT_ACL] {
+        match rustix::fs::fremovexattr(&made, acl) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    // One byte more than it has, so that its end is seen without growing.
-    let expected = found.len().min(cap).saturating_add(1);
-    let mut content = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
-    file.take(cap.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
-    if content.len() as u64 > cap {
-        return Err(ReadError::TooLarge { path: path.to_owned(), cap });
-    }
-    Ok(Some(content))
-}
-
-fn describe(kind: fs::FileType) -> &'static str {
-    if kind.is_dir() {
-        "a folder"
-    } else if kind.is_symlink() {
-        "a symbolic link"
-    } else if kind.is_fifo() {
-        "a named pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    }
-}
-
-/// What root has read for us, who may not: private files by their paths.
-static HANDED_OVER: OnceLock<BTreeMap<PathBuf, String>> = OnceLock::new();
-
-/// From now on [`read_private`] answers with these texts for their paths. Once in a process.
-pub fn hand_over(texts: BTreeMap<PathBuf, String>) {
-    // A second call would come from a second parcel, and there is one.
-    let _ = HANDED_OVER.set(texts);
-}
-
-/// A text file of at most `cap` bytes that others must not be able to read, such as one with
-/// secrets.
-///
-/// # Errors
-/// When it is missing, is no file, is no UTF-8, or its mode lets others read it.
-pub fn read_private(path: &Path, cap: u64) -> Result<String> {
-    if let Some(text) = HANDED_OVER.get().and_then(|texts| texts.get(path)) {
-        return Ok(text.clone());
-    }
-    let shown = path.display();
-    let bytes = read_small(path, cap)?.with_context(|| format!("{shown} is not there"))?;
-    let meta = fs::symlink_metadata(path).with_context(|| format!("cannot look at {shown}"))?;
-    let mode = meta.permissions().mode() & 0o777;
-    anyhow::ensure!(
-        mode & 0o004 == 0,
-        "{shown} can be read by everybody (mode {mode:04o})\nhint: chmod o-r {shown}"
-    );
-    String::from_utf8(bytes).ok().with_context(|| format!("{shown} is not valid UTF-8"))
+    // Without an ACL, the group bits are again the permissions of the group, not the ACL's mask.
+    Ok(rustix::fs::fchmod(&made, Mode::from(0o755))?)
 }
 
 #[cfg(test)]

@@ -1,156 +1,60 @@
-//! The right to act upon one repository, and what a run leaves behind when it dies.
+//! The lock of one repository, and the files that a run leaves behind when it dies.
 //!
-//! - `.git/pmpy/lock` is held with flock(2) for as long as a worker works. It is never unlinked;
-//!   should somebody do so, the holder of the old file no longer counts, which the check of the
-//!   inode after locking shows. The kernel lets go when the holder dies.
-//! - `.git/pmpy/journal` says how far the run is. Each step is written down before it is made, so
-//!   that the next run can put right whatever a death leaves.
-//! - `.temp/nodeinfo/currentaction.txt` tells people and scripts which revision is acted upon. One
-//!   that the journal does not know is somebody else's and holds the repository.
+//! - `.git/pmpy/lock` is held with flock(2) for as long as a worker works. It is never unlinked; if
+//!   somebody unlinks it, the holder of the old file no longer counts, which the check of the inode
+//!   after locking detects. The kernel releases the lock when the holder dies.
+//! - `.git/pmpy/journal` records the phase of the run. Each step is written before it is made, so that
+//!   the next run can repair what a crash leaves.
+//! - `.temp/nodeinfo/currentaction.txt` shows people and scripts which revision is being deployed. One
+//!   that the journal does not know is another user's and holds the repository.
 //!
 //! Knows neither git nor scripts.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use rustix::fs::OFlags;
-use serde::{Deserialize, Serialize};
 
-use super::files;
-use super::node;
+use self::journal::JOURNAL;
+use super::files::{self, ReadError};
 use super::pid::Process;
-use super::record::{Records, is_newer};
-use crate::domain::action::{Outcome, Trigger};
-use crate::domain::git::{Commit, RefName};
-use crate::domain::plan::Hold;
+use crate::domain::repository::action::Trigger;
+use crate::domain::repository::observed::Hold;
+use crate::system::host;
+use crate::system::repo_state::RepoRecords;
+
+mod journal;
+
+pub use journal::{
+    FileIdentity, Journal, JournalStep, RunPhase, RunningScript, ScriptEnding, journal,
+};
 
 const CURRENT: &str = "currentaction.txt";
-const JOURNAL: &str = "journal";
-/// The version of what is written into the journal.
-const FORMAT: u32 = 1;
 
-/// How far a run is, and all that is needed to put it right.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Journal {
-    /// The version of this format.
-    pub format: u32,
-    /// The same for every record of this run.
-    pub id: String,
-    /// How far it is.
-    pub phase: Phase,
-    /// Why it happens.
-    pub trigger: Trigger,
-    /// When it began.
-    pub since: DateTime<Utc>,
-    /// The boot during which it ran: after another one none of its processes is alive.
-    pub boot_id: String,
-    /// The worker.
-    pub worker: Process,
-    /// What it acts upon; from `Apply` on.
-    pub step: Option<Step>,
-}
-
-/// What a run acts upon.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Step {
-    /// The branch that is followed; in a worktree the one that moves.
-    pub branch: RefName,
-    /// The full name of the ref, where each of several is acted upon by itself.
-    #[serde(default)]
-    pub reference: Option<String>,
-    /// From where.
-    pub head: Option<Commit>,
-    /// To where.
-    pub target: Commit,
-    /// `lastaction.txt` before it.
-    pub previous: Option<Commit>,
-    /// 1, 2, 3 …
-    pub attempt: u32,
-    /// An earlier run of the same revision was cut off.
-    pub resumed: bool,
-    /// What was written into `currentaction.txt`.
-    pub current: Option<Identity>,
-    /// The script that runs; in `Run`.
-    pub script: Option<Running>,
-    /// The script that did not succeed; in `Done`.
-    #[serde(default)]
-    pub culprit: Option<String>,
-    /// The name of the log file.
-    pub log: Option<String>,
-    /// How the scripts ended; in `Done`.
-    pub ended: Option<Ending>,
-}
-
-/// The script of a journal.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Running {
-    /// Its process.
-    pub process: Process,
-    /// When its time is up, as time since boot.
-    pub deadline: Duration,
-}
-
-/// How the scripts of a journal ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ending {
-    /// How.
-    pub outcome: Outcome,
-    /// How long they took.
-    pub seconds: f64,
-    /// When.
-    pub at: DateTime<Utc>,
-}
-
-/// How far a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// It fetches; the worktree and the branch are as they were.
-    Fetch,
-    /// It writes the worktree, the index and the branch. To be carried on to its end.
-    Apply,
-    /// It runs the scripts; the worktree and the branch are at the target.
-    Run,
-    /// The scripts ended; to be recorded.
-    Done,
-}
-
-/// What tells our `currentaction.txt` from one that somebody else wrote: a person's `echo` or
-/// `touch` changes the time. Device and inode do not count, for they change when a disk is moved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// Time of last modification: seconds.
-    pub seconds: i64,
-    /// And nanoseconds.
-    pub nanoseconds: i64,
-    /// What it says.
-    pub text: String,
-}
-
-/// The held lock. Having the value is the permission to act; [`ActionLock::finish`] gives it back.
+/// The held lock of a repository, required for every change to it; dropping it releases it.
 pub struct ActionLock {
-    records: Records,
+    records: RepoRecords,
     file: File,
 }
 
-/// What trying to lock led to.
-pub enum Tried {
-    /// It is ours.
+/// Result of a try to lock.
+pub enum TryLock {
+    /// The lock is ours.
     Held(ActionLock),
-    /// Another worker has it.
+    /// Another worker holds the lock.
     Busy,
 }
 
 impl ActionLock {
-    /// Tries to lock; never waits.
+    /// Tries to take the lock without waiting.
     ///
     /// # Errors
-    /// When the lock file cannot be made or locked at all.
-    pub fn acquire(records: &Records) -> Result<Tried> {
+    /// When the lock file cannot be created or locked.
+    pub fn acquire(records: &RepoRecords) -> Result<TryLock> {
         let path = records.private.join("lock");
         loop {
             let file = open_lock(&path)?;
@@ -159,66 +63,41 @@ impl ActionLock {
                 Err(error)
                     if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() =>
                 {
-                    return Ok(Tried::Busy);
+                    return Ok(TryLock::Busy);
                 }
                 Err(error) => {
                     return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                 }
             }
             if is_still_at(&file, &path) {
-                return Ok(Tried::Held(Self { records: records.clone(), file }));
+                return Ok(TryLock::Held(Self { records: records.clone(), file }));
             }
         }
     }
 
-    /// Waits until the lock is free.
-    ///
-    /// # Errors
-    /// As [`ActionLock::acquire`].
-    pub fn wait(records: &Records) -> Result<Self> {
-        let path = records.private.join("lock");
-        loop {
-            let file = open_lock(&path)?;
-            fs2::FileExt::lock_exclusive(&file)
-                .with_context(|| format!("cannot lock {}", path.display()))?;
-            if is_still_at(&file, &path) {
-                return Ok(Self { records: records.clone(), file });
-            }
-        }
-    }
-
-    /// The records that it protects.
-    pub fn records(&self) -> &Records {
+    /// The records that the lock protects.
+    pub fn records(&self) -> &RepoRecords {
         &self.records
     }
 
-    /// Begins a run: from now on a death leaves a trace.
+    /// Begins a run: writes the journal, so that a crash from now on leaves a trace.
     ///
     /// # Errors
     /// When the journal cannot be written.
     pub fn begin(&self, trigger: Trigger, boot_id: &str, now: DateTime<Utc>) -> Result<Journal> {
         let path = self.records.private.join("lock");
         if !is_still_at(&self.file, &path) {
-            bail!("somebody removed {} while it was held", path.display());
+            bail!("{} was removed while it was held", path.display());
         }
-        let worker = Process::current();
-        let journal = Journal {
-            format: FORMAT,
-            id: format!("{}-{}", now.format("%Y%m%dT%H%M%S%.9fZ"), worker.pid),
-            phase: Phase::Fetch,
-            trigger,
-            since: now,
-            boot_id: boot_id.to_owned(),
-            worker,
-            step: None,
-        };
-        // A power cut may take it or damage it: a damaged one says as much as this one does.
+        let journal = Journal::new(trigger, boot_id, now);
+        // A power cut may lose or damage it: a damaged journal is read as this one, a run that died
+        // while fetching.
         let bytes = serde_json::to_vec(&journal)?;
         files::put_lazily(&self.records.private, JOURNAL, &bytes, 0o600)?;
         Ok(journal)
     }
 
-    /// Writes down how far the run is.
+    /// Replaces the journal with the current state of the run.
     ///
     /// # Errors
     /// When the journal cannot be written; the old one stays.
@@ -226,20 +105,23 @@ impl ActionLock {
         files::put(&self.records.private, JOURNAL, &serde_json::to_vec(journal)?, 0o600)
     }
 
-    /// Puts up `currentaction.txt` for `target`, with its identity in the journal first. `Some`:
-    /// somebody else's was there before, nothing was changed.
+    /// Writes `currentaction.txt` for `target`, after its identity is in the journal. `Some`: another
+    /// writer's file was there before, and nothing was changed.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn announce(&self, journal: &mut Journal, mut step: Step) -> Result<Option<Hold>> {
-        let folder = &self.records.public;
+    pub fn write_current_action(
+        &self,
+        journal: &mut Journal,
+        step: JournalStep,
+    ) -> Result<Option<Hold>> {
+        let dir = &self.records.public;
         let text = format!("{}\n", step.target);
-        let staged = files::prepare(folder, CURRENT, text.as_bytes(), 0o644)?;
+        let staged = files::prepare(dir, CURRENT, text.as_bytes(), 0o644)?;
         let meta = staged.metadata()?;
-        step.current =
-            Some(Identity { seconds: meta.mtime(), nanoseconds: meta.mtime_nsec(), text });
-        journal.step = Some(step);
-        journal.phase = Phase::Apply;
+        journal.current =
+            Some(FileIdentity { seconds: meta.mtime(), nanoseconds: meta.mtime_nsec(), text });
+        journal.phase = RunPhase::Apply { step };
         self.write(journal)?;
         if staged.commit_unless_taken()? {
             return Ok(None);
@@ -250,36 +132,24 @@ impl ActionLock {
         Ok(Some(hold))
     }
 
-    /// Takes down `currentaction.txt` when it is the one that `journal` put up; anybody else's stays.
+    /// Removes `currentaction.txt` if `journal` wrote it; another writer's file stays.
     ///
     /// # Errors
-    /// When it cannot be removed.
-    pub fn withdraw(&self, journal: &Journal) -> Result<()> {
-        let ours = journal.step.as_ref().and_then(|step| step.current.as_ref());
-        match (current_action(&self.records), ours) {
-            (Some(found), Some(ours)) if found.identity.as_ref() == Some(ours) => {
-                files::remove(&self.records.public, CURRENT)
-            }
+    /// When it cannot be read or removed: the journal must then stay, because without it our own file
+    /// would hold the repository as a foreign one does.
+    pub fn remove_current_action(&self, journal: &Journal) -> Result<()> {
+        match read_current_action(&self.records)? {
+            Some(found) if found.is_of(journal) => files::remove(&self.records.public, CURRENT),
             _ => Ok(()),
         }
     }
 
-    /// Ends a run: the journal goes, then the lock.
+    /// Removes the journal.
     ///
     /// # Errors
     /// When the journal cannot be removed.
-    pub fn finish(self) -> Result<()> {
-        self.clear()?;
-        drop(self.file);
-        Ok(())
-    }
-
-    /// The journal goes, the lock stays: another pass follows.
-    ///
-    /// # Errors
-    /// When the journal cannot be removed.
-    pub fn clear(&self) -> Result<()> {
-        // Should a power cut bring it back, it is what a death just before this line leaves.
+    pub fn remove_journal(&self) -> Result<()> {
+        // If a power cut brings it back, it is the same as what a crash just before this line leaves.
         files::remove_lazily(&self.records.private, JOURNAL)
     }
 }
@@ -294,7 +164,7 @@ fn bail_hold(since: DateTime<Utc>) -> Hold {
 }
 
 fn open_lock(path: &Path) -> Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -302,7 +172,14 @@ fn open_lock(path: &Path) -> Result<File> {
         .mode(0o600)
         .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
         .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    // A named pipe can be opened and locked too, by any process that has it open.
+    ensure!(
+        file.metadata().is_ok_and(|found| found.is_file()),
+        "{0} is no plain file\nhint: look at what it is, and remove it: rm {0}",
+        path.display()
+    );
+    Ok(file)
 }
 
 fn is_still_at(file: &File, path: &Path) -> bool {
@@ -312,98 +189,122 @@ fn is_still_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The journal of a run that goes on or died; `None` when there is none.
-///
-/// # Errors
-/// When it is no regular file, or was written by a newer agent. One that is damaged counts as a
-/// run that died while fetching: the lock, not the journal, keeps runs apart.
-pub fn journal(records: &Records) -> Result<Option<Journal>> {
-    let path = records.private.join(JOURNAL);
-    let Some(bytes) = files::read_small(&path, 64 * 1024)? else { return Ok(None) };
-    if is_newer(&bytes, FORMAT) {
-        bail!("{} was written by a newer agent\nhint: let that one finish its run", path.display());
-    }
-    match serde_json::from_slice::<Journal>(&bytes) {
-        Ok(journal) => Ok(Some(journal)),
-        Err(_) => Ok(Some(Journal {
-            format: FORMAT,
-            id: "damaged".to_owned(),
-            phase: Phase::Fetch,
-            trigger: Trigger::Cron,
-            since: node::now(),
-            boot_id: String::new(),
-            worker: Process { pid: 0, start: 0 },
-            step: None,
-        })),
-    }
-}
-
-/// The worker whose run is under way, when it is not this process.
+/// The live worker of the current run, unless it is this process; `None` when there is none.
 ///
 /// # Errors
 /// As [`journal`].
-pub fn other_worker(records: &Records, boot_id: &str) -> Result<Option<Process>> {
+pub fn other_worker(records: &RepoRecords, boot_id: &str) -> Result<Option<Process>> {
     let worker = journal(records)?.filter(|run| run.boot_id == boot_id).map(|run| run.worker);
     Ok(worker.filter(|worker| *worker != Process::current() && worker.lives()))
 }
 
-/// `currentaction.txt`, as found.
+/// Process that holds the lock of `records`; `None` when /proc does not show it.
+pub fn holder(records: &RepoRecords) -> Option<Process> {
+    let inode = std::fs::symlink_metadata(records.private.join("lock")).ok()?.ino().to_string();
+    let all = std::fs::read_to_string("/proc/locks").ok()?;
+    // A line is `1: FLOCK ADVISORY WRITE PID DEVICE:INODE …` (proc_locks(5)). Every file system may
+    // have that inode number, so the process must have this very file open.
+    all.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, pid, file) = (words.next()?, words.nth(2)?.parse().ok()?, words.next()?);
+        let is_it = kind == "FLOCK" && file.rsplit(':').next() == Some(&inode);
+        Process::find(pid).filter(|process| is_it && has_open(*process, &records.private))
+    })
+}
+
+/// Whether `process` has the lock file of this directory open.
+fn has_open(process: Process, dir: &Path) -> bool {
+    let lock = std::fs::canonicalize(dir).map(|dir| dir.join("lock"));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid));
+    let (Ok(lock), Ok(open)) = (lock, open) else { return false };
+    open.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|path| path == lock))
+}
+
+/// The `currentaction.txt` of a repository, as found on disk.
 #[derive(Clone, Debug)]
 pub struct CurrentAction {
-    /// What tells it from others; `None` for what is no small regular file.
-    pub identity: Option<Identity>,
-    /// Its text, or what it is instead.
+    /// Identity of the file; `None` when it is not a small regular file.
+    pub identity: Option<FileIdentity>,
+    /// Content, or a description of what is there instead.
     pub text: String,
-    /// The owner's number.
+    /// User id of the owner.
     pub uid: u32,
-    /// Since when it is there.
+    /// Modification time.
     pub since: DateTime<Utc>,
 }
 
 impl CurrentAction {
-    /// As a hold by whoever wrote it.
+    /// Converts the file to a hold by its owner.
     pub fn as_hold(&self) -> Hold {
         let text = self.text.trim();
         Hold {
-            by: format!("{CURRENT} of {}", node::user_name(self.uid)),
+            by: format!("{CURRENT} of {}", host::user_name(self.uid)),
             reason: if text.is_empty() { "no reason given" } else { text }.to_owned(),
             since: self.since,
             until: None,
         }
     }
 
-    /// Whether `journal` put it up.
+    /// Whether `journal` records this file as its own.
     pub fn is_of(&self, journal: &Journal) -> bool {
-        let ours = journal.step.as_ref().and_then(|step| step.current.as_ref());
-        ours.is_some() && self.identity.as_ref() == ours
+        journal.current.is_some() && self.identity == journal.current
     }
 }
 
-/// `currentaction.txt`, whatever is there under that name.
-pub fn current_action(records: &Records) -> Option<CurrentAction> {
+/// Reads `currentaction.txt`, whatever has that name; `None` when there is nothing. One that cannot be
+/// read counts as foreign, with the error as its text.
+pub fn current_action(records: &RepoRecords) -> Option<CurrentAction> {
+    read_current_action(records).unwrap_or_else(|error| {
+        Some(CurrentAction {
+            identity: None,
+            text: error.to_string(),
+            uid: rustix::process::geteuid().as_raw(),
+            since: host::now(),
+        })
+    })
+}
+
+/// Reads `currentaction.txt`; `None` when there is nothing.
+///
+/// # Errors
+/// When its attributes or its content cannot be read.
+fn read_current_action(records: &RepoRecords) -> Result<Option<CurrentAction>> {
     let path = records.public.join(CURRENT);
-    let meta = std::fs::symlink_metadata(&path).ok()?;
+    let meta = match std::fs::symlink_metadata(&path) {
+        Ok(meta) => meta,
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {
+            return Ok(None);
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot look at {}", path.display()));
+        }
+    };
     let (text, identity) = match files::read_small(&path, 4096) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes?).into_owned();
-            let identity = Identity {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let identity = FileIdentity {
                 seconds: meta.mtime(),
                 nanoseconds: meta.mtime_nsec(),
                 text: text.clone(),
             };
             (text, Some(identity))
         }
+        // Our own file is readable by everybody, so one that is not is foreign.
+        Err(ReadError::Failed { cause, path }) if cause.kind() != ErrorKind::PermissionDenied => {
+            return Err(ReadError::Failed { cause, path }.into());
+        }
         Err(error) => (error.to_string(), None),
     };
-    let since = meta.modified().map_or_else(|_| node::now(), DateTime::from);
-    Some(CurrentAction { identity, text, uid: meta.uid(), since })
+    let since = meta.modified().map_or_else(|_| host::now(), DateTime::from);
+    Ok(Some(CurrentAction { identity, text, uid: meta.uid(), since }))
 }
 
-/// Removes a `currentaction.txt` that is not ours; returns what it said.
+/// Removes a foreign `currentaction.txt` and returns it; `None` when there was none.
 ///
 /// # Errors
 /// When it cannot be removed.
-pub fn remove_current_action(records: &Records) -> Result<Option<CurrentAction>> {
+pub fn remove_foreign_current_action(records: &RepoRecords) -> Result<Option<CurrentAction>> {
     let Some(found) = current_action(records) else { return Ok(None) };
     files::remove(&records.public, CURRENT)?;
     Ok(Some(found))

@@ -1,121 +1,89 @@
-//! The logs of actions: one file for each, one folder for each repository.
+//! The logs of actions: one file for each action, one directory for each repository.
 //!
 //! ```text
-//! LOGS/NAME/20261122T090000.250Z-1234abcd5678.log      0640 in a folder of 0750
+//! LOGS/                                                0755: every user can reach his own logs
+//! LOGS/NAME/20261122T090000.250Z-1234abcd5678.log      0640 in a directory of 0750, its user's
 //! LOGS/NAME/20261122T090000.250Z-1234abcd5678-2.log    a second one within that millisecond
 //! ```
 //!
-//! The script writes into the file itself: a pipe would tie us to whatever it leaves running. So
-//! the size is kept down from beside it: while it runs, the middle of a long log is freed on disk;
-//! at its end the file is closed up. Both work on the open file alone, because by then the process
-//! may have lost the right to the folder, and because a daemon that still writes into the file must
-//! not go on in one that nobody can see.
+//! The user of a repository owns its directory and may plant anything there, while root quotes logs in
+//! mails and shows them. So every log is opened through a handle of its directory, never through a
+//! link, and only where it is a plain file of the directory's owner.
+//!
+//! The script writes into the file itself: a pipe would tie us to any process that it leaves running.
+//! So the size is limited from outside: while the script runs, the middle of a long log is freed on
+//! disk; when it ends, the file is compacted. Both work on the open file only, because by then the
+//! process may have no more access to the directory, and because a daemon that still writes into the
+//! file must not continue in an unlinked one.
 //!
 //! Knows nothing of repositories, states or retries.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result, bail};
 use chrono::{DateTime, Duration, NaiveDateTime, Utc};
-use rustix::fs::{FallocateFlags, fallocate, fchown, fstat};
-use rustix::process::{Gid, Uid};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, fallocate, openat, unlinkat};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
-use super::files::{self, Fault};
-use crate::domain::action::Outcome;
+use super::files::{self, DiskFault};
 use crate::domain::git::Commit;
+use crate::domain::repository::action::Outcome;
+use crate::domain::text::EscapeControls;
 
-/// How much of the beginning of a log is kept, in bytes.
+mod directory;
+
+pub use directory::{dir_name, give_to};
+
+/// Bytes kept of the beginning of a log.
 const HEAD: u64 = 5_000_000;
-/// How much of its end is kept, in bytes.
+/// Bytes kept of the end of a log.
 const TAIL: u64 = 5_000_000;
-/// Room for our own lines: how much was left out between the two, and the last one.
+/// Bytes reserved for our own lines: the note about the omitted part, and the last line.
 const OWN_LINES: u64 = 64 * 1024;
-/// How many logs of a repository are kept.
+/// Number of logs that are kept for each repository.
 const KEPT: usize = 50;
-/// How far back [`tail`] looks, in bytes.
+/// Bytes from the end of the file in which [`tail`] searches.
 const TAIL_REACH: u64 = 64 * 1024;
-/// How much [`Reader`] takes at once, and where it cuts a line that does not end, in bytes.
+/// Bytes that [`LogReader`] reads at once; an unfinished line is cut at this length.
 const PIECE: usize = 64 * 1024;
 
-/// Fine enough that the order of the names is that of the actions.
+/// Milliseconds make the order of the names that of the actions.
 const FILE_TIME: &str = "%Y%m%dT%H%M%S%.3fZ";
 const LINE_TIME: &str = "%Y%m%d-%H%M%S";
 
-/// The log of an action that runs.
+/// Log of a running action.
 #[derive(Debug)]
-pub struct Log {
+pub struct ActionLog {
     name: String,
     started: DateTime<Utc>,
     /// For the script: every write goes to the end.
     appending: File,
-    /// For us: appending files cannot be written in the middle.
+    /// For the agent: a file in append mode cannot be written in the middle.
     whole: File,
 }
 
-/// The folder for the logs of repository `name` below the folder of all logs: `name` itself, with
-/// everything outside `[A-Za-z0-9._-]` and a leading dot written as `%XX`.
-pub fn folder_name(name: &str) -> String {
-    let mut folder = String::new();
-    for (at, byte) in name.bytes().enumerate() {
-        match byte {
-            b'.' if at == 0 => folder.push_str("%2E"),
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => {
-                folder.push(char::from(byte));
-            }
-            _ => folder.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    folder
-}
-
-/// Makes the folder of `name`'s logs below `logs`, and gives it to the user who writes there.
-///
-/// # Errors
-/// When it cannot be made or given away.
-pub fn give_to(logs: &Path, name: &str, uid: u32, gid: u32) -> Result<()> {
-    let name = folder_name(name);
-    let told = || format!("cannot make the folder for logs {}", shown(&logs.join(&name)));
-    files::ensure_dir(logs, 0o755)?;
-    match DirBuilder::new().mode(0o750).create(logs.join(&name)) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(told);
-        }
-        _ => {}
-    }
-    let folder = files::Dir::open(logs)?.beneath(name.as_bytes()).with_context(told)?;
-    let meta = fstat(&folder)?;
-    if (meta.st_uid, meta.st_gid) == (uid, gid) {
-        return Ok(());
-    }
-    fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).with_context(told)
-}
-
-impl Log {
-    /// Makes the folder `dir` where it is missing, and in it the log of an action upon `revision`
-    /// that starts at `at`. Never touches a log that is there.
+impl ActionLog {
+    /// Creates the log of an action on `revision` that starts at `at`, and the directory `dir` where it
+    /// is missing. Never overwrites a log.
     ///
     /// # Errors
-    /// When the folder or the file cannot be made.
+    /// When the directory or the file cannot be created.
     pub fn create(dir: &Path, at: DateTime<Utc>, revision: &Commit) -> Result<Self> {
-        // Only the logs are not for everybody; what lies above them may hold the status.
-        if let Some(above) = dir.parent().and_then(Path::parent) {
-            files::ensure_dir(above, 0o755)?;
-        }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(dir)
-            .with_context(|| format!("cannot make the folder for logs {}", shown(dir)))?;
-        // A script that can say nothing fails at its next word, half-way. It had better not begin.
+        let handle = directory::open_for(dir, geteuid(), getegid())?;
+        // A default ACL on it would let others read the files created in it.
+        directory::drop_acl(&handle)
+            .with_context(|| format!("cannot take the access list from {}", printable(dir)))?;
+        // A script that cannot write its output fails half-way at its next line. So it must not begin.
         let free = fs2::available_space(dir)
-            .with_context(|| format!("cannot look at the disk of the logs {}", shown(dir)))?;
+            .with_context(|| format!("cannot look at the disk of the logs {}", printable(dir)))?;
         if free < OWN_LINES {
-            let told = format!("there is no room for a log in {}", shown(dir));
-            return Err(Error::new(Fault::Full).context(told));
+            let message = format!("there is no room for a log in {}", printable(dir));
+            return Err(Error::new(DiskFault::Full).context(message));
         }
         let stem = format!("{}-{}", at.format(FILE_TIME), &revision.to_string()[..12]);
         for number in 1..100 {
@@ -124,22 +92,20 @@ impl Log {
                 _ => format!("{stem}-{number}.log"),
             };
             let path = dir.join(&name);
-            let made = OpenOptions::new().append(true).create_new(true).mode(0o640).open(&path);
-            let appending = match made {
+            let message = || format!("cannot make the log {}", printable(&path));
+            let whole = match files::create_new(&handle, name.as_bytes(), 0o640) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                made => made.with_context(|| format!("cannot make the log {}", shown(&path)))?,
+                made => made.with_context(message)?,
             };
-            let whole = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .with_context(|| format!("cannot open the log {}", shown(&path)))?;
+            let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let appending =
+                File::from(openat(&handle, &name, flags, Mode::empty()).with_context(message)?);
             return Ok(Self { name, started: at, appending, whole });
         }
-        bail!("cannot make the log {}: there are 99 of that moment", shown(&dir.join(stem)))
+        bail!("cannot make the log {}: there are 99 of that moment", printable(&dir.join(stem)))
     }
 
-    /// The file's name in its folder.
+    /// File name of the log, without its directory.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -154,7 +120,7 @@ impl Log {
         self.line("Start", self.started, about);
     }
 
-    /// Whether there is nothing in it yet but our first line.
+    /// Whether the log has only our first line.
     pub fn says_nothing(&self) -> bool {
         let mut text = vec![0; PIECE];
         let Ok(read) = self.whole.read_at(&mut text, 0) else { return false };
@@ -162,7 +128,7 @@ impl Log {
         text.iter().position(|byte| *byte == b'\n').is_some_and(|end| end + 1 == read)
     }
 
-    /// Takes it away again from the folder that it was made in.
+    /// Removes the log from the directory that it was created in.
     ///
     /// # Errors
     /// When it cannot be removed.
@@ -170,21 +136,21 @@ impl Log {
         files::remove_lazily(dir, &self.name)
     }
 
-    /// Adds what a program printed elsewhere.
+    /// Appends the output of another program.
     pub fn add(&self, text: &str) {
-        // What cannot be kept of it changes nothing about how it ended.
+        // A failed write does not change the result of that program.
         let _ = (&self.appending).write_all(text.as_bytes());
     }
 
-    /// Frees the middle of a long log on disk; the file keeps its length. To be called now and
-    /// then while the script runs.
+    /// Frees the middle of a long log on disk; the file keeps its length. Call it regularly while the
+    /// script runs.
     pub fn curb(&self) {
         let Ok(metadata) = self.whole.metadata() else { return };
         let on_disk = metadata.blocks() * 512;
         let slack = 1 << 20;
         let Some(middle) = middle(metadata.len()) else { return };
         if on_disk > HEAD + TAIL + slack {
-            // Some file systems cannot do it. Then the log is long until the script ends, which is
+            // Some file systems cannot do it. Then the log stays long until the script ends, which is
             // better than ending the script.
             let _ = fallocate(
                 &self.whole,
@@ -195,15 +161,15 @@ impl Log {
         }
     }
 
-    /// Closes up a long log to its head and tail, and writes the last line:
-    /// `Finish TIME outcome, seconds`.
+    /// Compacts a long log to its head and tail, and writes the last line: `Finish TIME outcome,
+    /// seconds`.
     pub fn finish(self, at: DateTime<Utc>, outcome: &Outcome, seconds: f64) {
-        // A log that could not be closed up is long, and complete.
+        // On failure the log is long, but complete.
         let _ = self.close_up();
         self.line("Finish", at, &format!("{outcome}, {seconds:.1} s"));
     }
 
-    /// One line of our own, at the beginning of a line whatever the script left.
+    /// Writes one line of our own, on a new line even if the script's last line is unfinished.
     fn line(&self, word: &str, at: DateTime<Utc>, about: &str) {
         let open_line = self.whole.metadata().is_ok_and(|metadata| {
             let mut last = [b'\n'];
@@ -212,13 +178,12 @@ impl Log {
         });
         let break_line = if open_line { "\n" } else { "" };
         let text =
-            format!("{break_line}{word} {} {}\n", at.format(LINE_TIME), about.escape_debug());
-        // A full disk must not fail the action: the line says nothing that is not recorded
-        // elsewhere as well.
+            format!("{break_line}{word} {} {}\n", at.format(LINE_TIME), about.escape_controls());
+        // A full disk must not fail the action: the same facts are also recorded elsewhere.
         let _ = (&self.appending).write_all(text.as_bytes());
     }
 
-    /// Moves the tail up to the head. Killed in the middle of it, the log has a head, a part of
+    /// Moves the tail up to the head. If the process is killed meanwhile, the log has a head, a part of
     /// the tail and a hole, and is still readable.
     fn close_up(&self) -> io::Result<()> {
         let Some(middle) = middle(self.whole.metadata()?.len()) else { return Ok(()) };
@@ -239,12 +204,12 @@ impl Log {
     }
 }
 
-/// What is left out of a log of `len` bytes; `None` when all of it is kept.
+/// Byte range to omit from a log of `len` bytes; `None` when all of it is kept.
 fn middle(len: u64) -> Option<Range<u64>> {
     (len > HEAD + TAIL + OWN_LINES).then(|| HEAD..len - TAIL)
 }
 
-/// The line in the place of what is left out.
+/// The line that replaces the omitted bytes.
 fn left_out(middle: &Range<u64>) -> String {
     let digits = (middle.end - middle.start).to_string();
     let mut grouped = String::new();
@@ -257,44 +222,40 @@ fn left_out(middle: &Range<u64>) -> String {
     format!("\n… {grouped} bytes left out …\n")
 }
 
-/// A log on disk.
+/// A log file on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Where it is.
+    /// Path of the log file.
     pub path: PathBuf,
-    /// When its action started.
+    /// Start of its action.
     pub at: DateTime<Utc>,
-    /// The first 12 digits of the revision acted upon.
+    /// First 12 digits of the deployed commit id.
     pub revision: String,
-    /// 1 for the first log of that moment and revision.
+    /// 1 for the first log of that time and revision.
     number: u32,
 }
 
-/// The logs in the folder `dir`, newest first. Other files are nobody's business; a missing folder
-/// has none.
+/// Lists the logs in the directory `dir`, newest first, and skips other files. A missing directory has
+/// none.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// When the directory cannot be read.
 pub fn list(dir: &Path) -> Result<Vec<LogEntry>> {
-    let about = || format!("cannot read the folder for logs {}", shown(dir));
-    let files = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        files => files.with_context(about)?,
-    };
+    let about = || format!("cannot read the log directory {}", printable(dir));
+    let Some(handle) = directory::open(dir).with_context(about)? else { return Ok(Vec::new()) };
     let mut entries = Vec::new();
-    for file in files {
-        let file = file.with_context(about)?;
-        let regular = file.file_type().is_ok_and(|kind| kind.is_file());
-        entries.extend(file.file_name().to_str().filter(|_| regular).and_then(|name| {
+    for (name, kind) in handle.entries().with_context(about)? {
+        let name = std::str::from_utf8(&name).ok().filter(|_| kind == FileType::RegularFile);
+        entries.extend(name.and_then(|name| {
             let (at, revision, number) = read_name(name)?;
-            Some(LogEntry { path: file.path(), at, revision: revision.to_owned(), number })
+            Some(LogEntry { path: dir.join(name), at, revision: revision.to_owned(), number })
         }));
     }
     entries.sort_by_key(|entry| std::cmp::Reverse((entry.at, entry.number)));
     Ok(entries)
 }
 
-/// Start, revision and number from the name of a log; `None` when it is not one of ours.
+/// Parses start, revision and number from the name of a log; `None` when it is not one of ours.
 fn read_name(name: &str) -> Option<(DateTime<Utc>, &str, u32)> {
     let mut parts = name.strip_suffix(".log")?.split('-');
     let at = NaiveDateTime::parse_from_str(parts.next()?, FILE_TIME).ok()?.and_utc();
@@ -304,39 +265,43 @@ fn read_name(name: &str) -> Option<(DateTime<Utc>, &str, u32)> {
     (hex && parts.next().is_none()).then_some((at, revision, number))
 }
 
-/// Removes what is beyond the newest 50 logs in `dir` or older than 30 days at `now`; never the
-/// newest.
+/// Removes logs in `dir` beyond the newest 50 or older than 30 days at `now`; never the newest.
 ///
 /// # Errors
-/// When the folder cannot be read or a log cannot be removed.
+/// When the directory cannot be read or a log cannot be removed.
 pub fn prune(dir: &Path, now: DateTime<Utc>) -> Result<()> {
+    let about = || format!("cannot remove old logs in {}", printable(dir));
+    let Some(handle) = directory::open(dir).with_context(about)? else { return Ok(()) };
     for (place, entry) in list(dir)?.iter().enumerate().skip(1) {
         if place >= KEPT || now - entry.at > Duration::days(30) {
-            match fs::remove_file(&entry.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                removed => removed
-                    .with_context(|| format!("cannot remove the old log {}", shown(&entry.path)))?,
+            let name = entry.path.file_name().unwrap_or_default();
+            match unlinkat(&handle, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => {
+                    let message = format!("cannot remove the old log {}", printable(&entry.path));
+                    return Err(error).context(message);
+                }
             }
         }
     }
     Ok(())
 }
 
-/// At most the last `lines` lines of what the script wrote, as far as they lie within the last
-/// 64 KiB; without our own lines.
+/// At most the last `lines` lines of the script's output within the last 64 KiB of the log; without our
+/// own lines.
 ///
 /// # Errors
 /// When the log cannot be read.
 pub fn tail(path: &Path, lines: usize) -> Result<Vec<String>> {
-    let about = || format!("cannot read the log {}", shown(path));
-    let file = File::open(path).with_context(about)?;
+    let about = || format!("cannot read the log {}", printable(path));
+    let file = directory::open_log(path)?;
     let len = file.metadata().with_context(about)?.len();
     let from = len.saturating_sub(TAIL_REACH);
     let mut bytes = vec![0; (len - from) as usize];
     let read = file.read_at(&mut bytes, from).with_context(about)?;
     bytes.truncate(read);
     let text = String::from_utf8_lossy(&bytes);
-    // The first line is a part of one, or our own.
+    // The first line may be incomplete, or our own.
     let own_first = from > 0 || is_own(text.lines().next().unwrap_or_default(), "Start");
     let mut all: Vec<&str> = text.lines().skip(usize::from(own_first)).collect();
     if all.last().is_some_and(|last| is_finish(last)) {
@@ -345,8 +310,8 @@ pub fn tail(path: &Path, lines: usize) -> Result<Vec<String>> {
     Ok(all[all.len().saturating_sub(lines)..].iter().map(|&line| line.to_owned()).collect())
 }
 
-/// Whether this is the last line of a log. A script may write the same; nothing but the end of
-/// `log -f` depends on it.
+/// Whether this is the last line of a log. A script may print the same; only the end of `log -f`
+/// depends on it.
 pub fn is_finish(line: &str) -> bool {
     is_own(line, "Finish")
 }
@@ -358,28 +323,28 @@ fn is_own(line: &str, word: &str) -> bool {
         && words.next().is_some()
 }
 
-/// Reads a log from its beginning, also while it is written: a hole in the middle is passed over
-/// with the line that says so.
+/// Reads a log from its beginning, also during writing. Skips a hole in the middle, with the line that
+/// reports it.
 #[derive(Debug)]
-pub struct Reader {
+pub struct LogReader {
     path: PathBuf,
     file: File,
     at: u64,
     open_line: Vec<u8>,
 }
 
-impl Reader {
+impl LogReader {
     /// Opens the log at `path`.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let file =
-            File::open(path).with_context(|| format!("cannot open the log {}", shown(path)))?;
+        let file = directory::open_log(path)?;
         Ok(Self { path: path.to_owned(), file, at: 0, open_line: Vec::new() })
     }
 
-    /// The next lines; empty when there is nothing more yet. A line without its end waits for it.
+    /// Reads the next lines; empty when there are no more yet. An unfinished line is kept until it
+    /// ends.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -388,7 +353,7 @@ impl Reader {
             let mut piece = vec![0; PIECE];
             let read = self
                 .read(&mut piece)
-                .with_context(|| format!("cannot read the log {}", shown(&self.path)))?;
+                .with_context(|| format!("cannot read the log {}", printable(&self.path)))?;
             self.open_line.extend(&piece[..read]);
             let end = match self.open_line.iter().rposition(|&byte| byte == b'\n') {
                 Some(end) => end + 1,
@@ -402,7 +367,7 @@ impl Reader {
         }
     }
 
-    /// The last line, when it has no end; for a log that will not grow.
+    /// The unfinished last line, for a log that no longer grows; `None` when there is none.
     pub fn rest(self) -> Option<String> {
         (!self.open_line.is_empty()).then(|| String::from_utf8_lossy(&self.open_line).into_owned())
     }
@@ -410,7 +375,8 @@ impl Reader {
     fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
         let len = self.file.metadata()?.len();
         if len < self.at {
-            // It was closed up after we had read this far. What came after that is at its end.
+            // The log was compacted after we had read this far. What was written after that is at its
+            // end.
             self.at = self.last_line(len)?;
             self.open_line.clear();
         }
@@ -419,7 +385,7 @@ impl Reader {
             if self.at >= middle.start {
                 let note = left_out(&(self.at..middle.end));
                 self.at = middle.end;
-                // Far shorter than any piece.
+                // The note is far shorter than the buffer.
                 piece[..note.len()].copy_from_slice(note.as_bytes());
                 return Ok(note.len());
             }
@@ -430,7 +396,7 @@ impl Reader {
         Ok(read)
     }
 
-    /// Where the last line of a log of `len` bytes begins.
+    /// Offset of the last line in a log of `len` bytes.
     fn last_line(&self, len: u64) -> io::Result<u64> {
         let from = len.saturating_sub(4096);
         let mut bytes = vec![0; (len - from) as usize];
@@ -441,8 +407,8 @@ impl Reader {
     }
 }
 
-fn shown(path: &Path) -> String {
-    path.to_string_lossy().escape_debug().to_string()
+fn printable(path: &Path) -> String {
+    path.to_string_lossy().escape_controls()
 }
 
 #[cfg(test)]

@@ -1,34 +1,37 @@
-//! Doors: one file per thing outside. A door never decides, and does not import another door, except
-//! `files`, `ffi`, and `node` and `pid` for who and when; `lock` -> `record`; inside the wire; and the few
-//! that `tests/it/tidy.rs` lists.
+//! Access to everything outside the process: one module for each external thing. A module here never
+//! decides, and imports no other one except `files`, `ffi`, `trust`, `watchdog`, and `host` and `pid`
+//! for users and times; `lock` -> `repo_state`; inside the remote transports; and the few that
+//! `tests/it/tidy.rs` lists.
 
-pub mod access;
+pub mod agent_state;
+pub mod atomic_dir;
+pub mod crontabs;
 pub mod ffi;
 pub mod files;
 pub mod git;
+pub mod host;
 pub mod lock;
 pub mod logs;
-pub mod machine;
-pub mod node;
+pub mod permissions;
 pub mod pid;
 pub mod privilege;
+pub mod privileged_rpc;
 pub mod process;
-pub mod record;
 pub mod release;
 pub mod remote;
-pub mod requests;
-pub mod rivals;
-pub mod root;
+pub mod repo_dir_scan;
+pub mod repo_state;
 pub mod schedule;
-pub mod scratch;
 pub mod scripts;
+pub mod sd_notify;
 pub mod signals;
-pub mod skeleton;
+pub mod stale_files;
 pub mod stomp;
-pub mod supervisor;
-pub mod sweep;
 pub mod syslog;
 pub mod tcp;
+pub mod temp_dir;
 pub mod tls;
+pub mod trust;
+pub mod watchdog;
 pub mod web;
 pub mod worktree;

@@ -1,5 +1,5 @@
-//! Becoming another user for good. Only root can, and only while the process has a single thread: the
-//! kernel changes one thread at a time.
+//! Changes the user of this process permanently. Only root can, and only while the process has a single
+//! thread: the kernel changes one thread at a time. Does not know why.
 
 use std::collections::BTreeSet;
 
@@ -7,20 +7,21 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Gid, Uid, geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::node::User;
+use crate::system::host::User;
 
-/// Becomes `user` with all its groups, without a way back; nothing happens when we are it already.
+/// Becomes `user` with all its groups, irrevocably; does nothing if this process already runs as that
+/// user.
 ///
 /// # Errors
-/// When the system does not tell that user's groups, or the kernel does not let us, lets us back, or
-/// says that we have become anything else than that user: nothing may be done then.
+/// When the user's groups cannot be read, or the kernel refuses, lets us become root again, or reports
+/// other ids than that user's: the caller must then do nothing more.
 pub fn become_user(user: &User) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if geteuid() == uid && getuid() == uid {
         return Ok(());
     }
     ensure!(!uid.is_root(), "only root itself is root");
-    let groups = groups_of(user)?;
+    let groups = user.groups().with_context(|| format!("cannot become {}", user.name))?;
     let list: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
     let failed = || format!("cannot become {}", user.name);
     set_thread_groups(&list).with_context(failed)?;
@@ -33,27 +34,17 @@ pub fn become_user(user: &User) -> Result<()> {
     if let Some(line) = differs(&status, user, &groups) {
         bail!("cannot become {}: the kernel says \"{line}\"", user.name);
     }
-    // Where we were may be out of the user's reach.
+    // The current directory may be out of the user's reach.
     rustix::process::chdir("/").with_context(failed)
 }
 
-/// The numbers of all groups of `user`, the primary one among them.
-fn groups_of(user: &User) -> Result<BTreeSet<u32>> {
-    let groups = uzers::get_user_groups(&user.name, user.gid).with_context(|| {
-        format!("cannot become {}: the system does not tell the groups of that user", user.name)
-    })?;
-    let mut groups: BTreeSet<u32> = groups.iter().map(uzers::Group::gid).collect();
-    groups.insert(user.gid);
-    Ok(groups)
-}
-
-/// The first line of a /proc/…/status that tells of more or of less than `user` with `groups`.
+/// The first line of a /proc/…/status that differs from `user` with `groups`; `None` when all match.
 fn differs(status: &str, user: &User, groups: &BTreeSet<u32>) -> Option<String> {
     let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("");
     let numbers = |key: &str| -> Option<Vec<u32>> {
         value(key).split_whitespace().map(|word| word.parse().ok()).collect()
     };
-    // The real, the effective, the saved one, and that of the file system.
+    // The real, effective, saved and file system id.
     let four = |key: &str, number: u32| numbers(key).is_some_and(|all| all == [number; 4]);
     let none = |key: &str| value(key).trim().parse() == Ok(0);
     let right = [
@@ -71,13 +62,13 @@ fn differs(status: &str, user: &User, groups: &BTreeSet<u32>) -> Option<String> 
 mod tests {
     use super::*;
 
-    /// What the kernel says of a process that has become user 1001 with groups 1001 and 27.
+    /// Status of a process that has become user 1001 with groups 1001 and 27.
     const BECOME: &str = "Name:\tagent\nUid:\t1001\t1001\t1001\t1001\nGid:\t1001\t1001\t1001\t1001\n\
         Groups:\t27 1001 \nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\n\
         CapEff:\t0000000000000000\n";
 
     #[test]
-    fn whoever_keeps_more_or_less_than_the_user_has_is_found_out() {
+    fn a_process_that_keeps_more_or_less_than_the_user_has_is_found_out() {
         let user = User {
             uid: 1001,
             gid: 1001,
@@ -100,8 +91,11 @@ mod tests {
             ("CapEff:\t0000000000000000\n", ""),
         ] {
             let key = line.split('\t').next().unwrap();
-            let told = differs(&BECOME.replace(line, instead));
-            assert!(told.is_some_and(|told| told.starts_with(key)), "{instead:?}");
+            let difference = differs(&BECOME.replace(line, instead));
+            assert!(
+                difference.is_some_and(|difference| difference.starts_with(key)),
+                "{instead:?}"
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The only starter of processes: workers of our own, the repository's scripts, and commands of
-//! people. Knows no repository. A script is started behind a gate, so that its process is written down before its
-//! first instruction runs, and it gets a file for its output, never a pipe: a daemon that it leaves
-//! behind can hold up nobody.
+//! Starts all processes: workers of the agent, scripts of repositories, and commands of administrators.
+//! Knows nothing of repositories. A script waits at a gate until its process is recorded, before its
+//! first instruction runs. Its output is a file, never a pipe: so a daemon that it leaves behind blocks
+//! no reader.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,120 +13,163 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::node::since_boot;
-use super::pid::Process;
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
 
-mod dialogue;
-mod question;
-mod worker;
+use super::pid::Process;
+use super::watchdog;
+use crate::system::host::since_boot;
 
-pub use dialogue::{Dialogue, Farewell};
-pub use question::{Answer, ask};
-pub use worker::{Speaks, Worker, say};
+mod child_agent;
+mod demo_shell;
+mod duplex_child;
+mod reaper;
+mod run_with_input;
 
-/// How long a script has between TERM and KILL.
+pub use child_agent::{ChildAgent, ChildFinish, OutputMode, print_line, report};
+pub use demo_shell::{DemoShell, TypedLine, TypedOutput};
+pub use duplex_child::{ChildExit, DuplexChild};
+pub use reaper::{ChildReaper, hand_on, is_init};
+pub use run_with_input::{ChildOutput, run_with_input};
+
+/// Time between SIGTERM and SIGKILL for a script.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often a waiting worker looks after the log.
+/// Interval at which a waiting worker checks the log.
 const BEAT: Duration = Duration::from_millis(250);
+/// First interval of polling a process without a pidfd.
+const BRIEF: Duration = Duration::from_millis(5);
 
-/// The most that a parcel holds, in bytes.
+/// Largest sealed input of a process, in bytes.
 const MOST_HANDED_OVER: u64 = 16 << 20;
 
-/// This very program, even when the file it was started from has been replaced since.
+/// Hint for messages when the system refuses a process or thread.
+pub const MORE_TASKS: &str = "end what is not needed, or allow more processes: ulimit -u, and where \
+                              systemd or a container limits them TasksMax= or pids.max";
+
+/// The running executable, even if its file has been replaced since.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// A handle on a process, unless it has ended: the number alone may be somebody else's by now.
-fn open(process: Process) -> Option<OwnedFd> {
-    let handle = pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
-    process.lives().then_some(handle)
+/// Method to detect the end of a process.
+enum EndWatch {
+    /// A pidfd, which becomes readable at the end.
+    Handle(OwnedFd),
+    /// Polling of the process, where the kernel has no pidfd (before Linux 5.3, or when a seccomp
+    /// filter refuses it).
+    Process(Process),
+}
+
+/// Watches for the end of a process; `None` when it has ended, because its number may belong to another
+/// process by now.
+fn open(process: Process) -> Option<EndWatch> {
+    let handle = pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty());
+    // Check after the open: from then on the pidfd cannot refer to another process.
+    if has_ended(process) {
+        return None;
+    }
+    Some(handle.map_or(EndWatch::Process(process), EndWatch::Handle))
+}
+
+/// Whether a process has ended. A child of ours is not reaped.
+fn has_ended(process: Process) -> bool {
+    let Some(pid) = Pid::from_raw(process.pid) else { return true };
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), look) {
+        Ok(ended) => ended.is_some(),
+        // Not a child of this process.
+        Err(_) => !process.lives(),
+    }
 }
 
 fn signal_group(leader: Process, signal: Signal) {
     if let Some(pid) = Pid::from_raw(leader.pid) {
-        // A group that is gone already is what was wanted.
+        // A group that has already ended is the wanted result.
         let _ = kill_process_group(pid, signal);
     }
 }
 
-/// How waiting for a script ended.
+/// Result of waiting for a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It exited with this code.
+pub enum WaitOutcome {
+    /// The script exited with this code.
     Exited(i32),
-    /// This signal ended it.
+    /// This signal ended the script.
     Signalled(i32),
-    /// Its time was up.
+    /// The timeout passed.
     TimedOut,
 }
 
-/// What to start, where and with what.
+/// Command of a script with its directory, environment and user.
 #[derive(Debug)]
-pub struct Script {
-    /// The program and its arguments.
+pub struct ScriptCommand {
+    /// Program and arguments.
     pub argv: Vec<OsString>,
-    /// The working directory.
-    pub folder: PathBuf,
-    /// The whole environment.
+    /// Working directory.
+    pub working_dir: PathBuf,
+    /// Device and inode of the checked working directory; the script starts in no other one.
+    pub id: Option<(u64, u64)>,
+    /// Complete environment.
     pub env: Vec<(OsString, OsString)>,
-    /// As whom; `None`: as we are.
+    /// User to run as; `None` for the current user.
     pub user: Option<String>,
 }
 
-/// A script that waits at the gate.
-pub struct Staged {
+/// A started script that waits at the gate.
+pub struct GatedScript {
     child: Child,
     process: Process,
 }
 
-impl Script {
-    /// Starts it up to the gate; output goes to `log`.
+impl ScriptCommand {
+    /// Starts a process that waits at the gate; its output goes to `log`.
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn stage(&self, log: &File) -> Result<Staged> {
+    pub fn spawn_gated(&self, log: &File) -> Result<GatedScript> {
         let child = ours("stage")
             .args(self.user.iter().flat_map(|user| ["--user", user]))
+            .args(self.id.iter().map(|(device, inode)| format!("--directory={device}:{inode}")))
             .arg("--")
             .args(&self.argv)
-            .current_dir(&self.folder)
+            .current_dir(&self.working_dir)
             .env_clear()
             .envs(self.env.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log.try_clone()?)
             .spawn()
-            .context("cannot start a process for the script")?;
+            .with_context(|| cannot_start("a process for the script"))?;
         let pid = child.id() as i32;
-        // Nobody but us can reap it, so the number cannot have become somebody else's.
+        // Only this process can reap it, so the number cannot belong to another process.
         let process = Process::find(pid).unwrap_or(Process { pid, start: 0 });
-        Ok(Staged { child, process })
+        Ok(GatedScript { child, process })
     }
 }
 
-impl Staged {
-    /// To be written down before [`Staged::go`].
+impl GatedScript {
+    /// Process of the script, to be recorded before [`GatedScript::release`].
     pub fn process(&self) -> Process {
         self.process
     }
 
-    /// Lets everybody else go first: its share of the processor becomes the least.
-    pub fn step_back(&self) {
-        // What cannot be slowed down is no worse than what was not.
+    /// Lowers the script's CPU priority to the minimum (nice 19).
+    pub fn lower_priority(&self) {
+        // A failure is harmless: the script runs at normal priority.
         let _ = rustix::process::setpriority_process(Pid::from_raw(self.process.pid), 19);
     }
 
-    /// Opens the gate and waits for the script, until `deadline` (time since boot). `beat` is
-    /// called a few times a second.
+    /// Opens the gate and waits for the script until `deadline` (time since boot). Calls `beat` a few
+    /// times a second.
     ///
     /// # Errors
-    /// When the kernel does not let us wait.
-    pub fn go(mut self, deadline: Duration, beat: impl FnMut()) -> Result<Ended> {
+    /// When the wait fails.
+    pub fn release(mut self, deadline: Duration, beat: impl FnMut()) -> Result<WaitOutcome> {
+        let _pause = watchdog::pause();
         if let Some(mut gate) = self.child.stdin.take() {
-            // Should it be gone already, waiting for it tells how.
+            // If the process has already ended, the wait below returns its status.
             let _ = gate.write_all(b"g");
         }
         let timed_out = match open(self.process) {
@@ -138,18 +181,19 @@ impl Staged {
         }
         let status = self.child.wait().context("cannot wait for the script")?;
         Ok(match (timed_out, status.code(), status.signal()) {
-            (true, ..) => Ended::TimedOut,
-            (false, Some(code), _) => Ended::Exited(code),
-            (false, None, signal) => Ended::Signalled(signal.unwrap_or_default()),
+            (true, ..) => WaitOutcome::TimedOut,
+            (false, Some(code), _) => WaitOutcome::Exited(code),
+            (false, None, signal) => WaitOutcome::Signalled(signal.unwrap_or_default()),
         })
     }
 }
 
-/// Waits for a script whose worker died; ends it when its `deadline` (time since boot) passes.
+/// Waits for a script whose worker died; ends the script at `deadline` (time since boot).
 ///
 /// # Errors
-/// When the kernel does not let us wait.
-pub fn outlast(orphan: Process, deadline: Duration, beat: impl FnMut()) -> Result<()> {
+/// When the wait fails.
+pub fn wait_for_exit(orphan: Process, deadline: Duration, beat: impl FnMut()) -> Result<()> {
+    let _pause = watchdog::pause();
     let Some(handle) = open(orphan) else { return Ok(()) };
     if !wait(&handle, deadline, beat)? {
         end_group(orphan)?;
@@ -157,36 +201,70 @@ pub fn outlast(orphan: Process, deadline: Duration, beat: impl FnMut()) -> Resul
     Ok(())
 }
 
-/// TERM to the group, KILL to what is left of it when its leader has ended or the grace is over.
+/// Sends SIGTERM to the group, and SIGKILL to its rest after the leader ends or the grace time passes.
 fn end_group(leader: Process) -> Result<()> {
     signal_group(leader, Signal::TERM);
     if let Some(handle) = open(leader) {
         wait(&handle, since_boot() + GRACE, || {})?;
     }
-    // An ended leader that nobody reaped yet keeps the group's number from being given away.
+    // An ended leader that is not reaped yet keeps the group's number from reuse.
     signal_group(leader, Signal::KILL);
     Ok(())
 }
 
-/// Whether the process ended before `deadline`.
-fn wait(handle: &OwnedFd, deadline: Duration, mut beat: impl FnMut()) -> Result<bool> {
+/// Waits for the process until `deadline`; `false` when it still runs.
+fn wait(watch: &EndWatch, deadline: Duration, mut beat: impl FnMut()) -> Result<bool> {
+    let mut brief = BRIEF;
     loop {
         beat();
         let left = deadline.saturating_sub(since_boot());
-        let slice = left.min(BEAT);
-        let timeout =
-            Timespec { tv_sec: slice.as_secs() as i64, tv_nsec: i64::from(slice.subsec_nanos()) };
-        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) if left.is_zero() => return Ok(false),
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(true),
-            Err(error) => return Err(error).context("cannot wait for a process"),
+        let ended = match watch {
+            EndWatch::Handle(handle) => is_ready(handle, PollFlags::IN, left.min(BEAT))?,
+            EndWatch::Process(process) => {
+                let ended = has_ended(*process);
+                if !ended {
+                    std::thread::sleep(left.min(brief));
+                    brief = (2 * brief).min(BEAT);
+                }
+                ended
+            }
+        };
+        if ended || left.is_zero() {
+            return Ok(ended);
         }
     }
 }
 
-/// The far side of the gate: becomes the script once the worker has written it down. Never returns
-/// when all goes well.
+/// Checks that the working directory has the id `DEVICE:INODE`, whatever its path.
+///
+/// # Errors
+/// When it is another directory.
+pub fn require_directory(id: &str) -> Result<()> {
+    let found = rustix::fs::stat(".").context("cannot look at the working directory")?;
+    if format!("{}:{}", found.st_dev, found.st_ino) != id {
+        bail!(
+            "the directory was exchanged while the script was to begin in it\n\
+             hint: see who can write in the directories above it"
+        );
+    }
+    Ok(())
+}
+
+/// Waits until `end` is ready for `what`, at most for `patience`; `false` on timeout.
+///
+/// # Errors
+/// When poll(2) fails.
+fn is_ready(end: &impl AsFd, what: PollFlags, patience: Duration) -> Result<bool> {
+    let timeout =
+        Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+    match poll(&mut [PollFd::new(end, what)], Some(&timeout)) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        ready => Ok(ready.context("cannot wait for a process")? > 0),
+    }
+}
+
+/// Becomes the script once the worker has recorded it: the child's side of the gate. Returns only on
+/// failure.
 ///
 /// # Errors
 /// When the worker died before that, or the program cannot be started.
@@ -202,43 +280,52 @@ pub fn become_script(argv: &[OsString]) -> Result<std::convert::Infallible> {
     Err(error).with_context(|| format!("cannot start {}", Path::new(program).display()))
 }
 
-/// Whatever the umask of cron or of the caller: from now on files have the usual modes, those of the
-/// scripts included. What others must not read is made with a mode of its own.
+/// Sets umask 022 for this process and its scripts, whatever cron or the caller set. Files that others
+/// must not read get an explicit mode.
 pub fn usual_umask() {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
 }
 
-/// Makes a session of our own, so that what is typed at a terminal does not reach us.
+/// Whether the process that reads our standard output has ended; `false` where that is no pipe.
+pub fn lost_reader() -> bool {
+    let output = std::io::stdout();
+    let mut reader = [PollFd::new(&output, PollFlags::empty())];
+    // The end of the reader is reported though it was not asked for (poll(2)).
+    poll(&mut reader, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && reader.iter().any(|it| it.revents().contains(PollFlags::ERR))
+}
+
+/// Starts a new session, so that signals of the terminal do not reach this process.
 pub fn leave_session() {
-    // Fails only for the leader of a group, who has no need of it.
+    // Fails only for a process group leader, which needs no new session.
     let _ = rustix::process::setsid();
 }
 
-/// From now on Ctrl-C prints `text` and ends this process; workers have a session of their own.
+/// Makes Ctrl-C print `text` and end this process; workers continue in their own session.
 ///
 /// # Errors
-/// When the signal cannot be caught.
-pub fn tell_on_interrupt(text: &'static str) -> Result<()> {
-    let told = ctrlc::set_handler(move || {
+/// When the signal handler cannot be set.
+pub fn print_on_interrupt(text: &'static str) -> Result<()> {
+    let installed = ctrlc::set_handler(move || {
         let _ = std::io::stderr().write_all(text.as_bytes());
         std::process::exit(130);
     });
-    match told {
+    match installed {
         Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
         Err(error) => Err(error).context("cannot catch Ctrl-C"),
     }
 }
 
-/// A file without a name for what a program prints; needs no disk.
+/// Creates an anonymous memory file for the output of a program.
 ///
 /// # Errors
-/// When the kernel does not give one.
+/// When memfd_create(2) fails.
 pub fn report_file() -> Result<File> {
     use rustix::fs::{MemfdFlags, memfd_create};
     Ok(memfd_create("report", MemfdFlags::CLOEXEC).context("no memory for a report")?.into())
 }
 
-/// The beginning of what a process wrote into its [`report_file`], at most `cap` bytes.
+/// Reads at most `cap` bytes from the beginning of a [`report_file`].
 ///
 /// # Errors
 /// When it cannot be read.
@@ -249,48 +336,48 @@ pub fn reported(mut report: File, cap: u64) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
-/// A file without a name that holds `content` and can never be changed again, for the standard input
-/// of a process of ours.
+/// Creates a sealed, immutable memory file with `content`, for the standard input of a process of ours.
 ///
 /// # Errors
-/// When the kernel does not give one.
-pub fn parcel(content: &[u8]) -> Result<File> {
+/// When the kernel cannot create or seal it.
+pub fn sealed_file(content: &[u8]) -> Result<File> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(memfd_create("parcel", flags).context("no memory for a parcel")?);
+    let mut file =
+        File::from(memfd_create("helper-input", flags).context("cannot make a memory file")?);
     file.write_all(content)?;
     let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    fcntl_add_seals(&file, all).context("a parcel cannot be sealed")?;
+    fcntl_add_seals(&file, all).context("cannot seal a memory file")?;
     Ok(file)
 }
 
-/// The parcel in our standard input, and its content. Several processes may read one at a time.
+/// Reads the sealed file at our standard input; returns the file and its content. Several processes may
+/// read the same one.
 ///
 /// # Errors
-/// When there is none.
+/// When standard input is no such file.
 pub fn handed_over() -> Result<(File, Vec<u8>)> {
-    use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;
     let file = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let size = file.metadata()?.len().min(MOST_HANDED_OVER);
     let mut content = vec![0; size as usize];
-    file.read_exact_at(&mut content, 0).context("there is no parcel")?;
+    file.read_exact_at(&mut content, 0).context("standard input is no sealed memory file")?;
     Ok((file, content))
 }
 
-fn input(parcel: Option<&File>) -> Result<Stdio> {
-    Ok(match parcel {
-        Some(parcel) => parcel.try_clone()?.into(),
+fn input(helper_input: Option<&File>) -> Result<Stdio> {
+    Ok(match helper_input {
+        Some(helper_input) => helper_input.try_clone()?.into(),
         None => Stdio::null(),
     })
 }
 
-/// Runs a command of the administrator's, such as `on_change`, to its end or for `limit`.
+/// Runs a command of the administrator, such as `on_change`, for at most `limit`.
 ///
 /// # Errors
 /// When it cannot be started.
 #[expect(clippy::disallowed_methods, reason = "the one door to processes")]
-pub fn run(argv: &[String], env: &[(&str, String)], limit: Duration) -> Result<Ended> {
+pub fn run(argv: &[String], env: &[(&str, String)], limit: Duration) -> Result<WaitOutcome> {
     let Some((program, args)) = argv.split_first() else { bail!("nothing to start") };
     let mut child = Command::new(program)
         .args(args)
@@ -302,8 +389,8 @@ pub fn run(argv: &[String], env: &[(&str, String)], limit: Duration) -> Result<E
     end_within(&mut child, limit)
 }
 
-/// Waits for the leader of a process group, for `limit`, and ends the group then.
-fn end_within(child: &mut Child, limit: Duration) -> Result<Ended> {
+/// Waits at most `limit` for the leader of a process group, then ends the group.
+fn end_within(child: &mut Child, limit: Duration) -> Result<WaitOutcome> {
     let pid = child.id() as i32;
     let process = Process::find(pid).unwrap_or(Process { pid, start: 0 });
     let timed_out = match open(process) {
@@ -315,86 +402,21 @@ fn end_within(child: &mut Child, limit: Duration) -> Result<Ended> {
     }
     let status = child.wait()?;
     Ok(match (timed_out, status.code()) {
-        (true, _) => Ended::TimedOut,
-        (false, Some(code)) => Ended::Exited(code),
-        (false, None) => Ended::Signalled(status.signal().unwrap_or_default()),
+        (true, _) => WaitOutcome::TimedOut,
+        (false, Some(code)) => WaitOutcome::Exited(code),
+        (false, None) => WaitOutcome::Signalled(status.signal().unwrap_or_default()),
     })
 }
 
-/// A shell at which a person types; `agent` means this very program there.
+/// Flag that Ctrl-C sets instead of ending the process.
 #[derive(Clone, Debug)]
-pub struct Shell {
-    /// The working directory.
-    pub folder: PathBuf,
-    /// The whole environment.
-    pub env: Vec<(OsString, OsString)>,
-}
+pub struct InterruptWatch(Arc<AtomicBool>);
 
-/// A line that was typed and runs.
-pub struct Typed {
-    child: Child,
-    output: File,
-}
-
-/// What a typed line did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// How it ended.
-    pub ended: Ended,
-    /// What it printed, errors among it; what is no UTF-8 is replaced.
-    pub text: String,
-}
-
-impl Shell {
-    /// The shell's parent is this process, whatever became of the file that it was started from.
-    const AGENT: &str = "agent() { (exec -a agent \"/proc/$PPID/exe\" \"$@\"); }\n";
-
-    /// Starts `line` in a process group of its own.
+impl InterruptWatch {
+    /// Sets the signal handler.
     ///
     /// # Errors
-    /// When there is no bash, or no process can be started.
-    #[expect(clippy::disallowed_methods, reason = "the one door to processes")]
-    pub fn start(&self, line: &str) -> Result<Typed> {
-        let output = report_file()?;
-        let child = Command::new("bash")
-            .arg("-c")
-            .arg(format!("{}{line}", Self::AGENT))
-            .current_dir(&self.folder)
-            .env_clear()
-            .envs(self.env.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output.try_clone()?)
-            .process_group(0)
-            .spawn()
-            .context("cannot start bash\nhint: apt-get install bash")?;
-        Ok(Typed { child, output })
-    }
-}
-
-impl Typed {
-    /// Waits for it, at most for `limit`.
-    ///
-    /// # Errors
-    /// When the kernel does not let us wait, or read what it printed.
-    pub fn finish(mut self, limit: Duration) -> Result<Said> {
-        let ended = end_within(&mut self.child, limit)?;
-        let mut bytes = Vec::new();
-        self.output.rewind()?;
-        self.output.read_to_end(&mut bytes)?;
-        Ok(Said { ended, text: String::from_utf8_lossy(&bytes).into_owned() })
-    }
-}
-
-/// Hears of Ctrl-C instead of being ended by it.
-#[derive(Clone, Debug)]
-pub struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// From now on.
-    ///
-    /// # Errors
-    /// When the signal cannot be caught.
+    /// When the signal handler cannot be set.
     pub fn watch() -> Result<Self> {
         let came = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&came);
@@ -403,9 +425,24 @@ impl Interrupt {
         Ok(Self(came))
     }
 
-    /// Whether it was pressed.
+    /// Whether Ctrl-C was pressed.
     pub fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Error message for a process of ours that cannot be started, with the missing prerequisite of this
+/// machine.
+fn cannot_start(what: &str) -> String {
+    let lacking = [
+        (OURSELVES, "/proc", "mount -t proc proc /proc"),
+        ("/dev/null", "/dev/null", "mknod -m 666 /dev/null c 1 3"),
+    ];
+    match lacking.iter().find(|(path, ..)| std::fs::metadata(path).is_err()) {
+        Some((_, name, remedy)) => {
+            format!("cannot start {what}, because there is no {name}\nhint: {remedy}")
+        }
+        None => format!("cannot start {what}\nhint: {MORE_TASKS}"),
     }
 }
 

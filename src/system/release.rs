@@ -1,34 +1,35 @@
-//! Releases at their targets: whole trees that readers meet through a symbolic link, old or new and
-//! never a mix. A link is swapped by one rename and never written through; its text is relative and
-//! ends with the full revision, so that `readlink` says what is shown.
+//! Releases at their targets: complete trees that readers reach through a symbolic link, old or new and
+//! never a mix. One rename replaces a link, and it is never written through; its text is relative and
+//! ends with the full commit id, so that `readlink` shows the revision.
 //!
 //! ```text
-//! one branch, target /data/sites/spog         folder /data/sites, store ".spog.pmpy", no slot
+//! one branch, target /data/sites/spog         directory /data/sites, store ".spog.pmpy", no slot
 //!   /data/sites/spog -> .spog.pmpy/REVISION
-//! branches or tags inside target /srv/env     folder /srv/env, store ".pmpy", slot DIR
+//! branches or tags inside target /srv/env     directory /srv/env, store ".pmpy", slot DIR
 //!   /srv/env/DIR -> .pmpy/DIR/REVISION
-//! branches beside target /srv/site            folder /srv, store ".site.pmpy", slot DIR
+//! branches next to target /srv/site           directory /srv, store ".site.pmpy", slot DIR
 //!   /srv/site_DIR -> .site.pmpy/DIR/REVISION
 //!
-//! STORE/                                      0755, ours, of one repository
+//! STORE/                                      0755, owned by the agent's user, for one repository
 //!   .repository                               the path of that repository's git directory
-//!   .pmpy-link-NUMBER                         a link on its way to its place
-//!   [SLOT/]REVISION/                          a release, whole and on disk
-//!   [SLOT/].pmpy-tmp-NUMBER/                  one that is being written or removed
+//!   .pmpy-link-NUMBER                         a link before its rename to its place
+//!   [SLOT/]REVISION/                          a complete release, synced to disk
+//!   [SLOT/].pmpy-tmp-NUMBER/                  a release during writing or removal
 //! ```
 //!
-//! What has a revision's name is whole: it gets the name after all of it is on disk, and loses it
-//! before anything of it is removed. What is neither a link that says exactly this nor an empty
-//! folder is somebody's, and stays.
+//! A release has its revision's name only while it is complete: it gets the name after all of it is on
+//! disk, and loses it before any of it is removed. Anything at a place except our own link with this
+//! exact text or an empty directory belongs to somebody else, and stays.
 //!
-//! Publishing goes in steps, each for as many places as there are, with [`Store::settle`] between
-//! them: [`Store::stage`], [`Staged::seal`], [`Store::show`] or [`Store::hide`],
-//! [`Store::retire`], and at last [`Store::sweep`]. Ended anywhere, they can be done again, after a
-//! [`Store::sweep`]. Several threads may do a step for different places at once; only
-//! [`Store::sweep`] wants to be alone. The caller holds the repository's lock.
+//! Publishing takes these steps, each for all places at once, with [`ReleaseStore::sync`] between them:
+//! [`ReleaseStore::stage`], [`StagedRelease::publish`], [`ReleaseStore::show`] or
+//! [`ReleaseStore::unlink`], [`ReleaseStore::retire`], and at last [`ReleaseStore::sweep`]. After an
+//! interruption anywhere, they can be repeated after a [`ReleaseStore::sweep`]. Several threads may do
+//! a step for different places at once; only [`ReleaseStore::sweep`] must run alone. The caller holds
+//! the repository's lock.
 //!
-//! Knows neither git's library nor what refs there are, and decides nothing: which revision, which
-//! place and what is kept are told.
+//! Knows neither git's library nor the refs, and decides nothing: the caller names the revision, the
+//! place and the releases to keep.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -44,47 +45,48 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttri
 use rustix::io::Errno;
 
 use super::files::{self, Dir};
-use crate::domain::change::{MAX_NAME, TEMPORARY};
 use crate::domain::git::Commit;
+use crate::domain::repository::change::{MAX_NAME, TEMPORARY};
+use crate::domain::text::EscapeControls;
 
 mod link;
 mod remove;
 mod write;
 
-pub use link::{Standing, in_the_way};
-pub use write::Staged;
+pub use link::{LinkState, in_the_way};
+pub use write::StagedRelease;
 
-/// The file in a store that says whose it is.
+/// File in a store that names its repository.
 const MARKER: &str = ".repository";
 
-/// How the names of links begin that are on their way to their place.
+/// Prefix of the temporary names of links.
 const LINK: &str = ".pmpy-link-";
 
-/// The most bytes of a [`MARKER`].
+/// Largest [`MARKER`], in bytes.
 const MAX_MARKER: u64 = 8 << 10;
 
-/// Where one ref appears.
+/// Place of one ref: its link and its directory of releases.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Slot {
     link: String,
     slot: Option<String>,
 }
 
-impl Place {
-    /// The place at `link`, a name in the store's folder, with its releases in `slot`, a folder in
-    /// the store.
+impl Slot {
+    /// The place at `link`, a name in the store's parent directory, with its releases in `slot`, a
+    /// directory in the store.
     ///
     /// # Errors
-    /// When one of them is not one name, or `slot` is one that the store uses itself: it begins with
-    /// a dot or looks like a revision.
+    /// When one of them is not a single file name, or `slot` is reserved for the store: it begins with
+    /// a dot or looks like a commit id.
     pub fn new(link: &str, slot: Option<&str>) -> Result<Self> {
         for name in [Some(link), slot].into_iter().flatten() {
             let is_name = !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
-            ensure!(is_name, "\"{}\" is no name of a directory", name.escape_debug());
+            ensure!(is_name, "\"{}\" is no name of a directory", name.escape_controls());
             ensure!(
                 name.len() <= MAX_NAME,
                 "\"{}\" has {} bytes; {MAX_NAME} are the most that a name may have",
-                name.escape_debug(),
+                name.escape_controls(),
                 name.len()
             );
         }
@@ -92,53 +94,53 @@ impl Place {
             ensure!(
                 !slot.starts_with('.') && revision(slot.as_bytes()).is_none(),
                 "\"{}\" is a name that the agent keeps for itself",
-                slot.escape_debug()
+                slot.escape_controls()
             );
         }
         Ok(Self { link: link.to_owned(), slot: slot.map(str::to_owned) })
     }
 }
 
-/// One whole tree that can be shown at a place.
+/// A complete tree that can be shown at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
-    place: Place,
+    place: Slot,
     revision: Commit,
 }
 
-/// Where the releases of one repository are, opened.
+/// The opened release directory of one repository.
 #[derive(Debug)]
-pub struct Store {
-    /// Where the links are.
-    folder: Dir,
+pub struct ReleaseStore {
+    /// Directory of the links.
+    links_dir: Dir,
     dir: Arc<Dir>,
     name: String,
-    /// Where the store is, for messages.
+    /// Path of the store, for messages.
     path: PathBuf,
 }
 
-/// Makes sure that the folder of a store that is inside its target is one itself, and of nobody who
-/// could put something else in the place of what is shown there. One that is missing is fine.
+/// Checks the directory of a store inside its target: it must be a real directory, owned by us or root,
+/// so that no other user can replace what is shown there. A missing one is no error.
 ///
 /// # Errors
-/// Says what it is instead, and what to do.
-pub fn check_folder(folder: &Path) -> Result<()> {
-    let shown = folder.display();
-    let found = match folder.symlink_metadata() {
+/// With its actual type or owner, and a remedy.
+pub fn check_dir(directory: &Path) -> Result<()> {
+    let shown = directory.display();
+    let found = match directory.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.with_context(|| format!("cannot look at {shown}"))?,
     };
     if found.is_symlink() {
-        let to = fs::read_link(folder).unwrap_or_default();
+        let to = fs::read_link(directory).unwrap_or_default();
         bail!(
-            "{shown} is a symbolic link to \"{}\", not a folder: nothing is published through it\n\
-             hint: name the folder itself as the target, or remove the link",
-            to.to_string_lossy().escape_debug()
+            "{shown} is a symbolic link to \"{}\", not a directory: nothing is published through it\n\
+             hint: name the directory itself as the target, or remove the link",
+            to.to_string_lossy().escape_controls()
         );
     }
     ensure!(
         found.is_dir(),
-        "{shown} is not a folder: no trees can appear in it\n\
+        "{shown} is not a directory: no trees can appear in it\n\
          hint: move it away, or choose another target"
     );
     let us = rustix::process::geteuid().as_raw();
@@ -151,76 +153,78 @@ pub fn check_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the folder of a store that is inside its target; the one above it has to be there.
+/// Creates the directory of a store inside its target; its parent must exist.
 ///
 /// # Errors
-/// When it is not, may not be written, or what is there is refused by [`check_folder`].
-pub fn make_folder(folder: &Path) -> Result<()> {
-    check_folder(folder)?;
-    let told = || format!("cannot make the folder {}", folder.display());
-    let (Some(above), Some(name)) = (folder.parent(), folder.file_name()) else { return Ok(()) };
-    let above = Dir::open(above).with_context(told)?;
+/// When the parent is missing or not writable, or [`check_dir`] refuses what is there.
+pub fn make_dir(directory: &Path) -> Result<()> {
+    check_dir(directory)?;
+    let message = || format!("cannot make the directory {}", directory.display());
+    let (Some(above), Some(name)) = (directory.parent(), directory.file_name()) else {
+        return Ok(());
+    };
+    let above = Dir::open(above).with_context(message)?;
     match above.make(name.as_bytes(), 0o755) {
         Err(Errno::EXIST) => Ok(()),
-        made => made.map_err(io::Error::from).and_then(|_| above.sync()).with_context(told),
+        made => made.map_err(io::Error::from).and_then(|_| above.sync()).with_context(message),
     }
 }
 
-impl Store {
-    /// Opens the store `name` of the repository whose git directory is `repository`. `None`: nothing
-    /// was published in `folder` yet.
+impl ReleaseStore {
+    /// Opens the store `name` of the repository whose git directory is `repository`; `None` when
+    /// nothing was published in `directory` yet.
     ///
     /// # Errors
-    /// When the store is not ours, others may write in it, it is of another repository, or it cannot
-    /// be read.
-    pub fn open(folder: &Path, name: &str, repository: &Path) -> Result<Option<Self>> {
-        let path = folder.join(name);
-        let told = || format!("cannot open {}", path.display());
-        let folder = match Dir::open(folder) {
+    /// When another user owns the store or can write in it, it is another repository's, or it cannot be
+    /// read.
+    pub fn open(directory: &Path, name: &str, repository: &Path) -> Result<Option<Self>> {
+        let path = directory.join(name);
+        let message = || format!("cannot open {}", path.display());
+        let directory = match Dir::open(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            folder => folder.with_context(told)?,
+            directory => directory.with_context(message)?,
         };
-        let Some(store) = Self::find(folder, name, path)? else { return Ok(None) };
+        let Some(store) = Self::find(directory, name, path)? else { return Ok(None) };
         Ok(store.is_of(repository)?.then_some(store))
     }
 
-    /// Opens that store, and first makes what is missing of it. `folder` has to be there.
+    /// Opens the store, and creates it where it is missing. `directory` must exist.
     ///
     /// # Errors
-    /// As [`Store::open`], and when nothing may be written in `folder`.
-    pub fn make(folder: &Path, name: &str, repository: &Path) -> Result<Self> {
-        let path = folder.join(name);
-        let told = || format!("cannot make {}", path.display());
-        let shown = folder.display();
-        let folder = Dir::open(folder).with_context(told)?;
-        folder.check_kernel().with_context(told)?;
-        match folder.make(name.as_bytes(), 0o755) {
+    /// As [`ReleaseStore::open`], and when `directory` is not writable.
+    pub fn make(directory: &Path, name: &str, repository: &Path) -> Result<Self> {
+        let path = directory.join(name);
+        let message = || format!("cannot make {}", path.display());
+        let shown = directory.display();
+        let directory = Dir::open(directory).with_context(message)?;
+        directory.check_kernel().with_context(message)?;
+        match directory.make(name.as_bytes(), 0o755) {
             Err(Errno::EXIST) => {}
             Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                 let us = rustix::process::geteuid().as_raw();
                 return Err(error).with_context(|| {
                     format!(
-                        "{}\nhint: releases are put beside their link: let user {us} write in \
+                        "{}\nhint: releases are put next to their link: let user {us} write in \
                          {shown}, or choose another target",
-                        told()
+                        message()
                     )
                 });
             }
-            made => drop(made.with_context(told)?),
+            made => drop(made.with_context(message)?),
         }
-        let store = Self::find(folder, name, path.clone())?
-            .with_context(|| format!("somebody removed {} at this moment", path.display()))?;
+        let store = Self::find(directory, name, path.clone())?
+            .with_context(|| format!("{} was removed at this moment", path.display()))?;
         if !store.is_of(repository)? {
-            store.claim(repository).with_context(told)?;
-            // Somebody else may have been faster, by another path to the same store.
+            store.claim(repository).with_context(message)?;
+            // Another process may have claimed the same store first, by another path.
             store.is_of(repository)?;
         }
         Ok(store)
     }
 
-    fn find(folder: Dir, name: &str, path: PathBuf) -> Result<Option<Self>> {
+    fn find(directory: Dir, name: &str, path: PathBuf) -> Result<Option<Self>> {
         let shown = path.display();
-        let dir = match folder.beneath(name.as_bytes()) {
+        let dir = match directory.beneath(name.as_bytes()) {
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => bail!(
                 "{shown} is not a directory, or is a symbolic link to one: releases are not put there\n\
@@ -228,12 +232,12 @@ impl Store {
             ),
             dir => dir.with_context(|| format!("cannot open {shown}"))?,
         };
-        let store = Self { folder, dir: Arc::new(dir), name: name.to_owned(), path };
+        let store = Self { links_dir: directory, dir: Arc::new(dir), name: name.to_owned(), path };
         store.check()?;
         Ok(Some(store))
     }
 
-    /// Makes sure that nobody else puts something into the store.
+    /// Checks that no other user can write in the store.
     fn check(&self) -> Result<()> {
         let shown = self.path.display();
         let found = self.dir.look_at(b".").with_context(|| format!("cannot look at {shown}"))?;
@@ -258,16 +262,16 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the store says that it is of `repository`; `false` while it says nothing, because
-    /// whoever made it died.
+    /// Checks that the store's marker names `repository`; `false` when the marker is missing because
+    /// its creator died.
     fn is_of(&self, repository: &Path) -> Result<bool> {
         let shown = self.path.display();
-        let told = || format!("cannot read {shown}/{MARKER}");
+        let message = || format!("cannot read {shown}/{MARKER}");
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&*self.dir, MARKER, flags, Mode::empty()) {
             Err(Errno::NOENT) => {
                 let entries = self.dir.entries().with_context(|| format!("cannot list {shown}"))?;
-                // The marker itself may have come at this moment.
+                // Another process may have written the marker in the meantime.
                 let is_ours =
                     |name: &[u8]| name == MARKER.as_bytes() || number(name, TEMPORARY).is_some();
                 ensure!(
@@ -277,66 +281,66 @@ impl Store {
                 );
                 return Ok(false);
             }
-            file => File::from(file.with_context(told)?),
+            file => File::from(file.with_context(message)?),
         };
         let mut text = Vec::new();
-        file.take(MAX_MARKER).read_to_end(&mut text).with_context(told)?;
+        file.take(MAX_MARKER).read_to_end(&mut text).with_context(message)?;
         ensure!(
             text == marker(repository),
             "{shown} holds the releases of another repository, {}\n\
              hint: give each repository a target of its own; if it is the same one, moved, write \
              its new path into {shown}/{MARKER}: {}",
-            String::from_utf8_lossy(&text).trim_end().escape_debug(),
+            String::from_utf8_lossy(&text).trim_end().escape_controls(),
             repository.display()
         );
         Ok(true)
     }
 
-    /// Writes into the store whose it is.
+    /// Writes the marker of `repository` into the store.
     fn claim(&self, repository: &Path) -> Result<()> {
-        rustix::fs::fchmod(&*self.dir, Mode::from(0o755))?;
+        files::have_mode(&*self.dir, 0o755)?;
         let (temporary, mut file) =
             fresh(TEMPORARY, |name| files::create_new(&*self.dir, name.as_bytes(), 0o644))?;
         file.write_all(&marker(repository))?;
         file.sync_all()?;
         let flags = RenameFlags::NOREPLACE;
         match rustix::fs::renameat_with(&*self.dir, &temporary, &*self.dir, MARKER, flags) {
-            // Whose it is then, is read back.
+            // The caller reads the marker again to see which repository owns it.
             Err(Errno::EXIST) => {
                 rustix::fs::unlinkat(&*self.dir, &temporary, AtFlags::empty())?;
             }
-            // Some file systems of the network cannot do that.
+            // Some network file systems do not support this flag.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 rustix::fs::renameat(&*self.dir, &temporary, &*self.dir, MARKER)?;
             }
             renamed => renamed?,
         }
         self.dir.sync()?;
-        Ok(self.folder.sync()?)
+        Ok(self.links_dir.sync()?)
     }
 
-    /// Whether there is a whole release of `revision` for `place`.
+    /// Whether there is a complete release of `revision` for `place`.
     ///
     /// # Errors
-    /// When it cannot be looked at.
-    pub fn has(&self, place: &Place, revision: Commit) -> Result<bool> {
+    /// When its attributes cannot be read.
+    pub fn has(&self, place: &Slot, revision: Commit) -> Result<bool> {
         let Some(slot) = self.slot(place)? else { return Ok(false) };
         let found = slot.look_at(revision.to_string().as_bytes());
         let found = found.with_context(|| format!("cannot look at {}", self.path.display()))?;
         Ok(found.is_some_and(|found| kind(&found) == FileType::Directory))
     }
 
-    /// Waits until everything done so far is on disk. Once for as many places as there are.
+    /// Syncs everything done so far to disk, once for any number of places.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn settle(&self) -> Result<()> {
+    pub fn sync(&self) -> Result<()> {
         rustix::fs::syncfs(&*self.dir)
             .with_context(|| format!("cannot sync {}", self.path.display()))
     }
 
-    /// Where the releases for `place` are; `None` while there was none.
-    fn slot(&self, place: &Place) -> Result<Option<Dir>> {
+    /// Directory of the releases for `place`; `None` when there was none yet.
+    fn slot(&self, place: &Slot) -> Result<Option<Dir>> {
         let path = self.slot_path(place);
         let shown = path.display();
         match self.dir.beneath(place.slot.as_deref().unwrap_or_default().as_bytes()) {
@@ -350,50 +354,49 @@ impl Store {
         }
     }
 
-    /// The revisions that there are releases of for `place`.
+    /// Revisions with a release for `place`.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn revisions(&self, place: &Place) -> Result<BTreeSet<Commit>> {
+    pub fn revisions(&self, place: &Slot) -> Result<BTreeSet<Commit>> {
         Ok(self.releases(place)?.into_iter().map(|release| release.revision).collect())
     }
 
-    /// The folders in the store that hold the releases for one place each, by name.
+    /// Names of the directories in the store that hold the releases of one place each.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn slots(&self) -> Result<Vec<String>> {
-        let told = || format!("cannot list {}", self.path.display());
-        let entries = self.dir.entries().with_context(told)?.into_iter();
+        let message = || format!("cannot list {}", self.path.display());
+        let entries = self.dir.entries().with_context(message)?.into_iter();
         let names = entries.filter_map(|(name, _)| String::from_utf8(name).ok());
         Ok(names.filter(|it| !it.starts_with('.') && revision(it.as_bytes()).is_none()).collect())
     }
 
-    fn slot_path(&self, place: &Place) -> PathBuf {
+    fn slot_path(&self, place: &Slot) -> PathBuf {
         self.path.join(place.slot.as_deref().unwrap_or_default())
     }
 }
 
-/// What a store's marker says.
+/// Content of a store's marker.
 fn marker(repository: &Path) -> Vec<u8> {
     [repository.as_os_str().as_bytes(), b"\n"].concat()
 }
 
-/// The revision whose release has the name `name`, if it is one.
+/// Parses the name of a release; `None` for other names.
 fn revision(name: &[u8]) -> Option<Commit> {
     let revision: Commit = std::str::from_utf8(name).ok()?.parse().ok()?;
-    // One name for each revision: no capital digits.
+    // One name for each revision, so no capital digits.
     (revision.to_string().as_bytes() == name).then_some(revision)
 }
 
-/// The number in a temporary name that begins with `prefix`; `None`: it is no such name.
+/// Number in a temporary name that begins with `prefix`; `None` for other names.
 fn number(name: &[u8], prefix: &str) -> Option<u32> {
     let digits = name.strip_prefix(prefix.as_bytes()).filter(|digits| digits.len() == 8)?;
     u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Makes something with `make` under a temporary name that begins with `prefix` and that nothing
-/// has yet.
+/// Creates a file or directory with `make` under an unused temporary name that begins with `prefix`.
 fn fresh<T, E: Into<io::Error>>(
     prefix: &str,
     make: impl Fn(&str) -> Result<T, E>,
@@ -402,7 +405,7 @@ fn fresh<T, E: Into<io::Error>>(
     loop {
         let name = format!("{prefix}{:08x}", NEXT.fetch_add(1, Ordering::Relaxed));
         match make(&name).map_err(Into::into) {
-            // Left by a dead process.
+            // A dead process left it.
             Err(error) if is_taken(&error) => {}
             made => return made.map(|made| (name, made)),
         }

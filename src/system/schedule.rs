@@ -1,9 +1,9 @@
-//! What makes ticks happen on this machine: cron's own files, people's crontabs and systemd's units.
-//! Reads, writes and asks; does not know which is wanted.
+//! The schedule that starts ticks on this machine: cron's files, user crontabs and systemd units.
+//! Reads, writes and queries them; does not know which is wanted.
 //!
 //! ```text
 //! /etc/cron.d/pmpy                                      root's line
-//! the caller's crontab, through crontab(1)              anybody else's
+//! the caller's crontab, through crontab(1)              another user's line
 //! /etc/systemd/system/pmpy.service                      the unit, where no package brought one
 //! ```
 
@@ -13,48 +13,50 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::process::{self, Answer, Ended};
-use super::{files, node};
+use super::files;
+use super::process::{self, ChildOutput, WaitOutcome};
+use crate::domain::text::EscapeControls;
+use crate::system::host;
 
-/// Root's line. Without a dot: cron passes over such names.
+/// Crontab file of root. Its name has no dot, because cron skips such names.
 pub const CRON_FILE: &str = "/etc/cron.d/pmpy";
-/// The unit's name.
+/// Name of the systemd unit.
 pub const UNIT: &str = "pmpy.service";
 
-/// Where an administrator's units are.
+/// Directory of the administrator's units.
 const UNITS: &str = "/etc/systemd/system";
-/// Where packages put theirs.
+/// Directories of the units of packages.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-/// Every cron there is.
+/// Executable names of the known cron daemons.
 const CRONS: [&str; 5] = ["cron", "crond", "fcron", "bcron-sched", "busybox-cron"];
-/// Where a machine has its programs.
+/// Directories of system programs.
 const PROGRAMS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// The most that a crontab or a unit may hold, in bytes.
+/// Largest crontab or unit, in bytes.
 const CAP: u64 = 256 * 1024;
-/// How long crontab(1) and systemctl(1) may take.
+/// Time limit for crontab(1) and systemctl(1).
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Whether a cron is installed.
+/// Whether a cron daemon is installed.
 pub fn has_cron() -> bool {
     CRONS.iter().any(|name| is_installed(name))
 }
 
-/// Whether systemd is installed, whatever runs this machine now.
+/// Whether systemd is installed, even if another init runs now.
 pub fn has_systemd() -> bool {
     is_installed("systemctl")
 }
 
 fn is_installed(program: &str) -> bool {
-    PROGRAMS.iter().any(|folder| Path::new(folder).join(program).exists())
+    PROGRAMS.iter().any(|dir| Path::new(dir).join(program).exists())
 }
 
-/// Whether systemd runs this machine (sd_booted(3)).
+/// Whether systemd is the running init (sd_booted(3)).
 pub fn systemd_runs() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// The content of [`CRON_FILE`]; `None` when there is none.
+/// Content of [`CRON_FILE`]; `None` when it is missing.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -65,7 +67,7 @@ pub fn cron_file() -> Result<Option<String>> {
 /// Replaces the content of [`CRON_FILE`].
 ///
 /// # Errors
-/// When it cannot be written, such as where no cron ever was.
+/// When it cannot be written, for instance because cron was never installed.
 pub fn put_cron_file(text: &str) -> Result<()> {
     put(Path::new(CRON_FILE), text.as_bytes(), 0o644)
 }
@@ -78,7 +80,7 @@ pub fn remove_cron_file() -> Result<()> {
     remove(Path::new(CRON_FILE))
 }
 
-/// Replaces the content of a crontab under /etc, and leaves its mode as it is.
+/// Replaces the content of a crontab under /etc and keeps its mode.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -88,44 +90,45 @@ pub fn rewrite(path: &Path, content: &[u8]) -> Result<()> {
     put(path, content, meta.permissions().mode() & 0o7777)
 }
 
-/// The caller's own crontab; empty when there is none.
+/// Content of the caller's own crontab; empty when there is none.
 ///
 /// # Errors
-/// When there is no crontab(1), or it refuses.
+/// When crontab(1) is missing or fails.
 pub fn crontab() -> Result<Vec<u8>> {
-    let Answer { ended, output, complaints } = process::ask(&line(None, "-l"), b"", PATIENCE)
-        .context("the crontab cannot be read\nhint: apt-get install cron")?;
+    let ChildOutput { ended, output, complaints } =
+        process::run_with_input(&line(None, "-l"), b"", PATIENCE)
+            .context("the crontab cannot be read\nhint: apt-get install cron")?;
     match ended {
-        Ended::Exited(0) => Ok(output),
+        WaitOutcome::Exited(0) => Ok(output),
         _ if complaints.contains("no crontab for") => Ok(Vec::new()),
         _ => bail!("the crontab cannot be read: {}", refusal(&complaints)),
     }
 }
 
-/// Replaces the crontab of `user`, or the caller's own; an empty one is removed.
+/// Replaces the crontab of `user`, or the caller's own; removes it when `content` is empty.
 ///
 /// # Errors
-/// When crontab(1) refuses.
+/// When crontab(1) fails.
 pub fn put_crontab(user: Option<&str>, content: &[u8]) -> Result<()> {
     let what = if content.is_empty() { "-r" } else { "-" };
-    let answer = process::ask(&line(user, what), content, PATIENCE)
+    let answer = process::run_with_input(&line(user, what), content, PATIENCE)
         .context("the crontab cannot be written\nhint: apt-get install cron")?;
     ensure!(
-        answer.ended == Ended::Exited(0),
+        answer.ended == WaitOutcome::Exited(0),
         "the crontab cannot be written: {}",
         refusal(&answer.complaints)
     );
     Ok(())
 }
 
-/// What crontab(1) says, in one line.
+/// Error message of crontab(1), in one line.
 fn refusal(complaints: &str) -> String {
     let words = complaints.split_whitespace().collect::<Vec<_>>().join(" ");
     let hint = match words.contains("not allowed") {
         true => "\nhint: /etc/cron.allow and /etc/cron.deny say who may have one",
         false => "",
     };
-    format!("{}{hint}", words.escape_debug())
+    format!("{}{hint}", words.escape_controls())
 }
 
 fn line<'a>(user: Option<&'a str>, what: &'a str) -> Vec<&'a str> {
@@ -135,7 +138,7 @@ fn line<'a>(user: Option<&'a str>, what: &'a str) -> Vec<&'a str> {
     line
 }
 
-/// Our own unit; `None` when there is none.
+/// Content of our own unit; `None` when there is none.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -143,13 +146,13 @@ pub fn unit() -> Result<Option<String>> {
     read(&unit_path())
 }
 
-/// The unit that a package brought, and where it is; `None` when none did.
+/// Path and content of the unit from a package; `None` when there is none.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn packaged_unit() -> Result<Option<(PathBuf, String)>> {
-    for folder in PACKAGED_UNITS {
-        let path = Path::new(folder).join(UNIT);
+    for dir in PACKAGED_UNITS {
+        let path = Path::new(dir).join(UNIT);
         if let Some(text) = read(&path)? {
             return Ok(Some((path, text)));
         }
@@ -157,7 +160,7 @@ pub fn packaged_unit() -> Result<Option<(PathBuf, String)>> {
     Ok(None)
 }
 
-/// Where our own unit belongs.
+/// Path of our own unit.
 pub fn unit_path() -> PathBuf {
     Path::new(UNITS).join(UNIT)
 }
@@ -165,7 +168,7 @@ pub fn unit_path() -> PathBuf {
 /// Replaces our own unit.
 ///
 /// # Errors
-/// When it cannot be written, such as where no systemd ever was.
+/// When it cannot be written, for instance because systemd was never installed.
 pub fn put_unit(text: &str) -> Result<()> {
     put(&unit_path(), text.as_bytes(), 0o644)
 }
@@ -178,37 +181,38 @@ pub fn remove_unit() -> Result<()> {
     remove(&unit_path())
 }
 
-/// Whether the unit is started at boot.
+/// Whether systemd starts the unit at boot.
 pub fn unit_is_enabled() -> bool {
     Path::new(UNITS).join("multi-user.target.wants").join(UNIT).symlink_metadata().is_ok()
 }
 
-/// `systemctl ARGUMENTS…`.
+/// Runs `systemctl ARGUMENTS…`.
 ///
 /// # Errors
-/// When there is none, or it refuses.
+/// When systemctl is missing or fails.
 pub fn systemctl(arguments: &[&str]) -> Result<()> {
     let line = [&["systemctl"], arguments].concat();
-    let answer = process::ask(&line, b"", PATIENCE).context("this machine has no systemd")?;
+    let answer =
+        process::run_with_input(&line, b"", PATIENCE).context("this machine has no systemd")?;
     ensure!(
-        answer.ended == Ended::Exited(0),
+        answer.ended == WaitOutcome::Exited(0),
         "{} failed: {}",
         line.join(" "),
-        answer.complaints.escape_debug()
+        answer.complaints.escape_controls()
     );
     Ok(())
 }
 
-/// Keeps a copy of `content` in `folder`, by the name of the file that it came from.
+/// Saves a copy of `content` in `directory`, named after the path `from` and the current time.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn keep_copy(folder: &Path, from: &str, content: &[u8]) -> Result<PathBuf> {
-    let day = node::now().format("%Y%m%dT%H%M%SZ");
+pub fn keep_copy(dir: &Path, from: &str, content: &[u8]) -> Result<PathBuf> {
+    let day = host::now().format("%Y%m%dT%H%M%SZ");
     let name = format!("{}.{day}", from.trim_start_matches('/').replace('/', "_"));
-    files::ensure_dir(folder, 0o700)?;
-    files::put(folder, &name, content, 0o600)?;
-    Ok(folder.join(name))
+    files::ensure_dir(dir, 0o700)?;
+    files::put(dir, &name, content, 0o600)?;
+    Ok(dir.join(name))
 }
 
 fn read(path: &Path) -> Result<Option<String>> {
@@ -218,14 +222,14 @@ fn read(path: &Path) -> Result<Option<String>> {
 }
 
 fn put(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let (folder, name) = parts(path)?;
-    files::sweep(folder)?;
-    files::put(folder, name, content, mode)
+    let (dir, name) = parts(path)?;
+    files::sweep(dir)?;
+    files::put(dir, name, content, mode)
 }
 
 fn remove(path: &Path) -> Result<()> {
-    let (folder, name) = parts(path)?;
-    files::remove(folder, name)
+    let (dir, name) = parts(path)?;
+    files::remove(dir, name)
 }
 
 fn parts(path: &Path) -> Result<(&Path, &str)> {

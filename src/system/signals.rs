@@ -1,4 +1,4 @@
-//! What the system says to a process that stays up. Hears of signals and does nothing about them.
+//! Signals to a long-running process. Receives them and does not act on them.
 
 use std::thread;
 
@@ -6,30 +6,30 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// What a signal asks for.
+/// Request that a signal makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// TERM or INT: end.
+pub enum SignalRequest {
+    /// SIGTERM or SIGINT: end.
     End,
-    /// HUP: read the configuration anew.
+    /// SIGHUP: reload the configuration.
     Reload,
 }
 
-/// From now on these signals end nothing; `deliver` hears of them, in a thread of its own.
+/// Catches these signals from now on and passes them to `deliver` in a separate thread.
 ///
 /// # Errors
 /// When they cannot be caught.
-pub fn watch(deliver: impl Fn(Asked) + Send + 'static) -> Result<()> {
+pub fn watch(deliver: impl Fn(SignalRequest) + Send + 'static) -> Result<()> {
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals cannot be caught")?;
     let hear = move || {
         for signal in signals.forever() {
-            deliver(if signal == SIGHUP { Asked::Reload } else { Asked::End });
+            deliver(if signal == SIGHUP { SignalRequest::Reload } else { SignalRequest::End });
         }
     };
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(hear)
-        .context("cannot start the thread that hears of signals")?;
+        .context("cannot start the thread for signals")?;
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! The door to the message bus: one connection to one broker, from the greeting to the farewell. Any
-//! ERROR ends it, and so do three heart-beats that did not come. What messages mean is none of its
-//! business; [`session`] keeps a connection for those who stay.
+//! STOMP connection to one message broker, from CONNECT to DISCONNECT. An ERROR frame ends it, and so
+//! do three missed heart-beats. Does not know the meaning of messages; [`session`] keeps a connection
+//! open.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
@@ -8,78 +8,79 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 
-use self::stream::{Stream, Woken};
+use self::stream::{BrokerStream, WakeReason};
 use super::files;
-use super::node::since_boot;
-use crate::domain::broker::{Broker, Brokers, Login};
-use crate::domain::bus::Topic;
-use crate::domain::stomp::{Decoder, Frame, Item, Version};
+use crate::domain::bus::broker::{Broker, BrokerLogin, BrokerSettings};
+use crate::domain::bus::message::Topic;
+use crate::domain::bus::stomp::{StompDecoder, StompFrame, StompItem, StompVersion};
+use crate::domain::text::EscapeControls;
+use crate::system::host::since_boot;
 
 pub mod session;
 mod stream;
 
-/// How long a broker may take to answer: it connects, then it takes us in.
+/// Time limit for a broker to accept a connection, and again to accept a login or subscription.
 pub const ANSWER: Duration = Duration::from_secs(5);
-/// How long writing one frame may take.
+/// Time limit to write one frame.
 const WRITE: Duration = Duration::from_secs(10);
-/// How many heart-beats may be missing. ActiveMQ sends its first after two intervals.
+/// Heart-beats that may be missing. ActiveMQ sends its first one after two intervals.
 const MISSED: u32 = 3;
-/// The most bytes that a file with a login may have.
+/// Largest login file, in bytes.
 const CAP: u64 = 64 << 10;
-/// How much is read at once, in bytes.
+/// Bytes read at once.
 const PIECE: usize = 16 << 10;
-/// How much of what a broker says is shown, in characters.
+/// Characters of a broker's error message that are shown.
 const SHOWN: usize = 200;
 
 /// An open connection to a broker.
-pub struct Connection {
-    stream: Stream,
+pub struct BrokerConnection {
+    stream: BrokerStream,
     name: String,
-    decoder: Decoder,
-    /// What came and is not decoded yet: from `at` on.
+    decoder: StompDecoder,
+    /// Received bytes; those from `at` on are not decoded yet.
     input: Vec<u8>,
     at: usize,
-    /// How often we promised to show that we are alive, and when we did last (time since boot).
+    /// Our promised heart-beat interval, and the time of our last write (since boot).
     ours: Option<Duration>,
     said: Duration,
-    /// How often the broker promised it, and when it did last.
-    theirs: Option<Duration>,
+    /// The broker's promised heart-beat interval, and the time of our last read.
+    delegated: Option<Duration>,
     heard: Duration,
 }
 
-impl Connection {
-    /// Connects to `broker` and says who we are, until `deadline` (time since boot), and within the
-    /// time that brokers have.
+impl BrokerConnection {
+    /// Connects to `broker` and logs in, until `deadline` (time since boot) and within the time limits
+    /// for brokers.
     ///
     /// # Errors
-    /// When there is no broker, TLS fails, or it does not take us.
-    pub fn open(broker: &Broker, brokers: &Brokers, deadline: Duration) -> Result<Self> {
+    /// When there is no broker, TLS fails, or it refuses the login.
+    pub fn open(broker: &Broker, brokers: &BrokerSettings, deadline: Duration) -> Result<Self> {
         Self::greet(broker, brokers, deadline)
-            .with_context(|| format!("the broker {broker} is of no use"))
+            .with_context(|| format!("the broker {broker} cannot be used"))
     }
 
-    fn greet(broker: &Broker, brokers: &Brokers, deadline: Duration) -> Result<Self> {
+    fn greet(broker: &Broker, brokers: &BrokerSettings, deadline: Duration) -> Result<Self> {
         let login = login(broker, brokers)?;
         let soon = || deadline.min(since_boot() + ANSWER);
-        let stream = Stream::open(broker, brokers, soon())?;
+        let stream = BrokerStream::open(broker, brokers, soon())?;
         let now = since_boot();
         let mut connection = Self {
             stream,
             name: broker.to_string(),
-            decoder: Decoder::default(),
+            decoder: StompDecoder::default(),
             input: Vec::new(),
             at: 0,
             ours: None,
             said: now,
-            theirs: None,
+            delegated: None,
             heard: now,
         };
         let beat = brokers.heartbeat.as_millis();
-        let mut connect = Frame::new("CONNECT")
+        let mut connect = StompFrame::new("CONNECT")
             .with("accept-version", "1.0,1.1,1.2")
             .with("host", brokers.host.as_str())
             .with("heart-beat", format!("{beat},{beat}"));
-        if let Some(Login { user, password }) = login {
+        if let Some(BrokerLogin { user, password }) = login {
             connect = connect.with("login", user).with("passcode", password);
         }
         connection.send(&connect, soon())?;
@@ -90,34 +91,34 @@ impl Connection {
             );
         };
         if answer.command != "CONNECTED" {
-            bail!("it answers {} where it should say CONNECTED", shown(&answer.command));
+            bail!("it answers {} where it should say CONNECTED", printable(&answer.command));
         }
-        connection.decoder.version = Version::named(answer.header("version"));
-        let (theirs, ours) = answer.header("heart-beat").map(beats).unwrap_or_default();
-        // Each side names the shortest that it can bear; 0 is none at all.
+        connection.decoder.version = StompVersion::named(answer.header("version"));
+        let (delegated, ours) = answer.header("heart-beat").map(beats).unwrap_or_default();
+        // Each side names the shortest interval that it supports; 0 means no heart-beats.
         let agreed = |said: Duration| (!said.is_zero()).then(|| said.max(brokers.heartbeat));
-        (connection.ours, connection.theirs) = (agreed(ours), agreed(theirs));
+        (connection.ours, connection.delegated) = (agreed(ours), agreed(delegated));
         Ok(connection)
     }
 
-    /// Its address.
+    /// Address of the broker.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Subscribes to all of `topics` and waits until the broker has taken each, until `deadline` (time
-    /// since boot). What comes on the first meanwhile is given to `deliver`.
+    /// Subscribes to all `topics` and waits for the broker's receipts, until `deadline` (time since
+    /// boot). Messages that arrive meanwhile go to `deliver`.
     ///
     /// # Errors
-    /// When one is refused or time is up.
+    /// When one is refused or the deadline passes.
     pub fn subscribe(
         &mut self,
         topics: &[Topic],
         deadline: Duration,
-        deliver: &mut dyn FnMut(Frame),
+        deliver: &mut dyn FnMut(StompFrame),
     ) -> Result<()> {
         let frames = topics.iter().enumerate().map(|(number, topic)| {
-            Frame::new("SUBSCRIBE")
+            StompFrame::new("SUBSCRIBE")
                 .with("id", number.to_string())
                 .with("destination", topic.destination())
                 .with("ack", "auto")
@@ -125,25 +126,25 @@ impl Connection {
         let missing = self.deliver_all(frames.collect(), deadline, deliver)?;
         match missing {
             0 => Ok(()),
-            _ => Err(anyhow!("it does not confirm that we listen")),
+            _ => Err(anyhow!("it does not confirm the subscription")),
         }
     }
 
-    /// Sends all of `frames`, then waits until the broker has confirmed each, until `deadline` (time
-    /// since boot); how many it has not.
+    /// Sends all `frames` and waits for the broker's receipts, until `deadline` (time since boot);
+    /// returns the number of missing receipts.
     ///
     /// # Errors
-    /// When one is refused or the connection breaks off.
-    pub fn publish(&mut self, frames: Vec<Frame>, deadline: Duration) -> Result<usize> {
+    /// When one is refused or the connection breaks.
+    pub fn publish(&mut self, frames: Vec<StompFrame>, deadline: Duration) -> Result<usize> {
         self.deliver_all(frames, deadline, &mut drop)
-            .with_context(|| format!("the broker {} does not take it", self.name))
+            .with_context(|| format!("the broker {} does not accept it", self.name))
     }
 
     fn deliver_all(
         &mut self,
-        frames: Vec<Frame>,
+        frames: Vec<StompFrame>,
         deadline: Duration,
-        deliver: &mut dyn FnMut(Frame),
+        deliver: &mut dyn FnMut(StompFrame),
     ) -> Result<usize> {
         let mut missing = frames.len();
         for (number, frame) in frames.into_iter().enumerate() {
@@ -155,7 +156,7 @@ impl Connection {
                 Some(frame) => deliver(frame),
                 None => break,
             }
-            // Of those who never stop talking nothing is ever missing.
+            // A broker that sends without pause never makes `receive` time out.
             if deadline <= since_boot() {
                 break;
             }
@@ -166,25 +167,25 @@ impl Connection {
     /// Sends one frame until `deadline` (time since boot).
     ///
     /// # Errors
-    /// When it cannot be said or the connection breaks off.
-    pub fn send(&mut self, frame: &Frame, deadline: Duration) -> Result<()> {
+    /// When it cannot be encoded or the connection breaks.
+    pub fn send(&mut self, frame: &StompFrame, deadline: Duration) -> Result<()> {
         let bytes = frame.encode(self.decoder.version)?;
         self.stream.write(&bytes, deadline).map_err(|error| broken(&error))?;
         self.said = since_boot();
         Ok(())
     }
 
-    /// The next frame; `None` when it is `until` (time since boot) or `wake` can be read, however much
-    /// more keeps coming. Beats meanwhile.
+    /// Receives the next frame; `None` at `until` (time since boot) or when `wake` is readable, even if
+    /// more data keeps arriving. Sends heart-beats meanwhile.
     ///
     /// # Errors
-    /// When the connection is over: it broke off, the broker says ERROR or what is no STOMP, or its
-    /// beats did not come.
+    /// When the connection is over: it broke, the broker sent ERROR or invalid STOMP, or its
+    /// heart-beats are missing.
     pub fn receive(
         &mut self,
         until: Duration,
         wake: Option<BorrowedFd<'_>>,
-    ) -> Result<Option<Frame>> {
+    ) -> Result<Option<StompFrame>> {
         if let Some(frame) = self.decoded()? {
             return Ok(Some(frame));
         }
@@ -195,7 +196,7 @@ impl Connection {
                 return Ok(Some(frame));
             }
             let now = since_boot();
-            let last = self.theirs.map(|beat| self.heard + beat * MISSED);
+            let last = self.delegated.map(|beat| self.heard + beat * MISSED);
             if last.is_some_and(|last| last <= now) {
                 bail!("it hangs: {MISSED} heart-beats did not come");
             }
@@ -203,15 +204,16 @@ impl Connection {
                 return Ok(None);
             }
             let next = [last, self.next_beat()].into_iter().flatten().fold(until, Duration::min);
-            // Whoever talks without end does not keep us from what else there is.
+            // A broker that sends without pause must not block other work.
             let next = if has_more { now } else { next };
-            if self.stream.wait(wake, next).map_err(|error| broken(&error))? == Woken::Outside {
+            if self.stream.wait(wake, next).map_err(|error| broken(&error))? == WakeReason::Outside
+            {
                 return Ok(None);
             }
         }
     }
 
-    /// Reads one piece of what has come, without waiting; whether there was any.
+    /// Reads one piece of the received bytes without waiting; `false` when there was none.
     fn read(&mut self) -> Result<bool> {
         self.input.resize(PIECE, 0);
         self.at = 0;
@@ -230,30 +232,31 @@ impl Connection {
         }
     }
 
-    /// Takes leave.
-    pub fn leave(mut self) {
-        // It goes either way.
-        let _ = self.send(&Frame::new("DISCONNECT"), since_boot() + Duration::from_millis(100));
+    /// Sends DISCONNECT and closes the connection.
+    pub fn disconnect(mut self) {
+        // The connection closes even if this fails.
+        let _ =
+            self.send(&StompFrame::new("DISCONNECT"), since_boot() + Duration::from_millis(100));
     }
 
-    /// The next frame of what was read; an ERROR is the end.
-    fn decoded(&mut self) -> Result<Option<Frame>> {
+    /// Decodes the next frame of the read bytes; an ERROR frame becomes an error.
+    fn decoded(&mut self) -> Result<Option<StompFrame>> {
         loop {
             let mut rest = self.input.get(self.at..).unwrap_or_default();
             let item = self.decoder.take(&mut rest);
             self.at = self.input.len() - rest.len();
             match item? {
-                Some(Item::Beat) => {}
-                Some(Item::Frame(frame)) if frame.command == "ERROR" => {
+                Some(StompItem::Beat) => {}
+                Some(StompItem::Frame(frame)) if frame.command == "ERROR" => {
                     return Err(refusal(&frame));
                 }
-                Some(Item::Frame(frame)) => return Ok(Some(frame)),
+                Some(StompItem::Frame(frame)) => return Ok(Some(frame)),
                 None => return Ok(None),
             }
         }
     }
 
-    /// When we are to show that we are alive: well before the broker would miss it.
+    /// Time of our next heart-beat, well before the broker would miss it; `None` without heart-beats.
     fn next_beat(&self) -> Option<Duration> {
         self.ours.map(|beat| self.said + beat * 2 / 3)
     }
@@ -268,41 +271,44 @@ impl Connection {
     }
 }
 
-/// Who we are to `broker`; `None`: nobody in particular.
-fn login(broker: &Broker, brokers: &Brokers) -> Result<Option<Login>> {
+/// Login for `broker`; `None` for an anonymous one.
+fn login(broker: &Broker, brokers: &BrokerSettings) -> Result<Option<BrokerLogin>> {
     match (&broker.login, &brokers.login_file) {
         (Some(login), _) => Ok(Some(login.clone())),
         (None, Some(file)) => {
-            let told = || format!("login_file {} cannot be used", file.display());
-            let text = files::read_private(file, CAP).with_context(told)?;
-            text.parse().map(Some).with_context(told)
+            let message = || format!("login_file {} cannot be used", file.display());
+            let text = files::read_private(file, CAP).with_context(message)?;
+            text.parse().map(Some).with_context(message)
         }
         (None, None) => Ok(None),
     }
 }
 
-/// The two times of a header `heart-beat`: how often the broker can, and how often it wants us to.
+/// The two intervals of a `heart-beat` header: the one the broker offers, and the one it expects of us.
 fn beats(header: &str) -> (Duration, Duration) {
     let time = |text: &str| Duration::from_millis(text.trim().parse::<u32>().unwrap_or(0).into());
-    header.split_once(',').map(|(theirs, ours)| (time(theirs), time(ours))).unwrap_or_default()
+    header
+        .split_once(',')
+        .map(|(delegated, ours)| (time(delegated), time(ours)))
+        .unwrap_or_default()
 }
 
-/// The broker's own words.
+/// Error message of the broker itself.
 #[derive(Debug)]
-struct Refusal(String);
+struct BrokerRefusal(String);
 
-impl std::fmt::Display for Refusal {
+impl std::fmt::Display for BrokerRefusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "it says: {}", self.0)
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for BrokerRefusal {}
 
-fn refusal(frame: &Frame) -> Error {
+fn refusal(frame: &StompFrame) -> Error {
     let message = frame.header("message").unwrap_or_default();
     let body = String::from_utf8_lossy(&frame.body);
-    // What follows the first line is for the programmers of the broker.
+    // The lines after the first are for developers of the broker.
     let first = body.lines().next().unwrap_or_default();
     let words = match (message.trim(), first.trim()) {
         ("", "") => "ERROR".to_owned(),
@@ -311,13 +317,13 @@ fn refusal(frame: &Frame) -> Error {
         (message, first) if first.contains(message) => first.to_owned(),
         (message, first) => format!("{message}: {first}"),
     };
-    Error::new(Refusal(shown(words.trim_end_matches('.'))))
+    Error::new(BrokerRefusal(printable(words.trim_end_matches('.'))))
 }
 
-/// Why a broker does not take us.
+/// Adds a hint to an error of the login.
 fn not_taken(error: Error) -> Error {
-    let hint = match error.downcast_ref::<Refusal>() {
-        Some(Refusal(words)) if words.contains("irtual host") => {
+    let hint = match error.downcast_ref::<BrokerRefusal>() {
+        Some(BrokerRefusal(words)) if words.contains("irtual host") => {
             "set host to the virtual host that this user may use"
         }
         Some(_) => "are user and password right? See login_file",
@@ -326,18 +332,18 @@ fn not_taken(error: Error) -> Error {
              Some brokers hang up on a wrong password as well: see login_file"
         }
     };
-    error.context(format!("it does not take us\nhint: {hint}"))
+    error.context(format!("it refuses the connection\nhint: {hint}"))
 }
 
 fn broken(error: &io::Error) -> Error {
     match error.kind() {
-        ErrorKind::TimedOut => anyhow!("it takes nothing more: time is up"),
+        ErrorKind::TimedOut => anyhow!("it accepts no more data in time"),
         _ => anyhow!("the connection broke off: {error}"),
     }
 }
 
-fn shown(words: &str) -> String {
-    words.chars().take(SHOWN).collect::<String>().escape_debug().to_string()
+fn printable(words: &str) -> String {
+    words.chars().take(SHOWN).collect::<String>().escape_controls()
 }
 
 #[cfg(test)]
@@ -346,7 +352,7 @@ mod tests {
 
     #[test]
     fn heart_beats_that_are_none_are_no_heart_beats() {
-        let seconds = |theirs, ours| (Duration::from_secs(theirs), Duration::from_secs(ours));
+        let seconds = |delegated, ours| (Duration::from_secs(delegated), Duration::from_secs(ours));
         assert_eq!(beats("29000, 30000"), seconds(29, 30));
         for header in ["", "x,y", "1000", "-1,99999999999"] {
             assert_eq!(beats(header), seconds(0, 0), "{header}");
@@ -354,10 +360,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_one_line_and_without_the_brokers_inside() {
+    fn a_refusal_is_reported_in_one_line_and_without_the_brokers_inside() {
         let refused = |message: &str, body: &str| {
-            let frame = Frame::new("ERROR").with("message", message);
-            refusal(&Frame { body: body.as_bytes().to_vec(), ..frame }).to_string()
+            let frame = StompFrame::new("ERROR").with("message", message);
+            refusal(&StompFrame { body: body.as_bytes().to_vec(), ..frame }).to_string()
         };
         let body = "java.lang.SecurityException: User x is not authorized.\n\tat org.apache";
         assert_eq!(

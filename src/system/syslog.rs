@@ -1,26 +1,29 @@
-//! One line to the system's log for each action, over `/dev/log` (syslog(3), RFC 3164 as local
-//! sockets take it). Where nobody listens there, nothing is said: the log is a courtesy.
+//! Sends one line to the system log for each action, over `/dev/log` (syslog(3), RFC 3164 in the local
+//! socket's form). Without a syslog daemon, nothing is sent: the log is optional. Knows nothing of
+//! actions.
 
 use std::os::unix::net::UnixDatagram;
 
-/// How much it matters.
+use crate::domain::text::EscapeControls;
+
+/// Syslog severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// 4
+pub enum SyslogLevel {
+    /// Severity 4.
     Warning,
-    /// 6
+    /// Severity 6.
     Info,
 }
 
-/// Says one line, in the facility `daemon`, as `pmpy`.
-pub fn tell(level: Level, line: &str) {
+/// Sends one line with facility `daemon` and tag `pmpy`.
+pub fn send(level: SyslogLevel, line: &str) {
     const DAEMON: u8 = 3 << 3;
     let priority = DAEMON
         | match level {
-            Level::Warning => 4,
-            Level::Info => 6,
+            SyslogLevel::Warning => 4,
+            SyslogLevel::Info => 6,
         };
-    let text = format!("<{priority}>pmpy[{}]: {}", std::process::id(), line.escape_debug());
+    let text = format!("<{priority}>pmpy[{}]: {}", std::process::id(), line.escape_controls());
     if let Ok(socket) = UnixDatagram::unbound()
         && socket.set_nonblocking(true).is_ok()
     {

@@ -1,23 +1,33 @@
-//! Whom we trust over TLS: the system's authorities or those of a `ca_file`; and what went wrong, in
-//! words for people. Reads files; connects to nobody.
+//! Trusted CAs for TLS, of the system or of a `ca_file`, and readable messages for TLS errors. Reads
+//! files; makes no connection.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Local, Utc};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ConfigBuilder, PeerIncompatible,
+    PeerMisbehaved, RootCertStore,
+};
 
-use super::{files, node};
+use self::own_certificate::OwnCertificateVerifier;
+use super::files;
+use crate::domain::text::EscapeControls;
+use crate::system::host;
 
-/// The most bytes that a file with certificates may have; the system's has a quarter of a million.
+mod certificate;
+mod own_certificate;
+
+/// Largest certificate file, in bytes; the system's bundle has a quarter of a million.
 pub const CAP: u64 = 16 << 20;
 
-/// Where distributions keep all authorities in one file: Debian and most others, Red Hat, SUSE,
-/// Alpine. One file is read four times as fast as a folder of them.
+/// Files where distributions keep all CAs: Debian and most others, Red Hat, SUSE, Alpine. One file is
+/// read four times as fast as a directory of them.
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -25,29 +35,45 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// TLS 1.2 and 1.3 with a server whose certificate these authorities signed; see [`authorities`].
+/// The kinds of keys that certificates may have.
+pub const KINDS: &str = "RSA, P-256, P-384 and Ed25519, not P-521 and RSA-PSS";
+
+/// TLS client without a certificate of its own; see [`builder`].
 ///
 /// # Errors
-/// As [`authorities`].
+/// As [`builder`].
 pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(authorities(ca_file)?);
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(builder(ca_file)?.with_no_client_auth()))
 }
 
-/// The certificates of the authorities in `ca_file`, or of those that this system trusts, from where
-/// curl would read them.
+/// TLS 1.2 and 1.3 client that accepts servers with a certificate of the CAs in `ca_file`, or with a
+/// certificate that is itself in it. `None`: of the CAs that this system trusts.
 ///
 /// # Errors
-/// When the file cannot be read or holds no certificate.
-pub fn authorities(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>> {
+/// When the file cannot be read or has no certificate.
+pub fn builder(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let trusted = authorities(ca_file)?;
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(trusted.iter().cloned());
+    ensure!(added > 0, "none of its certificates can be read\n{REMEDY}");
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    if ca_file.is_none() {
+        return Ok(builder.with_root_certificates(roots));
+    }
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+    let verifier = Arc::new(OwnCertificateVerifier { chains, trusted });
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
+}
+
+/// CA certificates of `ca_file`, or those that this system trusts, from the file that curl reads.
+fn authorities(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>> {
     if let Some(file) = ca_file {
         return certificates(file)
             .with_context(|| format!("ca_file {} cannot be used", file.display()));
     }
-    let named = node::variable(&["SSL_CERT_FILE"]).map(PathBuf::from);
+    let named = host::variable(&["SSL_CERT_FILE"]).map(PathBuf::from);
     let usual = || BUNDLES.iter().map(PathBuf::from).find(|file| file.exists());
     let file = named.or_else(usual).context(
         "no CA bundle was found on this system\n\
@@ -58,9 +84,9 @@ pub fn authorities(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>
 
 const REMEDY: &str = "hint: correct ca_file, or leave it out to trust what this system trusts";
 
-/// The certificates in `file`; those of a kind that is not known are left out.
+/// Reads the certificates in `file`, and skips unknown types.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    // Distributions put links there.
+    // Distributions install symbolic links there.
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     let pem =
         files::read_small(&target, CAP)?.with_context(|| format!("it is not there\n{REMEDY}"))?;
@@ -69,11 +95,58 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// Why there is no TLS with `host`.
-pub fn told(error: &rustls::Error, host: &str) -> String {
-    // A clock that is wrong looks just like a certificate that is.
+/// Message for a failed TLS connection to `host`.
+pub fn sentence(error: &rustls::Error, host: &str) -> String {
+    use AlertDescription as Alert;
+    let kinds = || {
+        format!(
+            "{host} and the agent have no kind of key or cipher in common\nhint: the keys of certificates may be {KINDS}"
+        )
+    };
+    match error {
+        rustls::Error::InvalidCertificate(certificate) => rejected(certificate, host),
+        rustls::Error::AlertReceived(alert) => match alert {
+            Alert::HandshakeFailure | Alert::InsufficientSecurity => kinds(),
+            Alert::ProtocolVersion => unsafe_version(host),
+            Alert::UnrecognisedName => {
+                format!("{host} does not serve this name\nhint: write the name that it serves")
+            }
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied => format!(
+                "{host} wants a certificate from the client, or another one\n\
+                 hint: set client_cert"
+            ),
+            other => format!("{host} ends TLS with alert {}", u8::from(*other)),
+        },
+        rustls::Error::InvalidMessage(_) => {
+            format!("{host} does not speak TLS there\nhint: is this the port for TLS?")
+        }
+        rustls::Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)
+        | rustls::Error::PeerMisbehaved(
+            PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme
+            | PeerMisbehaved::SignedKxWithWrongAlgorithm,
+        ) => kinds(),
+        rustls::Error::PeerIncompatible(_) => unsafe_version(host),
+        other => format!("TLS with {host} fails: {}", other.to_string().escape_controls()),
+    }
+}
+
+fn unsafe_version(host: &str) -> String {
+    format!("{host} speaks no TLS that is safe: 1.2 or 1.3 are needed")
+}
+
+/// Message for a certificate of `host` that is not accepted.
+fn rejected(error: &CertificateError, host: &str) -> String {
+    use CertificateError as Why;
+    // A wrong clock looks just like an invalid certificate.
     let clock = || {
-        let now = node::now().with_timezone(&Local);
+        let now = host::now().with_timezone(&Local);
         let now = now.format("%F %R %:z");
         format!("hint: the clock says {now} on this machine; set it if that is wrong (timedatectl)")
     };
@@ -81,45 +154,34 @@ pub fn told(error: &rustls::Error, host: &str) -> String {
         let time = DateTime::<Utc>::from_timestamp(time.as_secs().cast_signed(), 0);
         time.map_or_else(String::new, |time| time.with_timezone(&Local).format("%F").to_string())
     };
-    match error {
-        rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::ExpiredContext { not_after, .. } => {
-                format!("the certificate of {host} expired on {}\n{}", day(not_after), clock())
-            }
-            CertificateError::NotValidYetContext { not_before, .. } => format!(
-                "the certificate of {host} is not valid before {}\n{}",
-                day(not_before),
-                clock()
-            ),
-            CertificateError::Expired | CertificateError::NotValidYet => {
-                format!("the certificate of {host} is not valid now\n{}", clock())
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!(
-                    "the certificate of {host} is for another name\n\
-                     hint: write the name that it is for, or is somebody in between?"
-                )
-            }
-            CertificateError::UnknownIssuer => format!(
-                "the certificate of {host} is signed by nobody who is trusted here\n\
-                 hint: name the file with its authority's certificate in ca_file"
-            ),
-            CertificateError::Revoked => format!("the certificate of {host} is revoked"),
-            other => format!(
-                "the certificate of {host} is not accepted: {other}\n\
-                 hint: a certificate that signed itself must be made for a server, and be in ca_file"
-            ),
-        },
-        rustls::Error::AlertReceived(alert) => format!(
-            "{host} ends TLS: {alert:?}\n\
-             hint: does it want another client_cert?"
-        ),
-        rustls::Error::InvalidMessage(_) => {
-            format!("{host} does not speak TLS there\nhint: is this the port for TLS?")
+    let what = match error {
+        Why::ExpiredContext { not_after, .. } => {
+            format!("expired on {}\n{}", day(not_after), clock())
         }
-        rustls::Error::PeerIncompatible(_) => {
-            format!("{host} speaks no TLS that is safe: 1.2 or 1.3 are needed")
+        Why::NotValidYetContext { not_before, .. } => {
+            format!("is not valid before {}\n{}", day(not_before), clock())
         }
-        other => format!("TLS with {host} fails: {}", other.to_string().escape_debug()),
-    }
+        Why::Expired | Why::NotValidYet => format!("is not valid now\n{}", clock()),
+        Why::NotValidForName | Why::NotValidForNameContext { .. } => "is for another name\n\
+             hint: write the name in the certificate; a proxy in between has one of its own"
+            .to_owned(),
+        Why::UnknownIssuer => "is signed by an unknown CA\n\
+             hint: set ca_file to the CA certificate, or to this very certificate"
+            .to_owned(),
+        Why::Revoked => "is revoked".to_owned(),
+        Why::UnsupportedSignatureAlgorithmContext { .. }
+        | Why::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            format!("has a key or a signature that is not supported\nhint: supported are {KINDS}")
+        }
+        Why::BadEncoding => "cannot be read: it is damaged, or of an old version".to_owned(),
+        Why::BadSignature => "has a signature that does not belong to it".to_owned(),
+        Why::InvalidPurpose | Why::InvalidPurposeContext { .. } => {
+            "is not made for a server\nhint: give the server one with the purpose serverAuth"
+                .to_owned()
+        }
+        _ => "is not one that a server can have\n\
+              hint: where it signed itself, name the file with this very certificate in ca_file"
+            .to_owned(),
+    };
+    format!("the certificate of {host} {what}")
 }

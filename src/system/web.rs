@@ -1,6 +1,5 @@
-//! The HTTP listener: one request for each connection, small and quick, or none. Plain HTTP; whoever
-//! offers it to the world puts a proxy with TLS before it. What is answered is none of its business, and
-//! neither is who may ask.
+//! HTTP listener: one small, quick request for each connection. Plain HTTP; to expose it, put a TLS
+//! proxy before it. Knows neither the responses nor who is authorised.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -22,24 +21,24 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::domain::webhook::Headers;
+use crate::domain::bus::webhook::RequestHeaders;
 
-/// The most bytes that a request may carry.
+/// Largest request body, in bytes.
 const MOST: usize = 64 << 10;
-/// The most bytes that its headers may have, and how many there may be.
+/// Largest size of the headers in bytes, and their largest number.
 const MOST_HEADERS: (usize, usize) = (16 << 10, 64);
-/// How long a request may take to be read.
+/// Time limit to read a request.
 const REQUEST: Duration = Duration::from_secs(5);
-/// How long a whole connection may take.
+/// Time limit for a whole connection.
 const CONNECTION: Duration = Duration::from_secs(15);
-/// How many connections are served at a time. The others wait in the kernel's queue.
+/// Connections served at a time. The others wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
-/// How long it waits when the system gives no connection: it has no descriptors left.
+/// Pause after a failed accept, for instance without free descriptors.
 const REST: Duration = Duration::from_millis(200);
 
-/// What somebody asks for.
+/// A request to the listener.
 #[derive(Debug)]
-pub enum Call {
+pub enum WebRequest {
     /// `GET /healthz`
     Health,
     /// `GET /metrics`
@@ -48,67 +47,66 @@ pub enum Call {
     Status,
     /// `POST /hook`
     Hook {
-        /// What stands above the body.
-        headers: Headers,
-        /// The body.
+        /// Headers of the request.
+        headers: RequestHeaders,
+        /// Body of the request.
         body: Vec<u8>,
     },
 }
 
-/// What they are told.
+/// Response to a request.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// HTTP's number for it.
+pub struct WebResponse {
+    /// HTTP status code.
     pub status: u16,
-    /// The kind of its text.
+    /// Content type of the text.
     pub kind: &'static str,
-    /// Its text.
+    /// Body of the response.
     pub text: String,
 }
 
-impl Answer {
-    /// A line in words.
+impl WebResponse {
+    /// A plain-text response of one line.
     pub fn words(status: u16, text: impl Into<String>) -> Self {
         let text = text.into() + "\n";
         Self { status, kind: "text/plain; charset=utf-8", text }
     }
 }
 
-impl IntoResponse for Answer {
+impl IntoResponse for WebResponse {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, [(header::CONTENT_TYPE, self.kind)], self.text).into_response()
     }
 }
 
-type Answerer = Arc<dyn Fn(Call) -> Answer + Send + Sync>;
+type WebHandler = Arc<dyn Fn(WebRequest) -> WebResponse + Send + Sync>;
 
-/// A listener that serves until it is dropped, in a thread of its own.
+/// A listener that serves in its own thread until it is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub struct WebServer {
     address: SocketAddr,
     stop: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
-    /// Listens on `bind`. `answer` is called on threads of its own, at most as many as there are
-    /// connections.
+impl WebServer {
+    /// Listens on `bind`. `answer` runs on separate threads, at most one for each connection.
     ///
     /// # Errors
-    /// When the address cannot be had, or the system gives no thread.
+    /// When the address is not available, or the system provides no thread.
     pub fn start(
         bind: SocketAddr,
-        answer: impl Fn(Call) -> Answer + Send + Sync + 'static,
+        answer: impl Fn(WebRequest) -> WebResponse + Send + Sync + 'static,
     ) -> Result<Self> {
         let listener = TcpListener::bind(bind).with_context(|| {
             format!(
-                "cannot listen on {bind}, where web hooks should come\n\
-                 hint: who has it already is told by: ss -ltnp; to move the agent itself to another \
+                "cannot listen for web hooks on {bind}\n\
+                 hint: to see which process uses it: ss -ltnp; to move the agent itself to another \
                  address of that port, restart it"
             )
         })?;
-        let address = listener.local_addr().context("cannot tell where web hooks should come")?;
+        let address = listener.local_addr().context("cannot read the address for web hooks")?;
         listener.set_nonblocking(true).context("cannot wait for web hooks")?;
         let runtime = Builder::new_current_thread()
             .enable_io()
@@ -121,20 +119,20 @@ impl Server {
         let thread = thread::Builder::new()
             .name("web".to_owned())
             .spawn(move || run(runtime, listener, router, &stopped))
-            .context("cannot start the thread that hears web hooks")?;
+            .context("cannot start the thread for web hooks")?;
         Ok(Self { address, stop, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-impl Drop for Server {
+impl Drop for WebServer {
     fn drop(&mut self) {
         self.stop.notify_one();
-        // So that the address is free again. It panicked or not: it is over.
+        // Waits for the thread so that the address is free again; whether it panicked does not matter.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -143,23 +141,23 @@ fn run(runtime: Runtime, listener: TcpListener, router: Router, stop: &Notify) {
     runtime.block_on(async {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => drop(tokio::spawn(serve(listener, router))),
-            Err(error) => tracing::error!(%error, "web hooks are not heard"),
+            Err(error) => tracing::error!(%error, "web hooks are not accepted"),
         }
         stop.notified().await;
     });
-    // What is still being answered is not waited for.
+    // Do not wait for responses in progress.
     runtime.shutdown_background();
 }
 
 async fn serve(listener: tokio::net::TcpListener, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    // It is never closed.
+    // The semaphore is never closed.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let connection = timeout(CONNECTION, serve_one(stream, router.clone()));
                 tokio::spawn(async move {
-                    // Whoever called sees how it ended.
+                    // The client sees how its connection ended.
                     let _ = connection.await;
                     drop(place);
                 });
@@ -172,46 +170,49 @@ async fn serve(listener: tokio::net::TcpListener, router: Router) {
     }
 }
 
-/// When a request must have been read.
+/// Time by which a request must have been read.
 #[derive(Clone, Copy)]
-struct Deadline(Instant);
+struct ReadDeadline(Instant);
 
 async fn serve_one(stream: TcpStream, router: Router) -> hyper::Result<()> {
-    let router = router.layer(Extension(Deadline(Instant::now() + REQUEST)));
+    let router = router.layer(Extension(ReadDeadline(Instant::now() + REQUEST)));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST)
         .max_buf_size(MOST_HEADERS.0)
         .max_headers(MOST_HEADERS.1)
-        // So nothing that follows a request can be taken for another one.
+        // So that no data after a request is taken for another one.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await
 }
 
-fn router(answerer: Answerer) -> Router {
+fn router(answerer: WebHandler) -> Router {
     Router::new()
         .route("/hook", post(hook))
-        .route("/healthz", get(|State(answerer)| answered(answerer, Call::Health)))
-        .route("/metrics", get(|State(answerer)| answered(answerer, Call::Metrics)))
-        .route("/status", get(|State(answerer)| answered(answerer, Call::Status)))
+        .route("/healthz", get(|State(answerer)| answered(answerer, WebRequest::Health)))
+        .route("/metrics", get(|State(answerer)| answered(answerer, WebRequest::Metrics)))
+        .route("/status", get(|State(answerer)| answered(answerer, WebRequest::Status)))
         .fallback(async || {
-            Answer::words(404, "there are POST /hook, GET /healthz, GET /metrics and GET /status")
+            WebResponse::words(
+                404,
+                "there are POST /hook, GET /healthz, GET /metrics and GET /status",
+            )
         })
         .method_not_allowed_fallback(async || {
-            Answer::words(405, "POST goes to /hook, GET to the others")
+            WebResponse::words(405, "POST goes to /hook, GET to the others")
         })
         .layer(DefaultBodyLimit::max(MOST))
         .with_state(answerer)
 }
 
 async fn hook(
-    State(answerer): State<Answerer>,
-    Extension(Deadline(deadline)): Extension<Deadline>,
+    State(answerer): State<WebHandler>,
+    Extension(ReadDeadline(deadline)): Extension<ReadDeadline>,
     request: Request,
-) -> Answer {
-    let too_large = || Answer::words(413, "request larger than 64 KiB");
-    // Whoever says so beforehand need not send it.
+) -> WebResponse {
+    let too_large = || WebResponse::words(413, "request larger than 64 KiB");
+    // A client that announces a too large body need not send it.
     if request.body().size_hint().lower() > MOST as u64 {
         return too_large();
     }
@@ -221,21 +222,23 @@ async fn hook(
         Ok(Err(refused)) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => {
             return too_large();
         }
-        Ok(Err(_)) => return Answer::words(400, "the body is broken"),
-        Err(_) => return Answer::words(408, "it takes too long"),
+        Ok(Err(_)) => return WebResponse::words(400, "the body is broken"),
+        Err(_) => return WebResponse::words(408, "it takes too long"),
     };
-    answered(answerer, Call::Hook { headers, body }).await
+    answered(answerer, WebRequest::Hook { headers, body }).await
 }
 
-/// Asks whoever knows, who may take a while.
-async fn answered(answerer: Answerer, call: Call) -> Answer {
+/// Calls the handler on a blocking thread, because it may be slow.
+async fn answered(answerer: WebHandler, call: WebRequest) -> WebResponse {
     let answer = tokio::task::spawn_blocking(move || answerer(call)).await;
-    answer.unwrap_or_else(|_| Answer::words(500, "answering makes the agent fail, which is a bug"))
+    answer.unwrap_or_else(|_| {
+        WebResponse::words(500, "the agent panics while it answers, which is a bug")
+    })
 }
 
-fn known(headers: &HeaderMap) -> Headers {
+fn known(headers: &HeaderMap) -> RequestHeaders {
     let text = |value: &header::HeaderValue| value.to_str().ok().map(str::to_owned);
-    Headers(
+    RequestHeaders(
         headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect(),
     )
 }

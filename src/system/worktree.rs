@@ -1,16 +1,16 @@
-//! The only writer of worktrees. It applies a [`Change`] in two parts: [`Worktree::classify`] looks
-//! at every path that the change touches, and at no other, and writes nothing; what it returns is
-//! the permission to [`Worktree::apply`].
+//! The only writer of worktrees. It applies a [`TreeChange`] in two parts: [`Worktree::classify`]
+//! inspects exactly the paths that the change touches and writes nothing; its result permits
+//! [`Worktree::apply`].
 //!
-//! What it promises:
-//! - A path is touched only while it holds the old tree's content, the new tree's, or nothing.
-//!   Anything else is somebody's work: nothing is written at all, and the paths are named.
-//! - No symbolic link is ever followed, and no file is written in place: new content gets a
-//!   temporary name in the same folder, goes to disk, and is renamed. So a hard link elsewhere keeps
-//!   its content and a running script its file.
+//! Guarantees:
+//! - A path is changed only while it has the old tree's content, the new tree's, or none. Anything else
+//!   is somebody's work: nothing at all is written, and the error names the paths.
+//! - No symbolic link is followed, and no file is written in place: new content gets a temporary name
+//!   in the same directory, is synced, and is renamed. So a hard link elsewhere keeps its content and a
+//!   running script its file.
 //! - The new content of all files is on disk before the first name changes: a full disk leaves the
-//!   old tree, whole, and the time in which a reader can meet a mix is that of the renames.
-//! - Ended anywhere, it can be run again: every path is then old, new or absent.
+//!   complete old tree, and readers can see a mix only during the renames.
+//! - After an interruption anywhere, it can be run again: every path is then old, new or absent.
 //!
 //! Knows neither git's library nor the index: objects, staged entries and stat data are values.
 
@@ -22,66 +22,66 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::files::Dir;
-use crate::domain::change::{Change, PathOp, RepoPath, Stat, TEMPORARY};
+use crate::domain::repository::change::{FileStat, PathOp, RepoPath, TEMPORARY, TreeChange};
 
-mod look;
-mod sweep;
+mod leftovers;
+mod local_changes;
 mod write;
 
-/// A worktree, opened.
+/// An open worktree.
 #[derive(Debug)]
 pub struct Worktree {
     root: Dir,
     path: PathBuf,
 }
 
-/// A change that may be applied: everything in its way is the old tree's or the new tree's.
+/// A change that may be applied: every path in its way has the old tree's or the new tree's content.
 #[derive(Debug)]
-pub struct Ready<'c> {
-    change: &'c Change,
-    /// One for each operation, in the same order.
-    steps: Vec<Step>,
+pub struct ReadyChange<'c> {
+    change: &'c TreeChange,
+    /// One step for each operation, in the same order.
+    steps: Vec<PathStep>,
 }
 
-/// What applying does at one path.
+/// Operation of an apply at one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// It is absent, and is to be.
+enum PathStep {
+    /// Absent, as it should be.
     Absent,
-    /// It is as the new tree has it.
+    /// Already as in the new tree.
     Keep,
     /// Remove the file.
-    Remove(Stat),
-    /// Remove the folder of a submodule, if it is empty.
-    RemoveFolder,
+    Remove(FileStat),
+    /// Remove the directory of a submodule, if it is empty.
+    RemoveDir,
     /// Write the file where there is nothing.
     Create,
-    /// Likewise, once what stands where its folder will be is removed.
+    /// As `Create`, after the removal of the file where its directory belongs.
     CreateLate,
-    /// Write the file over the one that is there.
-    Replace(Stat),
-    /// Write the file where a folder is that the change empties.
-    ReplaceFolder,
-    /// Make the folder of a submodule; first remove the file that is there.
-    MakeFolder(Option<Stat>),
+    /// Write the file over the existing one.
+    Replace(FileStat),
+    /// Write the file in place of a directory that the change empties.
+    ReplaceDir,
+    /// Create the directory of a submodule; first remove the existing file.
+    MakeDir(Option<FileStat>),
 }
 
-impl Step {
+impl PathStep {
     fn writes(self) -> bool {
-        matches!(self, Self::Create | Self::CreateLate | Self::Replace(_) | Self::ReplaceFolder)
+        matches!(self, Self::Create | Self::CreateLate | Self::Replace(_) | Self::ReplaceDir)
     }
 }
 
-/// Why a change may not be applied. Nothing was written.
+/// Reason why a change may not be applied. Nothing was written.
 #[derive(Debug)]
-pub enum Unready {
+pub enum ApplyRefusal {
     /// Local changes are in the way at these paths.
     Dirty(Vec<RepoPath>),
-    /// It could not be found out, or it would fail half-way.
+    /// The check failed, or the apply would fail half-way.
     Failed(Error),
 }
 
-impl fmt::Display for Unready {
+impl fmt::Display for ApplyRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dirty(paths) => {
@@ -93,7 +93,7 @@ impl fmt::Display for Unready {
     }
 }
 
-impl std::error::Error for Unready {
+impl std::error::Error for ApplyRefusal {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Dirty(_) => None,
@@ -102,7 +102,7 @@ impl std::error::Error for Unready {
     }
 }
 
-impl From<Error> for Unready {
+impl From<Error> for ApplyRefusal {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
@@ -112,27 +112,27 @@ impl Worktree {
     /// Opens the worktree at `path`.
     ///
     /// # Errors
-    /// When there is no such folder, or this kernel cannot open folders safely.
+    /// When the directory is missing, or this kernel cannot open directories safely.
     pub fn open(path: &Path) -> Result<Self> {
-        let told = || format!("cannot open the worktree {}", path.display());
-        let root = Dir::open(path).with_context(told)?;
-        root.check_kernel().with_context(told)?;
+        let message = || format!("cannot open the worktree {}", path.display());
+        let root = Dir::open(path).with_context(message)?;
+        root.check_kernel().with_context(message)?;
         Ok(Self { root, path: path.to_owned() })
     }
 
-    /// What stands where `folder` should be.
-    fn folder(&self, folder: &RepoPath) -> Result<Folder> {
-        match self.root.beneath(folder.as_bytes()) {
-            Ok(dir) => Ok(Folder::Open(dir)),
-            Err(Errno::NOENT) => Ok(Folder::Missing),
-            Err(Errno::NOTDIR | Errno::LOOP) => self.obstacle(folder),
-            Err(error) => Err(error).with_context(|| self.cannot("open", folder)),
+    /// State of the path where `directory` belongs.
+    fn directory(&self, directory: &RepoPath) -> Result<DirState> {
+        match self.root.beneath(directory.as_bytes()) {
+            Ok(dir) => Ok(DirState::Open(dir)),
+            Err(Errno::NOENT) => Ok(DirState::Missing),
+            Err(Errno::NOTDIR | Errno::LOOP) => self.obstacle(directory),
+            Err(error) => Err(error).with_context(|| self.cannot("open", directory)),
         }
     }
 
-    /// The first folder on the way to `folder` that is none.
-    fn obstacle(&self, folder: &RepoPath) -> Result<Folder> {
-        for path in folder.folders().chain([folder.clone()]) {
+    /// Finds the first part of the path `directory` that is not a directory.
+    fn obstacle(&self, directory: &RepoPath) -> Result<DirState> {
+        for path in directory.dirs().chain([directory.clone()]) {
             let (parent, name) = path.split();
             let looked = match self.root.beneath(parent.as_bytes()) {
                 Ok(dir) => look_at(&dir, name),
@@ -140,12 +140,12 @@ impl Worktree {
             };
             match looked.with_context(|| self.cannot("look at", &path))? {
                 Some(found) if kind(&found) == FileType::Directory => {}
-                Some(_) => return Ok(Folder::Blocked(path)),
-                None => return Ok(Folder::Missing),
+                Some(_) => return Ok(DirState::Blocked(path)),
+                None => return Ok(DirState::Missing),
             }
         }
-        // It became a folder in the meantime.
-        Ok(Folder::Missing)
+        // It became a directory in the meantime.
+        Ok(DirState::Missing)
     }
 
     fn cannot(&self, what: &str, path: &RepoPath) -> String {
@@ -153,36 +153,36 @@ impl Worktree {
     }
 }
 
-/// What stands where a folder should be.
-enum Folder {
+/// State of the path where a directory belongs.
+enum DirState {
     Open(Dir),
-    /// It, or one above it, does not exist.
+    /// The directory, or one above it, does not exist.
     Missing,
-    /// This path, itself or above, is a file or a link.
+    /// This path, the directory or one above it, is a file or a link.
     Blocked(RepoPath),
 }
 
-/// The last folder that was asked for: neighbours in a change mostly share theirs.
-struct Recent<'w> {
+/// Cache of the last opened directory, because adjacent paths of a change mostly share theirs.
+struct RecentDir<'w> {
     worktree: &'w Worktree,
-    last: Option<(RepoPath, Folder)>,
+    last: Option<(RepoPath, DirState)>,
 }
 
-impl<'w> Recent<'w> {
+impl<'w> RecentDir<'w> {
     fn new(worktree: &'w Worktree) -> Self {
         Self { worktree, last: None }
     }
 
-    fn folder(&mut self, path: RepoPath) -> Result<&Folder> {
-        let folder = match self.last.take() {
-            Some((last, folder)) if last == path => folder,
-            _ => self.worktree.folder(&path)?,
+    fn directory(&mut self, path: RepoPath) -> Result<&DirState> {
+        let directory = match self.last.take() {
+            Some((last, directory)) if last == path => directory,
+            _ => self.worktree.directory(&path)?,
         };
-        Ok(&self.last.insert((path, folder)).1)
+        Ok(&self.last.insert((path, directory)).1)
     }
 }
 
-/// What has the name `name` in `dir`; a link is not followed.
+/// Attributes of the entry `name` in `dir`, without following a link; `None` when it is missing.
 fn look_at(dir: &Dir, name: &[u8]) -> Result<Option<Statx>, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
@@ -196,8 +196,8 @@ fn kind(found: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(found.stx_mode))
 }
 
-fn stat(found: &Statx) -> Stat {
-    Stat {
+fn stat(found: &Statx) -> FileStat {
+    FileStat {
         mtime: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
         ctime: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
         dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
@@ -208,13 +208,13 @@ fn stat(found: &Statx) -> Stat {
     }
 }
 
-/// Whether `name` is one of a file that an apply made and did not rename.
+/// Whether `name` is a temporary name of an apply.
 fn is_temporary(name: &[u8]) -> bool {
     let number = name.strip_prefix(TEMPORARY.as_bytes()).unwrap_or_default();
     number.len() == 8 && number.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// Whether the change leaves nothing at the operation's path itself.
+/// Whether the change leaves nothing at the path of the operation itself.
 fn removes(op: &PathOp) -> bool {
     op.new.is_none()
 }

@@ -2,11 +2,12 @@
 //! it may hang a tick, end it, or reach beyond the repository.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode};
 
 pub(crate) fn machine() -> Sandbox {
     let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "one\n")]);
@@ -15,7 +16,7 @@ pub(crate) fn machine() -> Sandbox {
 }
 
 /// What may stand where a small file of ours should be.
-const ODDITIES: [&str; 6] = ["empty", "garbage", "huge", "fifo", "link", "folder"];
+const ODDITIES: [&str; 6] = ["empty", "garbage", "huge", "fifo", "link", "directory"];
 
 /// Puts the oddity `kind` at `path`.
 fn plant(machine: &Sandbox, kind: &str, path: &Path) {
@@ -26,7 +27,7 @@ fn plant(machine: &Sandbox, kind: &str, path: &Path) {
         "huge" => File::create(path).unwrap().set_len(1 << 30).unwrap(),
         "fifo" => drop(Ran::of(machine.command("mkfifo").arg(path)).ok()),
         "link" => symlink("/etc/passwd", path).unwrap(),
-        "folder" => {
+        "directory" => {
             fs::create_dir(path).unwrap();
             fs::write(path.join("inside"), "x").unwrap();
         }
@@ -75,7 +76,7 @@ fn a_lastaction_that_names_nothing_means_act_again_and_is_replaced() {
 fn a_lastaction_that_cannot_be_replaced_stops_before_any_script_runs() {
     let machine = machine();
     let record = machine.clone_of("ops").join(".temp/nodeinfo/lastaction.txt");
-    plant(&machine, "folder", &record);
+    plant(&machine, "directory", &record);
     tick(&machine).exits(1);
     tick(&machine).exits(1);
     assert_eq!(ended(&machine), 1, "no script runs that could not be recorded");
@@ -87,7 +88,7 @@ fn a_lastaction_that_cannot_be_replaced_stops_before_any_script_runs() {
 }
 
 #[test]
-fn a_damaged_memory_is_put_aside_or_told() {
+fn a_damaged_state_file_is_put_aside_or_reported() {
     for kind in ODDITIES {
         let machine = machine();
         let file = machine.private("ops", "state");
@@ -116,10 +117,10 @@ fn a_poll_that_cannot_be_read_counts_as_never_asked() {
 }
 
 #[test]
-fn a_poll_that_cannot_be_written_is_told() {
+fn a_poll_that_cannot_be_written_is_reported() {
     let machine = machine();
     let file = machine.private("ops", "poll");
-    plant(&machine, "folder", &{
+    plant(&machine, "directory", &{
         unplant(&file);
         file.clone()
     });
@@ -164,7 +165,7 @@ fn a_pin_that_cannot_be_read_stops_until_it_is_lifted() {
 }
 
 #[test]
-fn a_journal_that_cannot_be_read_is_put_right_or_told() {
+fn a_journal_that_cannot_be_read_is_put_right_or_reported() {
     for kind in ODDITIES {
         let machine = machine();
         let file = machine.private("ops", "journal");
@@ -181,7 +182,7 @@ fn a_journal_that_cannot_be_read_is_put_right_or_told() {
 }
 
 #[test]
-fn a_history_or_log_folder_in_ruins_does_not_stop_the_work() {
+fn a_history_or_log_directory_in_ruins_does_not_stop_the_work() {
     for kind in ["empty", "garbage"] {
         let machine = machine();
         plant(&machine, kind, &machine.private("ops", "history"));
@@ -193,7 +194,7 @@ fn a_history_or_log_folder_in_ruins_does_not_stop_the_work() {
 }
 
 #[test]
-fn whatever_stands_at_currentaction_holds() {
+fn whatever_is_at_currentaction_holds() {
     for kind in ["empty", "garbage", "huge", "fifo", "link"] {
         let machine = machine();
         plant(&machine, kind, &machine.currentaction("ops"));
@@ -209,7 +210,7 @@ fn whatever_stands_at_currentaction_holds() {
 }
 
 #[test]
-fn a_folder_of_records_that_is_missing_is_made_and_one_that_cannot_be_is_told() {
+fn a_directory_of_records_that_is_missing_is_made_and_one_that_cannot_be_is_reported() {
     let machine = machine();
     let temp = machine.clone_of("ops").join(".temp");
     fs::remove_dir_all(&temp).unwrap();
@@ -224,7 +225,7 @@ fn a_folder_of_records_that_is_missing_is_made_and_one_that_cannot_be_is_told() 
         }
         assert_eq!((machine.head("ops"), self::ended(&machine)), (acted, ended), "{kind}");
         unplant(&temp);
-        // The first makes the folders; with them went the record, so it acts again.
+        // The first makes the directories; with them went the record, so it acts again.
         tick(&machine).ok();
         tick(&machine).ok();
         assert_eq!(machine.lastaction("ops"), Some(revision), "{kind}");
@@ -233,11 +234,11 @@ fn a_folder_of_records_that_is_missing_is_made_and_one_that_cannot_be_is_told() 
 }
 
 #[test]
-fn a_folder_of_records_that_is_read_only_stops_before_any_script_runs() {
+fn a_directory_of_records_that_is_read_only_stops_before_any_script_runs() {
     use crate::disk::Mounted;
     let machine = machine();
-    let folder = machine.clone_of("ops").join(".temp/nodeinfo");
-    let mounted = Mounted::bind(&folder, &folder);
+    let dir = machine.clone_of("ops").join(".temp/nodeinfo");
+    let mounted = Mounted::bind(&dir, &dir);
     mounted.remount("bind,ro");
     let revision = machine.push("ops", &[("page", "two\n")]);
     for _ in 0..2 {
@@ -298,13 +299,13 @@ fn the_stack_type_wins_over_the_stack_key() {
 #[test]
 fn what_is_wrong_in_a_pushed_pattern_cannot_steer_the_terminal() {
     let text = "paths = [\"[\\u001b-\\u0001]\"]\n";
-    let told = pmpy::config::TreeSettings::parse(text).unwrap_err();
-    assert!(told.contains("is not a pattern: invalid range"), "{told}");
-    assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "{told:?}");
+    let printed = pmpy::config::TreeSettings::parse(text).unwrap_err();
+    assert!(printed.contains("is not a pattern: invalid range"), "{printed}");
+    assert!(!printed.contains(|c: char| c.is_control() && c != '\n'), "{printed:?}");
 }
 
 #[test]
-fn a_root_may_be_named_from_where_one_stands() {
+fn a_root_may_be_named_by_a_relative_path() {
     let machine = machine();
     let revision = machine.push("ops", &[("page", "two\n")]);
     let mut tick = machine.command(env!("CARGO_BIN_EXE_agent"));
@@ -339,7 +340,7 @@ fn a_lock_of_somebody_who_works_here_stops_before_anything_is_written() {
 }
 
 #[test]
-fn a_lock_that_is_old_and_nobodys_is_removed() {
+fn a_lock_that_is_old_and_held_by_no_process_is_removed() {
     let machine = machine();
     let lock = machine.clone_of("ops").join(".git/index.lock");
     let eleven_minutes_ago = SystemTime::now() - Duration::from_secs(660);
@@ -373,5 +374,47 @@ fn an_unknown_repository_is_a_sentence_with_the_known_ones() {
         let ran = machine.agent(command).exits(2);
         assert!(ran.stderr.contains("there is no repository \"opps\""), "{ran}");
         assert!(ran.stderr.contains("hint: there are: ops"), "{ran}");
+    }
+}
+
+#[test]
+fn records_that_others_could_write_break_it_until_that_is_put_right() {
+    type Loosen = fn(&Path);
+    let loosen: [Loosen; 3] = [
+        |path| set_mode(path, 0o777),
+        |path| chown(path, Some(1), None).unwrap(),
+        |path| {
+            let mut setfacl = Command::new("setfacl");
+            Ran::of(setfacl.args(["-m", "u:daemon:rwx"]).arg(path)).ok();
+        },
+    ];
+    for part in [".temp", ".temp/nodeinfo"] {
+        for loosen in loosen {
+            let machine = machine();
+            let path = machine.clone_of("ops").join(part);
+            loosen(&path);
+            let revision = machine.push("ops", &[("page", "two\n")]);
+            let printed = tick(&machine).exits(1).stdout;
+            assert!(
+                printed.contains("ops: broken") && printed.contains(path.to_str().unwrap()),
+                "{printed}"
+            );
+            let remedy = printed.split("then: ").nth(1).unwrap().lines().next().unwrap();
+            Ran::of(machine.command("sh").args(["-c", remedy])).ok();
+            machine.tick().ok();
+            assert_eq!(machine.lastaction("ops"), Some(revision), "{remedy}");
+        }
+    }
+}
+
+#[test]
+fn a_lastaction_that_others_can_write_says_nothing() {
+    let machine = machine();
+    let file = machine.clone_of("ops").join(".temp/nodeinfo/lastaction.txt");
+    for (loosen, runs) in [(0o666, 2), (0o644, 2)] {
+        set_mode(&file, loosen);
+        machine.tick().ok();
+        assert_eq!(ended(&machine), runs, "{loosen:o}");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
     }
 }

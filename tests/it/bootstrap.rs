@@ -162,7 +162,7 @@ fn a_clone_that_is_there_already_is_adopted() {
 }
 
 #[test]
-fn what_an_older_loop_acted_upon_is_not_acted_upon_again() {
+fn what_an_older_loop_applied_is_not_applied_again() {
     let machine = fleet();
     machine.clone_to_root("ops");
     let record = machine.clone_of("ops").join(".temp/nodeinfo");

@@ -6,9 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use pmpy::config::{Settings, Sources};
-use pmpy::engine::check::{self, Level, Scope, Verdict};
-use pmpy::system::node::Node;
+use pmpy::config::{ConfigLocations, Settings};
+use pmpy::engine::finding::{CheckFinding, CheckScope, FindingLevel};
+use pmpy::engine::operator::check;
+use pmpy::system::host::Host;
 
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, text};
 
@@ -75,7 +76,7 @@ fn a_broken_configuration_is_the_first_verdict() {
 }
 
 #[test]
-fn a_part_that_is_no_word_is_told_and_the_rest_is_checked_all_the_same() {
+fn a_part_that_is_no_word_is_reported_and_the_rest_is_checked_all_the_same() {
     let machine = machine();
     fs::create_dir_all(machine.path("root/.pmpy/nodeinfo")).unwrap();
     fs::write(machine.path("root/.pmpy/nodeinfo/nodepart.txt"), "../web\n").unwrap();
@@ -98,19 +99,19 @@ fn a_remote_that_is_gone_is_bad_and_offline_it_is_not_asked() {
 #[test]
 fn what_follows_a_tick_is_looked_at_because_cron_hides_it() {
     let machine = machine();
-    let folder = machine.path("metrics");
-    let file = folder.join("pmpy.prom");
+    let dir = machine.path("metrics");
+    let file = dir.join("pmpy.prom");
     let program =
         |path: &str| format!("metrics_file = {:?}\non_change = [{path:?}, \"-x\"]\n", text(&file));
     configure(&machine, &program("/opt/none/page"));
     let found = verdicts(&machine, &[], 1);
     assert_has(&found, "bad on_change", "there is no program \"/opt/none/page\"");
-    assert_has(&found, "bad metrics", "there is no folder ");
-    assert_has(&found, "hint:", &format!("mkdir -p {}", text(&folder)));
+    assert_has(&found, "bad metrics", "there is no directory ");
+    assert_has(&found, "hint:", &format!("mkdir -p {}", text(&dir)));
     let ran = machine.agent(&["check"]);
     assert!(ran.stdout.ends_with("\n2 errors.\n"), "{ran}");
     configure(&machine, &program("/bin/true"));
-    fs::create_dir(&folder).unwrap();
+    fs::create_dir(&dir).unwrap();
     let found = verdicts(&machine, &[], 0);
     assert_has(&found, "ok on_change", "/true");
     assert_has(&found, "ok metrics", "pmpy.prom");
@@ -156,7 +157,7 @@ fn a_repository_that_is_to_be_cloned_has_its_remote_asked() {
 }
 
 #[test]
-fn what_stops_a_repository_is_told_with_what_lifts_it() {
+fn what_stops_a_repository_is_reported_with_what_lifts_it() {
     let machine = machine();
     machine.agent(&["hold", "ops", "moving house"]).ok();
     fs::write(machine.currentaction("ops"), "db migration\n").unwrap();
@@ -218,7 +219,7 @@ fn what_else_lies_under_the_root_is_named() {
     fs::create_dir(machine.path("root/notes")).unwrap();
     symlink("ops", machine.path("root/zops")).unwrap();
     let found = verdicts(&machine, &[], 0);
-    assert_has(&found, "ok root", "root/notes is no repository and left alone");
+    assert_has(&found, "ok root", "root/notes is not a repository and is ignored");
     assert_has(&found, "ok root", "root/zops is a second name of ops");
 }
 
@@ -246,14 +247,14 @@ fn with_quiet_only_what_is_not_well_is_printed() {
 
 /// The verdict on the crontabs that a test planted, for the machine's own root or for a world of
 /// its own.
-fn crontabs(machine: &Sandbox, root: Option<&Path>) -> Verdict {
-    let sources = Sources {
+fn crontabs(machine: &Sandbox, root: Option<&Path>) -> CheckFinding {
+    let sources = ConfigLocations {
         root: root.map(Path::to_owned),
         home: Some(machine.path("home")),
-        ..Sources::default()
+        ..ConfigLocations::default()
     };
     let settings = Settings::load(&sources).unwrap();
-    check::check(settings, Node::here(), Scope::Machine, &machine.path("base"))
+    check::check(settings, Host::current(), CheckScope::Machine, &machine.path("base"))
         .into_iter()
         .find(|verdict| verdict.subject == "crontabs")
         .unwrap()
@@ -271,7 +272,7 @@ fn a_crontab_that_pulls_is_a_rival_wherever_it_is() {
         let machine = Sandbox::new();
         plant(&machine, place, "MAILTO=root\n\n* * * * * root cd /srv/ops && git pull -q\n");
         let verdict = crontabs(&machine, None);
-        assert_eq!(verdict.level, Level::Warn, "{place}");
+        assert_eq!(verdict.level, FindingLevel::Warn, "{place}");
         let line = format!("/{place}:3: * * * * * root cd /srv/ops && git pull -q");
         assert!(verdict.text.contains(&line), "{verdict:?}");
         assert!(verdict.remedy.unwrap().starts_with("remove it"));
@@ -283,12 +284,12 @@ fn a_crontab_whose_script_pulls_is_a_rival_and_of_another_world_only_when_it_is_
     let machine = Sandbox::new();
     plant(&machine, "etc/cron.d/ops", "* * * * * root /usr/local/bin/update\n");
     plant(&machine, "usr/local/bin/update", "#!/bin/sh\ncd /srv/ops\ngit pull\n");
-    assert_eq!(crontabs(&machine, None).level, Level::Warn);
+    assert_eq!(crontabs(&machine, None).level, FindingLevel::Warn);
     let root = machine.root();
-    assert_eq!(crontabs(&machine, Some(&root)).level, Level::Ok);
+    assert_eq!(crontabs(&machine, Some(&root)).level, FindingLevel::Ok);
     let about = format!("#!/bin/sh\ncd {}/ops\ngit pull\n", text(&root));
     plant(&machine, "usr/local/bin/update", &about);
-    assert_eq!(crontabs(&machine, Some(&root)).level, Level::Warn);
+    assert_eq!(crontabs(&machine, Some(&root)).level, FindingLevel::Warn);
 }
 
 #[test]
@@ -296,7 +297,7 @@ fn crontabs_that_pull_nothing_are_no_rivals() {
     let machine = Sandbox::new();
     plant(&machine, "etc/cron.d/pmpy", "* * * * * root agent tick --trigger cron --splay 20s\n");
     plant(&machine, "etc/crontab", "# * * * * * root git pull\n17 * * * * root run-parts /etc\n");
-    assert_eq!(crontabs(&machine, None).level, Level::Ok);
+    assert_eq!(crontabs(&machine, None).level, FindingLevel::Ok);
 }
 
 #[test]
@@ -309,7 +310,7 @@ fn a_target_that_cannot_be_is_bad_with_what_to_do_and_one_that_can_is_not() {
     };
     publishes("nowhere/site", "");
     let found = verdicts(&machine, &[], 1);
-    assert_has(&found, "bad ops", "is not there");
+    assert_has(&found, "bad ops", "does not exist");
     fs::create_dir(machine.path("nowhere")).unwrap();
     assert_has(&verdicts(&machine, &[], 0), "ok ops", "publishes to");
 
@@ -326,17 +327,17 @@ fn a_target_that_cannot_be_is_bad_with_what_to_do_and_one_that_can_is_not() {
 }
 
 #[test]
-fn a_timer_that_looks_like_silence_is_told() {
+fn a_timer_that_looks_like_silence_is_reported() {
     let machine = machine();
     configure(&machine, "[listen]\nevery = \"10m\"\n");
-    assert_has(&verdicts(&machine, &[], 0), "warn listen", "so long that between two ticks");
+    assert_has(&verdicts(&machine, &[], 0), "warn listen", "is too long: after");
     configure(&machine, "[listen]\nevery = \"4m\"\n");
     let found = verdicts(&machine, &[], 0);
     assert!(!found.iter().any(|line| line.contains("listen")), "{found:?}");
 }
 
 #[test]
-fn a_depth_that_does_nothing_is_told() {
+fn a_depth_that_does_nothing_is_reported() {
     let machine = machine();
     let url = format!("file://{}", text(&machine.server("ops")));
     configure(&machine, &format!("[repo.ops]\nurl = \"{url}\"\ndepth = 3\n"));

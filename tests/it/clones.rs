@@ -79,7 +79,7 @@ fn what_a_person_has_begun_is_named_with_what_ends_it_and_left_alone() {
 }
 
 #[test]
-fn an_index_of_a_kind_that_only_git_knows_is_told_with_what_makes_it_plain() {
+fn an_index_of_a_kind_that_only_git_knows_is_reported_with_what_makes_it_plain() {
     let machine = machine();
     in_clone(&machine, &["update-index", "--split-index"]);
     let revision = machine.push("ops", &[("page", "two\n")]);
@@ -132,7 +132,7 @@ fn a_branch_that_a_person_checked_out_is_followed_unless_another_is_configured()
 }
 
 #[test]
-fn a_partial_clone_follows_like_any_other_and_asks_nobody_behind_our_back() {
+fn a_partial_clone_follows_like_any_other_and_asks_no_other_remote() {
     let machine = machine();
     machine.git(&machine.server("ops"), &["config", "uploadpack.allowFilter", "true"]);
     fs::remove_dir_all(machine.clone_of("ops")).unwrap();
@@ -160,6 +160,72 @@ fn what_large_file_storage_left_in_git_is_written_as_it_is() {
     assert_eq!(fs::read_to_string(machine.clone_of("ops").join("film.bin")).unwrap(), pointer);
 }
 
+/// What `status -v`, `explain` and `check` say, and the row of `status --json`.
+fn reported(machine: &Sandbox) -> ([String; 3], serde_json::Value) {
+    let status = machine.agent(&["status", "-v"]).ok().stdout;
+    let explain = machine.agent(&["explain", "ops"]).ok().stdout;
+    let check = machine.agent(&["check", "--offline"]).ok().stdout;
+    ([status, explain, check], machine.row("ops")["gaps"].clone())
+}
+
+#[test]
+fn submodules_and_lfs_pointers_are_named_with_their_count_and_the_first() {
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n",
+        "0".repeat(64)
+    );
+    let target = "{}/site";
+    for (mode, target) in
+        [("work", ""), ("in-place", ""), ("checkout", target), ("branches", target)]
+    {
+        let machine = machine();
+        let target = target.replace("{}", text(&machine.path("")));
+        let target = if target.is_empty() { target } else { format!("target = \"{target}\"\n") };
+        machine.configure(&format!("[repo.ops]\nmode = \"{mode}\"\n{target}"));
+        machine.tick().ok();
+        let (texts, gaps) = reported(&machine);
+        assert!(
+            texts.iter().all(|it| !it.contains("ubmodule") && !it.contains("LFS")),
+            "{texts:?}"
+        );
+        assert!(gaps.is_null(), "{gaps}");
+
+        machine.push_with("ops", |desk| {
+            let elsewhere = format!("160000,{},b/sub", "1234567890".repeat(4));
+            machine.git(desk, &["update-index", "--add", "--cacheinfo", &elsewhere]);
+            fs::create_dir_all(desk.join("b/sub")).unwrap();
+            fs::write(desk.join("b.bin"), &pointer).unwrap();
+            fs::write(desk.join("a.bin"), &pointer).unwrap();
+        });
+        machine.tick().ok();
+        let check = |paths: [&str; 2]| {
+            let (texts, gaps) = reported(&machine);
+            for text in texts {
+                assert!(
+                    text.contains("1 submodule is left empty") && text.contains(paths[0]),
+                    "{text}"
+                );
+                assert!(text.contains("LFS pointer") && text.contains(paths[1]), "{text}");
+            }
+            gaps
+        };
+        let gaps = check(["b/sub", "the first is a.bin"]);
+        assert_eq!(
+            (&gaps["submodules"]["count"], &gaps["submodules"]["first"]),
+            (&1.into(), &"b/sub".into())
+        );
+        assert_eq!(gaps["lfs_pointers"]["count"], 2);
+
+        // A push of something else changes nothing, and one that takes a pointer away does.
+        machine.push("ops", &[("page", "three\n")]);
+        machine.tick().ok();
+        check(["b/sub", "the first is a.bin"]);
+        machine.push_with("ops", |desk| fs::remove_file(desk.join("a.bin")).unwrap());
+        machine.tick().ok();
+        check(["b/sub", "1 file is an LFS pointer"]);
+    }
+}
+
 #[test]
 fn names_that_differ_in_case_or_composition_only_are_different_files() {
     let machine = machine();
@@ -170,7 +236,7 @@ fn names_that_differ_in_case_or_composition_only_are_different_files() {
         }
     });
     machine.tick().ok();
-    // One of each pair becomes a folder, the other one goes.
+    // One of each pair becomes a directory, the other one goes.
     machine.push_with("ops", |desk| {
         for (name, other) in [("Readme", "README"), ("cafe\u{301}", "caf\u{e9}")] {
             fs::remove_file(desk.join(name)).unwrap();

@@ -58,10 +58,10 @@ flock --nonblock 9 || echo '! two at once' >> \"$world/runs\"
 echo \"start $AGENT_REVISION $AGENT_RESUMED\" >> \"$world/runs\"
 ";
 
-/// Then waits for `FOLDER/go`.
+/// Then waits for `DIR/go`.
 fn waiting() -> String {
     format!(
-        "{ALONE}until [ -e \"$world/go\" ]; do sleep 0.02; done\n\
+        "{ALONE}until [ -e \"$world/go\" ] || [ ! -d \"$world\" ]; do sleep 0.02; done\n\
          echo \"end $AGENT_REVISION\" >> \"$world/runs\"\n"
     )
 }
@@ -132,11 +132,15 @@ fn of_fifty_ticks_at_once_one_acts_and_the_others_leave() {
 }
 
 #[test]
-fn whoever_finds_it_busy_leaves_at_once_and_is_not_in_the_way() {
+fn a_tick_that_finds_it_busy_leaves_at_once_and_is_not_in_the_way() {
     let (machine, tick, revision) = in_the_middle();
-    // The script waits for us: whoever waited for it would not come back.
-    for arguments in [&TICK[..], &["tick", NAME], &["worker", NAME, "--trigger", "cron"]] {
-        let ran = machine.agent(arguments).ok();
+    // The script waits for us: a process that waited for it would not come back. Only a named tick is asked
+    // whether the revision is here.
+    let named = ["tick", NAME];
+    for (arguments, code) in
+        [(&TICK[..], 0), (&named, 1), (&["worker", NAME, "--trigger", "cron"], 0)]
+    {
+        let ran = machine.agent(arguments).exits(code);
         assert_eq!(ran.stderr, "", "{ran}");
     }
     assert_eq!(machine.state(NAME), "acting");
@@ -247,7 +251,7 @@ fn a_lock_of_a_git_command_that_still_runs_is_left_to_it() {
 
     fs::write(clone.join("note"), "mine\n").unwrap();
     machine.git(&clone, &["add", "note"]);
-    let editor = "sh -c 'until [ -e ../../go ]; do sleep 0.02; done; echo mine > $0'";
+    let editor = "sh -c 'until [ -e ../../go ] || [ ! -e . ]; do sleep 0.02; done; echo mine > $0'";
     let mut commit = machine.command("git");
     commit.current_dir(&clone).env("GIT_EDITOR", editor).args(["commit", "--quiet", "--all"]);
     let commit = Beside::start(&mut commit);
@@ -256,7 +260,7 @@ fn a_lock_of_a_git_command_that_still_runs_is_left_to_it() {
     machine.tick().exits(1);
     assert!(lock.exists(), "it is git's, though no process has it open");
     let row = machine.row(NAME);
-    assert!(row["reason"].to_string().contains("another git command works here"), "{row:#}");
+    assert!(row["reason"].to_string().contains("another git command runs here"), "{row:#}");
     go(&machine);
     assert_eq!(commit.code(), Some(0));
     machine.tick().ok();
@@ -267,17 +271,17 @@ fn a_lock_of_a_git_command_that_still_runs_is_left_to_it() {
 }
 
 #[test]
-fn a_lock_file_that_is_removed_while_it_is_held_lets_nobody_in() {
+fn a_lock_file_that_is_removed_while_it_is_held_lets_no_other_in() {
     let (machine, tick, revision) = in_the_middle();
     fs::remove_file(machine.private(NAME, "lock")).unwrap();
     for arguments in [
         &TICK[..],
-        &["tick", NAME],
         &["worker", NAME, "--trigger", "cron"],
         &["worker", NAME, "--trigger", "cron", "--named", "--redo"],
     ] {
         machine.agent(arguments).ok();
     }
+    machine.agent(&["tick", NAME]).exits(1);
     assert_eq!(machine.runs().len(), 1);
     let waits = Beside::start(&mut machine.agent_command(&["tick", NAME, "--wait"]));
     go(&machine);
@@ -343,7 +347,7 @@ fn a_script_whose_worker_was_killed_is_waited_for_and_then_run_again() {
 }
 
 #[test]
-fn after_a_reboot_nobody_waits_for_a_process_that_only_has_the_same_number() {
+fn after_a_reboot_no_tick_waits_for_a_process_that_only_has_the_same_number() {
     let (machine, tick, revision) = in_the_middle();
     kill(worker(&machine));
     assert_eq!(tick.code(), Some(0));
@@ -365,7 +369,7 @@ fn after_a_reboot_nobody_waits_for_a_process_that_only_has_the_same_number() {
 }
 
 #[test]
-fn a_lock_that_others_could_hold_open_is_nobody_elses_to_open() {
+fn a_lock_that_others_could_hold_open_can_be_opened_by_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let machine = Sandbox::with(NAME, &[("work.sh", NOTES_ITS_RUNS)]);
     machine.tick().ok();

@@ -8,21 +8,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pmpy::config::{
-    self, Mode, NamedAddress, Settings, Source, Sources, TreeSettings, World, known_keys,
+    self, AgentDirs, ConfigLocations, ConfigTexts, NamedAddress, RepoMode, Settings, TreeSettings,
+    known_keys,
 };
-use pmpy::domain::broker::Retry;
-use pmpy::domain::bus::Topic;
-use pmpy::domain::plan::{OnRewrite, Update, When};
+use pmpy::domain::bus::broker::RetryPolicy;
+use pmpy::domain::bus::message::Topic;
+use pmpy::domain::repository::observed::{OnRewrite, RerunPolicy, UpdateMethod};
 use tempfile::TempDir;
 
 const EXAMPLE: &str = include_str!("../../examples/agent.toml");
 
-fn root_world() -> World {
-    World::of(&Sources { is_root: true, ..Sources::default() }).unwrap()
+fn root_world() -> AgentDirs {
+    AgentDirs::of(&ConfigLocations { is_root: true, ..ConfigLocations::default() }).unwrap()
 }
 
-fn parse(text: &str) -> Result<Settings, config::Error> {
-    let mut source = Source::default();
+fn parse(text: &str) -> Result<Settings, config::ConfigError> {
+    let mut source = ConfigTexts::default();
     source.add("agent.toml", text);
     Settings::parse(root_world(), &source)
 }
@@ -32,14 +33,15 @@ fn complaint(text: &str) -> String {
 }
 
 /// A world of its own, with `files` written below `.pmpy`.
-fn world_with(files: &[(&str, &str)]) -> (TempDir, Sources) {
+fn world_with(files: &[(&str, &str)]) -> (TempDir, ConfigLocations) {
     let root = TempDir::new().unwrap();
     for (name, text) in files {
         let path = root.path().join(".pmpy").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         put(&path, text.as_bytes());
     }
-    let sources = Sources { root: Some(root.path().to_owned()), ..Sources::default() };
+    let sources =
+        ConfigLocations { root: Some(root.path().to_owned()), ..ConfigLocations::default() };
     (root, sources)
 }
 
@@ -48,25 +50,29 @@ fn put(path: &Path, bytes: &[u8]) {
 }
 
 #[test]
-fn root_and_others_have_their_usual_folders() {
+fn root_and_others_have_their_usual_directories() {
     let root = root_world();
     assert_eq!(root.root, PathBuf::from("/root/gitrepo"));
     assert_eq!(root.config_file, PathBuf::from("/etc/pmpy/agent.toml"));
     assert_eq!(root.logs, PathBuf::from("/var/log/pmpy"));
 
     let home = Some(PathBuf::from("/home/ann"));
-    let ann = World::of(&Sources { home, ..Sources::default() }).unwrap();
+    let ann = AgentDirs::of(&ConfigLocations { home, ..ConfigLocations::default() }).unwrap();
     assert_eq!(ann.root, PathBuf::from("/home/ann/gitrepo"));
     assert_eq!(ann.config_dir, PathBuf::from("/home/ann/.config/pmpy/agent.d"));
     assert_eq!(ann.state, PathBuf::from("/home/ann/.local/state/pmpy"));
 
-    let nobody = World::of(&Sources::default()).unwrap_err().to_string();
-    // It is read again by what cron and systemd start, in another folder.
+    let nobody = AgentDirs::of(&ConfigLocations::default()).unwrap_err().to_string();
+    // It is read again by what cron and systemd start, in another directory.
     let config = Some("own.toml".into());
-    let own = World::of(&Sources { config, is_root: true, ..Sources::default() }).unwrap();
+    let own =
+        AgentDirs::of(&ConfigLocations { config, is_root: true, ..ConfigLocations::default() })
+            .unwrap();
     assert_eq!(own.config_file, std::env::current_dir().unwrap().join("own.toml"));
     let home = Some("rel".into());
-    let rel = World::of(&Sources { home, ..Sources::default() }).unwrap_err().to_string();
+    let rel = AgentDirs::of(&ConfigLocations { home, ..ConfigLocations::default() })
+        .unwrap_err()
+        .to_string();
     assert!(rel.starts_with("HOME is \"rel\", which is not an absolute path\nhint: "), "{rel}");
     assert!(nobody.contains("\nhint: set HOME"), "{nobody}");
 }
@@ -74,15 +80,15 @@ fn root_and_others_have_their_usual_folders() {
 #[test]
 fn a_named_root_is_a_world_of_its_own() {
     let root = Some(PathBuf::from("/srv/w"));
-    let world = World::of(&Sources { root, is_root: true, ..Sources::default() }).unwrap();
+    let world =
+        AgentDirs::of(&ConfigLocations { root, is_root: true, ..ConfigLocations::default() })
+            .unwrap();
     assert!(world.own);
-    for folder in
-        [&world.config_file, &world.config_dir, &world.nodeinfo, &world.state, &world.logs]
-    {
-        assert!(folder.starts_with("/srv/w/.pmpy"), "{}", folder.display());
+    for dir in [&world.config_file, &world.config_dir, &world.nodeinfo, &world.state, &world.logs] {
+        assert!(dir.starts_with("/srv/w/.pmpy"), "{}", dir.display());
     }
 
-    let mut source = Source::default();
+    let mut source = ConfigTexts::default();
     source.add("agent.toml", "root = \"/root/gitrepo\"");
     let settings = Settings::parse(world, &source).unwrap();
     assert_eq!(settings.world.root, PathBuf::from("/srv/w"), "the command line wins");
@@ -96,7 +102,7 @@ fn a_machine_without_any_file_has_the_defaults() {
     assert_eq!(settings.splay, Duration::ZERO);
     assert!(settings.repos.is_empty());
     let repo = settings.unlisted;
-    assert_eq!(repo.mode, Mode::Work);
+    assert_eq!(repo.mode, RepoMode::Work);
     assert_eq!(repo.policy.rewritten, OnRewrite::Refuse);
     assert_eq!(repo.timeout, Duration::from_secs(3600));
     assert_eq!(repo.reach.limit, Duration::from_secs(120));
@@ -131,18 +137,18 @@ fn a_repository_wins_over_the_defaults_and_they_over_ours() {
     let spog = &settings.repos["spog"];
     assert_eq!(spog.path.as_deref(), Some(Path::new("/srv/git/spog")));
     assert_eq!(spog.timeout, Duration::from_secs(600));
-    assert_eq!(spog.policy.update, Update::Reset);
+    assert_eq!(spog.policy.update, UpdateMethod::Reset);
     assert_eq!(spog.env["A"], "1");
     assert_eq!(spog.env["B"], "2");
-    assert_eq!(spog.policy.when, When::Every(Duration::from_secs(3600)));
+    assert_eq!(spog.policy.when, RerunPolicy::Every(Duration::from_secs(3600)));
     assert!(!spog.fixed.when, "[defaults] gives way to .pmpy.toml");
     let away = &settings.repos["away"];
     assert_eq!(away.path.as_deref(), Some(Path::new("/data/away")));
     assert_eq!(away.urls.len(), 2);
-    assert_eq!(away.mode, Mode::InPlace);
+    assert_eq!(away.mode, RepoMode::InPlace);
     assert_eq!(away.policy.rewritten, OnRewrite::Refuse);
     assert!(away.fixed.paths);
-    assert_eq!(settings.unlisted.policy.update, Update::Merge);
+    assert_eq!(settings.unlisted.policy.update, UpdateMethod::Merge);
     assert_eq!(settings.unlisted.path, None);
 }
 
@@ -153,7 +159,7 @@ fn a_bus_needs_no_more_than_a_broker() {
     let listed: Vec<_> = bus.brokers.list.iter().map(ToString::to_string).collect();
     assert_eq!(listed, ["stomps://amq1.example.org:61614"]);
     assert_eq!((bus.brokers.host.as_str(), bus.brokers.heartbeat.as_secs()), ("/", 30));
-    assert_eq!(bus.brokers.retry, Retry::default());
+    assert_eq!(bus.brokers.retry, RetryPolicy::default());
     assert_eq!(bus.listen_topics, [Topic::default()]);
     assert_eq!(bus.announce_topic.destination(), "/topic/future.git.commits");
     assert_eq!((bus.report_topic, bus.spread), (None, Duration::ZERO));
@@ -201,8 +207,8 @@ fn agent_d_is_read_by_name_and_laid_over_agent_toml() {
 }
 
 #[test]
-fn what_stands_in_two_files_is_refused_with_both_places() {
-    for (first, second, place, told) in [
+fn what_is_set_in_two_files_is_refused_with_both_places() {
+    for (first, second, place, reported) in [
         ("[repo.a]\n", "\n[repo.a]\n", "2:7", "\"a\" is set in two files"),
         ("[defaults]\ntimeout = \"1m\"\n", "[defaults]\ntimeout = \"2m\"", "2:1", "\"timeout\""),
         ("splay = \"1s\"\n", "splay = \"1s\"", "1:1", "\"splay\""),
@@ -210,7 +216,7 @@ fn what_stands_in_two_files_is_refused_with_both_places() {
         let (root, sources) = world_with(&[("agent.toml", first), ("agent.d/x.toml", second)]);
         let error = Settings::load(&sources).unwrap_err().to_string();
         let own = root.path().join(".pmpy").display().to_string();
-        assert!(error.starts_with(&format!("{own}/agent.d/x.toml:{place}: {told}")), "{error}");
+        assert!(error.starts_with(&format!("{own}/agent.d/x.toml:{place}: {reported}")), "{error}");
         assert!(error.contains(&format!("\nhint: it is set at {own}/agent.toml:")), "{error}");
     }
 }
@@ -270,8 +276,13 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
     for (text, place, what, hint) in [
         // Not TOML.
         ("root = ", "1:8", "not valid TOML", "double quotes"),
-        ("splay = \"1s\"\nsplay = \"2s\"", "2:1", "second time", "keep one"),
-        ("[repo.a]\n[repo.a]", "2:7", "second time", "keep one"),
+        (
+            "splay = \"1s\"\nsplay = \"2s\"",
+            "2:1",
+            "duplicate key \"splay\"; first at line 1",
+            "keep one",
+        ),
+        ("[repo.a]\n[repo.a]", "2:7", "duplicate section [repo.a]; first at line 1", "keep one"),
         // Keys.
         ("\n  sply = \"1s\"", "2:3", "unknown key \"sply\"", "did you mean \"splay\"?"),
         ("timeout = \"1s\"", "1:1", "\"timeout\"", "it belongs in [defaults] or [repo.NAME]"),
@@ -281,20 +292,45 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("[defaults]\npath = \"/a\"", "2:8", "\"path\"", "it belongs in [repo.NAME]"),
         ("[defaults]\ntarget = \"/a\"", "2:10", "\"target\"", "it belongs in [repo.NAME]"),
         // Kinds of values.
-        ("splay = 30", "1:9", "integer `30`", "a text in double quotes"),
-        ("[defaults]\nactive = \"yes\"", "2:10", "string \"yes\"", "true or false"),
-        ("[defaults]\nscripts = \"a\"", "2:11", "string", "a list"),
-        ("[defaults]\nwhen = [1]", "2:8", "sequence", "a text in double quotes"),
-        ("[repo.a]\nurl = 1", "2:7", "integer", "or a list of them"),
-        ("[defaults]\ndepth = -1", "2:9", "integer `-1`", "a whole number"),
-        ("[defaults]\nmode = 1", "2:8", "wrong kind", "one word in double quotes"),
-        ("node = 1", "1:8", "wrong kind", "a section"),
+        ("splay = 30", "1:9", "expected a string in double quotes, found integer 30", ""),
+        (
+            "[defaults]\nactive = \"yes\"",
+            "2:10",
+            "expected true or false, found string \"yes\"",
+            "",
+        ),
+        (
+            "[defaults]\nscripts = \"a\"",
+            "2:11",
+            "expected a list, such as [\"a\", \"b\"], found string",
+            "",
+        ),
+        ("[defaults]\nwhen = [1]", "2:8", "expected a string in double quotes, found sequence", ""),
+        ("[repo.a]\nurl = 1", "2:7", "or a list of them, found integer", ""),
+        (
+            "[defaults]\ndepth = -1",
+            "2:9",
+            "expected a whole number, 0 or above, found integer -1",
+            "",
+        ),
+        ("[defaults]\nmode = 1", "2:8", "expected one word in double quotes", ""),
+        ("node = 1", "1:8", "expected a section or a table", ""),
         // Times.
         ("splay = \"5\"", "1:9", "\"5\" is not a time", "a number and its unit"),
         ("splay = \"2years\"", "1:9", "longer than a year", "shorter"),
         ("[defaults]\ntimeout = \"0s\"", "2:11", "longer than nothing", "above 0"),
         ("[defaults]\nwhen = \"change\"", "2:8", "\"change\"", "\"changed\", \"always\""),
         ("[defaults]\nwhen = \"0s\"", "2:8", "\"0s\"", "\"changed\", \"always\""),
+        // Sizes.
+        ("[defaults]\nmax_file = \"1 Gig\"", "2:12", "\"1 Gig\" is not a size", "\"1GiB\""),
+        ("[repo.a]\nmax_file = \"0\"", "2:12", "\"0\" is not a size", "above 0"),
+        (
+            "[repo.a]\nmax_file = 5",
+            "2:12",
+            "expected a string in double quotes, found integer 5",
+            "",
+        ),
+        ("[repo.a]\nmax_file = \"99999999TiB\"", "2:12", "is not a size", "\"512MiB\""),
         // Words.
         ("[defaults]\nupdate = \"fastforward\"", "2:10", "\"fastforward\"", "\"fast-forward\"?"),
         ("[defaults]\nrewritten = \"no\"", "2:13", "\"no\"", "follow, refuse"),
@@ -302,8 +338,8 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("[defaults]\nnames = \"exakt\"", "2:9", "\"exakt\"", "\"exact\"?"),
         // Paths.
         ("root = \"git\"", "1:8", "not an absolute path", "beginning with \"/\""),
-        ("root = \"~/git\"", "1:8", "not an absolute path", "home folder"),
-        ("root = \"/a/../b\"", "1:8", "\"..\"", "the path that it stands for"),
+        ("root = \"~/git\"", "1:8", "not an absolute path", "home directory"),
+        ("root = \"/a/../b\"", "1:8", "\"..\"", "the resulting path"),
         ("metrics_file = \"m\"", "1:16", "not an absolute path", "beginning with"),
         ("on_change = []", "1:13", "empty", "a program"),
         ("on_change = [\"page\"]", "1:13", "not an absolute path", "beginning with"),
@@ -327,7 +363,7 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("[repo.a]\nurl = []", "2:7", "empty", "at least one"),
         ("[repo.a]\nurl = [\"/a\", \"-x\"]", "2:14", "not the address", "git@"),
         ("[repo.a]\nurl = \"ext::sh -c id\"", "2:7", "helper program", "git@"),
-        ("[repo.a]\nurl = \"gopher://a/b\"", "2:7", "kind that git does not know", "git@"),
+        ("[repo.a]\nurl = \"gopher://a/b\"", "2:7", "scheme that git does not know", "git@"),
         ("[repo.a]\nurl = \"../a.git\"", "2:7", "not an absolute path", "beginning with"),
         ("[repo.a]\nurl = \"https://a/\\u0007\"", "2:7", "\\u{7}", "git@"),
         // Scripts, patterns, variables.
@@ -370,7 +406,7 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
 }
 
 #[test]
-fn a_complaint_about_an_address_does_not_tell_its_password() {
+fn a_complaint_about_an_address_does_not_show_its_password() {
     for broker in ["stomp://u:hush@", "failover:(stomp://u:hush@h"] {
         let error = complaint(&format!("[bus]\nbrokers = \"{broker}\""));
         assert!(!error.contains("hush"), "{error}");
@@ -395,7 +431,7 @@ fn a_revision_sets_what_the_machine_did_not_fix() {
     let tree = TreeSettings::parse("when = \"always\"\ntimeout = \"2h\"\npaths = [\"a/**\"]\n");
     let settings = parse("[defaults]\nwhen = \"5m\"\n[repo.a]\npaths = [\"b/**\"]\n").unwrap();
     let merged = settings.repos["a"].with_tree(&tree.unwrap());
-    assert_eq!(merged.policy.when, When::Always);
+    assert_eq!(merged.policy.when, RerunPolicy::Always);
     assert_eq!(merged.paths, ["b/**"]);
     assert_eq!(merged.timeout, Duration::from_secs(3600), "only ever shorter");
 
@@ -405,18 +441,18 @@ fn a_revision_sets_what_the_machine_did_not_fix() {
 
 #[test]
 fn an_invalid_pmpy_toml_says_where() {
-    for (text, told) in [
-        ("hold = true", ".pmpy.toml:1:8: wrong kind of value"),
+    for (text, reported) in [
+        ("hold = true", ".pmpy.toml:1:8: expected a string in double quotes"),
         ("\nuser = \"root\"", ".pmpy.toml:2:1: unknown key \"user\""),
         ("scripts = [\"../x\"]", ".pmpy.toml:1:12: \"../x\" leaves the repository"),
     ] {
         let error = TreeSettings::parse(text).unwrap_err();
-        assert!(error.starts_with(told), "{error}");
+        assert!(error.starts_with(reported), "{error}");
     }
 }
 
 #[test]
-fn init_names_a_repository_by_its_address_unless_told() {
+fn init_names_a_repository_by_its_address_unless_a_name_is_given() {
     for (text, name) in [
         ("git@git.example.org:ops.git", "ops"),
         ("https://git.example.org/team/spog/", "spog"),
@@ -468,7 +504,7 @@ fn the_example_shows_every_key_and_no_other() {
 }
 
 #[test]
-fn the_documentation_tells_of_every_key() {
+fn the_documentation_lists_every_key() {
     let text = include_str!("../../docs/configuration.md");
     for (title, keys) in known_keys() {
         assert!(text.contains(title), "{title}");

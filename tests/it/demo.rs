@@ -33,7 +33,7 @@ fn program(machine: &Sandbox, name: &str) -> String {
 }
 
 #[test]
-fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
+fn the_demo_shows_the_whole_story_and_leaves_nothing_behind() {
     let machine = Sandbox::new();
     let ran = demo(&machine, &usual_path()).ok();
     for part in [
@@ -41,7 +41,7 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
         "release 1 is live on ",
         "ops: failing (was current): ",
         "    no such table: bonkles\n",
-        "ops: dirty (was current): local changes in the way: bin/work/common/work.sh\n",
+        "ops: dirty (was current): local changes in the way: bin/work/common/work.sh; to keep them, ",
         "held (database migration)",
         "$ kill -KILL ",
         "half of it is copied\nall of it is copied\n",
@@ -66,7 +66,7 @@ fn without_git_the_demo_says_what_to_install() {
     fs::create_dir(machine.path("bin")).unwrap();
     symlink(program(&machine, "bash"), machine.path("bin/bash")).unwrap();
     let ran = demo(&machine, text(&machine.path("bin"))).exits(1);
-    assert!(ran.stderr.contains("the demo pushes with git, which is not there"), "{ran}");
+    assert!(ran.stderr.contains("the demo needs git to push"), "{ran}");
     assert!(ran.stderr.contains("hint: apt-get install git"), "{ran}");
     assert_nothing_is_left(&machine);
 }
@@ -83,7 +83,7 @@ fn a_step_that_leads_elsewhere_ends_the_demo() {
     let search_path = format!("{}:{}", text(&machine.path("bin")), usual_path());
     // Every push but the first one is swallowed.
     let ran = demo(&machine, &search_path).exits(1);
-    assert!(ran.stderr.contains("the demo went astray"), "{ran}");
-    assert!(ran.stderr.contains("should be the last one acted upon"), "{ran}");
+    assert!(ran.stderr.contains("the demo failed"), "{ran}");
+    assert!(ran.stderr.contains("should be the last one applied"), "{ran}");
     assert_nothing_is_left(&machine);
 }

@@ -28,7 +28,9 @@ impl Mounted {
 
     /// A disk in memory.
     pub fn tmpfs(at: &Path, options: &str) -> Self {
-        Self::of(at, &["-t", "tmpfs", "-o", options, "tmpfs"])
+        // By default everybody may write there.
+        let options = format!("{options},mode=0755");
+        Self::of(at, &["-t", "tmpfs", "-o", &options, "tmpfs"])
     }
 
     /// `from` under another name.
@@ -44,13 +46,13 @@ impl Mounted {
         Self::of(at, &["-t", "ext4", "-o", "loop", text(&image)])
     }
 
-    /// Puts what is in `folder` onto a small disk of its own.
-    pub fn instead_of(machine: &Sandbox, folder: &Path, options: &str) -> Self {
+    /// Puts what is in `directory` onto a small disk of its own.
+    pub fn instead_of(machine: &Sandbox, dir: &Path, options: &str) -> Self {
         let aside = machine.path("aside");
-        Ran::of(machine.command("cp").args(["-a", text(folder), text(&aside)])).ok();
-        let mounted = Self::tmpfs(folder, options);
+        Ran::of(machine.command("cp").args(["-a", text(dir), text(&aside)])).ok();
+        let mounted = Self::tmpfs(dir, options);
         let inside = aside.join(".");
-        Ran::of(machine.command("cp").args(["-a", text(&inside), text(folder)])).ok();
+        Ran::of(machine.command("cp").args(["-a", text(&inside), text(dir)])).ok();
         fs::remove_dir_all(aside).unwrap();
         mounted
     }
@@ -69,15 +71,15 @@ impl Drop for Mounted {
     }
 }
 
-/// Takes all space that is left on the disk of `folder`.
-fn fill(folder: &Path) {
-    let file = folder.join("ballast");
+/// Takes all space that is left on the disk of `directory`.
+fn fill(dir: &Path) {
+    let file = dir.join("ballast");
     let mut ballast = File::options().create(true).append(true).open(file).unwrap();
     while ballast.write(&[0; 4096]).is_ok() {}
 }
 
-fn free(folder: &Path) {
-    fs::remove_file(folder.join("ballast")).unwrap();
+fn free(dir: &Path) {
+    fs::remove_file(dir.join("ballast")).unwrap();
 }
 
 /// A machine with the clones `ops` and `web` on a small disk of their own.
@@ -125,7 +127,7 @@ fn fails_because(machine: &Sandbox, words: &[&str]) {
 
 /// Sure that one tick is enough, and that the script ran once.
 #[track_caller]
-fn goes_on(machine: &Sandbox, revision: &str) {
+fn continues(machine: &Sandbox, revision: &str) {
     let ran = machine.tick().ok();
     assert_eq!(machine.state("ops"), "current", "{ran}");
     assert_eq!(machine.lastaction("ops").as_deref(), Some(revision));
@@ -136,7 +138,7 @@ fn goes_on(machine: &Sandbox, revision: &str) {
 }
 
 #[test]
-fn a_fetch_that_fills_the_disk_is_told_and_finished_once_there_is_space() {
+fn a_fetch_that_fills_the_disk_is_reported_and_finished_once_there_is_space() {
     let (machine, disk) = with_root_on("size=4m");
     let revision = machine.push_with("ops", |desk| {
         let mut noise = Vec::new();
@@ -151,7 +153,7 @@ fn a_fetch_that_fills_the_disk_is_told_and_finished_once_there_is_space() {
     assert!(!packs.iter().any(|pack| text(pack).starts_with("pack_git2_")), "{packs:?}");
 
     disk.remount("size=40m");
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
 }
 
 #[test]
@@ -165,16 +167,16 @@ fn a_revision_that_does_not_fit_on_the_disk_changes_nothing_and_a_smaller_one_he
     assert_eq!(fs::read_to_string(&page).unwrap(), "one\n");
 
     let smaller = machine.push("ops", &[("page", "three\n"), ("zeros", "0\n")]);
-    goes_on(&machine, &smaller);
+    continues(&machine, &smaller);
 
     let larger = machine.push("ops", &[("zeros", &"0".repeat(6 << 20))]);
     machine.tick().exits(1);
     disk.remount("size=40m");
-    goes_on(&machine, &larger);
+    continues(&machine, &larger);
 }
 
 #[test]
-fn a_disk_without_inodes_is_told_as_such() {
+fn a_disk_without_inodes_is_reported_as_such() {
     let (machine, disk) = with_root_on("size=10m,nr_inodes=400");
     let revision = machine.push_with("ops", |desk| {
         for number in 0..500 {
@@ -183,53 +185,53 @@ fn a_disk_without_inodes_is_told_as_such() {
     });
     fails_because(&machine, &["need 500 inodes", "free some space or", "inodes"]);
     disk.remount("nr_inodes=4000");
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
 }
 
 #[test]
-fn a_full_disk_under_the_agents_own_state_is_told_and_nothing_runs() {
+fn a_full_disk_under_the_agents_own_state_is_reported_and_nothing_runs() {
     for polled in [true, false] {
         let machine = Sandbox::new();
         populate(&machine);
-        let folder = machine.clone_of("ops").join(".git/pmpy");
-        let _disk = Mounted::instead_of(&machine, &folder, "size=64k");
-        let state = fs::read(folder.join("state")).unwrap();
+        let dir = machine.clone_of("ops").join(".git/pmpy");
+        let _disk = Mounted::instead_of(&machine, &dir, "size=64k");
+        let state = fs::read(dir.join("state")).unwrap();
         let revision = machine.push("ops", &[("page", "two\n")]);
         if polled {
             machine.agent(&["tick", "--dry-run"]);
         }
-        fill(&folder);
+        fill(&dir);
         let other = machine.push("web", &[("page", "two\n")]);
         fails_because(&machine, &["No space left on device", ".git/pmpy", "free some space"]);
         assert_eq!(ends(&machine, &revision), 0);
-        assert_eq!(fs::read(folder.join("state")).unwrap(), state);
+        assert_eq!(fs::read(dir.join("state")).unwrap(), state);
         assert_eq!(machine.lastaction("web"), Some(other));
-        free(&folder);
-        goes_on(&machine, &revision);
+        free(&dir);
+        continues(&machine, &revision);
     }
 }
 
 #[test]
-fn a_full_disk_under_lastaction_is_told_before_any_script_runs() {
+fn a_full_disk_under_lastaction_is_reported_before_any_script_runs() {
     let machine = Sandbox::new();
     populate(&machine);
-    let folder = machine.clone_of("ops").join(".temp/nodeinfo");
-    let _disk = Mounted::instead_of(&machine, &folder, "size=16k");
-    fill(&folder);
+    let dir = machine.clone_of("ops").join(".temp/nodeinfo");
+    let _disk = Mounted::instead_of(&machine, &dir, "size=16k");
+    fill(&dir);
     let revision = machine.push("ops", &[("page", "two\n")]);
     fails_because(&machine, &["currentaction.txt", "No space left on device", "free some space"]);
     assert_eq!(ends(&machine, &revision), 0);
-    free(&folder);
-    goes_on(&machine, &revision);
+    free(&dir);
+    continues(&machine, &revision);
 }
 
 #[test]
-fn a_full_disk_under_the_logs_is_told_before_any_script_runs() {
+fn a_full_disk_under_the_logs_is_reported_before_any_script_runs() {
     let machine = Sandbox::new();
     populate(&machine);
-    let folder = machine.root().join(".pmpy/log");
-    let _disk = Mounted::instead_of(&machine, &folder, "size=256k");
-    fill(&folder);
+    let dir = machine.root().join(".pmpy/log");
+    let _disk = Mounted::instead_of(&machine, &dir, "size=256k");
+    fill(&dir);
     let revision = machine.push("ops", &[("page", "two\n")]);
     // The worktree is at the new revision by then; its script is what waits.
     machine.tick().exits(1);
@@ -238,19 +240,19 @@ fn a_full_disk_under_the_logs_is_told_before_any_script_runs() {
     assert_eq!(machine.state("ops"), "failing");
     assert_ne!(machine.lastaction("ops").as_deref(), Some(&*revision));
     assert_eq!(ends(&machine, &revision), 0);
-    free(&folder);
-    goes_on(&machine, &revision);
+    free(&dir);
+    continues(&machine, &revision);
 }
 
 #[test]
 fn a_full_disk_under_the_status_loses_neither_the_action_nor_the_old_status() {
     let machine = Sandbox::new();
     populate(&machine);
-    let folder = machine.root().join(".pmpy");
-    let _disk = Mounted::instead_of(&machine, &folder, "size=256k");
-    let _logs = Mounted::tmpfs(&folder.join("log"), "size=1m");
-    let before = fs::read(folder.join("status.json")).unwrap();
-    fill(&folder);
+    let dir = machine.root().join(".pmpy");
+    let _disk = Mounted::instead_of(&machine, &dir, "size=256k");
+    let _logs = Mounted::tmpfs(&dir.join("log"), "size=1m");
+    let before = fs::read(dir.join("status.json")).unwrap();
+    fill(&dir);
     let revision = machine.push("ops", &[("page", "two\n")]);
     let ran = machine.tick().exits(1);
     for word in ["status.json", "No space left on device", "hint: free some space"] {
@@ -258,12 +260,12 @@ fn a_full_disk_under_the_status_loses_neither_the_action_nor_the_old_status() {
     }
     assert_eq!(ends(&machine, &revision), 1);
     assert_eq!(machine.state("ops"), "current", "whoever asks is told");
-    assert_eq!(fs::read(folder.join("status.json")).unwrap(), before);
+    assert_eq!(fs::read(dir.join("status.json")).unwrap(), before);
     machine.tick().exits(1);
-    free(&folder);
-    goes_on(&machine, &revision);
+    free(&dir);
+    continues(&machine, &revision);
     let status: Value =
-        serde_json::from_slice(&fs::read(folder.join("status.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(dir.join("status.json")).unwrap()).unwrap();
     assert_eq!(status["repositories"][0]["acted"]["revision"], revision.as_str());
 }
 
@@ -289,13 +291,13 @@ fn a_script_that_fills_the_disk_and_succeeds_is_recorded_and_not_run_again() {
         assert!(people.contains("free some space"), "{people}");
     }
     free(&machine.root());
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
     let history = machine.agent(&["history", "ops", "-n", "1"]).ok().stdout;
     assert!(history.contains(&revision[..7]) && history.contains("succeeded"), "{history}");
 }
 
 #[test]
-fn a_read_only_disk_is_told_and_left_alone_until_it_is_writable() {
+fn a_read_only_disk_is_reported_and_left_alone_until_it_is_writable() {
     let (machine, disk) = with_root_on("size=10m");
     let before = fs::read(machine.root().join(".pmpy/status.json")).unwrap();
     let revision = machine.push("ops", &[("page", "two\n")]);
@@ -307,7 +309,7 @@ fn a_read_only_disk_is_told_and_left_alone_until_it_is_writable() {
     }
     assert_eq!(fs::read(machine.root().join(".pmpy/status.json")).unwrap(), before);
     disk.remount("rw");
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
 }
 
 #[test]
@@ -322,11 +324,11 @@ fn one_read_only_clone_does_not_stop_the_others() {
     fails_because(&machine, &["Read-only file system", "make the file system writable"]);
     assert_eq!(machine.lastaction("web"), Some(other));
     mounted.remount("bind,rw");
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
 }
 
 #[test]
-fn immutable_files_and_folders_are_told_and_nothing_is_half_done() {
+fn immutable_files_and_directories_are_reported_and_nothing_is_half_done() {
     let machine = Sandbox::new();
     let _disk = Mounted::ext4(&machine, &machine.root());
     populate(&machine);
@@ -339,7 +341,7 @@ fn immutable_files_and_folders_are_told_and_nothing_is_half_done() {
     fails_because(&machine, &["\"page\"", "immutable", "chattr -i"]);
     assert!(!machine.clone_of("ops").join("a").exists());
     chattr("-i", "page");
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
 
     let revision = machine.push("ops", &[("a", "newer\n"), ("z/other", "new\n")]);
     chattr("+i", "z");
@@ -349,7 +351,7 @@ fn immutable_files_and_folders_are_told_and_nothing_is_half_done() {
     assert!(row["reason"].to_string().contains("z/other"), "{row:#}");
     assert_eq!(machine.differences("ops"), "");
     chattr("-i", "z");
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
 
     // The one thing that cannot be looked at before: it fails once the script has ended.
     let revision = machine.push("ops", &[("page", "three\n")]);
@@ -364,7 +366,7 @@ fn immutable_files_and_folders_are_told_and_nothing_is_half_done() {
         assert_eq!(ends(&machine, &revision), 1);
     }
     chattr("-i", ".temp/nodeinfo/lastaction.txt");
-    goes_on(&machine, &revision);
+    continues(&machine, &revision);
 }
 
 /// What a failing disk answers to the system calls that write.

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
 use pmpy::cli::Cli;
-use pmpy::config::{Settings, Source, Sources, World};
-use pmpy::domain::status::State;
+use pmpy::config::{AgentDirs, ConfigLocations, ConfigTexts, Settings};
+use pmpy::domain::repository::state::State;
 
 use crate::sandbox::{Ran, Sandbox};
 
@@ -100,8 +100,8 @@ fn page(path: &str) -> Page {
 
 /// README.md, CHANGELOG.md, everything in docs/ and what explains an example.
 fn pages() -> Vec<Page> {
-    let names = |folder: &str| {
-        let entries = fs::read_dir(top().join(folder)).unwrap();
+    let names = |dir: &str| {
+        let entries = fs::read_dir(top().join(dir)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
     };
     let mut paths = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
@@ -127,12 +127,12 @@ fn names_a_test(span: &str) -> bool {
 /// Whether the sources have the test `path`.
 fn is_a_test(path: &str) -> bool {
     let Some((modules, name)) = path.rsplit_once("::") else { return false };
-    let folder = modules.replace("::", "/");
+    let dir = modules.replace("::", "/");
     let files = [
-        format!("tests/it/{folder}.rs"),
-        format!("src/{folder}.rs"),
-        format!("src/{}.rs", folder.trim_end_matches("/tests")),
-        format!("src/{}/mod.rs", folder.trim_end_matches("/tests")),
+        format!("tests/it/{dir}.rs"),
+        format!("src/{dir}.rs"),
+        format!("src/{}.rs", dir.trim_end_matches("/tests")),
+        format!("src/{}/mod.rs", dir.trim_end_matches("/tests")),
     ];
     let marked = format!("fn {name}(");
     files.iter().filter_map(|file| fs::read_to_string(top().join(file)).ok()).any(|text| {
@@ -160,10 +160,10 @@ fn call(line: &str) -> Option<Vec<String>> {
     (!arguments.is_empty()).then_some(arguments)
 }
 
-/// The words of a line as a shell takes them apart, in some folder.
+/// The words of a line as a shell takes them apart, in some directory.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    for c in line.replace("$PWD", "/folder").chars() {
+    for c in line.replace("$PWD", "/directory").chars() {
         match (c, quote) {
             ('"' | '\'', None) => {
                 quote = Some(c);
@@ -217,13 +217,13 @@ fn every_promise_names_a_test() {
 fn every_link_and_every_file_that_is_named_exists() {
     let mut broken = Vec::new();
     for page in pages() {
-        let folder = top().join(&page.path).parent().unwrap().to_owned();
+        let dir = top().join(&page.path).parent().unwrap().to_owned();
         for (line, link) in page.links() {
             if link.contains("://") {
                 continue;
             }
             let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { top().join(&page.path) } else { folder.join(file) };
+            let target = if file.is_empty() { top().join(&page.path) } else { dir.join(file) };
             let there = target.exists()
                 && (fragment.is_empty() || {
                     let text = fs::read_to_string(&target).unwrap();
@@ -285,9 +285,11 @@ fn every_configuration_that_is_shown_is_taken() {
     for page in pages() {
         for (line, block) in page.blocks("toml") {
             shown += 1;
-            let mut source = Source::default();
+            let mut source = ConfigTexts::default();
             source.add(&page.path, &block);
-            let root = World::of(&Sources { is_root: true, ..Sources::default() }).unwrap();
+            let root =
+                AgentDirs::of(&ConfigLocations { is_root: true, ..ConfigLocations::default() })
+                    .unwrap();
             if let Err(error) = Settings::parse(root, &source) {
                 wrong.push(format!("the block at {}:{line}: {error}", page.path));
             }
@@ -317,9 +319,9 @@ fn the_readme_and_the_index_lead_to_every_page() {
         .into_iter()
         .filter_map(|page| Some(page.path.strip_prefix("docs/")?.into()))
         .collect();
-    for (index, folder) in [("README.md", "docs/"), ("docs/README.md", "")] {
+    for (index, dir) in [("README.md", "docs/"), ("docs/README.md", "")] {
         let text = page(index).text;
-        let leads = |name: &&String| text.contains(&format!("]({folder}{name})"));
+        let leads = |name: &&String| text.contains(&format!("]({dir}{name})"));
         let forgotten: Vec<_> =
             all.iter().filter(|name| *name != "README.md" && !leads(name)).cloned().collect();
         assert_none(&forgotten);
@@ -356,12 +358,12 @@ fn the_readme_shows_every_command() {
 #[test]
 fn the_table_of_states_has_each_state_in_its_order() {
     let states = page("docs/states.md");
-    let told: Vec<_> = states
+    let reported: Vec<_> = states
         .prose()
         .into_iter()
         .filter_map(|(_, line)| line.strip_prefix("| `")?.split_once('`').map(|(word, _)| word))
         .collect();
-    assert_eq!(told, State::ALL.map(State::as_str));
+    assert_eq!(reported, State::ALL.map(State::as_str));
     let operations = page("docs/operations.md");
     let unexplained: Vec<_> = State::ALL
         .iter()

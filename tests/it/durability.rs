@@ -35,7 +35,7 @@ fn named(calls: &[String], name: &str) -> (usize, String) {
     found.unwrap_or_else(|| panic!("nothing gets the name {name}:\n{}", calls.join("\n")))
 }
 
-/// Where `calls` last bring the file or folder at a path that ends like this to disk.
+/// Where `calls` last bring the file or directory at a path that ends like this to disk.
 #[track_caller]
 fn synced(calls: &[String], path: &str) -> usize {
     let ends = |call: &String| call.starts_with('f') && call.contains(&format!("{path}>)"));
@@ -60,9 +60,9 @@ fn content_is_on_disk_before_its_name_and_each_step_before_the_next() {
     let order = [
         ("the worktree", synced(&calls, "ops/new")),
         ("the branch", named(&calls, "refs/heads/main").0),
-        ("its folder", synced(&calls, "refs/heads")),
+        ("its directory", synced(&calls, "refs/heads")),
         ("the record", named(&calls, "lastaction.txt").0),
-        ("its folder", synced(&calls, ".temp/nodeinfo")),
+        ("its directory", synced(&calls, ".temp/nodeinfo")),
     ];
     for pair in order.windows(2) {
         let [(first, at), (second, later)] = pair else { unreachable!() };

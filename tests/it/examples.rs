@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use crate::machine_copy::MachineCopy;
 use crate::sandbox::text;
-use crate::throwaway::Throwaway;
 
 /// A machine that was made live with the example of this name.
-fn live(name: &str, more: &[&str]) -> Throwaway {
-    let machine = Throwaway::new();
+fn live(name: &str, more: &[&str]) -> MachineCopy {
+    let machine = MachineCopy::new();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
     let files: Vec<(String, String)> = machine
         .sandbox
@@ -26,9 +26,9 @@ fn live(name: &str, more: &[&str]) -> Throwaway {
 
 #[test]
 fn each_example_says_in_ten_lines_and_a_title_what_it_is() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut found = 0;
-    for example in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+    for example in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         if example.is_dir() {
             let readme = fs::read_to_string(example.join("README.md"))
                 .unwrap_or_else(|error| panic!("{}: {error}", example.display()));
@@ -40,7 +40,7 @@ fn each_example_says_in_ten_lines_and_a_title_what_it_is() {
     assert!(found >= 9, "only {found} examples were found");
 }
 
-fn tick(machine: &Throwaway) {
+fn tick(machine: &MachineCopy) {
     let ran = machine.agent(&["tick", "--trigger", "cron"]).ok();
     assert_eq!(ran.stdout, "", "{ran}");
 }
@@ -63,7 +63,7 @@ fn one_site_serves_what_was_pushed_and_what_a_revert_brings_back() {
 }
 
 #[test]
-fn one_site_serves_its_pages_while_the_same_revision_is_acted_upon_again() {
+fn one_site_serves_its_pages_while_the_same_revision_is_applied_again() {
     let machine = live("one-site", &[]);
     let page = "/var/www/site/index.html";
     let first = machine.sh(&format!("cat {page}")).ok().stdout;
@@ -143,8 +143,8 @@ fn the_log_of_the_backup_is_not_pushed_out_by_those_of_ticks_that_had_nothing_to
         tick(&machine);
     }
     assert_eq!(logs(), 1);
-    let told = machine.agent(&["log", "backup-job"]).ok().stdout;
-    assert!(told.contains("/etc is in /var/backups/pmpy/"), "{told}");
+    let reported = machine.agent(&["log", "backup-job"]).ok().stdout;
+    assert!(reported.contains("/etc is in /var/backups/pmpy/"), "{reported}");
     let history = machine.agent(&["history", "backup-job", "--json"]).ok().stdout;
     assert!(history.contains("cron"), "that it ran is recorded: {history}");
 }

@@ -4,7 +4,7 @@
 //! server, which speaks TLS, are on its loopback.
 //!
 //! debootstrap takes about a minute and a mirror of Debian's once; what it made stays in cargo's target
-//! folder.
+//! directory.
 
 use std::fs;
 use std::io::Write;
@@ -15,12 +15,12 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::install::{AGENT, download, read, sha256, uncommented};
+use crate::machine_copy::MachineCopy;
 use crate::sandbox::{Ran, text};
 use crate::servers::{Face, Https};
-use crate::throwaway::Throwaway;
 
 /// What is installed beforehand, as in an image for clouds: there is no mirror when the machine boots.
-/// Who changes it removes the folder that [`debian`] made.
+/// Who changes it removes the directory that [`debian`] made.
 const PACKAGES: &str = "cloud-init,cron,ca-certificates,curl,iproute2,openssh-client,\
                         python3-cffi-backend";
 
@@ -73,8 +73,8 @@ fn debian() -> &'static Path {
 }
 
 /// A machine with cloud-init that has never booted.
-fn machine() -> Throwaway {
-    let machine = Throwaway::over(debian());
+fn machine() -> MachineCopy {
+    let machine = MachineCopy::over(debian());
     machine.write("/etc/apt/sources.list", "");
     machine.write("/etc/cloud/cloud.cfg.d/99_image.cfg", IMAGE);
     machine.write(&format!("{SEED}/meta-data"), "instance-id: one\nlocal-hostname: web01\n");

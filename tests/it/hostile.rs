@@ -14,12 +14,14 @@ use git2::{ObjectType, Oid, Repository, Signature};
 use crate::sandbox::{Ran, Sandbox, text};
 
 mod clones;
+mod parts;
 mod trees;
 
 const NAME: &str = "ops";
 
-/// How long a tick may take that refuses something. A test build is not made for speed.
-const AT_ONCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
+/// How long a tick may take that refuses something: less than any deadline that it could have waited for, and
+/// more than a busy machine needs.
+const AT_ONCE: Duration = Duration::from_secs(50);
 
 /// A machine that has acted upon a first, harmless revision, and raw access to its server.
 struct Target {
@@ -28,7 +30,7 @@ struct Target {
 }
 
 /// What is on disk: path -> kind with permission bits, content. Without `.git` and the agent's own
-/// folders.
+/// directories.
 type Snapshot = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
 impl Target {
@@ -81,15 +83,15 @@ impl Target {
         self.server.find_commit(head).unwrap().tree_id()
     }
 
-    /// Everything of the worktree and of the folder outside, and nothing of the agent's.
+    /// Everything of the worktree and of the directory outside, and nothing of the agent's.
     fn snapshot(&self) -> Snapshot {
         let mut all = Snapshot::new();
-        for folder in [self.machine.clone_of(NAME), self.machine.path("outside")] {
-            for file in self.machine.files_below(&folder) {
+        for dir in [self.machine.clone_of(NAME), self.machine.path("outside")] {
+            for file in self.machine.files_below(&dir) {
                 if file.starts_with(".git") || file.starts_with(".temp") {
                     continue;
                 }
-                let path = folder.join(file);
+                let path = dir.join(file);
                 let meta = path.symlink_metadata().unwrap();
                 let content = match meta.is_symlink() {
                     true => text(&fs::read_link(&path).unwrap()).as_bytes().to_vec(),
@@ -212,16 +214,16 @@ fn writes(call: &str) -> bool {
     }
 }
 
-/// The path that such a call is about: the last name in it, below the folder that it is opened from.
+/// The path that such a call is about: the last name in it, below the directory that it is opened from.
 fn place(call: &str) -> String {
     let opens = call.starts_with("open");
     let quoted: Vec<&str> = call.split('"').skip(1).step_by(2).collect();
     let name = if opens { quoted.first() } else { quoted.last() };
     let name = name.copied().unwrap_or_default();
     let before = call.rsplit_once(&format!("\"{name}\"")).map_or("", |(before, _)| before);
-    let folder = before.rsplit_once('<').and_then(|(_, rest)| rest.split_once('>'));
-    let folder = folder.map_or("", |(folder, _)| folder);
-    Path::new(folder).join(name).display().to_string()
+    let dir = before.rsplit_once('<').and_then(|(_, rest)| rest.split_once('>'));
+    let dir = dir.map_or("", |(dir, _)| dir);
+    Path::new(dir).join(name).display().to_string()
 }
 
 impl Watched {

@@ -146,7 +146,7 @@ fn loose_objects_are_joined_into_a_pack() {
 }
 
 #[test]
-fn whoever_switched_garbage_collection_off_is_obeyed() {
+fn garbage_collection_that_is_switched_off_stays_off() {
     let machine = machine();
     machine.git(&machine.clone_of(NAME), &["config", "gc.auto", "0"]);
     let most = fetch_one_by_one(&machine, &std::env::var("PATH").unwrap());
@@ -201,8 +201,9 @@ fn no_program_that_the_clone_names_is_run_when_garbage_is_collected() {
         assert!(packs(&machine) >= MOST_PACKS);
         machine.git(&clone, &["config", "extensions.worktreeConfig", "true"]);
         machine.git(&clone, &["config", "--worktree", key, &value(&machine)]);
-        let told = machine.path("git-was-run");
-        let git = format!("#!/bin/sh\ntouch {}\nexec /usr/bin/env -S git \"$@\"\n", text(&told));
+        let reported = machine.path("git-was-run");
+        let git =
+            format!("#!/bin/sh\ntouch {}\nexec /usr/bin/env -S git \"$@\"\n", text(&reported));
         fs::create_dir(machine.path("bin")).unwrap();
         fs::write(machine.path("bin/git"), git).unwrap();
         crate::sandbox::set_mode(&machine.path("bin/git"), 0o755);
@@ -210,7 +211,7 @@ fn no_program_that_the_clone_names_is_run_when_garbage_is_collected() {
         let mut tick = machine.agent_command(&["tick", "--trigger", "cron"]);
         Ran::of(tick.env("PATH", machine.path("bin"))).ok();
         assert!(!machine.path(canary).exists(), "{key}");
-        assert!(!told.exists(), "{key}: git was started");
+        assert!(!reported.exists(), "{key}: git was started");
         assert!(packs(&machine) < MOST_PACKS, "{key}: {} packs", packs(&machine));
         machine.git(&clone, &["config", "--worktree", "--unset", key]);
         machine.git(&clone, &["fsck", "--strict"]);

@@ -112,7 +112,7 @@ fn an_idle_tick_writes_nothing_but_the_time_of_the_last_tick() {
 }
 
 #[test]
-fn the_reader_of_traces_tells_a_write_from_a_read() {
+fn the_reader_of_traces_distinguishes_a_write_from_a_read() {
     let harmless = [
         r#"openat(AT_FDCWD</r>, "config", O_RDONLY|O_CLOEXEC) = 3</r/config>"#,
         r#"openat(AT_FDCWD</r>, "/dev/null", O_RDWR|O_CLOEXEC) = 3</dev/null>"#,

@@ -4,8 +4,8 @@
 
 use std::fs;
 
+use crate::machine_copy::MachineCopy;
 use crate::sandbox::{Ran, text};
-use crate::throwaway::Throwaway;
 
 const ENTRY: &str = "/etc/pmpy/agent.d/ops.toml";
 const CRON_FILE: &str = "/etc/cron.d/pmpy";
@@ -15,8 +15,8 @@ const START_OVER: &str = "rm -rf /root/runs /root/gitrepo /root/nodeinfo /etc/pm
                           /etc/cron.d/pmpy /var/lib/pmpy /var/log/pmpy";
 
 /// A machine, and a repository whose scripts write who they are into `/root/runs`.
-fn machine() -> Throwaway {
-    let machine = Throwaway::new();
+fn machine() -> MachineCopy {
+    let machine = MachineCopy::new();
     let says = |who: &str| format!("echo {who} >> /root/runs\n");
     let places = ["common", "part/web", "stack/shop"];
     let files: Vec<(String, String)> = ["init", "work"]
@@ -32,22 +32,22 @@ fn machine() -> Throwaway {
     machine
 }
 
-fn url(machine: &Throwaway) -> String {
+fn url(machine: &MachineCopy) -> String {
     text(&machine.sandbox.server("ops")).to_owned()
 }
 
-fn init(machine: &Throwaway, more: &[&str]) -> Ran {
+fn init(machine: &MachineCopy, more: &[&str]) -> Ran {
     let url = url(machine);
     machine.agent(&[&["init", &url], more].concat())
 }
 
-fn runs(machine: &Throwaway) -> Vec<String> {
+fn runs(machine: &MachineCopy) -> Vec<String> {
     let text = fs::read_to_string(machine.path("/root/runs")).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 /// Lets a failed attempt's wait be over by naming the repository.
-fn tick(machine: &Throwaway) -> Ran {
+fn tick(machine: &MachineCopy) -> Ran {
     machine.agent(&["tick", "ops"])
 }
 
@@ -65,7 +65,7 @@ fn one_command_makes_a_server_live() {
         ["init", "work"].iter().flat_map(|step| ladder.map(|it| format!("{step}:{it}"))).collect();
     assert_eq!(runs(&machine), expected);
     for words in
-        ["this machine is part web", "ops is configured", "cron ticks each minute", "current"]
+        ["this machine is part web", "ops is configured", "installed /etc/cron.d/pmpy", "current"]
     {
         assert!(said.contains(words), "no \"{words}\" in\n{said}");
     }
@@ -112,7 +112,7 @@ fn without_the_network_everything_else_is_done_and_the_next_tick_finishes() {
     let (server, away) = (machine.sandbox.server("ops"), machine.sandbox.path("away"));
     fs::rename(&server, &away).unwrap();
     let ran = init(&machine, &["--part", "web"]).exits(1);
-    assert!(ran.stdout.contains("Not finished: ops. The next tick goes on with it"), "{ran}");
+    assert!(ran.stdout.contains("Not ready yet: ops. The next tick retries"), "{ran}");
     assert!(ran.stdout.contains("unreachable") || ran.stdout.contains("failing"), "{ran}");
     assert!(machine.path(ENTRY).exists() && machine.path(CRON_FILE).exists(), "{ran}");
     assert!(runs(&machine).is_empty());
@@ -123,7 +123,7 @@ fn without_the_network_everything_else_is_done_and_the_next_tick_finishes() {
 }
 
 #[test]
-fn an_init_script_that_fails_is_told_and_tried_again_until_it_succeeds() {
+fn an_init_script_that_fails_is_reported_and_tried_again_until_it_succeeds() {
     let machine = machine();
     let broken = [("bin/init/common/init.sh", "echo no disk >&2; exit 3\n")];
     machine.sandbox.push("ops", &broken);
@@ -137,14 +137,14 @@ fn an_init_script_that_fails_is_told_and_tried_again_until_it_succeeds() {
 }
 
 #[test]
-fn what_cannot_be_written_is_told_with_what_is_done_and_what_is_not() {
+fn what_cannot_be_written_is_reported_with_what_is_done_and_what_is_not() {
     let machine = machine();
     machine.sh("mkdir -p /etc/pmpy && mount -t tmpfs -o ro none /etc/pmpy").ok();
     let ran = init(&machine, &["--part", "web"]).exits(1);
     for words in [
         "the machine is not live yet. Done: this machine is part web: /root/nodeinfo. Not done: ",
         "Read-only file system",
-        "say the same again",
+        "run the same command again",
     ] {
         assert!(ran.stderr.contains(words), "no \"{words}\" in\n{ran}");
     }
@@ -158,7 +158,7 @@ fn without_cron_the_machine_works_and_says_that_nothing_ticks() {
     let machine = machine();
     machine.sh("rm -f /usr/sbin/cron").ok();
     let ran = init(&machine, &[]).exits(1);
-    assert!(ran.stderr.contains("nothing makes this machine tick yet"), "{ran}");
+    assert!(ran.stderr.contains("no schedule is installed"), "{ran}");
     assert!(ran.stderr.contains("hint: apt-get install cron"), "{ran}");
     assert_eq!(machine.state("ops"), "current");
     init(&machine, &["--schedule", "none"]).ok();
@@ -218,16 +218,16 @@ fn an_id_that_comes_late_is_no_other_machine() {
 }
 
 #[test]
-fn a_machine_is_not_called_live_before_it_acted_upon_what_is_there() {
+fn a_machine_is_not_called_live_before_it_applied_what_is_there() {
     let machine = machine();
     let of = |more: &[&str], words: &[&str]| {
         machine.sh(START_OVER).ok();
         let ran = init(&machine, more).exits(1);
-        for word in [&["Not finished: ops. The next tick goes on with it"], words].concat() {
+        for word in [&["Not ready yet: ops. The next tick retries"], words].concat() {
             assert!(ran.stdout.contains(word), "no \"{word}\" in\n{ran}");
         }
     };
-    of(&["--branch", "typo"], &["new", "the remote has no branch typo yet"]);
+    of(&["--branch", "typo"], &["no-ref", "has no branch typo; it has main"]);
     machine.sandbox.push("ops", &[("bin/init/common/init.sh", "exit 75\n")]);
     of(&[], &["waiting", "bin/init/common/init.sh said \"not now\" (exit 75) at "]);
     machine.sandbox.push("ops", &[("bin/init/common/init.sh", "exit 3\n")]);
@@ -237,7 +237,7 @@ fn a_machine_is_not_called_live_before_it_acted_upon_what_is_there() {
 }
 
 #[test]
-fn who_cannot_be_told_anything_gets_a_live_machine_and_an_error_in_the_end() {
+fn without_an_output_init_makes_the_machine_live_and_ends_with_an_error() {
     let machine = machine();
     let url = url(&machine);
     let ran = machine.sh(&format!("agent init {url} --part web > /dev/full")).exits(1);
@@ -305,9 +305,9 @@ fn another_user_needs_no_root_and_is_given_the_line() {
     let machine = machine();
     machine.sandbox.serve("site", &[("work.sh", "true\n")]);
     let url = text(&machine.sandbox.server("site")).to_owned();
-    let folder = text(&machine.sandbox.path("")).to_owned();
+    let dir = text(&machine.sandbox.path("")).to_owned();
     machine.as_pat("true").ok();
-    machine.sh(&format!("chmod 755 {folder} && chown -R pat {folder}/server/site.git")).ok();
+    machine.sh(&format!("chmod 755 {dir} && chown -R pat {dir}/server/site.git")).ok();
     let ran = machine.as_pat(&format!("agent init {url}"));
     assert!(ran.stdout.contains("put this line into your crontab (crontab -e):\n"), "{ran}");
     assert!(ran.ok().stdout.contains("current"));

@@ -2,16 +2,16 @@
 //! done is done, the rest is told with the next step, and once it is put right the next tick, or the
 //! same command again, goes on.
 
+use crate::machine_copy::MachineCopy;
 use crate::sandbox::{Ran, text};
 #[cfg(feature = "servers")]
 use crate::servers::Https;
-use crate::throwaway::Throwaway;
 
 const CRON_FILE: &str = "/etc/cron.d/pmpy";
 
 /// A machine, and a repository whose scripts note that they ran.
-fn machine() -> Throwaway {
-    let machine = Throwaway::new();
+fn machine() -> MachineCopy {
+    let machine = MachineCopy::new();
     let files = [
         ("bin/init/common/init.sh", "echo init >> /root/runs\n"),
         ("bin/work/common/work.sh", "echo work >> /root/runs\n"),
@@ -20,7 +20,7 @@ fn machine() -> Throwaway {
     machine
 }
 
-fn init(machine: &Throwaway, more: &[&str]) -> Ran {
+fn init(machine: &MachineCopy, more: &[&str]) -> Ran {
     let url = text(&machine.sandbox.server("ops")).to_owned();
     machine.agent(&[&["init", &url], more].concat())
 }
@@ -34,7 +34,7 @@ fn says(ran: &Ran, words: &[&str]) {
 
 /// Sure that init and work ran once each.
 #[track_caller]
-fn is_live(machine: &Throwaway) {
+fn is_live(machine: &MachineCopy) {
     assert_eq!(machine.state("ops"), "current");
     assert_eq!(machine.read("/root/runs"), "init\nwork\n");
 }
@@ -55,7 +55,7 @@ fn without_systemd_the_unit_is_refused_before_anything_is_written_and_cron_is_na
     let machine = machine();
     machine.sh("rm -rf /usr/bin/systemctl /bin/systemctl /etc/systemd/system").ok();
     let ran = init(&machine, &["--schedule", "systemd"]).exits(1);
-    says(&ran, &["nothing makes this machine tick yet", "there is no systemd on this machine"]);
+    says(&ran, &["no schedule is installed", "there is no systemd on this machine"]);
     says(&ran, &["hint: agent schedule cron"]);
     is_live(&machine);
     assert!(!machine.path("/etc/systemd/system").exists());
@@ -65,12 +65,12 @@ fn without_systemd_the_unit_is_refused_before_anything_is_written_and_cron_is_na
 }
 
 #[test]
-fn on_a_read_only_etc_it_is_told_what_is_not_done() {
+fn on_a_read_only_etc_what_is_not_done_is_listed() {
     let machine = machine();
     machine.sh("mount -o bind /etc /etc && mount -o remount,bind,ro /etc").ok();
     let ran = init(&machine, &["--part", "web"]).exits(1);
     says(&ran, &["Done: this machine is part web", "Not done: the configuration", "/etc/pmpy"]);
-    says(&ran, &["Read-only file system", "say the same again"]);
+    says(&ran, &["Read-only file system", "run the same command again"]);
     machine.sh("umount /etc").ok();
     init(&machine, &["--part", "web"]).ok();
     is_live(&machine);
@@ -81,7 +81,7 @@ fn where_cron_has_no_place_to_write_to_the_machine_is_live_and_says_that_nothing
     let machine = machine();
     machine.sh("mount -t tmpfs -o ro none /etc/cron.d").ok();
     let ran = init(&machine, &[]).exits(1);
-    says(&ran, &["nothing makes this machine tick yet", "/etc/cron.d", "Read-only file system"]);
+    says(&ran, &["no schedule is installed", "/etc/cron.d", "Read-only file system"]);
     is_live(&machine);
     machine.sh("umount /etc/cron.d").ok();
     init(&machine, &[]).ok();
@@ -97,7 +97,7 @@ fn on_a_full_disk_the_clone_waits_for_space_and_the_next_tick_finishes() {
              dd if=/dev/zero of=/root/gitrepo/.ballast bs=4k 2>/dev/null || true")
         .ok();
     let ran = init(&machine, &[]).exits(1);
-    says(&ran, &["No space left on device", "Not finished: ops. The next tick goes on with it"]);
+    says(&ran, &["No space left on device", "Not ready yet: ops. The next tick retries"]);
     says(&ran, &["free some space"]);
     assert_eq!(machine.state("ops"), "failing", "the remote is not to blame");
     assert!(machine.path(CRON_FILE).exists() && !machine.path("/root/runs").exists(), "{ran}");
@@ -126,7 +126,7 @@ fn what_lies_where_the_clone_belongs_and_is_none_is_left_alone_and_named() {
     let machine = machine();
     machine.write("/root/gitrepo/ops/precious", "mine");
     let ran = init(&machine, &[]).exits(1);
-    says(&ran, &["is no repository and is not empty; move its content away"]);
+    says(&ran, &["is not a repository and is not empty; move its content away"]);
     assert_eq!(machine.read("/root/gitrepo/ops/precious"), "mine");
     machine.sh("mv /root/gitrepo/ops /root/aside").ok();
     machine.agent(&["tick", "ops"]).ok();
@@ -138,7 +138,7 @@ fn a_file_where_the_clone_belongs_is_left_alone_and_named() {
     let machine = machine();
     machine.write("/root/gitrepo/ops", "mine");
     let ran = init(&machine, &[]).exits(1);
-    says(&ran, &["something else than a folder is where the clone belongs; move it away"]);
+    says(&ran, &["the path of the clone is not a directory; move it away"]);
     assert_eq!(machine.state("ops"), "broken");
     assert_eq!(machine.read("/root/gitrepo/ops"), "mine");
     machine.sh("rm /root/gitrepo/ops").ok();
@@ -147,7 +147,7 @@ fn a_file_where_the_clone_belongs_is_left_alone_and_named() {
 }
 
 #[test]
-fn a_root_that_may_not_be_written_is_told_at_once_with_what_to_do() {
+fn a_root_that_may_not_be_written_is_reported_at_once_with_what_to_do() {
     let machine = machine();
     machine.sh("mkdir /root/gitrepo && mount -t tmpfs -o ro none /root/gitrepo").ok();
     let ran = init(&machine, &[]).exits(1);
@@ -177,10 +177,7 @@ fn a_clone_of_another_address_is_adopted_and_said_to_come_from_there() {
     let other = text(&machine.sandbox.server("other")).to_owned();
     machine.sh(&format!("git clone -q {other} /root/gitrepo/ops")).ok();
     let ran = init(&machine, &[]);
-    says(
-        &ran,
-        &[&format!("ops: the clone that is there comes from {other}; from now on it follows ")],
-    );
+    says(&ran, &[&format!("ops: the existing clone comes from {other}; from now on it follows ")]);
 }
 
 #[cfg(feature = "servers")]
@@ -195,7 +192,7 @@ fn under_a_clock_of_1970_tls_says_what_the_clock_says_and_the_next_tick_finishes
     let clock = ["env", "NO_FAKE_STAT=1", "faketime", "-f", "@1970-01-02 00:00:00"];
     let line = [&clock[..], &["agent", "init", &url]].concat();
     let ran = Ran::of(&mut machine.command(&line)).exits(1);
-    says(&ran, &["the clock says 1970-01-02", "Not finished: ops"]);
+    says(&ran, &["the clock says 1970-01-02", "Not ready yet: ops"]);
     assert!(machine.path(CRON_FILE).exists());
     machine.agent(&["tick", "ops"]).ok();
     is_live(&machine);
@@ -228,7 +225,7 @@ done
 
 #[test]
 fn a_repository_of_the_first_users_does_what_it_did_and_its_own_loop_is_replaced_by_one_command() {
-    let machine = Throwaway::new();
+    let machine = MachineCopy::new();
     let ladder = ["common", "part/appnode", "stacktype/shop", "stacktype/shop/part/appnode"];
     let note = |step: &str, place: &str| format!("echo {step}:{place} >> /root/runs\n");
     let mut files = vec![("bin/init/common/cron_1m.sh".to_owned(), OLD_LOOP.to_owned())];
@@ -243,12 +240,12 @@ fn a_repository_of_the_first_users_does_what_it_did_and_its_own_loop_is_replaced
     machine.sandbox.serve("ops", &files);
 
     let ran = init(&machine, &["--part", "appnode", "--stack", "shop"]).ok();
-    says(&ran, &["another loop pulls here: ", "hint: agent schedule cron --replace takes it over"]);
+    says(&ran, &["another loop pulls here: ", "hint: agent schedule cron --replace replaces it"]);
     let all = |step: &str| ladder.map(|place| format!("{step}:{place}\n")).concat();
     assert_eq!(machine.read("/root/runs"), all("init") + &all("work"));
     let crontab = machine.sh("crontab -l").ok().stdout;
     assert_eq!(crontab, "MAILTO=\"\"\n* * * * *  /root/bin/cron_1m.sh\n");
-    says(&machine.agent(&["status"]), &["agent schedule cron --replace takes it over"]);
+    says(&machine.agent(&["status"]), &["agent schedule cron --replace replaces it"]);
 
     machine.agent(&["schedule", "cron", "--replace"]).ok();
     let crontab = machine.sh("crontab -l").ok().stdout;

@@ -21,9 +21,9 @@ fn init(machine: &Sandbox, url: &str, more: &[&str]) -> Ran {
 
 /// Settings for every repository of the machine.
 fn defaults(machine: &Sandbox, lines: &str) {
-    let folder = machine.root().join(".pmpy");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("agent.toml"), format!("[defaults]\n{lines}")).unwrap();
+    let dir = machine.root().join(".pmpy");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("agent.toml"), format!("[defaults]\n{lines}")).unwrap();
 }
 
 #[track_caller]
@@ -61,7 +61,7 @@ fn a_key_that_comes_late_lets_the_next_tick_finish_what_init_began() {
     let (key, hosts) = (machine.path("late.key"), machine.path("late.hosts"));
     let keys = ["--key", text(&key), "--known-hosts", text(&hosts)];
     let ran = init(&machine, &server.url("ops"), &keys).exits(1);
-    assert!(ran.stdout.contains("Not finished: ops. The next tick goes on with it"), "{ran}");
+    assert!(ran.stdout.contains("Not ready yet: ops. The next tick retries"), "{ran}");
     assert_eq!(machine.state("ops"), "unreachable", "{ran}");
     assert!(machine.runs().is_empty());
     fs::copy(server.known_hosts(), &hosts).unwrap();

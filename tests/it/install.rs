@@ -7,8 +7,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use crate::machine_copy::MachineCopy;
 use crate::sandbox::{Ran, Sandbox, text};
-use crate::throwaway::Throwaway;
 
 /// The agent of this build.
 pub const AGENT: &str = env!("CARGO_BIN_EXE_agent");
@@ -49,8 +49,8 @@ pub fn sha256(file: &str) -> String {
 }
 
 /// A machine without an agent, and a repository whose scripts write who they are into `/root/runs`.
-fn bare() -> Throwaway {
-    let machine = Throwaway::without_agent();
+fn bare() -> MachineCopy {
+    let machine = MachineCopy::without_agent();
     let files = [
         ("bin/init/common/init.sh", "echo \"init $HOME\" >> /root/runs\n"),
         ("bin/work/common/work.sh", "echo work >> /root/runs\n"),
@@ -62,7 +62,7 @@ fn bare() -> Throwaway {
 
 /// Sure that the machine is live.
 #[track_caller]
-fn is_live(machine: &Throwaway, stack: &str, ran: &Ran) {
+fn is_live(machine: &MachineCopy, stack: &str, ran: &Ran) {
     assert_eq!(machine.state("ops"), "current", "{ran}");
     let runs = machine.read("/root/runs");
     assert_eq!(runs, format!("init /root\nwork\nwork web {stack}\n"), "{ran}");
@@ -71,7 +71,7 @@ fn is_live(machine: &Throwaway, stack: &str, ran: &Ran) {
 }
 
 /// A script in the copy with an environment as empty as at a first boot.
-fn first_boot(machine: &Throwaway, script: &str) -> Ran {
+fn first_boot(machine: &MachineCopy, script: &str) -> Ran {
     machine.write("/tmp/user-data", script);
     Ran::of(&mut machine.command(&[
         "env",
@@ -140,7 +140,7 @@ fn runcmd_script(config: &serde_json::Value) -> String {
 }
 
 /// Puts the files there that cloud-init would write.
-fn write_files(machine: &Throwaway, config: &serde_json::Value) {
+fn write_files(machine: &MachineCopy, config: &serde_json::Value) {
     for file in config["write_files"].as_array().unwrap() {
         let path = file["path"].as_str().unwrap();
         machine.write(path, file["content"].as_str().unwrap());
@@ -166,7 +166,7 @@ fn shellcheck_has_nothing_to_say_about_the_scripts() {
 
 #[test]
 fn the_installer_installs_replaces_and_says_what_it_does() {
-    let machine = Throwaway::without_agent();
+    let machine = MachineCopy::without_agent();
     machine.write("/tmp/install.sh", &read("install.sh"));
     let agent = machine.sandbox.path("agent");
     fs::copy(AGENT, &agent).unwrap();
@@ -182,13 +182,13 @@ fn the_installer_installs_replaces_and_says_what_it_does() {
         assert!(said.ends_with("next: agent init URL --part PART\n"), "{said}");
         machine.sh("pmpy --version").ok();
         let files = machine.sh("ls -A /usr/local/bin | grep -c agent").ok().stdout;
-        assert_eq!(files, "1\n", "nothing is left beside it");
+        assert_eq!(files, "1\n", "nothing is left next to it");
     }
 }
 
 #[test]
 fn the_installer_refuses_what_is_not_what_was_meant_and_leaves_the_old_agent() {
-    let machine = Throwaway::without_agent();
+    let machine = MachineCopy::without_agent();
     machine.write("/tmp/install.sh", &read("install.sh"));
     machine.write("/usr/local/bin/agent", "the old one\n");
     machine.write("/tmp/fake", "#!/bin/sh\nexit 1\n");
@@ -197,7 +197,7 @@ fn the_installer_refuses_what_is_not_what_was_meant_and_leaves_the_old_agent() {
         (format!("--from /tmp/fake --sha256 {wrong}"), "is not what was meant"),
         ("--from /tmp/fake".to_owned(), "this machine cannot run it"),
         ("--from /tmp/nothing".to_owned(), "there is no file /tmp/nothing"),
-        (String::new(), "there is no agent beside install.sh"),
+        (String::new(), "there is no agent next to install.sh"),
         (format!("--from {}", download()), "may be changed on the way"),
     ] {
         let ran = machine.sh(&format!("sh /tmp/install.sh {arguments}")).exits(1);
@@ -290,7 +290,7 @@ fn user_data_that_runs_again_leaves_a_configuration_that_was_changed_since() {
 
 /// Sure that the agent understands what was configured, all options of a form taken together.
 #[track_caller]
-fn is_understood(machine: &Throwaway, form: &str) {
+fn is_understood(machine: &MachineCopy, form: &str) {
     for file in ["bus.login", "ops.token", "ops.key", "known_hosts"] {
         let path = format!("/etc/pmpy/{file}");
         assert!(machine.path(&path).exists(), "{form}: {path} is named and never written");
@@ -361,8 +361,8 @@ fn with_every_option_the_installer_makes_the_machine_live() {
 }
 
 #[test]
-fn an_installer_that_comes_through_a_pipe_takes_nothing_from_the_folder_it_is_run_in() {
-    let machine = Throwaway::without_agent();
+fn an_installer_that_comes_through_a_pipe_takes_nothing_from_the_directory_it_is_run_in() {
+    let machine = MachineCopy::without_agent();
     machine.write("/tmp/install.sh", &read("install.sh"));
     machine.write("/srv/agent", "#!/bin/sh\ntouch /root/ran\n");
     // The shell's own name may lie there as well.
@@ -377,7 +377,7 @@ fn an_installer_that_comes_through_a_pipe_takes_nothing_from_the_folder_it_is_ru
 
 #[test]
 fn an_installer_that_cannot_fetch_says_so_and_what_to_do() {
-    let machine = Throwaway::without_agent();
+    let machine = MachineCopy::without_agent();
     let script = read("install.sh").replace("--retry 5", "--retry 0");
     machine.write("/tmp/install.sh", &script);
     let line = format!("sh /tmp/install.sh --from http://127.0.0.1:9/a --sha256 {}", sha256(AGENT));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::crash::{NAME, Stand, Totals, WORKER};
+use crate::crash::{CrashSetup, NAME, Totals, WORKER};
 
 /// The longest of so many undisturbed ticks is the time within which the others are killed.
 const UNDISTURBED: usize = 5;
@@ -17,9 +17,9 @@ const UNDISTURBED: usize = 5;
 #[test]
 fn random_kills_while_somebody_pushes_are_put_right() {
     let kills: u64 = if std::env::var_os("PMPY_LONG").is_some() { 1_000 } else { 30 };
-    let mut stand = Stand::new();
-    let window = (0..UNDISTURBED).map(|_| time_of_a_tick(&mut stand)).max().unwrap_or_default();
-    let machine = &stand.machine;
+    let mut setup = CrashSetup::new();
+    let window = (0..UNDISTURBED).map(|_| time_of_a_tick(&mut setup)).max().unwrap_or_default();
+    let machine = &setup.machine;
     let (start, enough) = (Instant::now(), AtomicBool::new(false));
     let push_on = || {
         let mut number = 0;
@@ -30,7 +30,7 @@ fn random_kills_while_somebody_pushes_are_put_right() {
         number
     };
     let kill_on = || {
-        let killed = (0..kills).map(|number| kill_a_tick(&stand, number, window)).sum::<u64>();
+        let killed = (0..kills).map(|number| kill_a_tick(&setup, number, window)).sum::<u64>();
         enough.store(true, Ordering::Relaxed);
         killed
     };
@@ -40,10 +40,10 @@ fn random_kills_while_somebody_pushes_are_put_right() {
         (pusher.join().unwrap(), killed)
     });
     let mut totals = Totals::default();
-    let revision = stand.push();
-    stand.converge(&revision, &mut totals);
-    let findings = [totals.findings, stand.findings(&revision)].concat();
-    let runs = stand.machine.runs();
+    let revision = setup.push();
+    setup.converge(&revision, &mut totals);
+    let findings = [totals.findings, setup.findings(&revision)].concat();
+    let runs = setup.machine.runs();
     let complaints: Vec<&String> = runs.iter().filter(|run| run.starts_with('!')).collect();
     println!(
         "kills: ticks={kills} workers killed={killed} pushes={pushed} findings={} seconds={}",
@@ -57,52 +57,52 @@ fn random_kills_while_somebody_pushes_are_put_right() {
 
 #[test]
 fn a_half_written_change_waits_for_a_hand_edit_to_go_and_is_then_carried_on() {
-    let mut stand = Stand::new();
-    let page = stand.machine.clone_of(NAME).join("files/kept-4");
-    half_write(&mut stand);
-    let before = stand.machine.git(&stand.machine.clone_of(NAME), &["show", "HEAD:files/kept-4"]);
+    let mut setup = CrashSetup::new();
+    let page = setup.machine.clone_of(NAME).join("files/kept-4");
+    half_write(&mut setup);
+    let before = setup.machine.git(&setup.machine.clone_of(NAME), &["show", "HEAD:files/kept-4"]);
     fs::write(&page, "by hand\n").unwrap();
 
-    let revision = stand.push();
+    let revision = setup.push();
     for _ in 0..2 {
-        stand.machine.tick().exits(1);
-        let row = stand.machine.row(NAME);
+        setup.machine.tick().exits(1);
+        let row = setup.machine.row(NAME);
         assert_eq!(row["state"], "dirty", "{row:#}");
         assert!(row["reason"].as_str().unwrap().contains("files/kept-4"), "{row:#}");
         assert_eq!(fs::read_to_string(&page).unwrap(), "by hand\n");
     }
     fs::write(&page, before + "\n").unwrap();
-    stand.machine.tick().ok();
-    let findings = stand.findings(&revision);
+    setup.machine.tick().ok();
+    let findings = setup.findings(&revision);
     assert!(findings.is_empty(), "{}", findings.join("\n"));
 }
 
 /// Pushes a revision and lets the worker die when it has given some of its files their names.
-fn half_write(stand: &mut Stand) {
+fn half_write(setup: &mut CrashSetup) {
     for nth in 2..20 {
-        stand.push();
-        stand.poll();
-        stand.killed(&["renameat", "renameat2"], nth, &WORKER);
-        if !stand.machine.differences(NAME).is_empty() {
+        setup.push();
+        setup.poll();
+        setup.killed(&["renameat", "renameat2"], nth, &WORKER);
+        if !setup.machine.differences(NAME).is_empty() {
             return;
         }
-        stand.machine.tick().ok();
+        setup.machine.tick().ok();
     }
     panic!("no kill left a change half written");
 }
 
-fn time_of_a_tick(stand: &mut Stand) -> Duration {
-    stand.push();
+fn time_of_a_tick(setup: &mut CrashSetup) -> Duration {
+    setup.push();
     let start = Instant::now();
-    stand.machine.tick().ok();
+    setup.machine.tick().ok();
     start.elapsed()
 }
 
 /// Starts a tick and kills it, and the workers that it has by then, some time in `window`; how many
 /// workers.
-fn kill_a_tick(stand: &Stand, number: u64, window: Duration) -> u64 {
+fn kill_a_tick(setup: &CrashSetup, number: u64, window: Duration) -> u64 {
     // By name, so that no backoff keeps it from working.
-    let mut tick = stand.machine.agent_command(&["tick", NAME]);
+    let mut tick = setup.machine.agent_command(&["tick", NAME]);
     let mut tick = tick.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     // Every other one from the moment on when there is a worker, however slow the machine is just now.
     while number.is_multiple_of(2)

@@ -1,5 +1,5 @@
 //! All integration tests in one binary, one module per capability. Each test is a sentence over
-//! real things: real git, the real binary, a folder of its own.
+//! real things: real git, the real binary, a directory of its own.
 
 #![allow(
     clippy::disallowed_methods,
@@ -18,31 +18,41 @@ mod crash;
 mod demo;
 mod disk;
 mod docs;
+mod docs_commands;
 mod durability;
 mod examples;
 #[cfg(feature = "servers")]
 mod first_boot;
+mod foreign_processes;
+mod hangs;
 mod hostile;
 mod housekeeping;
 mod idle;
+mod ids;
 mod init;
 mod init_faults;
 #[cfg(feature = "servers")]
 mod init_wire;
 mod install;
+#[cfg(feature = "servers")]
+mod interop;
 mod kills;
-#[cfg(not(feature = "servers"))]
-mod left_out;
+mod large_files;
 mod listen;
+mod machine_copy;
 mod manual;
+mod matrix;
+#[cfg(sanitized)]
+mod memory;
 mod messages;
 mod model;
-mod neighbours;
 mod notify;
 mod odd_repositories;
+mod orders;
 #[cfg(feature = "servers")]
 mod package;
 mod packed_refs;
+mod packs;
 mod probe;
 mod publish;
 mod publish_rules;
@@ -56,16 +66,18 @@ mod script_faults;
 mod scripts;
 #[cfg(feature = "servers")]
 mod servers;
+#[cfg(not(feature = "servers"))]
+mod skipped;
 mod splay;
 mod states;
 mod steering;
-mod throwaway;
 mod tidy;
 mod time;
 mod tree_settings;
-mod typed;
+mod trust;
 mod updates;
 mod upgrades;
+mod upstream;
 mod users;
 mod web;
 mod while_acting;

@@ -38,32 +38,32 @@ fn each_command_has_a_page_and_so_has_the_configuration() {
 fn groff_finds_no_fault_in_any_page() {
     let sandbox = Sandbox::new();
     for page in pages(&sandbox) {
-        let told = read(&sandbox, &sandbox.path("desk").join(&page));
-        assert!(told.starts_with("agent"), "{page}: {told}");
+        let reported = read(&sandbox, &sandbox.path("desk").join(&page));
+        assert!(reported.starts_with("agent"), "{page}: {reported}");
     }
 }
 
 #[test]
-fn the_page_of_the_configuration_tells_of_every_key_and_holds_no_markup() {
+fn the_page_of_the_configuration_lists_every_key_and_holds_no_markup() {
     let sandbox = Sandbox::new();
     pages(&sandbox);
-    let told = read(&sandbox, &sandbox.path("desk/agent.toml.5"));
+    let reported = read(&sandbox, &sandbox.path("desk/agent.toml.5"));
     for (title, keys) in known_keys() {
-        assert!(told.contains(title), "{title}");
+        assert!(reported.contains(title), "{title}");
         let words: BTreeSet<&str> =
-            told.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-        for key in keys.iter().filter(|key| !told.contains(&format!("[{key}"))) {
+            reported.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        for key in keys.iter().filter(|key| !reported.contains(&format!("[{key}"))) {
             assert!(words.contains(key), "{key}");
         }
     }
-    for line in told.lines() {
+    for line in reported.lines() {
         let markup = line.contains('`') || line.contains("](") || line.contains("| ");
         assert!(!markup, "{line}");
     }
 }
 
 #[test]
-fn without_the_folder_nothing_is_written_and_the_error_names_it() {
+fn without_the_directory_nothing_is_written_and_the_error_names_it() {
     let sandbox = Sandbox::new();
     let ran = sandbox.agent(&["man", "/nowhere/at/all"]).exits(1);
     assert!(ran.stderr.contains("/nowhere/at/all"), "{ran}");

@@ -8,8 +8,8 @@ use std::process::Command;
 use clap::CommandFactory;
 use pmpy::cli::Cli;
 
+use crate::machine_copy::MachineCopy;
 use crate::sandbox::{Ran, Sandbox, text};
-use crate::throwaway::Throwaway;
 
 /// A command, its exit code, and words that its answer has; none: there is nothing to be said.
 type Row = (&'static str, i32, &'static [&'static str]);
@@ -63,7 +63,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("tick ops", 2, ADD_ONE),
         ("explain ops", 2, ADD_ONE),
         ("log ops", 2, ADD_ONE),
-        ("history", 0, &["nothing was acted upon yet"]),
+        ("history", 0, &["nothing was applied yet"]),
         ("redo ops", 2, ADD_ONE),
         ("rollback ops", 2, ADD_ONE),
         ("checkout ops main", 2, ADD_ONE),
@@ -80,17 +80,13 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         (
             "checkout ops",
             2,
-            &["agent: agent checkout needs REF as well", "hint: agent checkout --help"],
+            &["agent: agent checkout: missing argument REF", "hint: agent checkout --help"],
         ),
         ("stauts", 2, &["there is no command \"stauts\"", "hint: did you mean \"status\"?"]),
         ("status --jason", 2, &["has no option \"--jason\"", "hint: did you mean \"--json\"?"]),
         ("history -n x", 2, &["-n: \"x\" is not a number from 1 on", "hint: "]),
         ("history ops -n 0", 2, &["-n: \"0\" is not a number from 1 on", "hint: "]),
-        (
-            "schedule never",
-            2,
-            &["\"never\" is not possible here", "hint: write one of cron, systemd, none"],
-        ),
+        ("schedule never", 2, &["invalid value \"never\"; expected cron, systemd or none"]),
         (
             "hold ops --until soon",
             2,
@@ -99,7 +95,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("init git@host", 2, &["\"git@host\" names no repository", "hint: git@host:ops.git"]),
         ("init ../x=/srv/x.git", 2, &["\"../x\" cannot be the name of a repository", "hint: "]),
         ("tick --trigger noon", 2, &["\"noon\" is not a known trigger", "hint: write one of"]),
-        ("-v -q tick", 2, &["--verbose does not go together with --quiet", "hint: "]),
+        ("-v -q tick", 2, &["--verbose cannot be used with --quiet", "hint: "]),
     ];
     each_answers(&rows, &NAMES, |line| machine.agent(line));
     // What cron runs has nothing to say.
@@ -113,7 +109,7 @@ const NAMES: [&str; 17] = [
 ];
 
 #[test]
-fn a_wrong_configuration_is_told_by_each_command_with_its_place_and_what_to_write() {
+fn a_wrong_configuration_is_reported_by_each_command_with_its_place_and_what_to_write() {
     let machine = Sandbox::with("ops", &[("work.sh", "true\n")]);
     machine.configure("splay = \"1s\"\nrot = \"/srv\"\n");
     const WHERE: &[&str] = &["agent.toml:2:1: unknown key \"rot\"", "did you mean \"root\"?"];
@@ -154,7 +150,7 @@ fn a_variable_that_is_set_to_nothing_is_not_set_and_one_alone_is_no_command() {
         ran.stderr.contains("Usage: ") && ran.stderr.contains("make this machine live"),
         "{ran}"
     );
-    assert!(!ran.stderr.contains("errand"), "hidden commands stay hidden: {ran}");
+    assert!(!ran.stderr.contains("helper-request"), "hidden commands stay hidden: {ran}");
 }
 
 #[test]
@@ -173,11 +169,11 @@ fn where_a_repository_is_not_cloned_yet_each_command_says_why_and_what_is_next()
             &[
                 "/nowhere/ops.git cannot be opened",
                 "is cloned first",
-                "each one tries again",
+                "each tick tries again",
                 "agent tick ops",
             ],
         ),
-        ("history ops", 0, &["nothing was acted upon yet"]),
+        ("history ops", 0, &["nothing was applied yet"]),
         ("log ops", 1, &["no log of ops", "hint: to see why: agent explain ops"]),
         ("redo ops", 1, WHY),
         ("rollback ops", 1, WHY),
@@ -190,7 +186,7 @@ fn where_a_repository_is_not_cloned_yet_each_command_says_why_and_what_is_next()
 }
 
 #[test]
-fn what_is_not_here_is_told_with_the_way_to_what_is() {
+fn what_is_not_here_is_reported_with_the_way_to_what_is() {
     let machine = Sandbox::with("ops", &[("work.sh", "exit 3\n")]);
     machine.tick().exits(1);
     let rows: [Row; 6] = [
@@ -208,12 +204,12 @@ fn what_is_not_here_is_told_with_the_way_to_what_is() {
         (
             "checkout ops nope",
             1,
-            &["\"nope\" is no branch, tag or revision", "hint: ", "branch --all"],
+            &["\"nope\" is not a branch, tag or revision", "hint: ", "branch --all"],
         ),
         (
             "checkout ops main --to /nowhere/sites/ops",
             1,
-            &["there is no folder /nowhere/sites", "hint: mkdir -p /nowhere/sites"],
+            &["there is no directory /nowhere/sites", "hint: mkdir -p /nowhere/sites"],
         ),
         ("tick --dry-run", 1, &["ops: waits (", "next try in "]),
     ];
@@ -221,7 +217,7 @@ fn what_is_not_here_is_told_with_the_way_to_what_is() {
 }
 
 #[test]
-fn what_is_configured_otherwise_is_told_with_its_file() {
+fn what_is_configured_otherwise_is_reported_with_its_file() {
     let machine = Sandbox::new();
     machine.configure(
         "[repo.ops]\nurl = \"https://me:old@nowhere.invalid/ops.git\"\n\
@@ -254,12 +250,12 @@ fn what_is_configured_otherwise_is_told_with_its_file() {
     let mut command = machine.command(env!("CARGO_BIN_EXE_agent"));
     let ran = Ran::of(command.args(["--root", text(&file), "status"])).exits(2);
     assert!(ran.stderr.contains(&format!("{}: the root is not a directory", text(&file))), "{ran}");
-    assert!(ran.stderr.contains("hint: name a folder with --root"), "{ran}");
+    assert!(ran.stderr.contains("hint: name a directory with --root"), "{ran}");
 }
 
 #[test]
-fn a_user_without_rights_is_told_whose_they_are() {
-    let machine = Throwaway::new();
+fn a_user_without_rights_is_shown_who_has_them() {
+    let machine = MachineCopy::new();
     machine.as_pat("true").ok();
     machine.sh("chown root /home/pat").ok();
     const OWNER: &[&str] =
@@ -268,7 +264,7 @@ fn a_user_without_rights_is_told_whose_they_are() {
         ("init https://git.example.org/ops.git", 1, OWNER),
         ("tick", 1, OWNER),
         ("status", 0, &["no repository under /home/pat/gitrepo", "hint: add one"]),
-        ("history", 0, &["nothing was acted upon yet"]),
+        ("history", 0, &["nothing was applied yet"]),
         (
             "check --offline",
             1,
@@ -301,7 +297,7 @@ fn a_user_without_rights_is_told_whose_they_are() {
 
 #[test]
 fn a_user_without_repositories_sees_those_of_the_machine() {
-    let machine = Throwaway::new();
+    let machine = MachineCopy::new();
     machine.sandbox.serve("ops", &[("work.sh", "true\n")]);
     let url = text(&machine.sandbox.server("ops")).to_owned();
     machine.agent(&["init", &url, "--schedule", "none"]).ok();
@@ -330,10 +326,10 @@ fn without_a_network_what_works_works_and_the_rest_says_what_is_missing() {
         (
             "init new=https://git.example.org/new.git",
             1,
-            &["Not finished: new", "getent hosts git.example.org"],
+            &["Not ready yet: new", "getent hosts git.example.org"],
         ),
         ("tick", 0, &[]),
-        ("tick ops", 0, &[]),
+        ("tick ops", 1, NAME),
         ("status", 0, NAME),
         ("status --nagios", 0, &["PMPY OK", "unreachable"]),
         ("explain ops", 0, &["the name git.example.org is not known here"]),
@@ -343,7 +339,7 @@ fn without_a_network_what_works_works_and_the_rest_says_what_is_missing() {
         ("check", 1, NAME),
         ("check --offline", 0, &["not asked"]),
         ("hold ops", 0, &["held"]),
-        ("unhold ops", 0, &["the next tick goes on"]),
+        ("unhold ops", 0, &["the next tick continues"]),
     ];
     let alone = |line: &[&str]| {
         let mut command: Command = machine.command("unshare");

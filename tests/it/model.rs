@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use stand::{Mode, NAME, Stand};
+use model_machine::{Mode, ModelMachine, NAME};
 
 use crate::sandbox::wait_until;
 
-mod stand;
+mod model_machine;
 
 /// Steps of one sequence.
 const STEPS: usize = 15;
@@ -133,7 +133,7 @@ impl Dice {
 
 /// One sequence: the machine, what the model knows of it, and what happened so far.
 struct Story<'s> {
-    stand: &'s Stand,
+    setup: &'s ModelMachine,
     mode: Mode,
     /// What a person wrote into `page`.
     edited: Option<String>,
@@ -146,65 +146,65 @@ struct Story<'s> {
 }
 
 impl<'s> Story<'s> {
-    fn new(stand: &'s Stand) -> Self {
-        let pinned = stand.started().len();
-        Self { stand, mode: Mode::Ok, edited: None, held: None, pinned, accepted: None }
+    fn new(setup: &'s ModelMachine) -> Self {
+        let pinned = setup.started().len();
+        Self { setup, mode: Mode::Ok, edited: None, held: None, pinned, accepted: None }
     }
 
     fn agent(&self, arguments: &[&str]) {
-        let ran = self.stand.machine.agent(arguments);
+        let ran = self.setup.machine.agent(arguments);
         assert!(matches!(ran.code, Some(0..=2)), "{ran}");
     }
 
     fn set(&mut self, mode: Mode) {
         self.mode = mode;
-        self.stand.set(mode);
+        self.setup.set(mode);
     }
 
     fn page(&self) -> std::path::PathBuf {
-        self.stand.machine.clone_of(NAME).join("page")
+        self.setup.machine.clone_of(NAME).join("page")
     }
 
     fn revert(&mut self) {
         if self.edited.take().is_some() {
-            fs::write(self.page(), self.stand.page_of(&self.stand.head())).unwrap();
+            fs::write(self.page(), self.setup.page_of(&self.setup.head())).unwrap();
         }
     }
 
     /// Lets `step` happen, and checks what must hold afterwards.
     fn happen(&mut self, step: &Step) {
-        let (head, mark) = (self.stand.head(), self.stand.mark());
-        let stand = self.stand;
+        let (head, mark) = (self.setup.head(), self.setup.mark());
+        let setup = self.setup;
         match step {
-            Step::Push => drop(stand.push_onto(&stand.tip())),
+            Step::Push => drop(setup.push_onto(&setup.tip())),
             Step::ForcePush { back } => {
-                let parent = (0..=*back).fold(stand.tip(), |tip, _| stand.parent_of(&tip));
-                stand.push_onto(&parent);
+                let parent = (0..=*back).fold(setup.tip(), |tip, _| setup.parent_of(&tip));
+                setup.push_onto(&parent);
             }
             Step::Tick => self.agent(&["tick", "--trigger", "cron"]),
             Step::NamedTick => self.agent(&["tick", NAME]),
-            Step::KilledAt { call, nth } => stand.worker_killed_at(call, *nth),
-            Step::KilledAfter { percent } => stand.worker_killed_after(*percent),
+            Step::KilledAt { call, nth } => setup.worker_killed_at(call, *nth),
+            Step::KilledAfter { percent } => setup.worker_killed_after(*percent),
             Step::Hang { victim, another } => self.hang(*victim, *another),
             Step::Script(mode) => self.set(*mode),
             Step::Edit => {
-                let text = format!("edited by hand at {}\n", stand.started().len());
+                let text = format!("edited by hand at {}\n", setup.started().len());
                 fs::write(self.page(), &text).unwrap();
                 self.edited = Some(text);
             }
             Step::Revert => self.revert(),
             Step::Hold => {
                 self.agent(&["hold", NAME, "the model says so"]);
-                self.held.get_or_insert(stand.started().len());
+                self.held.get_or_insert(setup.started().len());
             }
             Step::Unhold => self.unhold(),
             Step::Rollback => {
-                self.pinned = stand.started().len();
+                self.pinned = setup.started().len();
                 self.agent(&["rollback", NAME]);
             }
             Step::Accept => self.accept(),
             Step::Redo => self.agent(&["redo", NAME]),
-            Step::Reboot => stand.reboot(),
+            Step::Reboot => setup.reboot(),
         }
         self.check(&head, mark.as_deref());
     }
@@ -215,66 +215,66 @@ impl<'s> Story<'s> {
     }
 
     fn accept(&mut self) {
-        let tip = self.stand.tip();
+        let tip = self.setup.tip();
         self.agent(&["accept", NAME, &tip]);
         self.accepted = Some(tip);
     }
 
     /// A tick whose script hangs, until somebody is killed or it is let go.
     fn hang(&mut self, victim: Victim, another: Another) {
-        let stand = self.stand;
-        let (go, before) = (stand.machine.path("go"), stand.started().len());
+        let setup = self.setup;
+        let (go, before) = (setup.machine.path("go"), setup.started().len());
         let _ = fs::remove_file(&go);
-        stand.set(Mode::Hang);
-        let mut tick = stand.spawn(&["tick", "--trigger", "cron"]);
+        setup.set(Mode::Hang);
+        let mut tick = setup.spawn(&["tick", "--trigger", "cron"]);
         let mut ended = false;
         wait_until("a script hangs, or the tick has nothing to run", || {
             ended = tick.try_wait().unwrap().is_some();
-            ended || stand.started().len() > before
+            ended || setup.started().len() > before
         });
         if !ended {
             match victim {
                 Victim::Nobody => {}
                 Victim::Tick => tick.kill().unwrap(),
-                Victim::Worker => stand.kill_worker(),
+                Victim::Worker => setup.kill_worker(),
                 Victim::Script => {
                     // What comes next is another attempt, and is not to hang as well.
-                    stand.set(self.mode);
-                    stand.kill_script();
+                    setup.set(self.mode);
+                    setup.kill_script();
                 }
             }
             if matches!(another, Another::Push) {
-                stand.push_onto(&stand.tip());
+                setup.push_onto(&setup.tip());
             }
             if matches!(another, Another::Push | Another::Tick) {
                 self.agent(&["tick", "--trigger", "cron"]);
             }
         }
-        stand.set(self.mode);
+        setup.set(self.mode);
         fs::write(go, "").unwrap();
         tick.wait().unwrap();
-        stand.settle();
+        setup.settle();
     }
 
     /// What must hold after every step. `head` and `mark` are as they were before it.
     fn check(&self, head: &str, mark: Option<&str>) {
-        let stand = self.stand;
-        assert_eq!(stand.complaints(), Vec::<String>::new(), "the scripts complain");
-        if let Some(acted) = stand.machine.lastaction(NAME) {
-            assert!(stand.succeeded().contains(&acted), "{acted} never succeeded");
+        let setup = self.setup;
+        assert_eq!(setup.complaints(), Vec::<String>::new(), "the scripts complain");
+        if let Some(acted) = setup.machine.lastaction(NAME) {
+            assert!(setup.succeeded().contains(&acted), "{acted} never succeeded");
         }
-        let started = stand.started();
+        let started = setup.started();
         if let Some(before) = self.held {
             assert_eq!(started.len(), before, "a held repository acted");
         }
-        let (now, pin) = (stand.head(), stand.pin());
+        let (now, pin) = (setup.head(), setup.pin());
         if let Some(pin) = &pin {
             let others: Vec<_> = started[self.pinned..].iter().filter(|it| *it != pin).collect();
             assert!(others.is_empty(), "pinned at {pin}, and acted upon {others:?}");
         }
         if now != head && pin.as_ref() != Some(&now) && self.accepted.as_ref() != Some(&now) {
-            assert!(stand.contains(&now, head), "HEAD went from {head} to {now}");
-            let seen = mark.is_none_or(|mark| stand.contains(&now, mark));
+            assert!(setup.contains(&now, head), "HEAD went from {head} to {now}");
+            let seen = mark.is_none_or(|mark| setup.contains(&now, mark));
             assert!(seen, "HEAD went to {now}, which lacks {mark:?}, seen upstream before");
         }
         if let Some(edited) = &self.edited {
@@ -288,53 +288,53 @@ impl<'s> Story<'s> {
         self.set(Mode::Ok);
         self.unhold();
         self.revert();
-        self.stand.settle();
+        self.setup.settle();
         self.agent(&["tick", NAME]);
-        let machine = &self.stand.machine;
+        let machine = &self.setup.machine;
         if matches!(machine.state(NAME).as_str(), "rewritten" | "diverged") {
             self.accept();
         }
         self.agent(&["tick", NAME]);
-        let (tip, row) = (self.stand.tip(), machine.row(NAME));
+        let (tip, row) = (self.setup.tip(), machine.row(NAME));
         assert_eq!(row["state"], "current", "{row:#}");
-        assert_eq!(self.stand.head(), tip, "{row:#}");
+        assert_eq!(self.setup.head(), tip, "{row:#}");
         assert_eq!(machine.lastaction(NAME), Some(tip.clone()), "{row:#}");
         assert!(!machine.currentaction(NAME).exists());
         assert!(!machine.private(NAME, "journal").exists());
-        assert_eq!(fs::read(self.page()).unwrap(), self.stand.page_of(&tip));
+        assert_eq!(fs::read(self.page()).unwrap(), self.setup.page_of(&tip));
         assert_eq!(machine.differences(NAME), "");
     }
 }
 
 /// Goes through the sequence of `seed`; `told` is what happened, should it fail.
-fn sequence(stand: &Stand, seed: u64, told: &Mutex<String>) {
+fn sequence(setup: &ModelMachine, seed: u64, reported: &Mutex<String>) {
     let mut dice = Dice::new(seed);
-    let mut story = Story::new(stand);
-    *told.lock().unwrap() = format!("seed {seed}");
+    let mut story = Story::new(setup);
+    *reported.lock().unwrap() = format!("seed {seed}");
     for _ in 0..STEPS {
         let step = dice.step();
-        told.lock().unwrap().push_str(&format!("\n  {step:?}"));
+        reported.lock().unwrap().push_str(&format!("\n  {step:?}"));
         story.happen(&step);
     }
-    told.lock().unwrap().push_str("\n  quiet");
+    reported.lock().unwrap().push_str("\n  quiet");
     story.quiet();
 }
 
 /// The life of one machine: the sequences of `seeds`, one after the other.
 fn life(seeds: RangeInclusive<u64>) {
-    let told = Mutex::new(String::new());
+    let reported = Mutex::new(String::new());
     let first = *seeds.start();
     let reached = AtomicU64::new(first);
     let run = AssertUnwindSafe(|| {
-        let stand = Stand::new();
+        let setup = ModelMachine::new();
         for seed in seeds {
             reached.store(seed, Ordering::Relaxed);
-            sequence(&stand, seed, &told);
+            sequence(&setup, seed, &reported);
         }
     });
     if let Err(panic) = catch_unwind(run) {
         let last = reached.into_inner();
-        eprintln!("to repeat it: PMPY_SEED={first}-{last}\n{}", told.lock().unwrap());
+        eprintln!("to repeat it: PMPY_SEED={first}-{last}\n{}", reported.lock().unwrap());
         resume_unwind(panic);
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
 #[test]
-fn folders_that_are_no_repositories_are_passed_over() {
+fn directories_that_are_no_repositories_are_passed_over() {
     let machine = machine();
     fs::create_dir(machine.root().join("notes")).unwrap();
     fs::create_dir(machine.root().join(".hidden")).unwrap();
@@ -171,4 +171,134 @@ fn a_file_url_is_decoded_as_git_decodes_it() {
         machine.tick().ok();
         assert_eq!(machine.lastaction("ops"), Some(revision), "{:#}", machine.row("ops"));
     }
+}
+
+#[test]
+fn a_sparse_checkout_is_broken_with_the_remedy_and_never_filled() {
+    let machine = Sandbox::with("ops", &[("a/page", "one\n"), ("b/page", "one\n")]);
+    let clone = machine.clone_of("ops");
+    machine.git(&clone, &["sparse-checkout", "set", "a"]);
+    assert!(!clone.join("b").exists());
+    let revision =
+        machine.push("ops", &[("a/page", "two\n"), ("b/page", "two\n"), ("c/page", "x")]);
+    machine.tick().exits(1);
+    assert_eq!(machine.state("ops"), "broken");
+    let reason = machine.row("ops")["reason"].to_string();
+    assert!(reason.contains("sparse-checkout disable"), "{reason}");
+    assert!(!clone.join("b").exists() && !clone.join("c").exists());
+
+    machine.git(&clone, &["sparse-checkout", "disable"]);
+    machine.tick().ok();
+    assert_eq!(machine.head("ops"), revision);
+    assert_eq!(machine.state("ops"), "current");
+}
+
+#[test]
+fn a_sparse_clone_can_be_published_because_its_worktree_is_left_alone() {
+    let machine = Sandbox::with("ops", &[("a/page", "one\n"), ("b/page", "one\n")]);
+    machine.git(&machine.clone_of("ops"), &["sparse-checkout", "set", "a"]);
+    let target = machine.path("site");
+    machine
+        .configure(&format!("[repo.ops]\nmode = \"checkout\"\ntarget = \"{}\"\n", text(&target)));
+    machine.tick().ok();
+    assert_eq!(fs::read_to_string(target.join("b/page")).unwrap(), "one\n");
+    assert!(!machine.clone_of("ops").join("b").exists());
+}
+
+/// A commit with these lines in place of author and committer, on top of what the server has.
+fn push_odd(machine: &Sandbox, author: &str, committer: &str) -> String {
+    let desk = machine.desk("ops");
+    let [tree, parent] =
+        ["HEAD^{tree}", "HEAD"].map(|name| machine.git(&desk, &["rev-parse", name]));
+    let commit =
+        format!("tree {tree}\nparent {parent}\nauthor {author}\ncommitter {committer}\n\nodd\n");
+    fs::write(machine.path("commit"), commit).unwrap();
+    let file = machine.path("commit");
+    let arguments = ["hash-object", "-t", "commit", "-w", "--literally", text(&file)];
+    let odd = machine.git(&desk, &arguments);
+    machine.git(&desk, &["update-ref", "refs/heads/main", &odd]);
+    machine.git(&desk, &["push", "--quiet", "--force", "origin", "main"]);
+    odd
+}
+
+const PERSON: &str = "Pat <pat@example.org> 1700000000 +0000";
+
+#[test]
+fn an_odd_author_line_in_history_hinders_nothing() {
+    for (author, committer) in [
+        ("A a@b> 1 +0000", PERSON),
+        ("Pat", PERSON),
+        ("Pat <pat@example.org", PERSON),
+        ("Pat <pat@example.org> late +0000", PERSON),
+        ("Pat <pat@example.org> 99999999999999999999 +0000", PERSON),
+        (PERSON, "Pat pat@example.org 1700000000 +0000"),
+        (PERSON, ""),
+    ] {
+        let machine = machine();
+        // The tip itself, and then what comes upon it.
+        let odd = push_odd(&machine, author, committer);
+        tick(&machine).ok();
+        assert_eq!(machine.state("ops"), "current", "{author}, {committer}");
+        assert_eq!(machine.lastaction("ops"), Some(odd.clone()));
+        let good = machine.push("ops", &[("page", "two\n")]);
+        tick(&machine).ok();
+        assert_eq!(machine.lastaction("ops"), Some(good.clone()), "{author}, {committer}");
+        let explained = machine.agent(&["explain", "ops", &odd]).ok().stdout;
+        assert!(explained.contains("is here"), "{explained}");
+        assert!(machine.agent(&["history", "ops"]).ok().stdout.contains("odd"));
+        machine.agent(&["rollback", "ops", &odd]).ok();
+        assert_eq!(machine.head("ops"), odd);
+        machine.agent(&["unhold", "ops"]).ok();
+        tick(&machine).ok();
+        assert_eq!(machine.head("ops"), good);
+
+        // A new clone of all of it.
+        fs::remove_dir_all(machine.clone_of("ops")).unwrap();
+        machine.configure(&format!("[repo.ops]\nurl = \"{}\"\n", text(&machine.server("ops"))));
+        tick(&machine).ok();
+        assert_eq!(machine.lastaction("ops"), Some(good));
+        machine.git(&machine.clone_of("ops"), &["rev-list", "--objects", "HEAD"]);
+    }
+}
+
+#[test]
+fn a_history_with_odd_author_lines_can_be_merged_and_rewritten() {
+    let machine = machine();
+    push_odd(&machine, "A a@b> 1 +0000", PERSON);
+    machine.configure("[repo.ops]\nupdate = \"merge\"\n");
+    let clone = machine.clone_of("ops");
+    fs::write(clone.join("local"), "x").unwrap();
+    machine.git(&clone, &["add", "local"]);
+    machine.git(&clone, &["commit", "--quiet", "-m", "local"]);
+    let upstream = machine.push("ops", &[("page", "two\n")]);
+    tick(&machine).ok();
+    let parents = machine.git(&clone, &["log", "-1", "--format=%P %an %ae"]);
+    assert!(parents.contains(&upstream) && parents.contains("agent agent@"), "{parents}");
+    assert!(clone.join("local").exists());
+    assert_eq!(fs::read_to_string(clone.join("page")).unwrap(), "two\n");
+    machine.git(&clone, &["fsck", "--connectivity-only"]);
+
+    machine.git(&machine.desk("ops"), &["reset", "--quiet", "--hard", "HEAD~1"]);
+    machine.push("ops", &[("page", "other\n")]);
+    machine.configure("");
+    tick(&machine);
+    assert_eq!(machine.state("ops"), "rewritten");
+}
+
+#[test]
+fn a_tag_with_an_odd_tagger_line_is_published() {
+    let machine = machine();
+    let odd = push_odd(&machine, "A a@b> 1 +0000", PERSON);
+    let desk = machine.desk("ops");
+    let tag = format!("object {odd}\ntype commit\ntag v1\ntagger Pat pat 1 +0000\n\nv1\n");
+    fs::write(machine.path("tag"), tag).unwrap();
+    let file = machine.path("tag");
+    let id = machine.git(&desk, &["hash-object", "-t", "tag", "-w", "--literally", text(&file)]);
+    machine.git(&desk, &["update-ref", "refs/tags/v1", &id]);
+    machine.git(&desk, &["push", "--quiet", "origin", "v1"]);
+    let target = machine.path("tags");
+    machine.configure(&format!("[repo.ops]\nmode = \"tags\"\ntarget = \"{}\"\n", text(&target)));
+    tick(&machine).ok();
+    assert!(fs::read_link(target.join("v1")).unwrap().ends_with(&odd));
+    assert_eq!(machine.state("ops"), "current");
 }

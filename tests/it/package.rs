@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::machine_copy::MachineCopy;
 use crate::sandbox::{Ran, Sandbox, text, wait_until};
-use crate::throwaway::Throwaway;
 
-/// Builds the package of this version into the sandbox's folder.
+/// Builds the package of this version into the sandbox's directory.
 fn build(sandbox: &Sandbox, version: &str) -> PathBuf {
     let to = sandbox.path(&format!("package-{version}.deb"));
     let top = env!("CARGO_MANIFEST_DIR");
@@ -21,15 +21,15 @@ fn build(sandbox: &Sandbox, version: &str) -> PathBuf {
 }
 
 #[test]
-fn it_installs_upgrades_beside_a_running_action_goes_and_leaves_the_repositories() {
-    let machine = Throwaway::without_agent();
+fn it_installs_upgrades_during_a_running_action_goes_and_leaves_the_repositories() {
+    let machine = MachineCopy::without_agent();
     let package = build(&machine.sandbox, "0.1.0-1");
     let package = text(&package);
     machine.sh(&format!("dpkg --install {package}")).ok();
     machine.sh("pmpy --version; test -s /usr/share/doc/push-me-pull-you/examples/agent.toml").ok();
     for page in ["man1/agent.1", "man1/agent-status.1", "man5/agent.toml.5"] {
-        let told = machine.sh(&format!("zcat /usr/share/man/{page}.gz")).ok().stdout;
-        assert!(told.contains(".TH"), "{page}");
+        let reported = machine.sh(&format!("zcat /usr/share/man/{page}.gz")).ok().stdout;
+        assert!(reported.contains(".TH"), "{page}");
     }
     machine.sh("bash -n /usr/share/bash-completion/completions/agent").ok();
     for (completion, begins) in [

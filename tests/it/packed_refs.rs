@@ -4,7 +4,7 @@ use std::fs;
 
 use pmpy::domain::git::Commit;
 use pmpy::system::git::Git;
-use pmpy::system::git::packed::Move;
+use pmpy::system::git::packed_refs::RefMove;
 
 use crate::sandbox::Sandbox;
 
@@ -19,13 +19,13 @@ fn clone() -> (Sandbox, [Commit; 2]) {
     (machine, [one, two])
 }
 
-fn moves<const N: usize>(all: [(&str, Option<Commit>); N]) -> Vec<Move> {
+fn moves<const N: usize>(all: [(&str, Option<Commit>); N]) -> Vec<RefMove> {
     all.into_iter().map(|(name, to)| (name.to_owned(), to)).collect()
 }
 
 /// Every ref below `refs/remotes/origin/` and `refs/tags/`, as git tells it: its name, what it points
 /// at, and what that stands for if it is a tag.
-fn told(machine: &Sandbox) -> Vec<String> {
+fn reported(machine: &Sandbox) -> Vec<String> {
     let clone = machine.clone_of("ops");
     machine.git(&clone, &["fsck", "--strict"]);
     let format = "--format=%(refname) %(objectname) %(*objectname)";
@@ -53,7 +53,7 @@ fn refs_that_are_packed_come_move_and_go_for_git_as_well() {
         format!("refs/tags/new {tag} {one}"),
         format!("refs/tags/old {tag} {one}"),
     ];
-    assert_eq!(told(&machine), expected);
+    assert_eq!(reported(&machine), expected);
     assert!(!clone.join(".git/refs/remotes/origin/main").exists(), "it has a file of its own");
     assert_eq!(git.ref_id("refs/remotes/origin/a/b").unwrap(), Some(one));
 
@@ -65,7 +65,7 @@ fn refs_that_are_packed_come_move_and_go_for_git_as_well() {
         format!("refs/remotes/origin/main {two}"),
         format!("refs/tags/new {tag} {one}"),
     ];
-    assert_eq!(told(&machine), expected);
+    assert_eq!(reported(&machine), expected);
 }
 
 #[test]
@@ -80,7 +80,9 @@ fn a_ref_with_a_file_of_its_own_moves_and_goes() {
     git.move_refs(&moves([(name, Some(one)), ("refs/tags/other", Some(two))]), "test").unwrap();
     assert_eq!(machine.git(&clone, &["rev-parse", name]), one.to_string());
     git.move_refs(&moves([(name, None), ("refs/tags/other", None)]), "test").unwrap();
-    assert!(!told(&machine).iter().any(|line| line.contains("/own ") || line.contains("other")));
+    assert!(
+        !reported(&machine).iter().any(|line| line.contains("/own ") || line.contains("other"))
+    );
 }
 
 #[test]
@@ -94,7 +96,7 @@ fn of_two_refs_that_exclude_each_other_the_second_is_refused() {
         assert_eq!(git.ref_id(&name(first)).unwrap(), Some(one));
         assert_eq!(git.ref_id(&name(second)).unwrap(), None);
     }
-    told(&machine);
+    reported(&machine);
 }
 
 #[test]
@@ -102,10 +104,10 @@ fn what_another_git_is_packing_is_left_to_it() {
     let (machine, [one, _]) = clone();
     let clone = machine.clone_of("ops");
     let git = Git::open(&clone).unwrap();
-    let before = told(&machine);
+    let before = reported(&machine);
     fs::write(clone.join(".git/packed-refs.lock"), "").unwrap();
     let error = git.move_refs(&moves([("refs/tags/new", Some(one))]), "test").unwrap_err();
     assert!(format!("{error:#}").ends_with("packed-refs cannot be written: it is locked"));
     assert!(clone.join(".git/packed-refs.lock").exists(), "it was somebody else's");
-    assert_eq!(told(&machine), before);
+    assert_eq!(reported(&machine), before);
 }

@@ -1,12 +1,12 @@
 //! The side-by-side probe (`tests/probe`) comes to its end, and whatever fault it strikes with, the
-//! agent goes on by itself or says what a person has to do.
+//! agent continues by itself or says what a person has to do.
 
 use std::fs;
 
 use crate::sandbox::{Ran, Sandbox};
 
 #[test]
-fn the_agent_goes_on_or_says_why_not_whatever_strikes() {
+fn the_agent_continues_or_says_why_not_whatever_strikes() {
     let machine = Sandbox::new();
     let probe = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/probe");
     let mut command = machine.command(probe);
@@ -20,6 +20,6 @@ fn the_agent_goes_on_or_says_why_not_whatever_strikes() {
     assert_eq!(rows.len(), faults, "{table}");
     for row in rows {
         let [fault, _, agent] = row.as_slice() else { panic!("no row of three: {row:?}") };
-        assert!(agent.starts_with("goes on") || agent.starts_with("says"), "{fault}: {agent}");
+        assert!(agent.starts_with("continues") || agent.starts_with("says"), "{fault}: {agent}");
     }
 }

@@ -2,8 +2,8 @@
 //! publishes one repository, and the person who pushes to it.
 //!
 //! ```text
-//! FOLDER/targets/site       the target
-//! FOLDER/runs               what the gate and the program behind it noted
+//! DIR/targets/site       the target
+//! DIR/runs               what the gate and the program behind it noted
 //! ```
 
 use std::fs;
@@ -105,17 +105,20 @@ impl Publisher {
         self.machine.git(&desk, &["rev-parse", "HEAD"])
     }
 
-    /// Lets `name`, a full one, be `revision` on the server, whatever it was before.
+    /// Lets `name`, a full one, be `revision` on the server, whatever it was before. The next tick
+    /// believes it.
     pub fn set(&self, name: &str, revision: &str) {
         let desk = self.machine.desk(NAME);
         let url = self.machine.server(NAME);
         let refspec = format!("+{revision}:{name}");
         self.machine.git(&desk, &["push", "--quiet", text(&url), &refspec]);
+        self.machine.answered_twice(NAME, name);
     }
 
-    /// Deletes `name`, a full one, on the server.
+    /// Deletes `name`, a full one, on the server. The next tick believes it.
     pub fn delete(&self, name: &str) {
         self.machine.git(&self.machine.server(NAME), &["update-ref", "-d", name]);
+        self.machine.answered_twice(NAME, name);
     }
 
     /// Where `branch` is on the server.
@@ -171,14 +174,14 @@ impl Publisher {
         fs::write(file, book.to_string()).unwrap();
     }
 
-    /// What is on the disk below `folder`: names and contents, and what links say.
-    pub fn snapshot(&self, folder: &Path) -> Vec<(PathBuf, String)> {
+    /// What is on the disk below `directory`: names and contents, and what links say.
+    pub fn snapshot(&self, dir: &Path) -> Vec<(PathBuf, String)> {
         let read = |path: &Path| match fs::read_link(path) {
             Ok(link) => format!("-> {}", link.display()),
             Err(_) => String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned(),
         };
-        let files = self.machine.files_below(folder).into_iter();
-        files.map(|file| (file.clone(), read(&folder.join(file)))).collect()
+        let files = self.machine.files_below(dir).into_iter();
+        files.map(|file| (file.clone(), read(&dir.join(file)))).collect()
     }
 }
 

@@ -3,14 +3,17 @@
 
 use std::path::Path;
 
-use pmpy::config::{self, Mode, Publish, Settings, Source, Sources, World};
-use pmpy::domain::plan::{OnRewrite, Update};
-use pmpy::domain::publish::{Layout, Names, Refs};
+use pmpy::config::{
+    self, AgentDirs, ConfigLocations, ConfigTexts, PublishSettings, RepoMode, Settings,
+};
+use pmpy::domain::publish::rules::{NamingRule, RefSelection, TargetLayout};
+use pmpy::domain::repository::observed::{OnRewrite, UpdateMethod};
 
-fn parse(text: &str) -> Result<Settings, config::Error> {
-    let mut source = Source::default();
+fn parse(text: &str) -> Result<Settings, config::ConfigError> {
+    let mut source = ConfigTexts::default();
     source.add("agent.toml", text);
-    let world = World::of(&Sources { is_root: true, ..Sources::default() }).unwrap();
+    let world =
+        AgentDirs::of(&ConfigLocations { is_root: true, ..ConfigLocations::default() }).unwrap();
     Settings::parse(world, &source)
 }
 
@@ -18,18 +21,36 @@ fn parse(text: &str) -> Result<Settings, config::Error> {
 fn every_mode_goes_by_all_its_names() {
     use OnRewrite::{Follow, Refuse};
     for (word, mode, layout, refs, rewritten) in [
-        ("work", Mode::Work, None, None, Refuse),
-        ("in-place", Mode::InPlace, None, None, Refuse),
-        ("dangerous", Mode::InPlace, None, None, Refuse),
-        ("fetch", Mode::Fetch, Some(Layout::Checkout), None, Follow),
-        ("normal", Mode::Fetch, Some(Layout::Checkout), None, Follow),
-        ("checkout", Mode::Checkout, Some(Layout::Checkout), None, Refuse),
-        ("trusting", Mode::Checkout, Some(Layout::Checkout), None, Refuse),
-        ("branch", Mode::Checkout, Some(Layout::Checkout), None, Refuse),
-        ("branches", Mode::Branches, Some(Layout::Inside), Some(Refs::Branches), Follow),
-        ("puppetmaster", Mode::Branches, Some(Layout::Inside), Some(Refs::Branches), Follow),
-        ("atomic", Mode::Atomic, Some(Layout::Beside), Some(Refs::Branches), Follow),
-        ("tags", Mode::Tags, Some(Layout::Inside), Some(Refs::Tags), Follow),
+        ("work", RepoMode::Work, None, None, Refuse),
+        ("in-place", RepoMode::InPlace, None, None, Refuse),
+        ("dangerous", RepoMode::InPlace, None, None, Refuse),
+        ("fetch", RepoMode::Fetch, Some(TargetLayout::Checkout), None, Follow),
+        ("normal", RepoMode::Fetch, Some(TargetLayout::Checkout), None, Follow),
+        ("checkout", RepoMode::Checkout, Some(TargetLayout::Checkout), None, Refuse),
+        ("trusting", RepoMode::Checkout, Some(TargetLayout::Checkout), None, Refuse),
+        ("branch", RepoMode::Checkout, Some(TargetLayout::Checkout), None, Refuse),
+        (
+            "branches",
+            RepoMode::Branches,
+            Some(TargetLayout::Inside),
+            Some(RefSelection::Branches),
+            Follow,
+        ),
+        (
+            "puppetmaster",
+            RepoMode::Branches,
+            Some(TargetLayout::Inside),
+            Some(RefSelection::Branches),
+            Follow,
+        ),
+        (
+            "atomic",
+            RepoMode::Atomic,
+            Some(TargetLayout::Sibling),
+            Some(RefSelection::Branches),
+            Follow,
+        ),
+        ("tags", RepoMode::Tags, Some(TargetLayout::Inside), Some(RefSelection::Tags), Follow),
     ] {
         let target = layout.map_or("", |_| "target = \"/srv/site\"");
         let settings = parse(&format!("[repo.a]\nmode = \"{word}\"\n{target}")).unwrap();
@@ -71,9 +92,9 @@ fn a_repository_that_publishes_has_all_that_it_was_given() {
     assert_eq!(env.policy.rewritten, OnRewrite::Refuse);
     assert_eq!(
         env.publish,
-        Publish {
+        PublishSettings {
             target: Some("/etc/puppet/environments".into()),
-            names: Names::Puppet,
+            names: NamingRule::Puppet,
             rename: [("main".to_owned(), "production".to_owned())].into(),
             matching: vec!["**".to_owned(), "!wip/**".to_owned()],
             keep: 0,
@@ -82,11 +103,11 @@ fn a_repository_that_publishes_has_all_that_it_was_given() {
             after_user: Some("root".to_owned()),
         }
     );
-    assert_eq!(env.target().unwrap().folder, Path::new("/etc/puppet/environments"));
+    assert_eq!(env.target().unwrap().links_dir, Path::new("/etc/puppet/environments"));
     let ops = &settings.repos["ops"];
     assert_eq!(ops.target(), None);
-    assert_eq!(ops.policy.update, Update::Reset, "[defaults] is for those whom it suits");
-    assert_eq!(settings.unlisted.mode, Mode::Fetch, "without an entry there is no target");
+    assert_eq!(ops.policy.update, UpdateMethod::Reset, "[defaults] is for those whom it suits");
+    assert_eq!(settings.unlisted.mode, RepoMode::Fetch, "without an entry there is no target");
 }
 
 #[test]
@@ -139,7 +160,7 @@ fn what_does_not_go_together_is_refused_at_its_place() {
         (fetch, "keep = 3", "3:8", "about what appears at a target", "or leave it out"),
         (fetch, "after_user = \"root\"", "3:14", "about what appears at a target", "target ="),
         // Values.
-        (branches, "keep = -1", "4:8", "integer `-1`", "a whole number"),
+        (branches, "keep = -1", "4:8", "expected a whole number, 0 or above, found integer -1", ""),
         (branches, "before = [\"../x\"]", "4:11", "leaves the repository", "from the top"),
         (branches, "before = []", "4:10", "empty", "leave the key out"),
         (branches, "after = []", "4:9", "empty", "a program"),

@@ -8,8 +8,10 @@ use std::thread;
 
 use percent_encoding::percent_decode_str;
 use pmpy::domain::git::Commit;
-use pmpy::domain::paths::Patterns;
-use pmpy::domain::publish::{Assigned, LONGEST, Names, Refs, Rules, Unfit, assign, directory};
+use pmpy::domain::paths::PathPatterns;
+use pmpy::domain::publish::rules::{
+    AssignedRef, LONGEST, NamingError, NamingRule, PublishRules, RefSelection, assign, directory,
+};
 use proptest::prelude::*;
 
 fn cases() -> ProptestConfig {
@@ -17,7 +19,7 @@ fn cases() -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-fn of(short: &[u8], names: Names) -> Result<String, Unfit> {
+fn of(short: &[u8], names: NamingRule) -> Result<String, NamingError> {
     directory(short, names, &BTreeMap::new())
 }
 
@@ -52,24 +54,24 @@ proptest! {
 
     #[test]
     fn every_name_becomes_one_plain_directory_and_can_be_read_back(one in any_name(), other in any_name()) {
-        match of(&one, Names::Exact) {
+        match of(&one, NamingRule::Exact) {
             Ok(directory) => {
                 prop_assert!(is_one_plain_name(&directory), "{}", directory);
                 prop_assert!(directory.is_ascii());
                 prop_assert_eq!(percent_decode_str(&directory).collect::<Vec<u8>>(), one.clone());
-                prop_assert_eq!(Ok(directory) == of(&other, Names::Exact), one == other);
+                prop_assert_eq!(Ok(directory) == of(&other, NamingRule::Exact), one == other);
             }
-            Err(Unfit::TooLong { length, .. }) => prop_assert!(length > LONGEST),
-            Err(unfit) => prop_assert!(unfit == Unfit::Nameless && one.is_empty(), "{}", unfit),
+            Err(NamingError::TooLong { length, .. }) => prop_assert!(length > LONGEST),
+            Err(unfit) => prop_assert!(unfit == NamingError::Nameless && one.is_empty(), "{}", unfit),
         }
     }
 
     #[test]
     fn puppet_accepts_every_directory_that_is_made_for_it(name in any_name()) {
-        if let Ok(directory) = of(&name, Names::Puppet) {
+        if let Ok(directory) = of(&name, NamingRule::Puppet) {
             prop_assert!(is_one_plain_name(&directory), "{}", directory);
             prop_assert!(directory.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
-            prop_assert_eq!(of(directory.as_bytes(), Names::Puppet), Ok(directory.clone()));
+            prop_assert_eq!(of(directory.as_bytes(), NamingRule::Puppet), Ok(directory.clone()));
         }
     }
 }
@@ -111,16 +113,16 @@ impl Dice {
 
 /// What `directory` of `directory(one)` breaks, if anything.
 fn broken(one: &[u8], before: &[u8]) -> Option<String> {
-    let exact = match of(one, Names::Exact) {
+    let exact = match of(one, NamingRule::Exact) {
         Ok(directory) => {
             is_one_plain_name(&directory)
                 && percent_decode_str(&directory).eq(one.iter().copied())
-                && (one == before || of(before, Names::Exact) != Ok(directory))
+                && (one == before || of(before, NamingRule::Exact) != Ok(directory))
         }
-        Err(Unfit::TooLong { length, .. }) => length > LONGEST,
+        Err(NamingError::TooLong { length, .. }) => length > LONGEST,
         Err(_) => false,
     };
-    let puppet = match of(one, Names::Puppet) {
+    let puppet = match of(one, NamingRule::Puppet) {
         Ok(directory) => {
             is_one_plain_name(&directory)
                 && directory.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -141,7 +143,7 @@ fn a_million_names_are_one_plain_directory_each_that_can_be_read_back() {
                 for _ in 0..EACH {
                     let name = dice.name();
                     assert_eq!(broken(&name, &before), None);
-                    fit += usize::from(of(&name, Names::Exact).is_ok());
+                    fit += usize::from(of(&name, NamingRule::Exact).is_ok());
                     before = name;
                 }
                 assert!(fit > EACH * 9 / 10 && fit < EACH, "{fit} of {EACH} have a directory");
@@ -151,23 +153,27 @@ fn a_million_names_are_one_plain_directory_each_that_can_be_read_back() {
 }
 
 /// What refs `short` become where `there` is published.
-fn assigned(short: &[String], there: &BTreeMap<String, String>, names: Names) -> Vec<Assigned> {
+fn assigned(
+    short: &[String],
+    there: &BTreeMap<String, String>,
+    names: NamingRule,
+) -> Vec<AssignedRef> {
     let revision: Commit = "a".repeat(40).parse().unwrap();
     let refs: Vec<_> =
         short.iter().map(|name| (format!("refs/heads/{name}"), Some(revision))).collect();
-    let rules = Rules {
-        refs: Refs::Branches,
+    let rules = PublishRules {
+        refs: RefSelection::Branches,
         names,
         rename: BTreeMap::new(),
-        matching: Patterns::new(&[]).unwrap(),
+        matching: PathPatterns::new(&[]).unwrap(),
         room: LONGEST,
     };
     assign(&refs, there, &rules)
 }
 
 /// The refs that have a directory, by that.
-fn holders(assigned: &[Assigned]) -> BTreeMap<String, String> {
-    let with_place = |one: &Assigned| Some((one.directory.clone().ok()?, one.name.clone()));
+fn holders(assigned: &[AssignedRef]) -> BTreeMap<String, String> {
+    let with_place = |one: &AssignedRef| Some((one.directory.clone().ok()?, one.name.clone()));
     assigned.iter().filter_map(with_place).collect()
 }
 
@@ -175,11 +181,11 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn a_directory_has_one_ref_and_whoever_holds_it_keeps_it(
+    fn a_directory_has_one_ref_and_the_one_that_holds_it_keeps_it(
         // Few letters, so that many ask for one directory.
         first in prop::collection::btree_set("[a_/.]{1,3}", 1..8),
         second in prop::collection::btree_set("[a_/.]{1,3}", 1..8),
-        names in prop::sample::select(vec![Names::Exact, Names::Puppet]),
+        names in prop::sample::select(vec![NamingRule::Exact, NamingRule::Puppet]),
     ) {
         let (first, second) = (Vec::from_iter(first), Vec::from_iter(second));
         let before = assigned(&first, &BTreeMap::new(), names);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::sandbox::{Ran, Sandbox, set_mode, text};
 
-/// A `work.sh` that fails while FOLDER/`bad` is there, with a lot to say.
+/// A `work.sh` that fails while DIR/`bad` is there, with a lot to say.
 const FAILS_WHILE_BAD: &str = "\
 [ ! -e \"$AGENT_ROOT/../bad\" ] && exit 0
 for line in $(seq 1 40); do echo line $line; done
@@ -44,18 +44,18 @@ fn a_tick_that_does_nothing_or_does_well_is_silent() {
 }
 
 #[test]
-fn a_failure_is_told_once_with_the_end_of_the_output_and_once_when_it_is_over() {
+fn a_failure_is_reported_once_with_the_end_of_the_output_and_once_when_it_is_over() {
     let machine = machine();
     go_bad(&machine);
-    let told = printed(&machine.tick().exits(1));
-    let lines: Vec<&str> = told.lines().collect();
-    assert!(lines[0].starts_with("ops: failing (was current): "), "{told}");
-    assert!(lines[0].contains("exited 3") && lines[0].contains("next try"), "{told}");
+    let shown_text = printed(&machine.tick().exits(1));
+    let lines: Vec<&str> = shown_text.lines().collect();
+    assert!(lines[0].starts_with("ops: failing (was current): "), "{shown_text}");
+    assert!(lines[0].contains("exited 3") && lines[0].contains("next try"), "{shown_text}");
     let (quoted, rest): (Vec<&str>, Vec<&str>) =
         lines[1..].iter().partition(|line| line.starts_with("    "));
-    assert_eq!(rest, Vec::<&str>::new(), "{told}");
-    assert!((1..=10).contains(&quoted.len()), "{told}");
-    assert!(told.contains("line 40"), "the end is what tells: {told}");
+    assert_eq!(rest, Vec::<&str>::new(), "{shown_text}");
+    assert!((1..=10).contains(&quoted.len()), "{shown_text}");
+    assert!(shown_text.contains("line 40"), "the end is what tells: {shown_text}");
 
     assert_eq!(printed(&machine.tick().exits(1)), "", "it waits");
     machine.wait_is_over("ops");
@@ -63,14 +63,14 @@ fn a_failure_is_told_once_with_the_end_of_the_output_and_once_when_it_is_over() 
 
     fs::remove_file(machine.path("bad")).unwrap();
     machine.wait_is_over("ops");
-    let told = printed(&machine.tick().ok());
-    assert!(told.starts_with("ops: current (was failing for "), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let shown_text = printed(&machine.tick().ok());
+    assert!(shown_text.starts_with("ops: current (was failing for "), "{shown_text}");
+    assert_eq!(shown_text.lines().count(), 1, "{shown_text}");
     assert_eq!(printed(&machine.tick().ok()), "");
 }
 
 #[test]
-fn trouble_that_lasts_is_told_once_a_day() {
+fn trouble_that_lasts_is_reported_once_a_day() {
     let machine = machine();
     go_bad(&machine);
     machine.tick().exits(1);
@@ -78,13 +78,13 @@ fn trouble_that_lasts_is_told_once_a_day() {
     let mut reported: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     reported["ops"]["at"] = "2020-01-01T00:00:00Z".into();
     fs::write(&file, reported.to_string()).unwrap();
-    let told = printed(&machine.tick().exits(1));
-    assert!(told.starts_with("ops: still failing, since "), "{told}");
+    let shown_text = printed(&machine.tick().exits(1));
+    assert!(shown_text.starts_with("ops: still failing, since "), "{shown_text}");
     assert_eq!(printed(&machine.tick().exits(1)), "");
 }
 
 #[test]
-fn a_remote_that_is_away_for_a_moment_is_not_told() {
+fn a_remote_that_is_away_for_a_moment_is_not_reported() {
     let machine = machine();
     fs::rename(machine.server("ops"), machine.path("away")).unwrap();
     assert_eq!(printed(&machine.tick().ok()), "");
@@ -92,8 +92,8 @@ fn a_remote_that_is_away_for_a_moment_is_not_told() {
     let mut known: Value = serde_json::from_slice(&fs::read(&poll).unwrap()).unwrap();
     known["unreachable"]["since"] = "2020-01-01T00:00:00Z".into();
     fs::write(&poll, known.to_string()).unwrap();
-    let told = printed(&machine.tick().exits(1));
-    assert!(told.starts_with("ops: unreachable"), "{told}");
+    let shown_text = printed(&machine.tick().exits(1));
+    assert!(shown_text.starts_with("ops: unreachable"), "{shown_text}");
     fs::rename(machine.path("away"), machine.server("ops")).unwrap();
     assert!(printed(&machine.tick().ok()).starts_with("ops: current (was unreachable"));
 }
@@ -101,8 +101,8 @@ fn a_remote_that_is_away_for_a_moment_is_not_told() {
 #[test]
 fn what_the_script_prints_cannot_steer_the_readers_terminal() {
     let machine = Sandbox::with("ops", &[("work.sh", "printf '\\033]0;owned\\007x\\n'; exit 1\n")]);
-    let told = printed(&machine.tick().exits(1));
-    assert!(!told.contains(['\u{1b}', '\u{7}']), "{told:?}");
+    let shown_text = printed(&machine.tick().exits(1));
+    assert!(!shown_text.contains(['\u{1b}', '\u{7}']), "{shown_text:?}");
 }
 
 #[test]
@@ -155,15 +155,18 @@ fn on_change_is_run_at_each_change_with_what_changed() {
     go_bad(&machine);
     machine.tick().exits(1);
     machine.tick().exits(1);
-    let told = fs::read_to_string(&pages).unwrap();
-    assert!(told.starts_with("-x ops current failing "), "{told}");
-    assert!(told.contains("exited 3"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let shown_text = fs::read_to_string(&pages).unwrap();
+    assert!(shown_text.starts_with("-x ops current failing "), "{shown_text}");
+    assert!(shown_text.contains("exited 3"), "{shown_text}");
+    assert_eq!(shown_text.lines().count(), 1, "{shown_text}");
     fs::remove_file(machine.path("bad")).unwrap();
     machine.wait_is_over("ops");
     machine.tick().ok();
-    let told = fs::read_to_string(&pages).unwrap();
-    assert!(told.lines().nth(1).unwrap().starts_with("-x ops failing current"), "{told}");
+    let shown_text = fs::read_to_string(&pages).unwrap();
+    assert!(
+        shown_text.lines().nth(1).unwrap().starts_with("-x ops failing current"),
+        "{shown_text}"
+    );
 }
 
 #[test]
@@ -171,13 +174,13 @@ fn an_on_change_command_that_fails_fails_nothing_else() {
     let machine = machine();
     machine.configure("on_change = [\"/opt/none/page\"]\n");
     go_bad(&machine);
-    let told = machine.tick().exits(1).stderr;
+    let shown_text = machine.tick().exits(1).stderr;
     assert!(
-        told.contains("on_change did not start") && told.contains("hint: agent check"),
-        "{told}"
+        shown_text.contains("on_change did not start") && shown_text.contains("hint: agent check"),
+        "{shown_text}"
     );
-    let told = machine.tick().exits(1).stderr;
-    assert_eq!(told, "", "nothing has changed, so nobody had to be told");
+    let shown_text = machine.tick().exits(1).stderr;
+    assert_eq!(shown_text, "", "nothing has changed, so nobody had to be told");
     fs::remove_file(machine.path("bad")).unwrap();
     machine.wait_is_over("ops");
     machine.tick().ok();
@@ -202,19 +205,19 @@ fn the_metrics_file_says_what_the_status_says() {
 }
 
 #[test]
-fn a_metrics_file_that_cannot_be_written_is_told_once_and_stops_nothing() {
+fn a_metrics_file_that_cannot_be_written_is_reported_once_and_stops_nothing() {
     let machine = machine();
     let (command, pages) = (machine.path("page-me"), machine.path("pages"));
     fs::write(&command, format!("#!/bin/sh\necho \"$AGENT_STATE\" >> {}\n", text(&pages))).unwrap();
     set_mode(&command, 0o755);
-    let (folder, called) = (machine.path("metrics"), text(&command).to_owned());
-    let file = folder.join("pmpy.prom");
+    let (dir, called) = (machine.path("metrics"), text(&command).to_owned());
+    let file = dir.join("pmpy.prom");
     machine.configure(&format!("metrics_file = {:?}\non_change = [{called:?}]\n", text(&file)));
     go_bad(&machine);
     let ran = machine.tick().exits(1);
     assert!(ran.stderr.contains("the metrics are not written"), "{ran}");
     assert!(
-        ran.stderr.contains(&format!("hint: make the folder: mkdir -p {}", text(&folder))),
+        ran.stderr.contains(&format!("hint: make the directory: mkdir -p {}", text(&dir))),
         "{ran}"
     );
     assert_eq!(fs::read_to_string(&pages).unwrap(), "failing\n", "the change is told all the same");
@@ -223,12 +226,12 @@ fn a_metrics_file_that_cannot_be_written_is_told_once_and_stops_nothing() {
     assert_eq!(machine.tick().ok().stderr, "", "it was told");
     assert_eq!(machine.tick().ok().stderr, "");
 
-    fs::create_dir(&folder).unwrap();
+    fs::create_dir(&dir).unwrap();
     machine.agent(&["tick", "--dry-run"]).ok();
     assert!(!file.exists(), "a dry run writes nothing");
     assert_eq!(machine.tick().ok().stderr, "");
     assert!(fs::read_to_string(&file).unwrap().contains("pmpy_healthy 1"));
-    fs::remove_dir_all(&folder).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
     assert!(machine.tick().ok().stderr.contains("the metrics are not written"), "told anew");
 }
 
@@ -267,12 +270,12 @@ fn the_status_file_can_be_read_by_everybody_and_says_what_status_says() {
 }
 
 #[test]
-fn another_user_is_told_what_the_last_tick_said() {
+fn another_user_is_shown_what_the_last_tick_said() {
     let machine = machine();
     let agent = machine.path("agent");
     fs::copy(env!("CARGO_BIN_EXE_agent"), &agent).unwrap();
-    for folder in ["", "root"] {
-        set_mode(&machine.path(folder), 0o755);
+    for dir in ["", "root"] {
+        set_mode(&machine.path(dir), 0o755);
     }
     let root = machine.root();
     let ran = Ran::of(
@@ -288,12 +291,12 @@ fn another_user_is_told_what_the_last_tick_said() {
 #[test]
 fn the_private_records_are_private() {
     let machine = machine();
-    let folder = machine.clone_of("ops").join(".git/pmpy");
-    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
+    let dir = machine.clone_of("ops").join(".git/pmpy");
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o700);
 }
 
 #[test]
-fn a_password_in_an_address_is_shown_to_nobody() {
+fn a_password_in_an_address_is_never_shown() {
     let script = "cat /proc/$$/environ | tr '\\0' '\\n'\nexit 1\n";
     let machine = Sandbox::with("ops", &[("work.sh", script)]);
     let url = "https://me:canary@git.example.invalid/ops.git?token=canary";

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use pmpy::domain::git::Commit;
 use pmpy::system::git::Git;
-use pmpy::system::release::{self, Place, Standing, Store};
+use pmpy::system::release::{self, LinkState, ReleaseStore, Slot};
 
 use crate::worktree::{Lab, Leaf, Tree, expected, file, link, snapshot, tree};
 
@@ -21,7 +21,7 @@ mod readers;
 /// The store of a target that is called `spog`.
 const STORE: &str = ".spog.pmpy";
 
-/// A repository with a few revisions, and the folder that they are published in.
+/// A repository with a few revisions, and the directory that they are published in.
 pub struct Sites {
     pub lab: Lab,
     pub revisions: Vec<Commit>,
@@ -43,20 +43,20 @@ impl Sites {
         Self::of([&old(), &new()])
     }
 
-    pub fn folder(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.lab.path("sites")
     }
 
     pub fn at(&self, below: &str) -> PathBuf {
-        self.folder().join(below)
+        self.dir().join(below)
     }
 
-    pub fn make(&self) -> anyhow::Result<Store> {
-        Store::make(&self.folder(), STORE, &self.lab.at(".git"))
+    pub fn make(&self) -> anyhow::Result<ReleaseStore> {
+        ReleaseStore::make(&self.dir(), STORE, &self.lab.at(".git"))
     }
 
-    pub fn open(&self) -> anyhow::Result<Option<Store>> {
-        Store::open(&self.folder(), STORE, &self.lab.at(".git"))
+    pub fn open(&self) -> anyhow::Result<Option<ReleaseStore>> {
+        ReleaseStore::open(&self.dir(), STORE, &self.lab.at(".git"))
     }
 
     /// Why the store is refused, by both who read and who write.
@@ -68,40 +68,40 @@ impl Sites {
     }
 
     /// Writes revision `number`, waits for the disk, and makes it a release.
-    pub fn write(&self, store: &Store, place: &Place, number: usize) -> anyhow::Result<()> {
+    pub fn write(&self, store: &ReleaseStore, place: &Slot, number: usize) -> anyhow::Result<()> {
         let revision = self.revisions[number];
         let change = self.lab.change(None, &revision);
         let staged = store.stage(place, revision, &change, &self.git)?;
-        store.settle()?;
-        staged.seal()
+        store.sync()?;
+        staged.publish()
     }
 
     /// All steps for one place; of the older releases those of `keep` stay.
-    pub fn publish(&self, place: &Place, number: usize, keep: &[usize]) -> anyhow::Result<()> {
+    pub fn publish(&self, place: &Slot, number: usize, keep: &[usize]) -> anyhow::Result<()> {
         let store = self.make()?;
         store.sweep()?;
         if !store.has(place, self.revisions[number])? {
             self.write(&store, place, number)?;
         }
-        store.settle()?;
+        store.sync()?;
         store.show(place, self.revisions[number])?;
-        store.settle()?;
+        store.sync()?;
         let keep: BTreeSet<Commit> = keep.iter().map(|&number| self.revisions[number]).collect();
         store.surplus(place, &keep)?.iter().try_for_each(|release| store.retire(release))?;
-        store.settle()?;
+        store.sync()?;
         store.sweep()
     }
 
     /// What stands at `place`.
     #[track_caller]
-    pub fn standing(&self, place: &Place) -> Standing {
+    pub fn standing(&self, place: &Slot) -> LinkState {
         self.make().unwrap().standing(place).unwrap()
     }
 
     /// Why what stands at `place` stays; sure that showing a release says the same and leaves it.
     #[track_caller]
-    pub fn foreign(&self, place: &Place) -> String {
-        let Standing::Foreign(words) = self.standing(place) else {
+    pub fn foreign(&self, place: &Slot) -> String {
+        let LinkState::Foreign(words) = self.standing(place) else {
             panic!("{:?}", self.standing(place))
         };
         let before = snapshot(&self.at("spog"));
@@ -125,22 +125,26 @@ pub fn old() -> Tree {
 }
 
 pub fn new() -> Tree {
-    tree([("page", file("new")), ("a/b", file("a file where a folder was")), ("here", file("new"))])
+    tree([
+        ("page", file("new")),
+        ("a/b", file("a file where a directory was")),
+        ("here", file("new")),
+    ])
 }
 
 /// The place of a target that shows one branch.
-pub fn spog() -> Place {
-    Place::new("spog", None).unwrap()
+pub fn spog() -> Slot {
+    Slot::new("spog", None).unwrap()
 }
 
 /// The place of a branch beside others.
-pub fn branch(name: &str) -> Place {
-    Place::new(name, Some(name)).unwrap()
+pub fn branch(name: &str) -> Slot {
+    Slot::new(name, Some(name)).unwrap()
 }
 
-/// The names in `folder`, sorted.
-pub fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
+/// The names in `directory`, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -157,10 +161,10 @@ fn a_target_shows_a_revision_whole_and_says_which() {
 
     sites.publish(&spog(), 1, &[0]).unwrap();
     assert_eq!(snapshot(&sites.at("spog/")), expected(&new()));
-    assert_eq!(sites.standing(&spog()), Standing::Ours(sites.revisions[1]));
+    assert_eq!(sites.standing(&spog()), LinkState::Ours(sites.revisions[1]));
     let store = sites.open().unwrap().unwrap();
     assert!(store.has(&spog(), sites.revisions[0]).unwrap(), "it was to be kept");
-    assert_eq!(names(&sites.folder()), [STORE, "spog"]);
+    assert_eq!(names(&sites.dir()), [STORE, "spog"]);
 
     sites.publish(&spog(), 1, &[]).unwrap();
     assert!(!store.has(&spog(), sites.revisions[0]).unwrap());
@@ -168,13 +172,13 @@ fn a_target_shows_a_revision_whole_and_says_which() {
 }
 
 #[test]
-fn folders_of_a_release_can_be_entered_by_everybody_and_written_by_nobody_else() {
+fn directories_of_a_release_can_be_entered_by_everybody_and_written_by_their_owner_only() {
     let sites = Sites::new();
     sites.publish(&branch("main"), 0, &[]).unwrap();
     let store = sites.at(STORE);
     let release = sites.at("main").canonicalize().unwrap();
-    for folder in ["a", "a/b", "module", ".", ".."] {
-        assert_eq!(release.join(folder).metadata().unwrap().mode() & 0o7777, 0o755, "{folder}");
+    for dir in ["a", "a/b", "module", ".", ".."] {
+        assert_eq!(release.join(dir).metadata().unwrap().mode() & 0o7777, 0o755, "{dir}");
     }
     assert_eq!(store.metadata().unwrap().mode() & 0o7777, 0o755);
 }
@@ -185,17 +189,17 @@ fn branches_have_a_slot_each_and_go_without_touching_each_other() {
     let (main, next) = (branch("main"), branch("feature%2Fnext"));
     sites.publish(&main, 0, &[]).unwrap();
     sites.publish(&next, 1, &[]).unwrap();
-    assert_eq!(names(&sites.folder()), [STORE, "feature%2Fnext", "main"]);
+    assert_eq!(names(&sites.dir()), [STORE, "feature%2Fnext", "main"]);
     assert_eq!(names(&sites.at(STORE)), [".repository", "feature%2Fnext", "main"]);
 
     let store = sites.make().unwrap();
-    store.hide(&main).unwrap();
-    store.settle().unwrap();
+    store.unlink(&main).unwrap();
+    store.sync().unwrap();
     store.sweep().unwrap();
-    assert_eq!(names(&sites.folder()), [STORE, "feature%2Fnext"]);
+    assert_eq!(names(&sites.dir()), [STORE, "feature%2Fnext"]);
     assert_eq!(names(&sites.at(STORE)), [".repository", "feature%2Fnext"]);
     assert_eq!(snapshot(&sites.at("feature%2Fnext/")), expected(&new()));
-    store.hide(&main).unwrap();
+    store.unlink(&main).unwrap();
 
     sites.publish(&main, 1, &[]).unwrap();
     assert_eq!(snapshot(&sites.at("main/")), expected(&new()));
@@ -220,30 +224,30 @@ fn the_release_that_is_shown_is_never_retired() {
 fn nothing_published_yet_is_no_error_and_makes_nothing() {
     let sites = Sites::new();
     assert!(sites.open().unwrap().is_none());
-    fs::remove_dir(sites.folder()).unwrap();
+    fs::remove_dir(sites.dir()).unwrap();
     assert!(sites.open().unwrap().is_none());
     let error = format!("{:#}", sites.make().unwrap_err());
     assert!(error.ends_with(".spog.pmpy: No such file or directory (os error 2)"), "{error}");
-    release::make_folder(&sites.folder()).unwrap();
-    release::make_folder(&sites.folder()).unwrap();
-    assert_eq!(sites.folder().metadata().unwrap().mode() & 0o7777, 0o755);
-    let error = release::make_folder(&sites.at("a/b")).unwrap_err().to_string();
-    assert!(error.contains("cannot make the folder"), "{error}");
+    release::make_dir(&sites.dir()).unwrap();
+    release::make_dir(&sites.dir()).unwrap();
+    assert_eq!(sites.dir().metadata().unwrap().mode() & 0o7777, 0o755);
+    let error = release::make_dir(&sites.at("a/b")).unwrap_err().to_string();
+    assert!(error.contains("cannot make the directory"), "{error}");
     sites.make().unwrap();
 }
 
 #[test]
-fn an_empty_folder_gives_way_to_a_link() {
+fn an_empty_directory_gives_way_to_a_link() {
     let sites = Sites::new();
     fs::create_dir(sites.at("spog")).unwrap();
-    assert_eq!(sites.standing(&spog()), Standing::EmptyFolder);
+    assert_eq!(sites.standing(&spog()), LinkState::EmptyDir);
     sites.publish(&spog(), 0, &[]).unwrap();
     assert_eq!(snapshot(&sites.at("spog/")), expected(&old()));
     assert_eq!(names(&sites.at(STORE)), [".repository", &sites.revisions[0].to_string()]);
 }
 
 #[test]
-fn what_the_agent_did_not_make_stays_and_is_told_in_words() {
+fn what_the_agent_did_not_make_stays_and_is_reported_in_words() {
     let sites = Sites::new();
     let is = |what: &str| {
         let shown = sites.at("spog");
@@ -255,7 +259,7 @@ fn what_the_agent_did_not_make_stays_and_is_told_in_words() {
 
     fs::create_dir(sites.at("spog")).unwrap();
     fs::write(sites.at("spog/mine"), "").unwrap();
-    assert_eq!(sites.foreign(&spog()), is("a folder that is not empty"));
+    assert_eq!(sites.foreign(&spog()), is("a directory that is not empty"));
     fs::remove_dir_all(sites.at("spog")).unwrap();
 
     rustix::fs::mknodat(
@@ -266,7 +270,7 @@ fn what_the_agent_did_not_make_stays_and_is_told_in_words() {
         0,
     )
     .unwrap();
-    assert_eq!(foreign_file(&sites), is("neither a folder nor a link"));
+    assert_eq!(foreign_file(&sites), is("neither a directory nor a link"));
     fs::remove_file(sites.at("spog")).unwrap();
 
     let id = sites.revisions[0].to_string();
@@ -285,16 +289,16 @@ fn what_the_agent_did_not_make_stays_and_is_told_in_words() {
         assert_eq!(foreign_file(&sites), is(&format!("a symbolic link to \"{text}\"")));
         assert_eq!(fs::read_link(sites.at("spog")).unwrap(), Path::new(&text));
         let store = sites.make().unwrap();
-        store.hide(&spog()).unwrap();
+        store.unlink(&spog()).unwrap();
         assert_eq!(fs::read_link(sites.at("spog")).unwrap(), Path::new(&text));
         fs::remove_file(sites.at("spog")).unwrap();
     }
 }
 
-/// Why what stands at the target stays, where it is no folder.
+/// Why what stands at the target stays, where it is no directory.
 #[track_caller]
 fn foreign_file(sites: &Sites) -> String {
-    let Standing::Foreign(words) = sites.standing(&spog()) else { panic!("it is not foreign") };
+    let LinkState::Foreign(words) = sites.standing(&spog()) else { panic!("it is not foreign") };
     let before = sites.at("spog").symlink_metadata().unwrap();
     let error = sites.publish(&spog(), 1, &[]).unwrap_err();
     assert_eq!(format!("{error:#}"), words);
@@ -308,15 +312,35 @@ fn a_place_is_made_of_names_that_the_store_does_not_use_itself() {
     let revision = "1234567890123456789012345678901234567890";
     let long = "x".repeat(256);
     for link in ["", ".", "..", "a/b", "/etc", "../x", "a\0b", &long] {
-        assert!(Place::new(link, None).is_err(), "{link}");
-        assert!(Place::new("link", Some(link)).is_err(), "{link}");
+        assert!(Slot::new(link, None).is_err(), "{link}");
+        assert!(Slot::new("link", Some(link)).is_err(), "{link}");
     }
     for slot in [".repository", ".pmpy-tmp-00000000", ".x", revision] {
-        let error = Place::new("link", Some(slot)).unwrap_err().to_string();
+        let error = Slot::new("link", Some(slot)).unwrap_err().to_string();
         assert!(error.ends_with("is a name that the agent keeps for itself"), "{error}");
     }
     for name in ["main", "feature%2Fx", "%2Drf", "$(id)", "a\"b", "repository", &long[1..]] {
-        Place::new(name, Some(name)).unwrap();
+        Slot::new(name, Some(name)).unwrap();
     }
-    Place::new(".hidden", None).unwrap();
+    Slot::new(".hidden", None).unwrap();
+}
+
+#[test]
+fn a_release_has_the_modes_that_its_directory_hands_down() {
+    let sites = Sites::new();
+    std::os::unix::fs::chown(sites.dir(), None, Some(1)).unwrap();
+    crate::worktree::set_mode(&sites.dir(), 0o2755);
+    let mut set = std::process::Command::new("setfacl");
+    assert!(
+        set.args(["-m", "d:g:daemon:rwx,d:o::---"]).arg(sites.dir()).status().unwrap().success()
+    );
+    let place = Slot::new("spog", None).unwrap();
+    sites.publish(&place, 0, &[]).unwrap();
+    for (path, mode) in [("", 0o2770), ("a", 0o2770), ("page", 0o660), ("run.sh", 0o770)] {
+        let found = fs::metadata(sites.at("spog").join(path)).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.gid()), (mode, 1), "{path}");
+    }
+    // Nobody else writes in the store itself.
+    assert_eq!(fs::metadata(sites.at(STORE)).unwrap().mode() & 0o022, 0);
+    assert!(sites.open().unwrap().is_some());
 }

@@ -52,7 +52,7 @@ fn git_dir(machine: &Sandbox) -> PathBuf {
     machine.clone_of(NAME).join(".git")
 }
 
-/// The files of the worktree and what is in them; the agent's own folder left out.
+/// The files of the worktree and what is in them; the agent's own directory left out.
 fn worktree(machine: &Sandbox) -> Vec<(PathBuf, Vec<u8>)> {
     let clone = machine.clone_of(NAME);
     let mut files = machine.files_below(&clone);
@@ -197,10 +197,10 @@ fn loose(name: &'static str) -> impl Fn(&Sandbox) -> PathBuf {
     }
 }
 
-fn files_in(machine: &Sandbox, folder: &str, extension: &str) -> Vec<PathBuf> {
-    let folder = git_dir(machine).join(folder);
+fn files_in(machine: &Sandbox, dir: &str, extension: &str) -> Vec<PathBuf> {
+    let dir = git_dir(machine).join(dir);
     let mut files: Vec<PathBuf> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|it| it == extension));
     files.sort_by_key(|path| path.metadata().unwrap().len());
     files
@@ -291,6 +291,7 @@ fn a_rewind_is_refused_even_when_the_high_water_mark_was_damaged() {
         machine.git(&desk, &["reset", "--quiet", "--hard", "HEAD~1"]);
         machine.git(&desk, &["push", "--quiet", "--force", "origin", "HEAD:main"]);
         machine.tick();
+        machine.answered_twice(NAME, "refs/heads/main");
         machine.tick();
         assert_eq!(machine.state(NAME), "rewritten", "{ruin:?}: {:#}", machine.row(NAME));
         assert_eq!(machine.head(NAME), head);
@@ -298,7 +299,7 @@ fn a_rewind_is_refused_even_when_the_high_water_mark_was_damaged() {
 }
 
 #[test]
-fn local_commits_that_nobody_else_has_cannot_be_brought_back_and_that_is_said() {
+fn local_commits_that_no_remote_has_cannot_be_brought_back_and_that_is_said() {
     let machine = machine();
     let clone = machine.clone_of(NAME);
     fs::write(clone.join("local"), "only here\n").unwrap();
@@ -356,7 +357,7 @@ fn a_repair_that_needs_the_remote_is_made_once_the_remote_is_back() {
 }
 
 #[test]
-fn a_torn_object_on_the_server_is_told_and_hangs_nothing() {
+fn a_torn_object_on_the_server_is_reported_and_hangs_nothing() {
     let machine = machine();
     machine.push(NAME, &[("docs/page", "three\n")]);
     let server = machine.server(NAME);
@@ -387,8 +388,8 @@ fn a_fresh_lock_of_somebody_elses_is_reported_and_left() {
     assert!(lock.exists());
     let row = machine.row(NAME);
     let reason = row["reason"].as_str().unwrap();
-    for told in ["index.lock", "since", "ten minutes"] {
-        assert!(reason.contains(told), "{told}: {reason}");
+    for reported in ["index.lock", "since", "ten minutes"] {
+        assert!(reason.contains(reported), "{reported}: {reason}");
     }
     assert_eq!(worktree(&machine), before, "nothing is begun that could not be ended");
 
@@ -397,7 +398,7 @@ fn a_fresh_lock_of_somebody_elses_is_reported_and_left() {
 }
 
 #[test]
-fn an_old_lock_that_nobody_has_open_is_swept_whatever_its_name() {
+fn an_old_lock_that_no_process_has_open_is_swept_whatever_its_name() {
     let machine = machine();
     for name in LOCKS {
         let lock = git_dir(&machine).join(name);

@@ -1,13 +1,13 @@
-//! A [`Sandbox`]: one machine and one git server in a temporary folder, and the person who pushes.
-//! Real git, the real binary, nothing mocked, nothing outside the folder read or written, no
+//! A [`Sandbox`]: one machine and one git server in a temporary directory, and the person who pushes.
+//! Real git, the real binary, nothing mocked, nothing outside the directory read or written, no
 //! network. It knows the contract's files and commands; it does not know the library.
 //!
 //! ```text
-//! FOLDER/home              HOME of everything that is started here
-//! FOLDER/server/NAME.git   what the machine pulls from; a bare repository
-//! FOLDER/desk/NAME         the clone that a person edits and pushes from
-//! FOLDER/root/NAME         the machine's clone; FOLDER/root is the agent's `--root`
-//! FOLDER/runs              one line for each thing that [`NOTES_ITS_RUNS`] saw
+//! DIR/home              HOME of everything that is started here
+//! DIR/server/NAME.git   what the machine pulls from; a bare repository
+//! DIR/desk/NAME         the clone that a person edits and pushes from
+//! DIR/root/NAME         the machine's clone; DIR/root is the agent's `--root`
+//! DIR/runs              one line for each thing that [`NOTES_ITS_RUNS`] saw
 //! ```
 //!
 //! ```ignore
@@ -29,18 +29,18 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A `work.sh` that writes `start REVISION ATTEMPT` and `end REVISION` into `FOLDER/runs`.
+/// A `work.sh` that writes `start REVISION ATTEMPT` and `end REVISION` into `DIR/runs`.
 pub const NOTES_ITS_RUNS: &str = "\
 echo \"start $AGENT_REVISION $AGENT_ATTEMPT\" >> \"$AGENT_ROOT/../runs\"
 echo \"end $AGENT_REVISION\" >> \"$AGENT_ROOT/../runs\"
 ";
 
 /// How long [`wait_until`] waits for what must come; long enough for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// One machine, one git server, one person who pushes.
 pub struct Sandbox {
-    folder: TempDir,
+    dir: TempDir,
 }
 
 /// What a program did: exit code, output, error output.
@@ -102,9 +102,9 @@ impl Default for Sandbox {
 impl Sandbox {
     /// A machine with an empty root, and a server without repositories.
     pub fn new() -> Self {
-        let sandbox = Self { folder: tempfile::tempdir().unwrap() };
-        for folder in ["home", "server", "desk", "root"] {
-            fs::create_dir(sandbox.path(folder)).unwrap();
+        let sandbox = Self { dir: tempfile::tempdir().unwrap() };
+        for directory in ["home", "server", "desk", "root"] {
+            fs::create_dir(sandbox.path(directory)).unwrap();
         }
         sandbox
     }
@@ -118,9 +118,9 @@ impl Sandbox {
         sandbox
     }
 
-    /// A path in the sandbox's folder.
+    /// A path in the sandbox's directory.
     pub fn path(&self, below: &str) -> PathBuf {
-        self.folder.path().join(below)
+        self.dir.path().join(below)
     }
 
     /// The agent's `--root`.
@@ -147,9 +147,9 @@ impl Sandbox {
     /// revision. The machine does not know of it yet.
     pub fn serve(&self, name: &str, files: &[(&str, &str)]) -> String {
         let (server, desk) = (self.server(name), self.desk(name));
-        let folder = self.folder.path();
-        self.git(folder, &["init", "--quiet", "--bare", "--initial-branch=main", text(&server)]);
-        self.git(folder, &["init", "--quiet", "--initial-branch=main", text(&desk)]);
+        let directory = self.dir.path();
+        self.git(directory, &["init", "--quiet", "--bare", "--initial-branch=main", text(&server)]);
+        self.git(directory, &["init", "--quiet", "--initial-branch=main", text(&desk)]);
         self.git(&desk, &["remote", "add", "origin", text(&server)]);
         self.push(name, files)
     }
@@ -157,7 +157,7 @@ impl Sandbox {
     /// Clones `name` from the server into the root, as an administrator would.
     pub fn clone_to_root(&self, name: &str) {
         let (server, clone) = (self.server(name), self.clone_of(name));
-        self.git(self.folder.path(), &["clone", "--quiet", text(&server), text(&clone)]);
+        self.git(self.dir.path(), &["clone", "--quiet", text(&server), text(&clone)]);
     }
 
     /// Writes `files` at the desk, commits everything there and pushes it; returns the revision.
@@ -182,10 +182,10 @@ impl Sandbox {
         self.git(&desk, &["rev-parse", "HEAD"])
     }
 
-    /// Runs git in `folder`; returns its output without the last newline. Panics when it fails.
+    /// Runs git in `directory`; returns its output without the last newline. Panics when it fails.
     #[track_caller]
-    pub fn git(&self, folder: &Path, arguments: &[&str]) -> String {
-        let ran = Ran::of(self.command("git").current_dir(folder).args(arguments)).ok();
+    pub fn git(&self, directory: &Path, arguments: &[&str]) -> String {
+        let ran = Ran::of(self.command("git").current_dir(directory).args(arguments)).ok();
         ran.stdout.trim_end_matches('\n').to_owned()
     }
 
@@ -199,7 +199,7 @@ impl Sandbox {
             .env("HOME", self.path("home"))
             .env("LANG", "C.UTF-8")
             .env("GIT_CONFIG_NOSYSTEM", "1")
-            .current_dir(self.folder.path());
+            .current_dir(self.dir.path());
         for role in ["AUTHOR", "COMMITTER"] {
             command.env(format!("GIT_{role}_NAME"), "Pat Pusher");
             command.env(format!("GIT_{role}_EMAIL"), "pat@example.org");
@@ -239,9 +239,9 @@ impl Sandbox {
 
     /// Writes the machine's `agent.toml`.
     pub fn configure(&self, toml: &str) {
-        let folder = self.root().join(".pmpy");
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("agent.toml"), toml).unwrap();
+        let directory = self.root().join(".pmpy");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("agent.toml"), toml).unwrap();
     }
 
     /// Lets the time pass that a failed attempt at `name` has to wait.
@@ -254,6 +254,27 @@ impl Sandbox {
         assert!(next.is_string(), "{name} does not wait: {state:#}");
         *next = "2020-01-01T00:00:00Z".into();
         fs::write(file, state.to_string()).unwrap();
+    }
+
+    /// Lets the server of `name` have said twice, long ago, what it says of the ref `reference` now: the
+    /// next tick believes it.
+    #[track_caller]
+    pub fn answered_twice(&self, name: &str, reference: &str) {
+        let file = self.private(name, "poll");
+        let Ok(text) = fs::read(&file) else { return };
+        let mut poll: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let mut git = self.command("git");
+        let arguments = ["rev-parse", "--quiet", "--verify", reference];
+        let tip = Ran::of(git.current_dir(self.server(name)).args(arguments)).stdout;
+        let tip = Some(tip.trim()).filter(|tip| !tip.is_empty());
+        let doubt = serde_json::json!({
+            "remote": poll["remote"], "name": reference, "tip": tip,
+            "since": "2020-01-01T00:00:00Z", "answers": 2,
+        });
+        let doubts = poll["doubts"].as_array_mut().expect("the record has doubts");
+        doubts.retain(|known| known["name"] != reference);
+        doubts.push(doubt);
+        fs::write(file, poll.to_string()).unwrap();
     }
 
     /// What `status --json` says.
@@ -314,21 +335,21 @@ impl Sandbox {
         self.git(&self.clone_of(name), &["--no-optional-locks", "status", "--porcelain"])
     }
 
-    /// The lines in `FOLDER/runs`.
+    /// The lines in `DIR/runs`.
     pub fn runs(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("runs")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Every file and folder below `below` that is no folder on the way, relative to it.
+    /// Every file and directory below `below` that is no directory on the way, relative to it.
     pub fn files_below(&self, below: &Path) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        let mut folders = vec![below.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).unwrap() {
+        let mut directories = vec![below.to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(&directory).unwrap() {
                 let entry = entry.unwrap();
                 match entry.file_type().unwrap().is_dir() {
-                    true => folders.push(entry.path()),
+                    true => directories.push(entry.path()),
                     false => files.push(entry.path().strip_prefix(below).unwrap().to_owned()),
                 }
             }
@@ -338,7 +359,7 @@ impl Sandbox {
     }
 }
 
-/// Waits for what must come; panics with `what` when it has not come in a minute.
+/// Waits for what must come; panics with `what` when it has not come in three minutes.
 #[track_caller]
 pub fn wait_until(what: &str, mut come: impl FnMut() -> bool) {
     let start = Instant::now();

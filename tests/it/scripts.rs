@@ -31,7 +31,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// Whether the process whose number is in FOLDER/`file` still runs.
+/// Whether the process whose number is in DIR/`file` still runs.
 fn lives(machine: &Sandbox, file: &str) -> bool {
     let pid = fs::read_to_string(machine.path(file)).unwrap();
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
@@ -285,11 +285,11 @@ fn output_goes_to_a_log_with_a_beginning_and_an_end_that_others_cannot_read() {
     assert!(lines[4].starts_with("Finish ") && lines[4].contains("succeeded"), "{log}");
     assert_eq!(lines.len(), 5);
 
-    let folder = machine.root().join(".pmpy/log/ops");
-    let files = machine.files_below(&folder);
+    let dir = machine.root().join(".pmpy/log/ops");
+    let files = machine.files_below(&dir);
     assert_eq!(files.len(), 1);
-    assert_eq!(mode(&folder.join(&files[0])), 0o640);
-    assert_eq!(mode(&folder), 0o750);
+    assert_eq!(mode(&dir.join(&files[0])), 0o640);
+    assert_eq!(mode(&dir), 0o750);
     let last_tick = machine.root().join(".pmpy/last-tick");
     assert_eq!(mode(&last_tick), 0o644, "monitoring may read this");
 }
@@ -342,7 +342,7 @@ fn a_script_deaf_to_term_is_killed_ten_seconds_later() {
 }
 
 #[test]
-fn a_daemon_that_is_left_behind_holds_up_nobody_and_is_left_alone() {
+fn a_daemon_that_is_left_behind_delays_no_tick_and_is_left_alone() {
     let script = "sleep 60 & echo $! > \"$AGENT_ROOT/../daemon\"\n";
     let machine = Sandbox::with("ops", &[("work.sh", script)]);
     machine.tick().ok();
@@ -462,7 +462,7 @@ fn paths_that_do_not_matter_are_merged_without_an_action() {
 }
 
 #[test]
-fn a_script_that_moves_head_itself_leaves_the_record_at_what_was_acted_upon() {
+fn a_script_that_moves_head_itself_leaves_the_record_at_what_was_applied() {
     let script = "export GIT_CONFIG_NOSYSTEM=1\n\
                   git -c user.name=s -c user.email=s commit --quiet --allow-empty -m by-script\n";
     let machine = Sandbox::with("ops", &[("work.sh", script)]);
@@ -472,7 +472,7 @@ fn a_script_that_moves_head_itself_leaves_the_record_at_what_was_acted_upon() {
 }
 
 #[test]
-fn a_script_that_removes_its_records_folder_is_recorded_all_the_same() {
+fn a_script_that_removes_its_records_directory_is_recorded_all_the_same() {
     let machine = Sandbox::with("ops", &[("work.sh", "rm -rf .temp\n")]);
     machine.tick();
     machine.tick();

@@ -26,7 +26,7 @@ fn slept(trace: &str) -> Option<u64> {
 }
 
 #[test]
-fn a_tick_waits_the_share_of_its_machine_and_nobody_else_does() {
+fn a_tick_waits_the_share_of_its_machine_and_no_named_one_does() {
     let machine = Sandbox::with("ops", &[("page", "old")]);
     let whole = 400_000_000;
     let share = sleep_of(&machine, &["tick", "--splay", "400ms"]).expect("it waits");

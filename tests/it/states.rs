@@ -26,8 +26,8 @@ fn is(machine: &Sandbox, state: &str, reason: &str, status: i32, nagios: i32) ->
     let row = machine.row("ops");
     assert_eq!(row["state"], state, "{row:#}");
     assert_eq!(row["conditions"][0], state, "{row:#}");
-    let told = row["reason"].as_str().unwrap_or_default();
-    assert!(told.contains(reason), "\"{told}\" does not say \"{reason}\"");
+    let reported = row["reason"].as_str().unwrap_or_default();
+    assert!(reported.contains(reason), "\"{reported}\" does not say \"{reason}\"");
     machine.agent(&["status"]).exits(status);
     machine.agent(&["status", "--nagios"]).exits(nagios);
     assert_eq!(machine.status()["healthy"], status == 0);
@@ -51,12 +51,12 @@ fn acting_is_seen_while_the_script_runs() {
     let head = machine.push("ops", &[("page", "two\n")]);
     let mut tick = machine.agent_command(&["tick"]).spawn().unwrap();
     wait_until("ops is acting", || machine.clone_of("ops").join(".git/pmpy/journal").exists());
-    wait_until("the script runs", || machine.row("ops")["reason"].to_string().contains("upon"));
+    wait_until("the script runs", || machine.row("ops")["reason"].to_string().contains("applying"));
 
     let row = machine.row("ops");
     assert_eq!(row["state"], "acting");
     let reason = row["reason"].as_str().unwrap();
-    assert!(reason.starts_with(&format!("acting upon {} (pid ", &head[..7])), "{reason}");
+    assert!(reason.starts_with(&format!("applying {} (pid ", &head[..7])), "{reason}");
     let current = fs::read_to_string(machine.currentaction("ops")).unwrap();
     assert_eq!(current, format!("{head}\n"));
     machine.agent(&["status"]).ok();
@@ -135,12 +135,12 @@ fn a_linked_worktree_under_the_root_is_broken() {
 }
 
 #[test]
-fn a_folder_that_is_configured_and_no_repository_is_broken() {
+fn a_directory_that_is_configured_and_no_repository_is_broken() {
     let machine = machine(NOTES_ITS_RUNS);
     fs::remove_dir_all(machine.clone_of("ops").join(".git")).unwrap();
     let server = machine.server("ops");
     machine.configure(&format!("[repo.ops]\nurl = \"{}\"\n", text(&server)));
-    is(&machine, "broken", "no repository", 1, 2);
+    is(&machine, "broken", "not a repository", 1, 2);
     assert_eq!(fs::read_to_string(machine.clone_of("ops").join("page")).unwrap(), "one\n");
 }
 
@@ -293,7 +293,7 @@ fn local_changes_in_the_way_are_dirty_and_kept() {
 }
 
 #[test]
-fn local_changes_beside_the_way_are_nobodys_business() {
+fn local_changes_out_of_the_way_stop_nothing() {
     let machine = machine(NOTES_ITS_RUNS);
     fs::write(machine.clone_of("ops").join("page"), "mine\n").unwrap();
     fs::write(machine.clone_of("ops").join("untracked"), "mine\n").unwrap();
@@ -377,7 +377,7 @@ fn an_empty_remote_is_new_until_something_is_pushed() {
 }
 
 #[test]
-fn local_commits_are_acted_upon_and_ahead() {
+fn local_commits_are_applied_and_ahead() {
     let machine = machine(NOTES_ITS_RUNS);
     let clone = machine.clone_of("ops");
     machine.git(&clone, &["commit", "--quiet", "--allow-empty", "-m", "local"]);
@@ -387,7 +387,7 @@ fn local_commits_are_acted_upon_and_ahead() {
 }
 
 #[test]
-fn what_is_acted_upon_is_current_since_then() {
+fn what_is_applied_is_current_since_then() {
     let machine = machine(NOTES_ITS_RUNS);
     let row = is(&machine, "current", "", 0, 0);
     assert_eq!(row["reason"], Value::Null);
@@ -419,8 +419,14 @@ fn a_branch_that_goes_upstream_leaves_the_last_good_revision() {
     let good = machine.head("ops");
     machine.git(&machine.server("ops"), &["update-ref", "-d", "refs/heads/main"]);
     machine.tick().ok();
-    is(&machine, "current", "no longer has the branch main", 0, 0);
+    is(&machine, "current", "answers without main; asked again", 0, 0);
+    machine.answered_twice("ops", "refs/heads/main");
+    machine.tick().exits(1);
+    is(&machine, "no-ref", "the remote has no refs at all any more", 1, 1);
     assert_eq!(machine.head("ops"), good);
+    machine.git(&machine.server("ops"), &["update-ref", "refs/heads/main", &good]);
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "current");
 }
 
 #[test]

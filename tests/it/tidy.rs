@@ -7,32 +7,43 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// Files over 500 lines, each with the reason why it is better whole.
+mod rooms;
+mod words;
+
+/// The most lines of a file. From 500 on it is worth a look whether it holds two themes.
+const MOST_LINES: usize = 600;
+
+/// Files with more, each with the reason why it is better whole.
 const LONG_FILES: [(&str, &str); 1] =
-    [("src/domain/plan/tests.rs", "one table: the rows of one function")];
+    [("src/domain/repository/decision/tests.rs", "one table: the rows of one function")];
 
 /// Doors that another door may use, beside those that every door may.
-const DOORS_TO_DOORS: [(&str, &str); 16] = [
-    ("lock", "record"),
+const DOORS_TO_DOORS: [(&str, &str); 21] = [
+    ("lock", "repo_state"),
+    ("lock::journal", "repo_state"),
     ("schedule", "process"),
     ("remote::ssh", "process"),
     ("remote", "git"),
+    ("remote::intake", "git"),
+    ("remote::intake", "process"),
     ("remote::local", "git"),
+    ("remote::local", "process"),
     ("remote::haves", "git"),
     ("remote::receive", "git"),
-    ("remote::stream", "git"),
-    ("remote::daemon", "git"),
-    ("remote::daemon", "tcp"),
+    ("remote::duplex_stream", "git"),
+    ("remote::git_daemon", "git"),
+    ("remote::git_daemon", "tcp"),
     ("remote::ssh", "git"),
     ("remote::http", "git"),
     ("remote::http::tls", "tls"),
-    ("remote::http::trouble", "tls"),
+    ("remote::http::errors", "tls"),
+    ("stale_files", "git"),
     ("stomp::stream", "tcp"),
     ("stomp::stream", "tls"),
 ];
 
 /// Doors that every door may use: those that only read, and the safe way to write.
-const COMMON_DOORS: [&str; 4] = ["files", "ffi", "node", "pid"];
+const COMMON_DOORS: [&str; 6] = ["files", "ffi", "host", "pid", "trust", "watchdog"];
 
 /// One source file: where it is in the repository, and its text.
 struct Source {
@@ -141,17 +152,17 @@ fn expand(text: &str) -> Vec<Vec<String>> {
     }
 }
 
-/// Every Rust file below `folders` of the repository.
-fn sources(folders: &[&str]) -> Vec<Source> {
+/// Every Rust file below `directories` of the repository.
+fn sources(dirs: &[&str]) -> Vec<Source> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<_> = folders.iter().map(|folder| repository.join(folder)).collect();
+    let mut dirs: Vec<_> = dirs.iter().map(|dir| repository.join(dir)).collect();
     let mut sources = Vec::new();
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
         for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                dirs.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(repository).unwrap().to_str().unwrap().to_owned();
@@ -284,6 +295,18 @@ fn only_the_system_layer_knows_libraries_of_the_outside() {
 }
 
 #[test]
+fn an_id_comes_into_libgit2_through_the_one_door_that_compares_formats() {
+    // Some of these clippy knows as well; it has no word for the others.
+    let words = ["Oid::from", "Oid::zero", "Oid::ZERO_SHA1", "Oid::ZERO_SHA256", "parse::<Oid>"];
+    let words = [&words[..], &["Oid::from_bytes", "Oid::from_str", "Oid::from_str_ext"]].concat();
+    let rule = "an id of the wrong length overflows libgit2's heap: take Git::oid or oid_in";
+    let sources = sources(&["src", "benches"]);
+    let door = |source: &Source| source.path == "src/system/git/format.rs";
+    assert_none(&lines_with(&sources, &words, rule, door));
+    assert_eq!(lines_with(&sources, &words, rule, |source| !door(source)).len(), 1);
+}
+
+#[test]
 fn only_commands_and_the_exit_print() {
     let words = ["println!", "eprintln!", "print!", "eprint!", "dbg!"];
     let rule = "only src/cmd, src/main.rs and src/exit.rs print";
@@ -327,10 +350,14 @@ fn no_file_grows_beyond_what_one_can_keep_in_mind() {
     for source in sources(&["src", "tests"]) {
         let lines = source.text.lines().count();
         let excused = LONG_FILES.iter().any(|(path, _)| *path == source.path);
-        if lines > 500 && !excused {
-            let _ = writeln!(findings, "{}:501: {lines} lines; aim at 400", source.path);
+        if lines > MOST_LINES && !excused {
+            let _ = writeln!(
+                findings,
+                "{}:{MOST_LINES}: {lines} lines: does it hold two themes?",
+                source.path
+            );
         }
-        if lines <= 500 && excused {
+        if lines <= MOST_LINES && excused {
             let _ = writeln!(findings, "{}:1: no longer long: strike its excuse", source.path);
         }
     }

@@ -31,7 +31,7 @@ fn tick_at(machine: &Sandbox, clock: &str) -> Ran {
 /// Sure that `status` under `clock` says `state`, that nothing in it lies in the future, and that it
 /// is told without a minus sign.
 #[track_caller]
-fn stands_at(machine: &Sandbox, clock: &str, state: &str) -> Value {
+fn is_at(machine: &Sandbox, clock: &str, state: &str) -> Value {
     let ran = at(machine, clock, &["status", "--json"]);
     let status: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran}"));
     let time = |value: &Value| value.as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
@@ -49,7 +49,7 @@ fn a_clock_set_back_by_a_year_makes_no_failure_wait_for_a_year() {
     for clock in [YEAR_AHEAD, "+0", YEAR_BACK, AT_1970] {
         let ran = tick_at(&machine, clock);
         assert_eq!(ran.code, Some(1), "{clock}: {ran}");
-        stands_at(&machine, clock, "failing");
+        is_at(&machine, clock, "failing");
     }
     // Each was an attempt, for the wait of the one before lay out of reach.
     assert_eq!(machine.runs().len(), 4);
@@ -58,25 +58,25 @@ fn a_clock_set_back_by_a_year_makes_no_failure_wait_for_a_year() {
 }
 
 #[test]
-fn a_clock_that_jumps_ahead_ends_the_wait_and_the_count_goes_on() {
+fn a_clock_that_jumps_ahead_ends_the_wait_and_the_count_continues() {
     let machine = Sandbox::with("ops", &[("work.sh", FAILS)]);
     machine.tick().exits(1);
     tick_at(&machine, YEAR_AHEAD).exits(1);
-    let row = stands_at(&machine, YEAR_AHEAD, "failing");
+    let row = is_at(&machine, YEAR_AHEAD, "failing");
     assert_eq!(row["attempt"], 2);
     fs::write(machine.path("good"), "").unwrap();
     machine.tick().ok();
-    stands_at(&machine, "+0", "current");
+    is_at(&machine, "+0", "current");
 }
 
 #[test]
-fn what_was_recorded_under_a_wrong_clock_is_acted_upon_once() {
+fn what_was_recorded_under_a_wrong_clock_is_applied_once() {
     for wrong in [YEAR_AHEAD, YEAR_BACK, AT_1970] {
         let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
         tick_at(&machine, wrong).ok();
-        stands_at(&machine, wrong, "current");
+        is_at(&machine, wrong, "current");
         machine.tick().ok();
-        stands_at(&machine, "+0", "current");
+        is_at(&machine, "+0", "current");
         assert_eq!(machine.runs().len(), 2, "{wrong}: one start, one end");
         assert_eq!(machine.status()["healthy"], true, "{wrong}");
         let history = machine.agent(&["history", "ops"]).ok().stdout;
@@ -108,7 +108,7 @@ fn a_remote_lost_under_a_clock_ahead_alarms_a_quarter_of_an_hour_later_all_the_s
     fs::rename(machine.server("ops"), machine.path("away")).unwrap();
     tick_at(&machine, YEAR_AHEAD).ok();
     machine.tick().ok();
-    stands_at(&machine, "+0", "unreachable");
+    is_at(&machine, "+0", "unreachable");
     tick_at(&machine, "+14m").ok();
     tick_at(&machine, "+16m").exits(1);
 }
@@ -121,10 +121,10 @@ fn a_hold_until_later_ends_then_and_a_clock_set_back_does_not_end_it() {
     let revision = machine.push("ops", &[("page", "two\n")]);
     for clock in ["+0", YEAR_BACK, AT_1970, "+50m"] {
         tick_at(&machine, clock).ok();
-        stands_at(&machine, clock, "held");
+        is_at(&machine, clock, "held");
     }
     tick_at(&machine, "+70m").ok();
-    stands_at(&machine, "+70m", "current");
+    is_at(&machine, "+70m", "current");
     assert_eq!(machine.lastaction("ops"), Some(revision));
 }
 
@@ -137,14 +137,14 @@ fn not_now_for_an_hour_is_no_failure_and_after_six_hours_monitoring_warns() {
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "minute {minute}");
     }
     assert_eq!(machine.runs().len(), 13, "each tick tries");
-    let row = stands_at(&machine, "+61m", "waiting");
+    let row = is_at(&machine, "+61m", "waiting");
     assert_eq!(row["attempt"], 0);
     assert_eq!(at(&machine, "+61m", &["status", "--nagios"]).code, Some(0));
     tick_at(&machine, "+7h").ok();
     assert_eq!(at(&machine, "+7h", &["status", "--nagios"]).code, Some(1));
     fs::write(machine.path("good"), "").unwrap();
     tick_at(&machine, "+8h").ok();
-    stands_at(&machine, "+8h", "current");
+    is_at(&machine, "+8h", "current");
 }
 
 #[test]

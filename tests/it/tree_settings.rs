@@ -80,7 +80,7 @@ fn a_hold_stops_the_fleet_at_the_revision_before_until_the_next_commit() {
     let good = machine.head("ops");
     machine.push("ops", &[(".pmpy.toml", "hold = \"payday\"\n"), ("page", "new")]);
     machine.tick().ok();
-    machine.agent(&["tick", "ops"]).ok();
+    machine.agent(&["tick", "ops"]).exits(1);
     let row = machine.row("ops");
     assert_eq!(row["state"], "held");
     assert_eq!(row["reason"], "by .pmpy.toml: payday");
@@ -103,7 +103,7 @@ fn a_hold_in_the_first_revision_holds_as_well() {
 
 #[test]
 fn an_invalid_file_is_refused_with_its_place() {
-    for (tree, told) in [
+    for (tree, reported) in [
         ("when = \"sometimes\"\n", "1:8"),
         ("sripts = [\"a.sh\"]\n", "sripts"),
         ("timeout = \n", ".pmpy.toml"),
@@ -116,7 +116,7 @@ fn an_invalid_file_is_refused_with_its_place() {
         machine.tick().exits(1);
         let row = machine.row("ops");
         assert_eq!(row["state"], "refused", "{tree}{row:#}");
-        assert!(row["reason"].to_string().contains(told), "{tree}{row:#}");
+        assert!(row["reason"].to_string().contains(reported), "{tree}{row:#}");
         assert_eq!(machine.head("ops"), good);
     }
 }

@@ -60,7 +60,7 @@ fn a_fast_forward_moves_branch_worktree_and_index_and_leaves_no_trace() {
 }
 
 #[test]
-fn only_the_last_of_several_revisions_is_acted_upon() {
+fn only_the_last_of_several_revisions_is_applied() {
     let machine = machine("");
     machine.push("ops", &[("page", "two\n")]);
     let last = machine.push("ops", &[("page", "three\n")]);
@@ -240,8 +240,12 @@ fn a_rewound_upstream_is_rewritten_and_moves_nothing_back() {
     let desk = machine.desk("ops");
     machine.git(&desk, &["reset", "--quiet", "--hard", "HEAD~1"]);
     machine.git(&desk, &["push", "--quiet", "--force", "origin", "HEAD:main"]);
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "current");
+    machine.answered_twice("ops", "refs/heads/main");
     machine.tick().exits(1);
     assert_eq!(machine.state("ops"), "rewritten");
+    assert!(machine.row("ops")["reason"].as_str().unwrap().contains("an older revision"));
     assert_eq!(machine.head("ops"), head);
     let tip = machine.git(&desk, &["rev-parse", "HEAD"]);
     machine.agent(&["accept", "ops", &tip[..10]]).ok();
@@ -258,6 +262,7 @@ fn a_rewound_upstream_is_noticed_though_the_agent_never_fetched_it() {
     machine.git(&machine.clone_of("ops"), &["pull", "--quiet"]);
     machine.tick().ok();
     machine.git(&desk, &["push", "--quiet", "--force", "origin", &format!("{first}:main")]);
+    machine.answered_twice("ops", "refs/heads/main");
     machine.tick().exits(1);
     assert_eq!(machine.state("ops"), "rewritten");
 }
@@ -427,6 +432,9 @@ fn a_default_branch_that_is_renamed_upstream_is_followed() {
     let (server, desk) = (machine.server("ops"), machine.desk("ops"));
     machine.git(&server, &["branch", "--move", "main", "trunk"]);
     machine.tick().ok();
+    assert_eq!(machine.row("ops")["branch"], "main");
+    machine.answered_twice("ops", "refs/heads/main");
+    machine.tick().ok();
     fs::write(desk.join("page"), "two\n").unwrap();
     machine.git(&desk, &["commit", "--quiet", "-am", "On trunk"]);
     machine.git(&desk, &["push", "--quiet", "origin", "HEAD:trunk"]);
@@ -440,9 +448,9 @@ fn a_default_branch_that_is_renamed_upstream_is_followed() {
 fn packed_refs_and_objects_are_no_obstacle() {
     let machine = machine("");
     let (clone, server) = (machine.clone_of("ops"), machine.server("ops"));
-    for folder in [&clone, &server] {
-        machine.git(folder, &["pack-refs", "--all"]);
-        machine.git(folder, &["gc", "--quiet"]);
+    for dir in [&clone, &server] {
+        machine.git(dir, &["pack-refs", "--all"]);
+        machine.git(dir, &["gc", "--quiet"]);
     }
     let revision = machine.push("ops", &[("page", "two\n")]);
     machine.tick().ok();

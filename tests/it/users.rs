@@ -10,8 +10,10 @@ use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, owner, set_mode, text};
 #[cfg(feature = "servers")]
 use crate::servers::Running;
 
+mod log_directories;
+mod name_service;
 pub mod open_files;
-mod whole_users;
+mod user_accounts;
 
 /// Who has no rights on any Debian.
 const NOBODY: u32 = 65_534;
@@ -31,8 +33,8 @@ echo \"end $AGENT_REVISION\" >> .temp/runs
 pub fn machine(script: &str) -> Sandbox {
     assert_eq!(rustix::process::geteuid().as_raw(), 0, "only root can become somebody else");
     let machine = Sandbox::with("ops", &[("work.sh", script), (".gitignore", "made-by-work\n")]);
-    for folder in ["", "root"] {
-        set_mode(&machine.path(folder), 0o755);
+    for dir in ["", "root"] {
+        set_mode(&machine.path(dir), 0o755);
     }
     // The person at the desk and we look into them as well.
     fs::write(machine.path("home/.gitconfig"), "[safe]\n\tdirectory = *\n").unwrap();
@@ -40,7 +42,7 @@ pub fn machine(script: &str) -> Sandbox {
     machine
 }
 
-fn give(machine: &Sandbox, name: &str, user: u32) {
+pub(super) fn give(machine: &Sandbox, name: &str, user: u32) {
     for place in [machine.clone_of(name), machine.server(name)] {
         give_all(&place, user);
     }
@@ -92,7 +94,7 @@ fn a_clone_of_another_user_is_worked_on_as_that_user() {
     assert!(log.contains("NoNewPrivs:\t0"), "scripts may use sudo: {log}");
     assert!(machine.agent(&["explain", "ops"]).ok().stdout.contains("is current"));
     assert!(machine.agent(&["history", "ops"]).ok().stdout.contains("cron"));
-    assert!(machine.agent(&["check", "--offline"]).stdout.contains("worked on as nobody"));
+    assert!(machine.agent(&["check", "--offline"]).stdout.contains("runs as nobody"));
 }
 
 #[test]
@@ -142,7 +144,7 @@ fn what_a_person_asks_for_reaches_the_clone_of_another_user() {
 }
 
 #[test]
-fn a_secret_that_only_root_may_read_reaches_the_script_and_nobody_else() {
+fn a_secret_that_only_root_may_read_reaches_only_the_script() {
     let machine = machine(TELLS_WHO);
     let file = machine.path("secrets.env");
     fs::write(&file, "SECRET=canary\n").unwrap();
@@ -237,7 +239,7 @@ fn configure(machine: &Sandbox, keys: &str) {
 }
 
 /// A program of root's that notes who it is and what it was told.
-fn told(machine: &Sandbox, more: &str) -> PathBuf {
+fn reported(machine: &Sandbox, more: &str) -> PathBuf {
     let program = machine.path("told");
     let text = format!(
         "#!/bin/sh\necho \"$(id -u) $PWD $USER $AGENT_REPO $AGENT_REF $AGENT_REVISION \
@@ -261,7 +263,7 @@ fn notes(machine: &Sandbox) -> Vec<String> {
 #[test]
 fn what_follows_a_publication_runs_as_root_where_root_says_so_and_the_rest_as_the_owner() {
     let machine = machine("true");
-    let program = told(&machine, "");
+    let program = reported(&machine, "");
     let keys = format!("after = [\"{}\"]\nafter_user = \"root\"", text(&program));
     let target = publishes(&machine, &keys);
     machine.tick().ok();
@@ -280,7 +282,7 @@ fn what_follows_a_publication_runs_as_root_where_root_says_so_and_the_rest_as_th
 #[test]
 fn what_follows_a_publication_runs_as_another_user_than_either() {
     let machine = machine("true");
-    let program = told(&machine, "");
+    let program = reported(&machine, "");
     let keys = format!("after = [\"{}\"]\nafter_user = \"daemon\"", text(&program));
     publishes(&machine, &keys);
     machine.tick().ok();
@@ -290,9 +292,9 @@ fn what_follows_a_publication_runs_as_another_user_than_either() {
 
 #[cfg(feature = "servers")]
 #[test]
-fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
+fn a_connection_to_root_that_asks_nothing_delays_nothing() {
     let machine = machine("true");
-    let program = told(&machine, "");
+    let program = reported(&machine, "");
     publishes(&machine, &format!("after = [\"{}\"]\nafter_user = \"root\"", text(&program)));
     // Takes more lines to this machine's ticks of root than there are, and says nothing.
     let script = "import os, re, socket, sys\n\
@@ -321,9 +323,9 @@ fn who_knocks_and_asks_nothing_of_root_is_in_nobodys_way() {
 }
 
 #[test]
-fn what_follows_a_publication_as_somebody_else_is_told_as_much_as_the_owner_would_be() {
+fn what_follows_a_publication_as_another_user_gets_what_the_owner_would_get() {
     let machine = machine("true");
-    let program = told(&machine, "[ -e \"$0.fine\" ] || exit 3");
+    let program = reported(&machine, "[ -e \"$0.fine\" ] || exit 3");
     let secrets = machine.path("secrets.env");
     fs::write(&secrets, "SECRET=canary\n").unwrap();
     set_mode(&secrets, 0o600);
@@ -370,7 +372,7 @@ fn what_follows_a_publication_as_somebody_else_is_told_as_much_as_the_owner_woul
 #[test]
 fn what_fails_as_root_after_a_publication_is_a_failed_action_and_tried_again() {
     let machine = machine("true");
-    let program = told(&machine, "[ -e \"$0.fine\" ] || exit 3");
+    let program = reported(&machine, "[ -e \"$0.fine\" ] || exit 3");
     let keys = format!("after = [\"{}\"]\nafter_user = \"root\"", text(&program));
     publishes(&machine, &keys);
     machine.tick();
@@ -393,4 +395,39 @@ fn a_target_that_the_user_cannot_reach_is_found_by_check() {
     assert!(check().contains("cannot be written by nobody"), "{}", check());
     set_mode(sites, 0o700);
     assert!(check().contains("cannot be written by nobody"), "{}", check());
+}
+
+#[test]
+fn after_a_chown_in_a_script_the_remedy_stays_in_view_and_nothing_false_is_said() {
+    let machine = Sandbox::with("ops", &[("work.sh", "exit 0\n")]);
+    for dir in ["", "root"] {
+        set_mode(&machine.path(dir), 0o755);
+    }
+    machine.tick().ok();
+    let first = machine.head("ops");
+    let second = machine.push("ops", &[("work.sh", "chown -R daemon: .\n")]);
+    machine.tick().exits(1);
+    for _ in 0..2 {
+        machine.tick();
+        assert_eq!(machine.state("ops"), "broken");
+        let shown = machine.agent(&["status"]).exits(1).stdout;
+        let explained = machine.agent(&["explain", "ops"]).ok().stdout;
+        for text in [&shown, &explained] {
+            assert!(text.contains("hint: ") && text.contains("chown -R "), "{text}");
+        }
+        assert!(
+            !explained.contains("No revision was applied") && !explained.contains("othing is"),
+            "{explained}"
+        );
+        let revisions = [&first[..7], &second[..7]];
+        assert!(revisions.iter().any(|revision| explained.contains(revision)), "{explained}");
+        let shown_text = machine.agent(&["history"]).ok();
+        assert!(shown_text.stdout.contains(&second[..7]), "{shown_text}");
+    }
+    // The remedy that is printed.
+    give_all(&machine.clone_of("ops"), DAEMON);
+    give_all(&machine.server("ops"), DAEMON);
+    machine.tick();
+    assert_eq!(machine.state("ops"), "current");
+    assert_eq!(machine.lastaction("ops"), Some(second));
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::sandbox::{Ran, Sandbox, wait_until};
 
-/// Notes its run and, where FOLDER/`gate` is, waits until somebody writes into it.
+/// Notes its run and, where DIR/`gate` is, waits until somebody writes into it.
 const WAITS_AT_THE_GATE: &str = "\
 world=$AGENT_ROOT/..
 echo \"start $AGENT_REVISION $AGENT_ATTEMPT $AGENT_RESUMED\" >> \"$world/runs\"
@@ -61,7 +61,7 @@ fn kill(machine: &Sandbox, pid: &str) {
 }
 
 #[test]
-fn the_action_goes_on_and_records_itself_when_its_tick_is_killed() {
+fn the_action_continues_and_records_itself_when_its_tick_is_killed() {
     let (machine, revision) = machine();
     let mut tick = started(&machine);
     tick.kill().unwrap();
@@ -79,7 +79,7 @@ fn a_script_that_outlives_its_worker_is_waited_for_and_then_run_again() {
     let mut tick = started(&machine);
     kill(&machine, &journalled(&machine, "/worker/pid"));
     assert!(tick.wait().unwrap().success(), "it is acting, and nothing has failed yet");
-    let script = journalled(&machine, "/step/script/process/pid");
+    let script = journalled(&machine, "/script/process/pid");
     let row = machine.row("ops");
     assert_eq!(row["state"], "acting", "{row:#}");
     assert!(row["reason"].to_string().contains(&format!("(pid {script})")), "{row:#}");
@@ -134,7 +134,7 @@ fn who_waits_for_a_busy_repository_sees_the_end_of_it() {
 }
 
 #[test]
-fn a_tick_that_is_told_to_wait_waits_and_acts_upon_the_next_revision() {
+fn a_tick_with_wait_waits_and_applies_the_next_revision() {
     let (machine, _) = machine();
     let mut tick = started(&machine);
     let second = machine.push("ops", &[("page", "three\n")]);

@@ -11,19 +11,20 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pmpy::domain::change::Change;
-use pmpy::domain::git::{Commit, Id};
+use pmpy::domain::git::{Commit, ObjectId};
+use pmpy::domain::repository::change::TreeChange;
 use pmpy::system::git::Git;
-use pmpy::system::worktree::{Unready, Worktree};
+use pmpy::system::worktree::{ApplyRefusal, Worktree};
 use tempfile::TempDir;
 
 mod cases;
+mod conversions;
 mod properties;
 mod rules;
 
 /// A repository with a worktree, and room for more beside it.
 pub struct Lab {
-    folder: TempDir,
+    dir: TempDir,
 }
 
 /// One file, link or submodule of a tree.
@@ -41,7 +42,7 @@ pub type Tree = BTreeMap<String, Leaf>;
 /// What a submodule points at; no such commit exists here.
 const ELSEWHERE: &str = "1234567890123456789012345678901234567890";
 
-/// What is on disk below a folder: path -> kind, permission bits and content.
+/// What is on disk below a directory: path -> kind, permission bits and content.
 pub type Snapshot = BTreeMap<PathBuf, (char, u32, Vec<u8>)>;
 
 pub fn file(content: &str) -> Leaf {
@@ -62,14 +63,16 @@ impl Lab {
     }
 
     pub fn with_format(format: &str) -> Self {
-        let lab = Self { folder: tempfile::tempdir().unwrap() };
+        // As the agent sets it when it starts.
+        pmpy::system::process::usual_umask();
+        let lab = Self { dir: tempfile::tempdir().unwrap() };
         fs::create_dir(lab.repo()).unwrap();
         lab.git(&["init", "--quiet", "--initial-branch=main", "--object-format", format]);
         lab
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
-        self.folder.path().join(below)
+        self.dir.path().join(below)
     }
 
     /// The worktree of the repository.
@@ -89,7 +92,7 @@ impl Lab {
     pub fn git_with(&self, arguments: &[&str], input: &[u8]) -> String {
         let mut command = Command::new("git");
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-        command.env("HOME", self.folder.path()).env("GIT_CONFIG_NOSYSTEM", "1");
+        command.env("HOME", self.dir.path()).env("GIT_CONFIG_NOSYSTEM", "1");
         for role in ["AUTHOR", "COMMITTER"] {
             command.env(format!("GIT_{role}_NAME"), "Pat Pusher");
             command.env(format!("GIT_{role}_EMAIL"), "pat@example.org");
@@ -128,12 +131,12 @@ impl Lab {
     }
 
     /// A blob of `content`.
-    pub fn blob(&self, content: &[u8]) -> Id {
+    pub fn blob(&self, content: &[u8]) -> ObjectId {
         self.git_with(&["hash-object", "-w", "--stdin"], content).parse().unwrap()
     }
 
     /// A tree object of exactly these entries, whatever they are.
-    pub fn raw_tree(&self, entries: &[(&str, &[u8], Id)]) -> Id {
+    pub fn raw_tree(&self, entries: &[(&str, &[u8], ObjectId)]) -> ObjectId {
         let mut raw = Vec::new();
         for (mode, name, id) in entries {
             raw.extend_from_slice(mode.as_bytes());
@@ -145,7 +148,7 @@ impl Lab {
         self.raw_object("tree", &raw)
     }
 
-    pub fn raw_object(&self, kind: &str, content: &[u8]) -> Id {
+    pub fn raw_object(&self, kind: &str, content: &[u8]) -> ObjectId {
         let arguments = ["hash-object", "--literally", "-t", kind, "-w", "--stdin"];
         self.git_with(&arguments, content).parse().unwrap()
     }
@@ -155,10 +158,10 @@ impl Lab {
     }
 
     /// The change from one commit to another.
-    pub fn change(&self, from: Option<&Commit>, to: &Commit) -> Change {
+    pub fn change(&self, from: Option<&Commit>, to: &Commit) -> TreeChange {
         let git = self.open();
         let from = from.map(|from| git.tree_of(from).unwrap());
-        Change::between(from, git.tree_of(to).unwrap(), &git).unwrap()
+        TreeChange::between(from, git.tree_of(to).unwrap(), &git).unwrap()
     }
 
     /// Puts the worktree, the index and HEAD at `commit`, as git does it.
@@ -168,7 +171,7 @@ impl Lab {
     }
 
     /// Updates worktree, index and HEAD from where HEAD is, as the agent does it.
-    pub fn update(&self, to: &Commit) -> Result<(), Unready> {
+    pub fn update(&self, to: &Commit) -> Result<(), ApplyRefusal> {
         let from: Commit = self.git(&["rev-parse", "HEAD"]).parse().unwrap();
         let change = self.change(Some(&from), to);
         let git = self.open();
@@ -186,7 +189,7 @@ impl Lab {
         let before = snapshot(&self.repo());
         let index = fs::read(self.at(".git/index")).unwrap();
         let paths = match self.update(to) {
-            Err(Unready::Dirty(paths)) => paths.iter().map(ToString::to_string).collect(),
+            Err(ApplyRefusal::Dirty(paths)) => paths.iter().map(ToString::to_string).collect(),
             other => panic!("not dirty: {other:?}"),
         };
         assert_eq!(snapshot(&self.repo()), before, "a refused update wrote something");
@@ -207,9 +210,9 @@ fn inline(stream: &mut String, mode: &str, path: &str, content: &str) {
 /// Everything below `top`, but `.git` at the top.
 pub fn snapshot(top: &Path) -> Snapshot {
     let mut found = Snapshot::new();
-    let mut folders = vec![top.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
+    let mut directories = vec![top.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
             let meta = path.symlink_metadata().unwrap();
             let below = path.strip_prefix(top).unwrap().to_owned();
@@ -219,7 +222,7 @@ pub fn snapshot(top: &Path) -> Snapshot {
             let mode = meta.mode() & 0o7777;
             if meta.is_dir() {
                 found.insert(below, ('d', 0, Vec::new()));
-                folders.push(path);
+                directories.push(path);
             } else if meta.is_symlink() {
                 let target = fs::read_link(&path).unwrap();
                 found.insert(below, ('l', 0, target.as_os_str().as_bytes().to_vec()));
@@ -238,8 +241,8 @@ pub fn expected(tree: &Tree) -> Snapshot {
     let mut found = Snapshot::new();
     for (path, leaf) in tree {
         let path = Path::new(path);
-        for folder in path.ancestors().skip(1).filter(|folder| *folder != Path::new("")) {
-            found.insert(folder.to_owned(), ('d', 0, Vec::new()));
+        for directory in path.ancestors().skip(1).filter(|directory| *directory != Path::new("")) {
+            found.insert(directory.to_owned(), ('d', 0, Vec::new()));
         }
         let state = match leaf {
             Leaf::File(content) => ('f', 0o644, content.clone().into_bytes()),

@@ -3,10 +3,13 @@
 use chrono::Duration;
 
 use super::*;
-use crate::domain::action::{Attempt, Outcome, Trigger};
 use crate::domain::git::Commit;
-use crate::domain::plan::{Hold, Request, Running, Verdict, decide};
-use crate::domain::status::conditions;
+use crate::domain::repository::action::{Attempt, Outcome, Trigger};
+use crate::domain::repository::decision::decide;
+use crate::domain::repository::finding::Finding;
+use crate::domain::repository::observed::{Hold, RecordedFinding, RunningAction};
+use crate::domain::repository::observed::{OnRewrite, UpdateMethod};
+use crate::domain::repository::request::ActionRequest;
 
 fn now() -> DateTime<Utc> {
     "2026-11-22T09:00:00Z".parse().unwrap()
@@ -19,9 +22,9 @@ fn commit(digit: &str) -> Commit {
 fn policy() -> Policy {
     Policy {
         active: true,
-        update: Update::FastForward,
+        update: UpdateMethod::FastForward,
         rewritten: OnRewrite::Refuse,
-        when: When::Changed,
+        when: RerunPolicy::Changed,
     }
 }
 
@@ -29,7 +32,7 @@ fn current() -> Observed {
     Observed {
         head: Some(commit("a")),
         branch: Some("main".parse().unwrap()),
-        upstream: Upstream::Tip { commit: commit("a"), fetched: true },
+        upstream: UpstreamTip::Tip { commit: commit("a"), fetched: true },
         relation: Some(Relation::Same),
         acted: Some(commit("a")),
         acted_at: Some(now() - Duration::minutes(7)),
@@ -39,32 +42,32 @@ fn current() -> Observed {
 
 fn pushed() -> Observed {
     Observed {
-        upstream: Upstream::Tip { commit: commit("b"), fetched: true },
+        upstream: UpstreamTip::Tip { commit: commit("b"), fetched: true },
         relation: Some(Relation::Behind),
         ..current()
     }
 }
 
-fn row(seen: &Observed, policy: &Policy) -> Row {
-    let all = conditions(seen, policy);
+fn row(seen: &Observed, policy: &Policy) -> StatusRow {
+    let all = decide(seen, policy, ActionRequest::OF_CRON, now()).conditions;
     let since = all[0].since.unwrap_or(now() - Duration::minutes(7));
-    Row {
+    StatusRow {
         reason: all[0].reason.clone(),
         conditions: all.iter().map(|condition| condition.state).collect(),
         head: seen.head,
         attempt: all[0].attempt,
         next_try: all[0].next_try,
-        ..Row::bare("spog", all[0].state, since)
+        ..StatusRow::bare("spog", all[0].state, since)
     }
 }
 
 fn explained(seen: &Observed, policy: &Policy) -> String {
-    let request = Request { trigger: Trigger::Cron, named: false };
-    let plan = decide(seen, policy, request, now());
-    text(&row(seen, policy), seen, policy, &plan, now())
+    let request = ActionRequest { trigger: Trigger::Cron, named: false };
+    let decision = decide(seen, policy, request, now());
+    text(&row(seen, policy), seen, policy, &decision, now())
 }
 
-/// Each of `parts` is said, in this order.
+/// Asserts that `text` contains each of `parts`, in this order.
 fn says(text: &str, parts: &[&str]) {
     let mut rest = text;
     for part in parts {
@@ -83,24 +86,28 @@ fn a_current_repository_has_nothing_to_do() {
             "What was seen\n  HEAD is at aaaaaaa.",
             "Upstream's branch main is at aaaaaaa, which is fetched.",
             "HEAD and upstream are the same commit.",
-            "The last revision acted upon is aaaaaaa, 7 min ago, ",
+            "The last applied revision is aaaaaaa, 7 min ago, ",
             "Which rule applies\n  The revision that should be here is here",
-            "What happens next\n  Each tick asks upstream",
+            "What happens next\n  Each tick polls upstream",
         ],
     );
 }
 
 #[test]
-fn a_new_revision_is_fetched_then_acted_upon() {
+fn a_new_revision_is_fetched_then_applied() {
     let unfetched = Observed {
-        upstream: Upstream::Tip { commit: commit("b"), fetched: false },
+        upstream: UpstreamTip::Tip { commit: commit("b"), fetched: false },
         relation: None,
         ..current()
     };
     says(&explained(&unfetched, &policy()), &["The next tick fetches bbbbbbb"]);
     says(
         &explained(&pushed(), &policy()),
-        &["spog is behind", "other than the last one", "moves HEAD from aaaaaaa to bbbbbbb"],
+        &[
+            "spog is behind",
+            "other than the last applied one",
+            "moves HEAD from aaaaaaa to bbbbbbb",
+        ],
     );
 }
 
@@ -167,7 +174,7 @@ fn every_way_to_be_stopped_has_its_rule() {
         ],
     );
     let refused = Observed {
-        verdict: Some(Verdict {
+        verdict: Some(RecordedFinding {
             revision: commit("b"),
             head: Some(commit("a")),
             finding: Finding::Refused { reason: "a top-level .temp".into() },
@@ -181,7 +188,7 @@ fn every_way_to_be_stopped_has_its_rule() {
 #[test]
 fn what_waits_for_a_person_or_a_script_says_that_each_tick_looks_again() {
     let dirty = Observed {
-        verdict: Some(Verdict {
+        verdict: Some(RecordedFinding {
             revision: commit("b"),
             head: Some(commit("a")),
             finding: Finding::Dirty { paths: vec!["page".into()] },
@@ -200,7 +207,8 @@ fn what_waits_for_a_person_or_a_script_says_that_each_tick_looks_again() {
 
 #[test]
 fn a_running_action_and_an_inactive_repository_are_left_alone() {
-    let running = Running { revision: Some(commit("b")), since: now(), pid: 4711 };
+    let running =
+        RunningAction { revision: Some(commit("b")), since: now(), pid: 4711, stalled: None };
     let seen = Observed { running: Some(running), ..pushed() };
     says(
         &explained(&seen, &policy()),
@@ -212,19 +220,20 @@ fn a_running_action_and_an_inactive_repository_are_left_alone() {
 
 #[test]
 fn a_period_says_when_it_is_over() {
-    let hourly = Policy { when: When::Every(std::time::Duration::from_secs(3600)), ..policy() };
-    says(&explained(&current(), &hourly), &["And without one: in 53 min"]);
+    let hourly =
+        Policy { when: RerunPolicy::Every(std::time::Duration::from_secs(3600)), ..policy() };
+    says(&explained(&current(), &hourly), &["Without a new one, the scripts run again: in 53 min"]);
 }
 
 #[test]
 fn a_revision_is_placed_in_one_sentence() {
     let seen = current();
-    let row = Row { state: State::Held, ..row(&seen, &policy()) };
+    let row = StatusRow { state: State::Held, ..row(&seen, &policy()) };
     for (found, part) in [
-        (Containment::Acted, "bbbbbbb is here and was acted upon"),
-        (Containment::ContainedInHead, "no action upon it has succeeded yet; spog is held."),
-        (Containment::FetchedNotActed, "HEAD does not contain it; spog is held."),
-        (Containment::Unknown, "bbbbbbb is not here: it was never fetched."),
+        (RevisionPresence::Acted, "bbbbbbb is here and was applied"),
+        (RevisionPresence::ContainedInHead, "no action of it has succeeded yet; spog is held."),
+        (RevisionPresence::FetchedNotActed, "HEAD does not contain it; spog is held."),
+        (RevisionPresence::Unknown, "bbbbbbb is not here: it was never fetched."),
     ] {
         let text = containment(&row, &commit("b").short(), found);
         assert!(text.contains(part), "{text}");

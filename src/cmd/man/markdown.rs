@@ -1,7 +1,7 @@
-//! Markdown as our own pages use it, as the source of a manual page. It knows headings, paragraphs,
-//! lists of one level, tables, fenced blocks, links, emphasis and code, and lines that are no longer
-//! than a page is wide; it refuses what would look like something else than it is. Nothing foreign
-//! comes here, so what it refuses is found by the test that makes the page.
+//! Converts our own Markdown into a manual page's source. Knows headings, paragraphs, lists of one level,
+//! tables, fenced blocks, links, emphasis and code, in lines no longer than a page is wide. Rejects all
+//! else, which would be shown wrongly. The input is never foreign, so the test that makes the page finds
+//! what is rejected.
 
 use std::iter::Peekable;
 use std::str::Lines;
@@ -9,13 +9,13 @@ use std::str::Lines;
 use anyhow::{Result, bail};
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
-/// The heading of the column that holds a table's sentences: the others are told behind it.
+/// The heading of the column with a table's sentences; the other cells follow the sentence.
 const MEANING: &str = "meaning";
 
 /// Appends `text` to `page`.
 ///
 /// # Errors
-/// When it holds a block that is not known here, or one that does not end.
+/// When it contains an unknown block, or one without an end.
 pub fn render(text: &str, page: &mut Roff) -> Result<()> {
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -42,7 +42,7 @@ pub fn render(text: &str, page: &mut Roff) -> Result<()> {
     Ok(())
 }
 
-/// `first` and the lines that go on with it, as one.
+/// `first` and its continuation lines, joined.
 fn continued(first: &str, lines: &mut Peekable<Lines<'_>>) -> String {
     let mut whole = first.to_owned();
     let ends = |line: &str| line.is_empty() || line.starts_with("- ") || line.starts_with('|');
@@ -53,8 +53,8 @@ fn continued(first: &str, lines: &mut Peekable<Lines<'_>>) -> String {
     whole
 }
 
-/// A paragraph for each row, with its first cell as the tag: a terminal is too narrow for columns of
-/// sentences.
+/// Writes a paragraph for each row, with its first cell as the tag: a terminal is too narrow for columns
+/// of sentences.
 fn table(header: &str, lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Result<()> {
     let names = cells(header);
     if !lines.next().is_some_and(|rule| rule.starts_with("| ---")) {
@@ -62,10 +62,10 @@ fn table(header: &str, lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Resu
     }
     while let Some(row) = lines.next_if(|line| line.starts_with('|')) {
         let cells = cells(row);
-        let mut told: Vec<_> = names.iter().zip(&cells).skip(1).collect();
-        told.sort_by_key(|(name, _)| **name != MEANING);
+        let mut columns: Vec<_> = names.iter().zip(&cells).skip(1).collect();
+        columns.sort_by_key(|(name, _)| **name != MEANING);
         let mut sentences = Vec::new();
-        for (name, cell) in told.into_iter().filter(|(_, cell)| !cell.is_empty()) {
+        for (name, cell) in columns.into_iter().filter(|(_, cell)| !cell.is_empty()) {
             let label = if *name == MEANING { String::new() } else { format!("{name}: ") };
             sentences.push(sentence(&format!("{label}{cell}")));
         }
@@ -76,7 +76,7 @@ fn table(header: &str, lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Resu
     Ok(())
 }
 
-/// `text` with a capital at its beginning, unless code stands there, and a full stop.
+/// `text` with a capital first letter, unless it begins with code, and a full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(char::to_uppercase);
@@ -99,7 +99,7 @@ fn fenced(lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Result<()> {
     bail!("a fenced block does not end");
 }
 
-/// Code in bold, emphasis in italics, and links as their text.
+/// Text with code in bold, emphasis in italics, and links as their text.
 fn inline(text: &str) -> Vec<Inline> {
     let text = without_targets(text);
     let mut parts = Vec::new();
@@ -116,7 +116,7 @@ fn inline(text: &str) -> Vec<Inline> {
     parts
 }
 
-/// `[text](target)` becomes `text`.
+/// The text with each `[text](target)` replaced by `text`.
 fn without_targets(text: &str) -> String {
     let mut plain = text.to_owned();
     while let Some(middle) = plain.find("](")
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn code_emphasis_and_links_are_told_apart() {
+    fn code_emphasis_and_links_are_distinguished() {
         assert_eq!(
             rendered("[`x`](y.md#z) is *old*: `a*[b]*` and [c d](e)."),
             ".PP\n\\fBx\\fR is \\fIold\\fR: \\fBa*[b]*\\fR and c d.\n"

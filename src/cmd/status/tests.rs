@@ -4,21 +4,21 @@ use anstream::adapter::strip_str;
 use chrono::Duration;
 
 use super::*;
-use crate::domain::status::Acted;
+use crate::domain::repository::status::LastDeployed;
 
 fn now() -> DateTime<Utc> {
     "2026-11-22T09:00:00Z".parse().unwrap()
 }
 
-fn row(name: &str, state: State) -> Row {
+fn row(name: &str, state: State) -> StatusRow {
     let revision = "1234abcd56".repeat(4).parse().unwrap();
-    Row {
+    StatusRow {
         path: format!("/root/gitrepo/{name}"),
         remote: Some("https://git.example.org/spog".into()),
         branch: Some("main".into()),
         head: Some(revision),
         upstream: Some(revision),
-        acted: Some(Acted {
+        acted: Some(LastDeployed {
             revision,
             subject: Some("bonkle".into()),
             at: Some(now() - Duration::minutes(7)),
@@ -26,12 +26,12 @@ fn row(name: &str, state: State) -> Row {
             outcome: Some("succeeded".into()),
             seconds: Some(0.8),
         }),
-        ..Row::bare(name, state, now() - Duration::minutes(7))
+        ..StatusRow::bare(name, state, now() - Duration::minutes(7))
     }
 }
 
-fn failing() -> Row {
-    Row {
+fn failing() -> StatusRow {
+    StatusRow {
         reason: Some("1234abc exited 1".into()),
         attempt: 3,
         next_try: Some(now() + Duration::minutes(4)),
@@ -39,8 +39,8 @@ fn failing() -> Row {
     }
 }
 
-fn status(repositories: Vec<Row>) -> Status {
-    Status {
+fn status(repositories: Vec<StatusRow>) -> MachineStatus {
+    MachineStatus {
         agent: "0.1.0".into(),
         host: "web01".into(),
         part: Some("appnode".into()),
@@ -51,16 +51,17 @@ fn status(repositories: Vec<Row>) -> Status {
         healthy: true,
         repositories,
     }
-    .judge()
+    .with_health()
 }
 
-fn plain(status: &Status, detail: Detail, width: Option<u16>) -> String {
+fn plain(status: &MachineStatus, detail: DetailLevel, width: Option<u16>) -> String {
     strip_str(&text(status, detail, width, now())).to_string()
 }
 
 #[test]
 fn a_status_is_a_headline_and_a_line_for_each_repository() {
-    let text = plain(&status(vec![failing(), row("spog", State::Current)]), Detail::Brief, None);
+    let text =
+        plain(&status(vec![failing(), row("spog", State::Current)]), DetailLevel::Brief, None);
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[0].starts_with("web01 · part appnode · /root/gitrepo · last tick 31 s ago, "));
     assert_eq!(lines[1], "");
@@ -72,20 +73,20 @@ fn a_status_is_a_headline_and_a_line_for_each_repository() {
 }
 
 #[test]
-fn a_hint_stands_on_its_own_line() {
-    let broken = Row {
+fn a_hint_is_on_its_own_line() {
+    let broken = StatusRow {
         reason: Some("it is a bare repository\nhint: clone it anew".into()),
         ..row("ops", State::Broken)
     };
-    let text = plain(&status(vec![broken]), Detail::Brief, None);
+    let text = plain(&status(vec![broken]), DetailLevel::Brief, None);
     assert!(text.ends_with("    it is a bare repository\n    hint: clone it anew\n"), "{text}");
 }
 
 #[test]
-fn stopped_ticks_and_an_empty_root_are_told_with_the_next_command() {
+fn stopped_ticks_and_an_empty_root_are_reported_with_the_next_command() {
     let mut stopped = status(Vec::new());
     stopped.last_tick = Some(now() - Duration::hours(2));
-    let text = plain(&stopped, Detail::Brief, None);
+    let text = plain(&stopped, DetailLevel::Brief, None);
     assert!(text.contains("warning: no tick for 2 h"), "{text}");
     assert!(text.contains("agent tick"));
     assert!(text.contains("warning: there is no repository under /root/gitrepo"));
@@ -93,7 +94,7 @@ fn stopped_ticks_and_an_empty_root_are_told_with_the_next_command() {
     assert!(oneline(&stopped, now()).starts_with("no tick for 2 h · no repository\n"));
 
     stopped.last_tick = None;
-    assert!(plain(&stopped, Detail::Brief, None).contains("warning: no tick has run here"));
+    assert!(plain(&stopped, DetailLevel::Brief, None).contains("warning: no tick has run here"));
 }
 
 #[test]
@@ -101,14 +102,14 @@ fn verbose_adds_all_that_is_known() {
     let mut spog = row("spog", State::Failing);
     spog.attempt = 2;
     spog.next_try = Some(now() + Duration::minutes(1));
-    spog.published.push(Published {
+    spog.published.push(PublishedRef {
         name: "refs/heads/main".into(),
         revision: spog.head,
         path: "/data/sites/main".into(),
         state: State::Current,
         reason: None,
     });
-    let text = plain(&status(vec![spog]), Detail::Full, None);
+    let text = plain(&status(vec![spog]), DetailLevel::Full, None);
     let revision = "1234abcd56".repeat(4);
     for part in [
         "    path        /root/gitrepo/spog\n",
@@ -132,13 +133,13 @@ fn no_line_of_a_table_is_wider_than_its_terminal() {
     long.acted.as_mut().unwrap().subject = Some("a very long subject 世界 ".repeat(9));
     let status = status(vec![long, row("ops", State::Unreachable)]);
     for width in [50, 60, 80, 100, 132] {
-        let text = plain(&status, Detail::Brief, Some(width));
+        let text = plain(&status, DetailLevel::Brief, Some(width));
         for line in text.lines().skip(2) {
             assert!(line.chars().count() <= width.into(), "{width}: {line}");
             assert!(line.contains("7 min ago"), "{width}: {line}");
         }
     }
-    assert_eq!(plain(&status, Detail::Brief, Some(20)).lines().count(), 4);
+    assert_eq!(plain(&status, DetailLevel::Brief, Some(20)).lines().count(), 4);
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn foreign_text_cannot_steer_the_terminal() {
     evil.reason = Some(text_of_evil.into());
     evil.acted.as_mut().unwrap().subject = Some(text_of_evil.into());
     evil.acted.as_mut().unwrap().trigger = Some(text_of_evil.into());
-    evil.published.push(Published {
+    evil.published.push(PublishedRef {
         name: text_of_evil.into(),
         revision: None,
         path: text_of_evil.into(),
@@ -164,7 +165,7 @@ fn foreign_text_cannot_steer_the_terminal() {
     status.root = text_of_evil.into();
     status.part = Some(text_of_evil.into());
     let (nagios, _) = nagios(Some(&status));
-    for text in [plain(&status, Detail::Full, None), oneline(&status, now()), nagios.clone()] {
+    for text in [plain(&status, DetailLevel::Full, None), oneline(&status, now()), nagios.clone()] {
         assert!(!text.contains(['\u{1b}', '\u{7}', '\r']), "{text}");
     }
     assert_eq!(oneline(&status, now()).lines().count(), 1);
@@ -201,7 +202,7 @@ fn monitoring_gets_a_word_an_exit_code_and_performance_data() {
 
 #[test]
 fn monitoring_hears_of_the_worst_first() {
-    let dirty = Row { reason: Some("a|b".into()), ..row("a", State::Dirty) };
+    let dirty = StatusRow { reason: Some("a|b".into()), ..row("a", State::Dirty) };
     let (text, code) = nagios(Some(&status(vec![dirty.clone()])));
     assert!(text.starts_with("PMPY WARNING - a dirty: a/b | "), "{text}");
     assert_eq!(code, 1);
@@ -231,9 +232,12 @@ fn monitoring_hears_of_silence_and_emptiness() {
 
 #[test]
 fn the_exit_code_says_whether_a_person_should_look() {
-    assert_eq!(exit_code(&status(vec![row("a", State::Held)])), Code::Fine);
-    assert_eq!(exit_code(&status(vec![row("a", State::Unreachable)])), Code::Fine);
-    assert_eq!(exit_code(&status(vec![row("a", State::Current), failing()])), Code::Attention);
+    assert_eq!(exit_code(&status(vec![row("a", State::Held)])), ExitStatus::Fine);
+    assert_eq!(exit_code(&status(vec![row("a", State::Unreachable)])), ExitStatus::Fine);
+    assert_eq!(
+        exit_code(&status(vec![row("a", State::Current), failing()])),
+        ExitStatus::Attention
+    );
 }
 
 #[test]
@@ -248,7 +252,7 @@ fn json_is_what_the_contract_shows() {
     assert_eq!(spog["acted"]["subject"], "bonkle");
     assert_eq!(spog["published"], serde_json::json!([]));
     assert_eq!(
-        serde_json::from_str::<Status>(&text).unwrap(),
+        serde_json::from_str::<MachineStatus>(&text).unwrap(),
         status(vec![row("spog", State::Current)])
     );
 }

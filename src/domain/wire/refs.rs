@@ -1,33 +1,36 @@
-//! What servers list: the answer to `ls-refs`, and what a server says first about itself. Knows which
-//! of the refs was asked for.
+//! Ref lists of servers: the answer to `ls-refs`, and the first message of a server (the advertisement).
+//! Selects the refs that were asked for.
 
 use std::fmt::Write as _;
 
-use super::{MOST_EDGES, NotAnAnswer, Packet, name_of, next_packet, put, put_session, shown};
-use crate::domain::git::{Commit, RefName};
-use crate::domain::remote::{Format, Tip, Wanted};
+use super::{MOST_EDGES, Packet, ProtocolError, name_of, next_packet, printable, put, put_session};
+use crate::domain::git::{Commit, ObjectFormat, RefName};
+use crate::domain::remote::{PollScope, RefTip, RemoteHead};
 
-/// The most lines that a server may need to say what it can do.
+/// The limit of capability lines of one server.
 const MOST_CAPABILITIES: usize = 256;
 
-/// One ref of a server.
+/// One ref that a server lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its full name.
+pub struct AdvertisedRef {
+    /// The full name.
     pub name: String,
-    /// What it points at.
+    /// The object that it points at.
     pub id: Commit,
-    /// The ref that it stands for, if it is a symbolic one.
+    /// The target, for a symbolic ref; empty for a HEAD that is certainly detached.
     pub target: Option<String>,
 }
 
-/// The beginnings of the names of all refs that tell where `wanted` is.
-pub fn prefixes(wanted: &Wanted) -> Vec<String> {
+/// The target of a HEAD that is detached.
+const DETACHED: &str = "";
+
+/// The name prefixes of all refs that are needed to answer `wanted`.
+pub fn prefixes(wanted: &PollScope) -> Vec<String> {
     match wanted {
-        Wanted::Branch(branch) => vec![branch.local()],
-        Wanted::Preferably(branch) => vec![branch.local(), "HEAD".to_owned()],
-        Wanted::Default => vec!["HEAD".to_owned()],
-        Wanted::Every { branch, kinds } => {
+        PollScope::Branch(branch) => vec![branch.local()],
+        PollScope::WithHead(branch) => vec![branch.local(), "HEAD".to_owned()],
+        PollScope::Default => vec!["HEAD".to_owned()],
+        PollScope::Every { branch, kinds } => {
             let branch = branch.as_ref().map_or("HEAD".to_owned(), RefName::local);
             let mut prefixes = vec![branch];
             prefixes.extend(kinds.branches.then(|| BRANCHES.to_owned()));
@@ -37,31 +40,29 @@ pub fn prefixes(wanted: &Wanted) -> Vec<String> {
     }
 }
 
-/// Where branches are.
 const BRANCHES: &str = "refs/heads/";
-/// Where tags are.
 const TAGS: &str = "refs/tags/";
 
-/// The branches and tags among `refs`, by name, each once, when every one of a kind is wanted.
-pub fn every(wanted: &Wanted, refs: &[Listed]) -> Vec<Tip> {
-    let Wanted::Every { kinds, .. } = wanted else { return Vec::new() };
+/// The branches and tags among `refs`, sorted by name and unique, when every ref of a kind is wanted.
+pub fn selected_refs(wanted: &PollScope, refs: &[AdvertisedRef]) -> Vec<RefTip> {
+    let PollScope::Every { kinds, .. } = wanted else { return Vec::new() };
     let is_wanted = |name: &str| {
         (kinds.branches && name.starts_with(BRANCHES))
-            // Servers of version 0 also list what annotated tags stand for.
+            // Servers of version 0 also list the peeled value of annotated tags.
             || (kinds.tags && name.starts_with(TAGS) && !name.ends_with("^{}"))
     };
-    // No server of git's has such names; they would be lines of their own in a list.
+    // No git server has such names; they would become separate lines of a list.
     let is_sane = |name: &str| !name.contains(char::is_control);
     let wanted = refs.iter().filter(|listed| is_wanted(&listed.name) && is_sane(&listed.name));
-    let mut tips: Vec<Tip> =
-        wanted.map(|listed| Tip { name: listed.name.clone(), id: listed.id }).collect();
+    let mut tips: Vec<RefTip> =
+        wanted.map(|listed| RefTip { name: listed.name.clone(), id: listed.id }).collect();
     tips.sort();
     tips.dedup_by(|one, other| one.name == other.name);
     tips
 }
 
-/// Asks a server of protocol version 2 for its refs that begin with one of `prefixes`.
-pub fn ls_refs(format: Format, prefixes: &[String]) -> Vec<u8> {
+/// The request for refs with one of `prefixes`, for a server of protocol version 2.
+pub fn ls_refs(format: ObjectFormat, prefixes: &[String]) -> Vec<u8> {
     let mut out = Vec::new();
     put(&mut out, "command=ls-refs");
     put_session(&mut out, format);
@@ -73,77 +74,87 @@ pub fn ls_refs(format: Format, prefixes: &[String]) -> Vec<u8> {
     out
 }
 
-/// The refs in a whole answer to [`ls_refs`]: lines with refs, a flush and nothing behind it.
+/// The refs in a complete answer to [`ls_refs`]: lines with refs, then a flush at the end.
 ///
 /// # Errors
-/// When it is anything else.
-pub fn read_ls_refs(format: Format, answer: &[u8]) -> Result<Vec<Listed>, NotAnAnswer> {
+/// The answer is anything else, or an error of the server.
+pub fn read_ls_refs(
+    format: ObjectFormat,
+    answer: &[u8],
+) -> Result<Vec<AdvertisedRef>, ProtocolError> {
     let mut rest = answer;
     let mut refs = Vec::new();
     if rest.is_empty() {
-        return Err(NotAnAnswer::Empty);
+        return Err(ProtocolError::Empty);
     }
     loop {
         match next_packet(rest)? {
             Some((Packet::Data(line), length)) => {
-                refs.push(read_line(format, line)?);
+                let mut listed = read_line(format, line)?;
+                if listed.name == "HEAD" {
+                    listed.target.get_or_insert_with(|| DETACHED.to_owned());
+                }
+                refs.push(listed);
                 rest = rest.get(length..).unwrap_or_default();
             }
             Some((Packet::Flush, 4)) if rest.len() == 4 => return Ok(refs),
-            Some(_) => return Err(NotAnAnswer::NotThis("says more than was asked".to_owned())),
+            Some(_) => {
+                return Err(ProtocolError::NotThis("answers more than was asked".to_owned()));
+            }
             None => {
-                return Err(NotAnAnswer::NotThis("stops in the middle of its answer".to_owned()));
+                return Err(ProtocolError::NotThis("stops in the middle of its answer".to_owned()));
             }
         }
     }
 }
 
-/// One line of an answer.
-fn read_line(format: Format, line: &[u8]) -> Result<Listed, NotAnAnswer> {
+/// Parses one line of an answer.
+fn read_line(format: ObjectFormat, line: &[u8]) -> Result<AdvertisedRef, ProtocolError> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     if let Some(words) = line.strip_prefix(b"ERR ") {
-        return Err(NotAnAnswer::told(words));
+        return Err(ProtocolError::from_server(words));
     }
-    let bad = || NotAnAnswer::NotThis(format!("lists \"{}\" as a ref", shown(line, 60)));
+    let bad = || ProtocolError::NotThis(format!("lists \"{}\" as a ref", printable(line, 60)));
     let mut fields = line.splitn(3, |&byte| byte == b' ');
     let id = read_id(format, fields.next().unwrap_or_default()).ok_or_else(bad)?;
     let name = fields.next().filter(|name| !name.is_empty()).ok_or_else(bad)?;
     let attributes = std::str::from_utf8(fields.next().unwrap_or_default()).unwrap_or_default();
     let target = attributes.split(' ').find_map(|word| word.strip_prefix("symref-target:"));
-    Ok(Listed { name: ref_name(name), id, target: target.map(str::to_owned) })
+    Ok(AdvertisedRef { name: ref_name(name), id, target: target.map(str::to_owned) })
 }
 
-/// A ref's name as text: bytes that are none become `\\xFF`. With a backslash, which git allows in no
-/// name, it is told of and never taken for another.
+/// A ref's name as text: bytes that are no UTF-8 become `\\xFF`. The backslash, which git forbids in
+/// names, keeps such a name from being mistaken for another.
 pub fn ref_name(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         text.push_str(chunk.valid());
         for byte in chunk.invalid() {
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = write!(text, "\\x{byte:02X}");
         }
     }
     text
 }
 
-/// An id in the hash of the session.
-fn read_id(format: Format, text: &[u8]) -> Option<Commit> {
+/// Parses an id of the session's object format.
+fn read_id(format: ObjectFormat, text: &[u8]) -> Option<Commit> {
     let digits = match format {
-        Format::Sha1 => 40,
-        Format::Sha256 => 64,
+        ObjectFormat::Sha1 => 40,
+        ObjectFormat::Sha256 => 64,
     };
     std::str::from_utf8(text).ok().filter(|text| text.len() == digits)?.parse().ok()
 }
 
-/// Where `wanted` is on a server that lists `refs`: the branch, and its tip if it has one. Only exact
-/// names count. A server too old to tell what its HEAD stands for means the branch with the same
-/// tip, `main` and `master` before others, as git-clone(1) guesses.
-pub fn answer(wanted: &Wanted, refs: &[Listed]) -> (Option<RefName>, Option<Commit>) {
+/// The branch for `wanted` on a server that lists `refs`, its tip if it has one, and the branch of HEAD
+/// where the server names it. Only exact names count. For a server too old to report the target of HEAD it
+/// is the branch with the same tip, `main` and `master` before others, as git-clone(1) guesses.
+pub fn answer(wanted: &PollScope, refs: &[AdvertisedRef]) -> RefsAnswer {
     let head = refs.iter().find(|listed| listed.name == "HEAD");
     let branch_of = |name: &str| name.strip_prefix("refs/heads/")?.parse::<RefName>().ok();
+    let target = head.and_then(|head| branch_of(head.target.as_ref()?));
     let default = head.and_then(|head| match &head.target {
-        Some(target) => branch_of(target),
+        Some(_) => target.clone(),
         None => {
             let mut same: Vec<RefName> = refs
                 .iter()
@@ -163,31 +174,58 @@ pub fn answer(wanted: &Wanted, refs: &[Listed]) -> (Option<RefName>, Option<Comm
         let listed = refs.iter().find(|listed| listed.name == name);
         listed.or(head.filter(|head| head.target.as_ref() == Some(&name))).map(|found| found.id)
     };
-    let branch = wanted.choose(default, |branch| tip_of(branch).is_some());
+    let branch = wanted.branch().cloned().or(default);
     let tip = branch.as_ref().and_then(tip_of);
-    (branch, tip)
+    let head = head.zip(target).map(|(head, branch)| RemoteHead { branch, tip: Some(head.id) });
+    RefsAnswer { branch, tip, head }
+}
+
+/// The part of an answer to a poll that one branch needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefsAnswer {
+    /// The branch; `None`: there is no default branch.
+    pub branch: Option<RefName>,
+    /// Its tip; `None`: the remote has no such branch.
+    pub tip: Option<Commit>,
+    /// The branch of HEAD, where the server names it.
+    pub head: Option<RemoteHead>,
 }
 
 /// A version of git's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// 0, and 1, which differs by its first line only: every ref is listed unasked.
+pub enum ProtocolVersion {
+    /// Version 0, or 1, which only adds a first line: the server lists every ref unasked.
     V0,
-    /// 2: commands.
+    /// Version 2: the server answers commands.
     V2,
 }
 
-/// What a server can do, in its own words: `side-band-64k`, `object-format=sha1`, …
+/// The capabilities of a server, in its own words: `side-band-64k`, `object-format=sha1`, …
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities(Vec<String>);
 
 impl Capabilities {
-    /// Whether it can do `name`, with or without a value.
+    /// Returns `true` if the server has the capability `name`, with or without a value.
     pub fn has(&self, name: &str) -> bool {
         self.values(name).next().is_some()
     }
 
-    /// What it says behind `name=`; empty for a bare `name`.
+    /// The first of `names` that the server has.
+    pub(super) fn first_of<'a>(&self, names: &[&'a str]) -> Option<&'a str> {
+        names.iter().copied().find(|name| self.has(name))
+    }
+
+    /// The best side-band that the server has; without one a pack comes as bare bytes.
+    pub(super) fn side_band(&self) -> Option<&'static str> {
+        self.first_of(&["side-band-64k", "side-band"])
+    }
+
+    /// The depth to ask for when `wanted` is wanted: 0, all history, where the server cannot cut it.
+    pub(super) fn depth(&self, wanted: u32) -> u32 {
+        if self.has("shallow") { wanted } else { 0 }
+    }
+
+    /// The values of `name=VALUE`; empty for a bare `name`.
     fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(move |word| match word.strip_prefix(name)? {
             "" => Some(""),
@@ -195,15 +233,15 @@ impl Capabilities {
         })
     }
 
-    fn format(&self) -> Result<Format, NotAnAnswer> {
+    fn format(&self) -> Result<ObjectFormat, ProtocolError> {
         match self.values("object-format").next() {
-            None => Ok(Format::Sha1),
-            Some(name) => [Format::Sha1, Format::Sha256]
+            None => Ok(ObjectFormat::Sha1),
+            Some(name) => [ObjectFormat::Sha1, ObjectFormat::Sha256]
                 .into_iter()
                 .find(|&format| name_of(format) == name)
                 .ok_or_else(|| {
-                    let name = shown(name.as_bytes(), 60);
-                    NotAnAnswer::NotThis(format!(
+                    let name = printable(name.as_bytes(), 60);
+                    ProtocolError::NotThis(format!(
                         "names objects by \"{name}\", not by a hash known here"
                     ))
                 }),
@@ -211,78 +249,87 @@ impl Capabilities {
     }
 }
 
-/// What a server says first.
+/// The first message of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertisement {
-    /// Which protocol it speaks.
-    pub version: Version,
-    /// By which hash it names its objects.
-    pub format: Format,
-    /// What it can do.
+    /// The protocol version of the server.
+    pub version: ProtocolVersion,
+    /// The object format of the server.
+    pub format: ObjectFormat,
+    /// The capabilities of the server.
     pub capabilities: Capabilities,
     /// The refs that were asked for; none in version 2.
-    pub refs: Vec<Listed>,
-    /// Commits whose parents the server lacks itself; told in version 0 only.
+    pub refs: Vec<AdvertisedRef>,
+    /// Commits whose parents the server itself lacks; sent in version 0 only.
     pub shallow: Vec<Commit>,
 }
 
-/// Takes what a server says first apart as its bytes come in, and keeps the refs that begin with one
-/// of the prefixes: a server of version 0 lists hundreds of thousands.
+impl Advertisement {
+    /// The object format, or `likely` where the server does not send it, as in version 0 before git 2.40
+    /// for an empty repository.
+    pub fn format_or(&self, likely: ObjectFormat) -> ObjectFormat {
+        let is_silent = self.version == ProtocolVersion::V0 && self.capabilities.0.is_empty();
+        if is_silent && self.refs.is_empty() { likely } else { self.format }
+    }
+}
+
+/// Parses an advertisement as its bytes arrive, and keeps only refs with one of the prefixes: a server
+/// of version 0 may list hundreds of thousands.
 #[derive(Debug)]
-pub struct Advertising {
+pub struct AdvertisementParser {
     prefixes: Vec<String>,
     rest: Vec<u8>,
-    stage: Stage,
+    stage: AdvertisementStage,
     said: Advertisement,
     head: Option<Commit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Nothing has come.
+enum AdvertisementStage {
+    /// Before the first packet.
     First,
-    /// `# service=git-upload-pack` has come, which is how it begins over http.
+    /// After `# service=git-upload-pack`, the first packet over http.
     Service,
-    /// The flush behind it, or `version 1`, has come.
+    /// After the flush that follows, or after `version 1`.
     Version,
-    /// Refs of version 0 come.
+    /// Inside the refs of version 0.
     Refs,
-    /// Capabilities of version 2 come.
+    /// Inside the capabilities of version 2.
     Capabilities,
-    /// The last flush has come.
+    /// After the last flush.
     Complete,
 }
 
-impl Advertising {
-    /// Keeps the refs that are named in `prefixes`, and those below one that ends with a slash.
+impl AdvertisementParser {
+    /// A parser that keeps the refs named in `prefixes`, and those below a prefix with a final slash.
     pub fn new(prefixes: Vec<String>) -> Self {
         let said = Advertisement {
-            version: Version::V0,
-            format: Format::Sha1,
+            version: ProtocolVersion::V0,
+            format: ObjectFormat::Sha1,
             capabilities: Capabilities::default(),
             refs: Vec::new(),
             shallow: Vec::new(),
         };
-        Self { prefixes, rest: Vec::new(), stage: Stage::First, said, head: None }
+        Self { prefixes, rest: Vec::new(), stage: AdvertisementStage::First, said, head: None }
     }
 
-    /// Takes the next bytes, in pieces of any size. What stands behind the end is left; tells how
-    /// many bytes were taken.
+    /// Takes the next bytes, in pieces of any size, up to the end of the advertisement, and returns how
+    /// many it took.
     ///
     /// # Errors
-    /// When it is not what a git server says first.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, NotAnAnswer> {
+    /// The bytes are no advertisement of a git server.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, ProtocolError> {
         let before = self.rest.len();
         let mut held = std::mem::take(&mut self.rest);
         held.extend_from_slice(bytes);
         let mut at = 0;
-        while self.stage != Stage::Complete
+        while self.stage != AdvertisementStage::Complete
             && let Some((packet, length)) = next_packet(held.get(at..).unwrap_or_default())?
         {
             self.take(packet)?;
             at += length;
         }
-        if self.stage == Stage::Complete {
+        if self.stage == AdvertisementStage::Complete {
             return Ok(at.saturating_sub(before));
         }
         held.drain(..at);
@@ -290,100 +337,107 @@ impl Advertising {
         Ok(bytes.len())
     }
 
-    /// Whether the end has come.
+    /// Returns `true` after the end of the advertisement.
     pub fn is_complete(&self) -> bool {
-        self.stage == Stage::Complete
+        self.stage == AdvertisementStage::Complete
     }
 
-    /// What was said.
+    /// The parsed advertisement.
     ///
     /// # Errors
-    /// When its end is missing.
-    pub fn finish(self) -> Result<Advertisement, NotAnAnswer> {
+    /// Its end is missing.
+    pub fn finish(self) -> Result<Advertisement, ProtocolError> {
         match self.stage {
-            Stage::Complete => Ok(self.said),
-            Stage::First if self.rest.is_empty() => Err(NotAnAnswer::Empty),
-            _ => Err(NotAnAnswer::NotThis("stops in the middle of its refs".to_owned())),
+            AdvertisementStage::Complete => Ok(self.said),
+            AdvertisementStage::First if self.rest.is_empty() => Err(ProtocolError::Empty),
+            _ => Err(ProtocolError::NotThis("stops in the middle of its refs".to_owned())),
         }
     }
 
-    fn take(&mut self, packet: Packet<'_>) -> Result<(), NotAnAnswer> {
+    fn take(&mut self, packet: Packet<'_>) -> Result<(), ProtocolError> {
         let line = match packet {
             Packet::Data(line) => line.strip_suffix(b"\n").unwrap_or(line),
             Packet::Flush => return self.take_flush(),
             Packet::Delimiter | Packet::ResponseEnd => {
-                return Err(NotAnAnswer::NotThis(
-                    "separates where nothing is to separate".to_owned(),
+                return Err(ProtocolError::NotThis(
+                    "sends a separator in the wrong place".to_owned(),
                 ));
             }
         };
         if let Some(words) = line.strip_prefix(b"ERR ") {
-            return Err(NotAnAnswer::told(words));
+            return Err(ProtocolError::from_server(words));
         }
         match self.stage {
-            Stage::First if line.starts_with(b"# service=") => {
-                self.stage = Stage::Service;
+            AdvertisementStage::First if line.starts_with(b"# service=") => {
+                self.stage = AdvertisementStage::Service;
                 Ok(())
             }
-            Stage::First | Stage::Version if line == b"version 2" => {
-                self.said.version = Version::V2;
-                self.stage = Stage::Capabilities;
+            AdvertisementStage::First | AdvertisementStage::Version if line == b"version 2" => {
+                self.said.version = ProtocolVersion::V2;
+                self.stage = AdvertisementStage::Capabilities;
                 Ok(())
             }
-            Stage::First | Stage::Version if line == b"version 1" => {
-                self.stage = Stage::Version;
+            AdvertisementStage::First | AdvertisementStage::Version if line == b"version 1" => {
+                self.stage = AdvertisementStage::Version;
                 Ok(())
             }
-            Stage::First | Stage::Version => self.take_first_ref(line),
-            Stage::Refs => self.take_ref(line),
-            Stage::Capabilities if self.said.capabilities.0.len() < MOST_CAPABILITIES => {
+            AdvertisementStage::First | AdvertisementStage::Version => self.take_first_ref(line),
+            AdvertisementStage::Refs => self.take_ref(line),
+            AdvertisementStage::Capabilities
+                if self.said.capabilities.0.len() < MOST_CAPABILITIES =>
+            {
                 self.said.capabilities.0.push(String::from_utf8_lossy(line).into_owned());
                 Ok(())
             }
-            Stage::Service | Stage::Capabilities | Stage::Complete => {
-                Err(NotAnAnswer::NotThis("says more than can be".to_owned()))
+            AdvertisementStage::Service
+            | AdvertisementStage::Capabilities
+            | AdvertisementStage::Complete => {
+                Err(ProtocolError::NotThis("sends a longer answer than is possible".to_owned()))
             }
         }
     }
 
-    fn take_flush(&mut self) -> Result<(), NotAnAnswer> {
+    fn take_flush(&mut self) -> Result<(), ProtocolError> {
         match self.stage {
-            Stage::Service => self.stage = Stage::Version,
-            Stage::Capabilities => {
+            AdvertisementStage::Service => self.stage = AdvertisementStage::Version,
+            AdvertisementStage::Capabilities => {
                 self.said.format = self.said.capabilities.format()?;
                 for command in ["ls-refs", "fetch"] {
                     if !self.said.capabilities.has(command) {
-                        return Err(NotAnAnswer::NotThis(format!("does not offer {command}")));
+                        return Err(ProtocolError::NotThis(format!("does not offer {command}")));
                     }
                 }
-                self.stage = Stage::Complete;
+                self.stage = AdvertisementStage::Complete;
             }
-            // An empty repository of a server that lists no capabilities then.
-            Stage::First | Stage::Version | Stage::Refs | Stage::Complete => {
-                self.stage = Stage::Complete;
+            // An empty repository on a server that lists no capabilities then.
+            AdvertisementStage::First
+            | AdvertisementStage::Version
+            | AdvertisementStage::Refs
+            | AdvertisementStage::Complete => {
+                self.stage = AdvertisementStage::Complete;
             }
         }
         Ok(())
     }
 
-    /// The first line of version 0 has the capabilities behind its ref.
-    fn take_first_ref(&mut self, line: &[u8]) -> Result<(), NotAnAnswer> {
+    /// The first line of version 0 has the capabilities after its ref.
+    fn take_first_ref(&mut self, line: &[u8]) -> Result<(), ProtocolError> {
         let mut halves = line.splitn(2, |&byte| byte == 0);
         let (first, words) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
         let words = String::from_utf8_lossy(words);
         let words = words.split(' ').filter(|word| !word.is_empty()).map(str::to_owned);
         self.said.capabilities = Capabilities(words.collect());
         self.said.format = self.said.capabilities.format()?;
-        self.stage = Stage::Refs;
-        // An empty repository has no ref to put them behind.
+        self.stage = AdvertisementStage::Refs;
+        // In an empty repository this line has no real ref before the capabilities.
         if first.ends_with(b" capabilities^{}") { Ok(()) } else { self.take_ref(first) }
     }
 
-    fn take_ref(&mut self, line: &[u8]) -> Result<(), NotAnAnswer> {
+    fn take_ref(&mut self, line: &[u8]) -> Result<(), ProtocolError> {
         let format = self.said.format;
         if let Some(id) = line.strip_prefix(b"shallow ") {
             if self.said.shallow.len() == MOST_EDGES {
-                return Err(NotAnAnswer::too_many_edges());
+                return Err(ProtocolError::too_many_edges());
             }
             self.said.shallow.extend(read_id(format, id));
             return Ok(());
@@ -397,9 +451,14 @@ impl Advertising {
         if name == "HEAD" {
             let mut targets = self.said.capabilities.values("symref");
             listed.target = targets.find_map(|pair| pair.strip_prefix("HEAD:")).map(str::to_owned);
+            // Servers that name their object format have named the target of HEAD for longer.
+            if self.said.capabilities.has("object-format") {
+                listed.target.get_or_insert_with(|| DETACHED.to_owned());
+            }
             self.head = Some(listed.id);
         }
-        // What HEAD may stand for on a server that does not tell: two names, or the first.
+        // The candidates for HEAD on a server that does not report its target: two names, or the first
+        // branch.
         let may_be_head = self.head == Some(listed.id)
             && name.starts_with("refs/heads/")
             && asks_head()
@@ -412,17 +471,17 @@ impl Advertising {
     }
 }
 
-/// What a server says first, when all of it is here.
+/// Parses a complete advertisement.
 ///
 /// # Errors
-/// When it is not what a git server says, or more.
+/// The bytes are no advertisement, or more than one.
 pub fn read_advertisement(
     prefixes: Vec<String>,
     bytes: &[u8],
-) -> Result<Advertisement, NotAnAnswer> {
-    let mut reader = Advertising::new(prefixes);
+) -> Result<Advertisement, ProtocolError> {
+    let mut reader = AdvertisementParser::new(prefixes);
     if reader.feed(bytes)? < bytes.len() {
-        return Err(NotAnAnswer::NotThis("says more than can be".to_owned()));
+        return Err(ProtocolError::NotThis("sends a longer answer than is possible".to_owned()));
     }
     reader.finish()
 }

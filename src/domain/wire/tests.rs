@@ -1,8 +1,8 @@
-//! What servers send, byte by byte as git's documentation of its protocol has it.
+//! Answers of servers, byte by byte as in the documentation of git's protocol.
 
 use super::*;
 use crate::domain::git::RefName;
-use crate::domain::remote::Wanted;
+use crate::domain::remote::{PollScope, RemoteHead};
 
 const ONE: &str = "1111111111111111111111111111111111111111";
 const TWO: &str = "2222222222222222222222222222222222222222";
@@ -34,84 +34,104 @@ fn a_packet_is_split_off_when_it_is_whole_and_not_before() {
     for short in [&b""[..], b"0", b"000", b"0009", b"0009a\nbc"] {
         assert_eq!(next_packet(short), Ok(None));
     }
-    assert_eq!(next_packet(b"0003"), Err(BadPacket::Length(3)));
-    assert_eq!(next_packet(b"fff1"), Err(BadPacket::Length(65_521)));
-    assert_eq!(next_packet(b"<htm"), Err(BadPacket::NoLength(*b"<htm")));
-    assert_eq!(next_packet(b"+001"), Err(BadPacket::NoLength(*b"+001")));
+    assert_eq!(next_packet(b"0003"), Err(PacketError::Length(3)));
+    assert_eq!(next_packet(b"fff1"), Err(PacketError::Length(65_521)));
+    assert_eq!(next_packet(b"<htm"), Err(PacketError::NoLength(*b"<htm")));
+    assert_eq!(next_packet(b"+001"), Err(PacketError::NoLength(*b"+001")));
 }
 
 #[test]
 fn the_question_for_refs_is_what_git_would_send() {
-    let agent = pkt(format!("agent=pmpy/{}\n", env!("CARGO_PKG_VERSION")));
     let expected = [
         pkt("command=ls-refs\n"),
-        agent,
         b"0001".to_vec(),
         pkt("symrefs\n"),
         pkt("ref-prefix refs/heads/main\n"),
         b"0000".to_vec(),
     ]
     .concat();
-    let main = prefixes(&Wanted::Branch(branch("main")));
-    assert_eq!(ls_refs(Format::Sha1, &main), expected);
-    let sha256 = ls_refs(Format::Sha256, &main);
+    let main = prefixes(&PollScope::Branch(branch("main")));
+    assert_eq!(ls_refs(ObjectFormat::Sha1, &main), expected);
+    let sha256 = ls_refs(ObjectFormat::Sha256, &main);
     assert!(sha256.windows(20).any(|bytes| bytes == b"object-format=sha256"));
 }
 
 #[test]
-fn a_listing_gives_its_refs_and_what_head_stands_for() {
+fn a_listing_gives_its_refs_and_the_branch_of_head() {
     let lines = [
         format!("{ONE} HEAD symref-target:refs/heads/main"),
         format!("{ONE} refs/heads/main"),
         format!("{TWO} refs/heads/main2 peeled:{ONE}"),
     ];
     let listing = message(&lines.each_ref().map(String::as_str));
-    let refs = read_ls_refs(Format::Sha1, &listing).unwrap();
+    let refs = read_ls_refs(ObjectFormat::Sha1, &listing).unwrap();
     assert_eq!(refs[0].target.as_deref(), Some("refs/heads/main"));
     assert_eq!((refs[2].name.as_str(), refs[2].id), ("refs/heads/main2", commit(TWO)));
-    assert_eq!(read_ls_refs(Format::Sha1, b"0000"), Ok(vec![]));
+    assert_eq!(read_ls_refs(ObjectFormat::Sha1, b"0000"), Ok(vec![]));
     let odd = [b"a".repeat(40).as_slice(), b" refs/heads/caf\xe9\n"].concat();
-    let refs = read_ls_refs(Format::Sha1, &[pkt(odd), b"0000".to_vec()].concat()).unwrap();
+    let refs = read_ls_refs(ObjectFormat::Sha1, &[pkt(odd), b"0000".to_vec()].concat()).unwrap();
     assert_eq!(refs[0].name, "refs/heads/caf\\xE9", "no text, and told of all the same");
 }
 
 #[test]
-fn what_is_no_listing_is_told_apart() {
-    let read = |bytes: &[u8]| read_ls_refs(Format::Sha1, bytes).unwrap_err();
-    assert_eq!(read(b""), NotAnAnswer::Empty);
+fn what_is_no_listing_is_distinguished() {
+    let read = |bytes: &[u8]| read_ls_refs(ObjectFormat::Sha1, bytes).unwrap_err();
+    assert_eq!(read(b""), ProtocolError::Empty);
     let words = read(&pkt("ERR access denied\u{1b}[2J\n"));
-    assert_eq!(words, NotAnAnswer::Told("access denied\\u{1b}[2J".to_owned()));
+    assert_eq!(words, ProtocolError::ServerMessage("access denied\\u{1b}[2J".to_owned()));
     let trailing = [message(&[]), b"0000".to_vec()].concat();
     let sha256 = message(&[&format!("{} refs/heads/main", "a".repeat(64))]);
     let nameless = message(&[ONE]);
     let torn = &message(&[&format!("{ONE} refs/heads/main")])[..30];
     for bytes in [trailing.as_slice(), &sha256, &nameless, torn, b"<html>", b"0001"] {
-        assert!(matches!(read(bytes), NotAnAnswer::NotThis(_)), "{}", bytes.escape_ascii());
+        assert!(matches!(read(bytes), ProtocolError::NotThis(_)), "{}", bytes.escape_ascii());
     }
 }
 
 #[test]
 fn only_the_exact_name_is_the_branch() {
-    let listed = |name: &str, id: &str, target: Option<&str>| Listed {
+    let listed = |name: &str, id: &str, target: Option<&str>| AdvertisedRef {
         name: name.to_owned(),
         id: commit(id),
         target: target.map(str::to_owned),
     };
     let main2 = [listed("refs/heads/main2", ONE, None)];
-    let wanted = Wanted::Branch(branch("main"));
-    assert_eq!(answer(&wanted, &main2), (Some(branch("main")), None));
+    let wanted = PollScope::Branch(branch("main"));
+    assert_eq!(tip(&wanted, &main2), (Some(branch("main")), None));
 
     let head = [listed("HEAD", ONE, Some("refs/heads/trunk"))];
-    let trunk = (Some(branch("trunk")), Some(commit(ONE)));
-    assert_eq!(answer(&Wanted::Default, &head), trunk);
-    assert_eq!(answer(&Wanted::Preferably(branch("main")), &head), trunk);
-    assert_eq!(answer(&Wanted::Default, &[]), (None, None));
+    assert_eq!(tip(&PollScope::Default, &head), (Some(branch("trunk")), Some(commit(ONE))));
+    let renamed = answer(&PollScope::WithHead(branch("main")), &head);
+    assert_eq!((renamed.branch, renamed.tip), (Some(branch("main")), None));
+    let trunk = RemoteHead { branch: branch("trunk"), tip: Some(commit(ONE)) };
+    assert_eq!(renamed.head, Some(trunk));
+    assert_eq!(tip(&PollScope::Default, &[]), (None, None));
+}
+
+/// The branch and the tip in an answer.
+fn tip(wanted: &PollScope, refs: &[AdvertisedRef]) -> (Option<RefName>, Option<Commit>) {
+    let RefsAnswer { branch, tip, .. } = answer(wanted, refs);
+    (branch, tip)
 }
 
 #[test]
-fn what_an_old_servers_head_stands_for_is_guessed_as_git_does() {
-    let listed =
-        |name: &str, id: &str| Listed { name: name.to_owned(), id: commit(id), target: None };
+fn a_detached_head_of_a_server_that_would_name_its_target_is_no_branch() {
+    let old = format!("{ONE} HEAD\0side-band-64k object-format=sha1");
+    let main = format!("{ONE} refs/heads/main");
+    let old = read_advertisement(prefixes(&PollScope::Default), &message(&[&old, &main])).unwrap();
+    assert_eq!(tip(&PollScope::Default, &old.refs), (None, None));
+    let head = format!("{ONE} HEAD");
+    let new = read_ls_refs(ObjectFormat::Sha1, &message(&[&head, &main])).unwrap();
+    assert_eq!(tip(&PollScope::Default, &new), (None, None));
+}
+
+#[test]
+fn the_branch_of_an_old_servers_head_is_guessed_as_git_does() {
+    let listed = |name: &str, id: &str| AdvertisedRef {
+        name: name.to_owned(),
+        id: commit(id),
+        target: None,
+    };
     let refs = [
         listed("HEAD", ONE),
         listed("refs/heads/a", ONE),
@@ -119,9 +139,9 @@ fn what_an_old_servers_head_stands_for_is_guessed_as_git_does() {
         listed("refs/heads/master", ONE),
     ];
     let master = (Some(branch("master")), Some(commit(ONE)));
-    assert_eq!(answer(&Wanted::Default, &refs), master);
-    assert_eq!(answer(&Wanted::Default, &refs[..3]), (Some(branch("a")), Some(commit(ONE))));
-    assert_eq!(answer(&Wanted::Default, &refs[..1]), (None, None));
+    assert_eq!(tip(&PollScope::Default, &refs), master);
+    assert_eq!(tip(&PollScope::Default, &refs[..3]), (Some(branch("a")), Some(commit(ONE))));
+    assert_eq!(tip(&PollScope::Default, &refs[..1]), (None, None));
 }
 
 #[test]
@@ -136,7 +156,7 @@ fn version_2_says_what_it_can_do() {
     ]);
     for bytes in [lines.clone(), [service, lines].concat()] {
         let said = read_advertisement(vec![], &bytes).unwrap();
-        assert_eq!((said.version, said.format), (Version::V2, Format::Sha256));
+        assert_eq!((said.version, said.format), (ProtocolVersion::V2, ObjectFormat::Sha256));
         assert!(said.capabilities.has("fetch") && !said.capabilities.has("fet"));
     }
     let refused = |lines: &[&str]| read_advertisement(vec![], &message(lines)).unwrap_err();
@@ -163,15 +183,16 @@ fn version_0_lists_everything_and_what_was_asked_for_is_kept() {
         let names = |prefixes: &[&str]| {
             let prefixes = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
             let said = read_advertisement(prefixes, &bytes).unwrap();
-            assert!(said.capabilities.has("side-band-64k") && said.version == Version::V0);
+            assert!(said.capabilities.has("side-band-64k") && said.version == ProtocolVersion::V0);
             said.refs.into_iter().map(|listed| listed.name).collect::<Vec<_>>()
         };
         assert_eq!(names(&["refs/heads/a"]), ["refs/heads/a"]);
         assert_eq!(names(&["refs/tags/"]), ["refs/tags/v1", "refs/tags/v1^{}"]);
         assert_eq!(names(&["HEAD"]), ["HEAD", "refs/heads/main"]);
     }
-    let refs = read_advertisement(prefixes(&Wanted::Default), &message(&[&lines[0]])).unwrap().refs;
-    assert_eq!(answer(&Wanted::Default, &refs), (Some(branch("main")), Some(commit(ONE))));
+    let refs =
+        read_advertisement(prefixes(&PollScope::Default), &message(&[&lines[0]])).unwrap().refs;
+    assert_eq!(tip(&PollScope::Default, &refs), (Some(branch("main")), Some(commit(ONE))));
 }
 
 #[test]
@@ -179,47 +200,71 @@ fn an_empty_repository_of_version_0_has_no_refs() {
     let zeros = "0".repeat(64);
     let line = format!("{zeros} capabilities^{{}}\0side-band-64k object-format=sha256");
     let said = read_advertisement(vec!["HEAD".to_owned()], &message(&[&line])).unwrap();
-    assert_eq!((said.format, said.refs.len()), (Format::Sha256, 0));
+    assert_eq!((said.format, said.refs.len()), (ObjectFormat::Sha256, 0));
     assert!(read_advertisement(vec![], b"0000").unwrap().refs.is_empty());
 }
 
 #[test]
 fn a_fetch_is_asked_for_in_one_message() {
     let (want, have) = ([commit(ONE)], [commit(TWO)]);
-    let request =
-        Request { format: Format::Sha1, wants: &want, haves: &have, shallow: &have, depth: 3 };
+    let request = FetchRequest {
+        format: ObjectFormat::Sha1,
+        wants: &want,
+        haves: &have,
+        shallow: &have,
+        depth: 3,
+    };
     let text = String::from_utf8(request.v2()).unwrap();
     let order =
         ["command=fetch", "0001", "thin-pack", "shallow 2", "deepen 3", "want 1", "have 2", "done"];
     let places: Vec<_> = order.iter().map(|word| text.find(word).unwrap()).collect();
     assert!(places.is_sorted() && text.ends_with("0009done\n0000"), "{text}");
 
-    let line = format!("{ONE} HEAD\0side-band-64k thin-pack multi_ack shallow agent=git/2");
-    let said = read_advertisement(vec![], &message(&[&line])).unwrap();
-    let text = String::from_utf8(request.v0(&said.capabilities)).unwrap();
-    let first = format!("want {ONE} side-band-64k thin-pack {AGENT}\n");
+    let v0 = |words: &str| String::from_utf8(request.v0(&offered(words))).unwrap();
+    let text = v0("side-band-64k thin-pack multi_ack shallow agent=git/2");
+    let first = format!("want {ONE} multi_ack side-band-64k thin-pack {AGENT}\n");
     assert!(text[4..].starts_with(&first) && text.ends_with("0009done\n"), "{text}");
     assert!(text.contains("deepen 3\n00000032have 2"), "{text}");
+
+    // The best of what is offered, and nothing that is not.
+    for (words, asked) in [
+        (
+            "multi_ack multi_ack_detailed side-band side-band-64k",
+            " multi_ack_detailed side-band-64k",
+        ),
+        ("side-band no-done", " side-band"),
+        ("include-tag", ""),
+    ] {
+        let text = v0(words);
+        assert!(text[4..].starts_with(&format!("want {ONE}{asked}\n")), "{text}");
+        assert!(!text.contains("deepen"), "{text}");
+    }
 }
 
-/// What came of `bytes`, given in pieces of `size`.
+/// The capabilities of a server of version 0 that offers `words`.
+fn offered(words: &str) -> Capabilities {
+    let line = format!("{ONE} HEAD\0{words}");
+    read_advertisement(vec![], &message(&[&line])).unwrap().capabilities
+}
+
+/// The parsed parts of `bytes`, given in pieces of `size`.
 fn parts(
-    mut answers: Answers,
+    mut answers: FetchParser,
     bytes: &[u8],
     size: usize,
-) -> Result<(String, Vec<u8>), NotAnAnswer> {
+) -> Result<(String, Vec<u8>), ProtocolError> {
     let (mut edges, mut pack) = (String::new(), Vec::new());
     for piece in bytes.chunks(size) {
         answers.feed(piece, &mut |part| {
             match part {
-                Part::Shallow(id) => edges += &format!("-{}", id.short()),
-                Part::Unshallow(id) => edges += &format!("+{}", id.short()),
-                Part::Pack(bytes) => pack.extend_from_slice(bytes),
+                FetchPart::Shallow(id) => edges += &format!("-{}", id.short()),
+                FetchPart::Unshallow(id) => edges += &format!("+{}", id.short()),
+                FetchPart::Pack(bytes) => pack.extend_from_slice(bytes),
             }
-            Ok::<_, NotAnAnswer>(())
+            Ok::<_, ProtocolError>(())
         })?;
     }
-    assert!(answers.is_complete());
+    assert!(answers.is_complete() || answers.ends_with_stream());
     Ok((edges, pack))
 }
 
@@ -249,22 +294,34 @@ fn old_answer() -> Vec<u8> {
 #[test]
 fn a_fetch_is_the_same_whole_and_byte_by_byte() {
     for size in [1, 2, 3, 7, 1000] {
-        let (edges, pack) = parts(Answers::v2(), &new_answer(), size).unwrap();
+        let (edges, pack) = parts(FetchParser::v2(), &new_answer(), size).unwrap();
         assert_eq!((edges.as_str(), pack.as_slice()), ("-1111111+2222222", &b"PACK and more"[..]));
-        let (edges, pack) = parts(Answers::v0(3), &old_answer(), size).unwrap();
+        let old = FetchParser::v0(&offered("side-band shallow"), 3);
+        let (edges, pack) = parts(old, &old_answer(), size).unwrap();
         assert_eq!((edges.as_str(), pack.as_slice()), ("-1111111", &b"PACK"[..]));
+        let common = ["common", "ready"].map(|word| pkt(format!("ACK {ONE} {word}\n")));
+        let bare = [&common.concat(), &pkt(format!("ACK {ONE}\n")), &b"PACK0000"[..]].concat();
+        let old = FetchParser::v0(&offered("multi_ack_detailed"), 3);
+        assert_eq!(parts(old, &bare, size).unwrap().1, b"PACK0000");
     }
 }
 
 #[test]
 fn a_fetch_that_is_refused_says_so_in_the_servers_words() {
     let failed = |answers, bytes: &[u8]| parts(answers, bytes, 5).unwrap_err();
-    let gone = failed(Answers::v2(), &pkt(format!("ERR upload-pack: not our ref {ONE}")));
+    let gone = failed(FetchParser::v2(), &pkt(format!("ERR upload-pack: not our ref {ONE}")));
     assert!(gone.is_moved(), "{gone}");
     let broken = [pkt("packfile\n"), pkt("\u{3}disk full\n")].concat();
-    assert_eq!(failed(Answers::v2(), &broken).to_string(), "it says: disk full");
+    assert_eq!(failed(FetchParser::v2(), &broken).to_string(), "it says: disk full");
     let long = pkt(format!("ERR {}", "x".repeat(5000)));
-    assert!(failed(Answers::v0(0), &long).to_string().len() < 400);
+    let old = || FetchParser::v0(&offered("side-band-64k"), 0);
+    assert!(failed(old(), &long).to_string().len() < 400);
+    let jgit = failed(FetchParser::v2(), &pkt(format!("ERR want {ONE} not valid")));
+    let azure = format!("TF401035: The object '{ONE}' does not exist.");
+    let [progress, error] = ["\u{2}", "\u{3}"].map(|band| pkt(format!("{band}{azure}")));
+    for moved in [jgit, failed(old(), &progress), failed(old(), &error)] {
+        assert!(moved.is_moved(), "{moved}");
+    }
 }
 
 #[test]
@@ -273,7 +330,7 @@ fn an_answer_without_a_pack_or_with_more_is_none() {
     let band = [pkt("packfile\n"), pkt("\u{4}x")].concat();
     let wrong = [trailing, band, b"0000".to_vec(), pkt("hello\n"), pkt("shallow x")];
     for bytes in wrong {
-        let outcome = parts(Answers::v2(), &bytes, bytes.len());
-        assert!(matches!(outcome, Err(NotAnAnswer::NotThis(_))), "{}", bytes.escape_ascii());
+        let outcome = parts(FetchParser::v2(), &bytes, bytes.len());
+        assert!(matches!(outcome, Err(ProtocolError::NotThis(_))), "{}", bytes.escape_ascii());
     }
 }

@@ -1,32 +1,33 @@
-//! The session with the message bus, one at a time. It outlives a reload that changes nothing about it;
-//! where one takes the place of another, what the old one still says of itself does not count.
+//! The session with the message bus, one at a time. It survives a reload that changes nothing about it;
+//! after a replacement, the old session's reports about itself do not count. Does not know STOMP.
 
 use anyhow::Result;
 
-use super::{Listener, News};
-use crate::domain::action::Trigger;
-use crate::domain::bus::{Hint, Topic};
-use crate::domain::metrics;
-use crate::domain::stomp::Frame;
-use crate::engine::observe::one_line;
-use crate::system::node;
-use crate::system::stomp::session::{Event, Session};
+use super::{Listener, ListenerEvent};
+use crate::domain::bus::message::{PushHint, Topic};
+use crate::domain::bus::stomp::StompFrame;
+use crate::domain::report::metrics;
+use crate::domain::repository::action::Trigger;
+use crate::domain::text::EscapeControls;
+use crate::engine::error::one_line;
+use crate::system::host;
+use crate::system::stomp::session::{StompEvent, StompSession};
 
-/// How many different reasons why there is no bus are told until there is one again.
+/// The maximum of different reasons for a missing bus that are logged until the bus is back.
 const MOST_REASONS: usize = 16;
 
-/// What a session says.
-pub enum Said {
-    /// The bus is there.
+/// An event of a session.
+pub enum SessionEvent {
+    /// It is connected to this broker.
     Up(String),
-    /// It is not, and why.
+    /// It is not connected, for this reason.
     Down(String),
-    /// A message came to this topic; `None`: it names no repository.
+    /// A message came, with its topic and the repository's name; `None`: it names no repository.
     Message(Option<(Topic, String)>),
 }
 
 impl Listener {
-    /// A session as the settings have it: the one that there is, if it does.
+    /// Opens a session by the settings; keeps the present one if it fits.
     pub fn connect(&mut self) -> Result<()> {
         let Some(bus) = &self.settings.bus else {
             self.session = None;
@@ -35,43 +36,47 @@ impl Listener {
         };
         if !bus.ignored.is_empty() {
             let ignored = bus.ignored.join(", ");
-            tracing::warn!("these options of brokers mean nothing: {}", ignored.escape_debug());
+            tracing::warn!(
+                "these options of brokers have no effect: {}",
+                ignored.escape_controls()
+            );
         }
         let (brokers, topics) = (bus.brokers.clone(), self.audience.topics().to_vec());
-        let is_there = |old: &Session| (old.brokers(), old.topics()) == (&brokers, &*topics);
+        let is_there = |old: &StompSession| (old.brokers(), old.topics()) == (&brokers, &*topics);
         if self.session.as_ref().is_some_and(is_there) {
             return Ok(());
         }
         self.session_number += 1;
-        let (number, known, tell) = (self.session_number, topics.clone(), self.tell.clone());
-        // It waits when there is too much news, and fails only when nobody listens any more.
-        let deliver = move |event| drop(tell.send(News::Bus(number, said(event, &known))));
+        let (number, known, sender) = (self.session_number, topics.clone(), self.sender.clone());
+        // The send waits while the queue is full, and fails only when the receiver is gone.
+        let deliver =
+            move |event| drop(sender.send(ListenerEvent::Bus(number, said(event, &known))));
         self.session = Some(match self.session.take() {
             Some(old) => old.replace(brokers, topics, deliver)?,
-            None => Session::start(brokers, topics, deliver)?,
+            None => StompSession::start(brokers, topics, deliver)?,
         });
         self.reasons.clear();
         self.connected_to(None);
         Ok(())
     }
 
-    /// The session with this number says something.
-    pub fn hear_session(&mut self, number: u64, said: Said) {
+    /// Handles an event of the session with this number.
+    pub fn hear_session(&mut self, number: u64, said: SessionEvent) {
         match said {
-            Said::Message(about) => self.hear_message(about),
+            SessionEvent::Message(about) => self.hear_message(about),
             _ if number != self.session_number => {}
-            Said::Up(broker) => {
-                tracing::info!("listens on {}", broker.escape_debug());
+            SessionEvent::Up(broker) => {
+                tracing::info!("listening on {}", broker.escape_controls());
                 self.reasons.clear();
                 self.connected_to(Some(broker));
-                // What was said before may have been lost, and no script that runs is waited for.
-                self.wakes.let_go(&None);
-                self.wish(None, Trigger::Bus);
+                // Earlier messages may be lost, and this tick does not wait for a running script.
+                self.wakes.release(&None);
+                self.command(None, Trigger::Bus);
             }
-            Said::Down(why) => {
+            SessionEvent::Down(why) => {
                 self.connected_to(None);
                 if self.reasons.len() < MOST_REASONS && self.reasons.insert(why.clone()) {
-                    tracing::warn!("no message bus: {}", why.escape_debug());
+                    tracing::warn!("no message bus: {}", why.escape_controls());
                 }
             }
         }
@@ -81,41 +86,41 @@ impl Listener {
         let called = about.as_ref().map(|(topic, name)| self.audience.called(topic, name));
         let called = called.unwrap_or_default();
         if called.is_empty() {
-            self.count_message(metrics::Heard::Unknown);
+            self.count_message(metrics::HintOutcome::Unknown);
             self.count_unknown(about.as_ref().map_or("", |(_, name)| name));
         } else {
-            self.count_message(metrics::Heard::Known);
+            self.count_message(metrics::HintOutcome::Known);
         }
         for repo in called {
-            self.wish(Some(repo), Trigger::Bus);
+            self.command(Some(repo), Trigger::Bus);
         }
     }
 
-    /// The bus is connected to this broker now, or to none.
+    /// Records the connected broker; `None`: there is none.
     fn connected_to(&mut self, broker: Option<String>) {
         let was = self.figures.session.as_ref();
         if was.is_none_or(|was| was.broker != broker) {
-            let since = node::now();
-            self.figures.session = Some(metrics::Session { broker, since, sent: 0, dropped: 0 });
+            let since = host::now();
+            self.figures.session = Some(metrics::BusSession { broker, since, sent: 0, dropped: 0 });
         }
     }
 
-    fn count_message(&mut self, heard: metrics::Heard) {
+    fn count_message(&mut self, heard: metrics::HintOutcome) {
         *self.figures.messages.entry(heard).or_default() += 1;
     }
 }
 
-/// What an event means to a session that listens to `topics`.
-fn said(event: Event, topics: &[Topic]) -> Said {
+/// The session event for a STOMP event; `topics` are those subscribed to.
+fn said(event: StompEvent, topics: &[Topic]) -> SessionEvent {
     match event {
-        Event::Up(broker) => Said::Up(broker),
-        Event::Down { why, .. } => Said::Down(one_line(&why)),
-        Event::Message(frame) => Said::Message(about(&frame, topics)),
+        StompEvent::Up(broker) => SessionEvent::Up(broker),
+        StompEvent::Down { why, .. } => SessionEvent::Down(one_line(&why)),
+        StompEvent::Message(frame) => SessionEvent::Message(about(&frame, topics)),
     }
 }
 
-fn about(frame: &Frame, topics: &[Topic]) -> Option<(Topic, String)> {
-    let hint = Hint::read(frame)?;
+fn about(frame: &StompFrame, topics: &[Topic]) -> Option<(Topic, String)> {
+    let hint = PushHint::read(frame)?;
     let number: usize = frame.header("subscription")?.parse().ok()?;
     Some((topics.get(number)?.clone(), hint.repo))
 }

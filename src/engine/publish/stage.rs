@@ -1,150 +1,159 @@
-//! Trees on their way to a target: read from git, held to the rules, written where nobody looks yet.
-//! Several at once, as there are processors.
+//! Stages trees for a target: reads them from git, checks them against the rules and writes them where
+//! no reader looks yet. Works on several at once, one thread per processor. Shows nothing.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
 
-use super::Shelf;
-use super::shared::Shared;
-use crate::domain::action::Trigger;
-use crate::domain::change::{ChangeError, Objects};
-use crate::domain::plan::Finding;
-use crate::domain::publication::Due;
-use crate::engine::apply;
-use crate::engine::observe::{Site, one_line};
+use crate::domain::publish::state::PendingRef;
+use crate::domain::repository::action::Trigger;
+use crate::domain::repository::change::ObjectSource;
+use crate::domain::repository::finding::Finding;
+use crate::engine::error::one_line;
+use crate::engine::publish::object_cache::ObjectCache;
+use crate::engine::repository::Repository;
+use crate::engine::repository::targets::TargetStore;
+use crate::engine::repository::tree::{self, TreeFileError};
 use crate::system::git::Git;
-use crate::system::release::Staged;
+use crate::system::release::StagedRelease;
 
-/// A tree that can be shown soon.
+/// A tree that is ready to be shown.
 #[derive(Debug)]
-pub enum Ready {
-    /// Written just now.
-    Staged(Staged),
-    /// A release of an earlier time.
-    Kept,
+pub enum ReadyTree {
+    /// A tree that was written just now.
+    Staged(StagedRelease),
+    /// A release of an earlier run.
+    Existing,
 }
 
-/// Why one is not.
+/// The reason why a tree is not ready.
 #[derive(Debug)]
-pub enum Stop {
-    /// Its revision is not to be shown.
+pub enum StageError {
+    /// A finding about its revision, which must not be shown.
     Verdict(Finding),
-    /// It could not be written: why.
+    /// It could not be written, with the reason.
     Hindered(String),
 }
 
-/// What becomes of a release that is there already.
+/// The handling of a release that exists already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// It is taken as it is.
-    Kept,
-    /// Somebody may have changed it: it is written anew, and readers meet the old one until then.
-    Renewed,
+pub enum ExistingRelease {
+    /// Use it as it is.
+    Reuse,
+    /// Write it anew, because it may have been changed. Readers see the old one until then.
+    Rewrite,
 }
 
-impl Known {
-    /// That a person wants something done again is what mends a release.
+impl ExistingRelease {
+    /// Rewrites for [`Trigger::Redo`] only: `agent redo` repairs a changed release.
     pub fn when(trigger: Trigger) -> Self {
-        if trigger == Trigger::Redo { Self::Renewed } else { Self::Kept }
+        if trigger == Trigger::Redo { Self::Rewrite } else { Self::Reuse }
     }
 
     /// Makes a release of `staged`.
     ///
     /// # Errors
-    /// When the store may not be written.
-    pub fn seal(self, staged: Staged) -> Result<()> {
+    /// When the store cannot be written.
+    pub fn publish(self, staged: StagedRelease) -> Result<()> {
         match self {
-            Self::Kept => staged.seal(),
-            Self::Renewed => staged.renew(),
+            Self::Reuse => staged.publish(),
+            Self::Rewrite => staged.renew(),
         }
     }
 }
 
-/// Writes the trees of `dues`; the answers in the same order.
+/// Writes the trees of `pending_refs`; returns the results in the same order.
 ///
 /// # Errors
 /// When the repository cannot be read.
 pub fn all(
-    site: &Site,
-    shelf: &Shelf,
-    dues: &[Due],
-    known: Known,
-) -> Result<Vec<Result<Ready, Stop>>> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(dues.len());
+    repository: &Repository,
+    target_store: &TargetStore,
+    pending_refs: &[PendingRef],
+    known: ExistingRelease,
+) -> Result<Vec<Result<ReadyTree, StageError>>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(pending_refs.len());
     if threads <= 1 {
-        let objects = Shared::of(&site.git);
-        return dues.iter().map(|due| one(&site.git, &objects, shelf, due, known)).collect();
+        let objects = ObjectCache::of(&repository.git);
+        return pending_refs
+            .iter()
+            .map(|due| one(&repository.git, &objects, target_store, due, known))
+            .collect();
     }
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(dues.len()));
+    let done = Mutex::new(Vec::with_capacity(pending_refs.len()));
     let work = || -> Result<()> {
-        // The library's handle on a repository is for one thread.
-        let git = Git::open(&site.repo.path)?;
-        let objects = Shared::of(&git);
-        while let Some(due) = dues.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = one(&git, &objects, shelf, due, known)?;
+        // A libgit2 repository handle is for one thread.
+        let git = Git::open_trusting(&repository.repo.path, &repository.repo.trust)?;
+        let objects = ObjectCache::of(&git);
+        while let Some(due) = pending_refs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let answer = one(&git, &objects, target_store, due, known)?;
             done.lock().unwrap_or_else(PoisonError::into_inner).push((&due.name, answer));
         }
         Ok(())
     };
     let ended: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        // As many threads as the system grants, besides this one.
+        let begin = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let workers: Vec<_> = (1..threads).filter_map(begin).collect();
+        let own = work();
+        // A panic in a thread continues here.
+        let join = |worker: thread::ScopedJoinHandle<_>| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        workers.into_iter().map(join).chain([own]).collect()
     });
     for outcome in ended {
-        // A panic there is one here.
-        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        outcome?;
     }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // By name, as they are due.
+    // Sorted by name, like `pending_refs`.
     done.sort_by_key(|(name, _)| *name);
-    let again = |(answer, due): (Result<Ready, Stop>, &Due)| match answer {
-        // Side by side each of several may have taken the room that the other wanted.
-        Err(Stop::Hindered(_)) => one(&site.git, &Shared::of(&site.git), shelf, due, known),
+    let again = |(answer, due): (Result<ReadyTree, StageError>, &PendingRef)| match answer {
+        // Trees that are written in parallel may have taken each other's disk space.
+        Err(StageError::Hindered(_)) => {
+            one(&repository.git, &ObjectCache::of(&repository.git), target_store, due, known)
+        }
         answer => Ok(answer),
     };
-    done.into_iter().map(|(_, answer)| answer).zip(dues).map(again).collect()
+    done.into_iter().map(|(_, answer)| answer).zip(pending_refs).map(again).collect()
 }
 
 fn one(
     git: &Git,
-    objects: &impl Objects,
-    shelf: &Shelf,
-    due: &Due,
-    known: Known,
-) -> Result<Result<Ready, Stop>> {
-    let verdict = |finding| Ok(Err(Stop::Verdict(finding)));
-    let hindered = |error: anyhow::Error| Ok(Err(Stop::Hindered(one_line(&error))));
-    match apply::tree_settings(git, due.revision) {
-        Err(reason) => return verdict(Finding::Refused { reason }),
+    objects: &impl ObjectSource,
+    target_store: &TargetStore,
+    due: &PendingRef,
+    known: ExistingRelease,
+) -> Result<Result<ReadyTree, StageError>> {
+    let verdict = |finding| Ok(Err(StageError::Verdict(finding)));
+    let failed = |error: anyhow::Error| Ok(Err(StageError::Hindered(one_line(&error))));
+    match tree::tree_settings(git, due.revision) {
+        Err(TreeFileError::Refused(reason)) => return verdict(Finding::Refused { reason }),
+        Err(TreeFileError::Unreadable(error)) => return failed(error),
         Ok(tree) => {
             if let Some(reason) = tree.hold {
                 return verdict(Finding::Held { reason });
             }
         }
     }
-    let place = match shelf.place(&due.directory) {
+    let place = match target_store.place(&due.directory) {
         Ok(place) => place,
-        Err(error) => return hindered(error),
+        Err(error) => return failed(error),
     };
-    match shelf.store.has(&place, due.revision) {
-        Ok(true) if known == Known::Kept => return Ok(Ok(Ready::Kept)),
+    match target_store.store.has(&place, due.revision) {
+        Ok(true) if known == ExistingRelease::Reuse => return Ok(Ok(ReadyTree::Existing)),
         Ok(_) => {}
-        Err(error) => return hindered(error),
+        Err(error) => return failed(error),
     }
-    let tree = match apply::whole_tree(git, objects, due.revision) {
+    let tree = match tree::whole_tree(git, objects, due.revision) {
         Ok(tree) => tree,
-        Err(ChangeError::Refused(refusal)) => {
-            return verdict(Finding::Refused { reason: refusal.to_string() });
-        }
-        Err(ChangeError::Unreadable(error)) => return Err(error.into()),
+        Err(error) => return verdict(Finding::of(error)?),
     };
-    match shelf.store.stage(&place, due.revision, &tree, objects) {
-        Ok(staged) => Ok(Ok(Ready::Staged(staged))),
-        Err(error) => hindered(error),
+    match target_store.store.stage(&place, due.revision, &tree, objects) {
+        Ok(staged) => Ok(Ok(ReadyTree::Staged(staged))),
+        Err(error) => failed(error),
     }
 }

@@ -1,26 +1,27 @@
-//! What a disk says when it cannot go on, told apart from every other error, and what a person can
-//! do about it.
+//! Disk errors as distinct from every other error, each with its remedy. Does not know which operation
+//! failed.
 
-use std::fmt;
-use std::io;
+use std::path::Path;
+use std::{fmt, io};
 
-use anyhow::Error;
+use anyhow::{Error, Result};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-/// The disk is to blame, not the repository and not its remote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// No bytes or no inodes are left.
+/// A fault of the disk, not of the repository or its remote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskFault {
+    /// No space or no inodes are left (ENOSPC).
     Full,
-    /// The user's share of it is used up.
+    /// The disk quota of the user is used up (EDQUOT).
     Quota,
-    /// It may not be written to.
+    /// The file system is read-only (EROFS).
     ReadOnly,
-    /// It does not do as it is told.
+    /// The device has I/O errors (EIO).
     Broken,
 }
 
-impl Fault {
+impl DiskFault {
     const ALL: [(Errno, Self); 4] = [
         (Errno::NOSPC, Self::Full),
         (Errno::DQUOT, Self::Quota),
@@ -28,7 +29,7 @@ impl Fault {
         (Errno::IO, Self::Broken),
     ];
 
-    /// The fault behind `error`, if there is one.
+    /// Finds the disk fault that caused `error`; `None` for other causes.
     pub fn of(error: &Error) -> Option<Self> {
         error.chain().find_map(|cause| {
             let known = cause.downcast_ref::<Self>().copied();
@@ -42,27 +43,26 @@ impl Fault {
         })
     }
 
-    /// The fault behind the words of a library that hands on no more than the system's own at their
-    /// end.
+    /// Finds the disk fault in the message of a library that only appends the system's error text.
     pub fn behind(words: &str) -> Option<Self> {
         let ends = |errno: Errno| {
-            let told = io::Error::from(errno).to_string();
-            told.split(" (os error").next().is_some_and(|told| words.ends_with(told))
+            let text = io::Error::from(errno).to_string();
+            text.split(" (os error").next().is_some_and(|text| words.ends_with(text))
         };
         Self::ALL.into_iter().find(|(errno, _)| ends(*errno)).map(|(_, fault)| fault)
     }
 
-    /// What a person can do about it.
+    /// Remedy that the user can apply, as a hint.
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Full => {
                 "free some space or, where df -i shows none left, inodes; \
-                           the next tick goes on by itself"
+                           the next tick continues"
             }
-            Self::Quota => "raise the quota or free some space; the next tick goes on by itself",
+            Self::Quota => "raise the quota or free some space; the next tick continues",
             Self::ReadOnly => {
                 "make the file system writable (dmesg may say why it is not); \
-                               the next tick goes on by itself"
+                               the next tick continues"
             }
             Self::Broken => {
                 "disk I/O error: see dmesg; what was recorded is still there, \
@@ -71,8 +71,8 @@ impl Fault {
         }
     }
 
-    /// `error` with what a person can do about it as its hint, where the disk is to blame, or that it
-    /// is not this user's.
+    /// Adds a hint to `error`: the remedy for a disk fault, or, when permission is denied, to run as
+    /// the owner or root.
     pub fn explained(error: Error) -> Error {
         match Self::of(&error) {
             Some(fault) => error.context(format!("hint: {}", fault.remedy())),
@@ -82,7 +82,23 @@ impl Fault {
     }
 }
 
-/// Whether this user may not do it.
+/// Checks that `bytes` fit in the file system of `dir` and leave an eighth of its free space. A file
+/// system that does not report its free space passes; the write itself may fail then.
+///
+/// # Errors
+/// [`DiskFault::Full`] when they do not fit.
+pub fn check_room(dir: &Path, bytes: u64) -> Result<()> {
+    let Ok(free) = fs2::available_space(dir) else { return Ok(()) };
+    if bytes <= free - free / 8 {
+        return Ok(());
+    }
+    Err(Error::new(DiskFault::Full).context(format!(
+        "{bytes} bytes would have to be written to {}, where {free} are free and an eighth stays so",
+        dir.display()
+    )))
+}
+
+/// Whether a permission error caused `error`.
 fn is_denied(error: &Error) -> bool {
     let denied = |kind| kind == io::ErrorKind::PermissionDenied;
     error.chain().any(|cause| {
@@ -91,7 +107,7 @@ fn is_denied(error: &Error) -> bool {
     })
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for DiskFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "the disk is full",
@@ -102,7 +118,7 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for DiskFault {}
 
 #[cfg(test)]
 mod tests {
@@ -111,28 +127,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_found_however_deep_and_whoever_tells_it() {
-        let told = |error: Error| Fault::of(&error.context("cannot write a").context("ops"));
-        assert_eq!(told(io::Error::from(Errno::NOSPC).into()), Some(Fault::Full));
-        assert_eq!(told(Errno::ROFS.into()), Some(Fault::ReadOnly));
-        assert_eq!(told(Fault::Broken.into()), Some(Fault::Broken));
-        assert_eq!(told(io::Error::from(Errno::NOENT).into()), None);
-        assert_eq!(told(anyhow!("No space left on device")), None, "words alone may be anybody's");
+    fn a_fault_is_found_however_deep_and_from_any_library() {
+        let text = |error: Error| DiskFault::of(&error.context("cannot write a").context("ops"));
+        assert_eq!(text(io::Error::from(Errno::NOSPC).into()), Some(DiskFault::Full));
+        assert_eq!(text(Errno::ROFS.into()), Some(DiskFault::ReadOnly));
+        assert_eq!(text(DiskFault::Broken.into()), Some(DiskFault::Broken));
+        assert_eq!(text(io::Error::from(Errno::NOENT).into()), None);
+        assert_eq!(text(anyhow!("No space left on device")), None, "words alone may be anybody's");
     }
 
     #[test]
     fn a_librarys_words_are_the_systems() {
-        assert_eq!(Fault::behind("cannot extend a: No space left on device"), Some(Fault::Full));
-        assert_eq!(Fault::behind("cannot connect: Connection refused"), None);
+        assert_eq!(
+            DiskFault::behind("cannot extend a: No space left on device"),
+            Some(DiskFault::Full)
+        );
+        assert_eq!(DiskFault::behind("cannot connect: Connection refused"), None);
     }
 
     #[test]
     fn the_hint_comes_once_and_only_where_the_disk_or_the_user_is_to_blame() {
-        let told = Fault::explained(Error::from(Fault::Full).context("cannot write a"));
-        assert_eq!(told.to_string(), format!("hint: {}", Fault::Full.remedy()));
-        let told = Fault::explained(Error::from(Errno::ACCESS).context("cannot write a"));
-        assert!(told.to_string().starts_with("hint: run this as"));
+        let text = DiskFault::explained(Error::from(DiskFault::Full).context("cannot write a"));
+        assert_eq!(text.to_string(), format!("hint: {}", DiskFault::Full.remedy()));
+        let text = DiskFault::explained(Error::from(Errno::ACCESS).context("cannot write a"));
+        assert!(text.to_string().starts_with("hint: run this as"));
         let other = Err::<(), _>(anyhow!("no such thing")).context("ops").unwrap_err();
-        assert_eq!(Fault::explained(other).to_string(), "ops");
+        assert_eq!(DiskFault::explained(other).to_string(), "ops");
     }
 }

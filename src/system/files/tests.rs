@@ -84,7 +84,7 @@ fn only_regular_files_of_a_sane_size_are_read() {
         ("link", "a symbolic link"),
         ("pipe", "a named pipe"),
         ("socket", "a socket"),
-        (".", "a folder"),
+        (".", "a directory"),
     ] {
         match read_small(&at(name), 9) {
             Err(ReadError::NotAFile { found, .. }) => assert_eq!(found, what),
@@ -104,7 +104,7 @@ fn removing_what_is_not_there_is_fine() {
 }
 
 #[test]
-fn folders_are_made_with_their_mode_and_existing_ones_keep_theirs() {
+fn directories_are_made_with_their_mode_and_existing_ones_keep_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     let deep = dir.path().join("a/b");
@@ -117,7 +117,7 @@ fn folders_are_made_with_their_mode_and_existing_ones_keep_theirs() {
 }
 
 #[test]
-fn a_folder_is_never_reached_through_a_link() {
+fn a_directory_is_never_reached_through_a_link() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("root/real")).unwrap();
     symlink("real", dir.path().join("root/link")).unwrap();

@@ -1,46 +1,62 @@
-//! What a push brought into a repository on a server, for people to read. The repository may be bare
-//! and need not be a clone of ours.
+//! Lists the commits that a push brought into a repository on a server, for people to read. The
+//! repository may be bare and need not be a clone of the agent's.
 #![expect(clippy::disallowed_types, reason = "the one door to libgit2")]
 
 use std::path::Path;
 
 use anyhow::Result;
 use chrono::DateTime;
-use git2::{Commit, Repository, RepositoryOpenFlags, Signature};
+use git2::{ObjectType, Oid, Repository, RepositoryOpenFlags, Signature};
 
 use super::error::explained;
-use super::{commit_of, oid_of};
-use crate::domain::bus::{Logged, Update};
+use super::history::{self, History};
+use super::{commit_of, oid_in};
+use crate::domain::bus::message::{CommitSummary, RefUpdate};
 
 /// The commits that `update` brought into the repository at `git_dir`, newest first, at most `most`:
-/// back along the first parents to where the ref was. Of a new ref only the newest is told: where it
-/// left its neighbours would have to be searched for. None of one that is gone, and of one that does
-/// not lead to a commit.
+/// along the first parents back to the old tip. Only the newest for a new ref, since finding where it
+/// left the other branches would take a search. None for a removed ref, or one that does not lead to a
+/// commit.
 ///
 /// # Errors
 /// When the repository cannot be read.
-pub fn brought(git_dir: &Path, update: &Update, most: usize) -> Result<Vec<Logged>> {
+pub fn brought(git_dir: &Path, update: &RefUpdate, most: usize) -> Result<Vec<CommitSummary>> {
     let Some(new) = update.new else { return Ok(Vec::new()) };
     let none: [&std::ffi::OsStr; 0] = [];
     let flags = RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::BARE;
     let repo = Repository::open_ext(git_dir, flags, none).map_err(|error| explained(&error))?;
-    let Ok(tip) = repo.find_object(oid_of(&new)?, None)?.peel_to_commit() else {
+    let tip = history::peeled(&repo, oid_in(&repo, &new)?)?;
+    if repo.odb()?.read_header(tip)?.1 != ObjectType::Commit {
         return Ok(Vec::new());
-    };
-    let old = update.old.map(|old| oid_of(&old)).transpose()?;
+    }
+    let old = update.old.map(|old| oid_in(&repo, &old)).transpose()?;
     let most = if old.is_some() { most } else { 1 };
-    let first_parents = std::iter::successors(Some(tip), |commit| commit.parent(0).ok());
+    let history = History::of(&repo)?;
+    let first_parents = std::iter::successors(Some(tip), |commit| {
+        let parent = history.commit(*commit).ok()?.parents.first().copied()?;
+        repo.odb().is_ok_and(|odb| odb.exists(parent)).then_some(parent)
+    });
     first_parents
-        .take_while(|commit| Some(commit.id()) != old)
+        .take_while(|commit| Some(*commit) != old)
         .take(most)
-        .map(|commit| logged(&commit))
+        .map(|commit| logged(&repo, commit))
         .collect()
 }
 
-fn logged(commit: &Commit<'_>) -> Result<Logged> {
+fn logged(repo: &Repository, commit: Oid) -> Result<CommitSummary> {
+    let Ok(commit) = repo.find_commit(commit) else {
+        let raw = history::raw_commit(repo, commit)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        return Ok(CommitSummary {
+            commit: commit_of(commit)?,
+            author: text(&raw.author),
+            date: String::new(),
+            message: text(&raw.message),
+        });
+    };
     let author = commit.author();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Logged {
+    Ok(CommitSummary {
         commit: commit_of(commit.id())?,
         author: format!("{} <{}>", text(author.name_bytes()), text(author.email_bytes())),
         date: date(&author),
@@ -48,7 +64,7 @@ fn logged(commit: &Commit<'_>) -> Result<Logged> {
     })
 }
 
-/// As `git log` writes it.
+/// The author's date, as `git log` writes it.
 fn date(author: &Signature<'_>) -> String {
     let when = author.when();
     let offset = chrono::FixedOffset::east_opt(when.offset_minutes().saturating_mul(60));

@@ -1,53 +1,103 @@
-//! The only user of libgit2: open, observe, fetch, merge, refs. It never checks out a tree, never
-//! runs anything, and reads no configuration but the repository's own.
+//! The only user of libgit2: opens repositories, reads their state, merges, reads and writes refs. It
+//! never checks out a tree, never starts a program, and reads no configuration but the repository's own.
+//! The protocol with remotes is in `system::remote`.
 //!
-//! Many refs at once are in [`packed`], objects and the index in [`objects`], the files of the object store in [`packs`], damaged ones
-//! in [`repair`]; the wire is `system::remote`.
+//! [`packed_refs`] writes many refs at once, [`objects`] has objects and the index, [`packs`] the files
+//! of the object store, [`repair`] the damaged ones.
 #![expect(clippy::disallowed_types, reason = "the one door to libgit2")]
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
-use git2::{ErrorCode, Oid, Repository, RepositoryOpenFlags, RepositoryState};
+use anyhow::{Context, Result, bail};
+use git2::{ErrorCode, ObjectType, Oid, Repository, RepositoryOpenFlags, RepositoryState};
 
-use self::error::{explained, patiently};
-use crate::domain::git::{Commit, Id, RefName, Relation, Remote, Scheme};
-use crate::domain::remote::Format;
+use self::error::explained;
+use self::history::History;
+use crate::domain::git::{Commit, ObjectFormat, ObjectId, RefName, Relation, Remote, RemoteScheme};
+use crate::domain::text::EscapeControls;
+use crate::system::files;
+use crate::system::trust::Trust;
 
+pub(super) use self::format::{format_of, oid_in};
+
+pub mod config;
+pub mod damage;
 pub mod error;
+mod format;
+mod history;
+pub mod index_pack;
 pub mod log;
 pub mod merge;
 pub mod objects;
 pub mod ownership;
-pub mod packed;
+pub mod packed_refs;
 pub mod packs;
+pub mod quarantine;
+mod refs;
 pub mod repair;
+pub mod size_limits;
+pub mod torn_objects;
+pub mod upstream;
 
-/// The acted revision as a ref: its log is the machine's own history, and it keeps the commits from
-/// being collected.
+/// The ref of the deployed commit. Its log is the machine's own history, and it keeps the commits from
+/// garbage collection.
 pub const ACTED: &str = "refs/pmpy/acted";
 
-/// One repository, opened.
+/// An open repository.
 pub struct Git {
     repo: Repository,
-    /// Whether a loose object is torn; looked for once, before the first walk through many objects.
-    torn: OnceCell<Option<PathBuf>>,
+    /// The first torn loose object; `None` inside when there is none. Looked for once, before the first
+    /// walk through many objects.
+    torn: OnceCell<Option<(PathBuf, ObjectId)>>,
+    /// Bytes of the largest blob that is held in memory. Determined at the first use, since an idle tick
+    /// never needs it.
+    max_file: OnceCell<u64>,
+    /// The users who may change the repository.
+    trust: Arc<Trust>,
+    /// Why its object store must not be opened, if so. Checked once, before the first object is read.
+    store_fault: OnceCell<Option<String>>,
+    /// Whether the configuration ends with a newline, as git writes it.
+    config_ends: bool,
+    /// Whether a directory was found in the place of a ref's file.
+    directory_met: Cell<bool>,
 }
 
-/// What HEAD is.
+/// The reason why a file of a commit cannot be read.
+#[derive(Debug)]
+pub enum FileError {
+    /// It is no file, or larger than allowed; this is the same in every clone.
+    Unfit(String),
+    /// It cannot be read in this clone.
+    Unreadable(anyhow::Error),
+}
+
+impl From<anyhow::Error> for FileError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl From<git2::Error> for FileError {
+    fn from(error: git2::Error) -> Self {
+        Self::Unreadable(explained(&error))
+    }
+}
+
+/// The state of HEAD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// On this branch; `None` while it has no commit.
+    /// On this branch, at this commit; `None` while the branch has no commit.
     Branch(RefName, Option<Commit>),
     /// On no branch.
     Detached,
-    /// It names no branch.
-    Odd(String),
+    /// A symbolic ref to a name that is no branch.
+    NonBranch(String),
 }
 
-/// The version of the libgit2 that is built in.
+/// The version of the built-in libgit2.
 pub fn libgit2_version() -> String {
     let (major, minor, patch) = git2::Version::get().libgit2_version();
     format!("{major}.{minor}.{patch}")
@@ -57,12 +107,8 @@ pub(super) fn commit_of(oid: Oid) -> Result<Commit> {
     id_of(oid).map(Commit)
 }
 
-pub(super) fn id_of(oid: Oid) -> Result<Id> {
-    Id::from_bytes(oid.as_bytes()).context("libgit2 gave an object id of an unknown length")
-}
-
-pub(super) fn oid_of(id: &Id) -> Result<Oid> {
-    Ok(Oid::from_bytes(id.as_bytes())?)
+pub(super) fn id_of(oid: Oid) -> Result<ObjectId> {
+    ObjectId::from_bytes(oid.as_bytes()).context("libgit2 gave an object id of an unknown length")
 }
 
 fn missing(error: &git2::Error) -> bool {
@@ -70,44 +116,70 @@ fn missing(error: &git2::Error) -> bool {
 }
 
 impl Git {
-    /// Opens the clone whose worktree is at `path`; never searches upwards.
+    /// Opens a clone as [`Git::open_trusting`], with trust in root and the user that the agent runs as.
     ///
     /// # Errors
-    /// When libgit2 cannot read it, or others than its user may change it.
+    /// As for [`Git::open_trusting`].
     pub fn open(path: &Path) -> Result<Self> {
-        ownership::check(path, rustix::process::geteuid().as_raw())?;
+        Self::open_trusting(path, &Arc::new(Trust::own()))
+    }
+
+    /// Opens the clone whose worktree is at `path`, a real path; never searches upwards.
+    ///
+    /// # Errors
+    /// When libgit2 cannot read it, or a user outside `trust` may change it.
+    pub fn open_trusting(path: &Path, trust: &Arc<Trust>) -> Result<Self> {
+        let config = ownership::check_opened(path, trust)?;
         let none: [&std::ffi::OsStr; 0] = [];
         let repo = Repository::open_ext(path, RepositoryOpenFlags::NO_SEARCH, none)
             .map_err(|error| explained(&error))
             .with_context(|| format!("cannot open the repository at {}", path.display()))?;
-        Ok(Self { repo, torn: OnceCell::new() })
+        let ends = |text: Vec<u8>| text.last() == Some(&b'\n');
+        Ok(Self { config_ends: config.is_none_or(ends), ..Self::of(repo, Arc::clone(trust)) })
     }
 
-    /// Fails when a loose object is torn: see [`packs::torn_object`]. Whatever reads more than one
-    /// object asks this first.
-    ///
-    /// # Errors
-    /// Says which.
-    pub fn no_torn_object(&self) -> Result<()> {
-        match self.torn.get_or_init(|| packs::torn_object(self.git_dir())) {
-            Some(path) => bail!("the object {} is damaged", path.display()),
+    fn of(repo: Repository, trust: Arc<Trust>) -> Self {
+        let (torn, max_file, store_fault) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        let directory_met = Cell::new(false);
+        Self { repo, torn, max_file, trust, store_fault, config_ends: true, directory_met }
+    }
+
+    /// Fails when libgit2 must not open the files of the object store that it opens by itself. Every
+    /// method that reads an object calls this first.
+    fn plain_store(&self) -> Result<()> {
+        let look = || ownership::check_store(self.git_dir(), &self.trust).err();
+        match self.store_fault.get_or_init(|| look().map(|fault| fault.to_string())) {
+            Some(fault) => bail!(fault.clone()),
             None => Ok(()),
         }
     }
 
-    /// Whether the file of this one object is torn.
-    fn is_torn(&self, id: &Id) -> bool {
-        let name = id.to_string();
-        let (folder, rest) = name.split_at(2);
-        packs::is_torn(&self.git_dir().join("objects").join(folder).join(rest))
+    /// Fails when a loose object is torn: see [`torn_objects::torn_object`]. Every method that reads
+    /// more than one object calls this first.
+    ///
+    /// # Errors
+    /// When an object is torn; names it.
+    pub fn no_torn_object(&self) -> Result<()> {
+        self.plain_store()?;
+        match self.torn.get_or_init(|| torn_objects::torn_object(self.git_dir(), self.format())) {
+            Some((path, _)) => bail!("the object {} is damaged", path.display()),
+            None => Ok(()),
+        }
     }
 
-    /// Why nothing may be done in it, with the remedy; `None` when all is well. `worktree` is where
-    /// it was found.
+    /// Whether the file of this object is torn.
+    fn is_torn(&self, id: &ObjectId) -> bool {
+        let name = id.to_string();
+        let (dir, rest) = name.split_at(2);
+        torn_objects::is_torn(&self.git_dir().join("objects").join(dir).join(rest))
+    }
+
+    /// Why nothing may be done in the repository, with the remedy; `None` when it may be used.
+    /// `worktree` is where it was found.
     pub fn obstacle(&self, worktree: &Path) -> Option<String> {
         if self.repo.is_worktree() {
             return Some(
-                "it is a linked worktree; only whole clones are acted upon: \
+                "it is a linked worktree; only whole clones are supported: \
                  move it out of the root or clone it"
                     .to_owned(),
             );
@@ -115,14 +187,14 @@ impl Git {
         if self.repo.commondir() != self.repo.path() {
             return Some(format!(
                 "its .git/commondir takes objects, refs and configuration from {}; \
-                 only whole clones are acted upon: clone it",
+                 only whole clones are supported: clone it",
                 self.repo.commondir().display()
             ));
         }
         if self.repo.is_bare() {
             return Some("it is bare: it has no worktree to act in; clone it elsewhere".to_owned());
         }
-        let elsewhere = self.repo.workdir().filter(|workdir| !same_folder(workdir, worktree));
+        let elsewhere = self.repo.workdir().filter(|workdir| !same_dir(workdir, worktree));
         if let Some(elsewhere) = elsewhere {
             return Some(format!(
                 "core.worktree in its configuration puts its files at {}; \
@@ -154,12 +226,26 @@ impl Git {
         ))
     }
 
-    /// `.git`.
+    /// Why the files here may not be updated, with the remedy: a sparse checkout leaves some of them out,
+    /// and the agent keeps whole worktrees. `None` when there is none. `worktree` is where it was found.
+    pub fn sparse_checkout(&self, worktree: &Path) -> Option<String> {
+        let sparse = self.repo.config().and_then(|config| config.get_bool("core.sparsecheckout"));
+        sparse.unwrap_or(false).then(|| {
+            let clone = worktree.display();
+            format!(
+                "it is a sparse checkout (core.sparseCheckout), which leaves files out on purpose, and \
+                 the agent keeps whole worktrees; take them all in: git -C {clone} sparse-checkout \
+                 disable; or show a whole tree elsewhere, with mode = \"checkout\" and a target"
+            )
+        })
+    }
+
+    /// The path of `.git`.
     pub fn git_dir(&self) -> &Path {
         self.repo.path()
     }
 
-    /// What HEAD is.
+    /// The branch or the commit that HEAD is on.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -170,38 +256,21 @@ impl Git {
             .context("HEAD cannot be read; it should hold a line such as: ref: refs/heads/main")?;
         let Ok(Some(target)) = head.symbolic_target() else { return Ok(Head::Detached) };
         let Some(Ok(branch)) = target.strip_prefix("refs/heads/").map(str::parse::<RefName>) else {
-            return Ok(Head::Odd(target.escape_debug().to_string()));
+            return Ok(Head::NonBranch(target.escape_controls()));
         };
-        let commit = self.ref_commit(&branch.local())?;
+        let commit = self.ref_id(&branch.local())?;
         Ok(Head::Branch(branch, commit))
-    }
-
-    /// The commit that a full ref name points at; `None` when there is no such ref.
-    ///
-    /// # Errors
-    /// When the ref cannot be read, or points at nothing.
-    pub fn ref_commit(&self, name: &str) -> Result<Option<Commit>> {
-        match self.repo.refname_to_id(name) {
-            Ok(oid) => commit_of(oid).map(Some),
-            Err(error) if missing(&error) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("the ref {name} cannot be read")),
-        }
-    }
-
-    /// Where `origin` points, from the repository's own configuration.
-    pub fn origin(&self) -> Option<Remote> {
-        let config = self.repo.config().ok()?;
-        let url = config.get_string("remote.origin.url").ok()?;
-        (!url.is_empty()).then(|| Remote::new(url))
     }
 
     /// Whether `commit` is in the object store.
     pub fn has(&self, commit: Commit) -> bool {
-        !self.is_torn(&commit.0)
-            && oid_of(&commit.0).is_ok_and(|oid| self.repo.find_commit(oid).is_ok())
+        self.plain_store().is_ok()
+            && self
+                .oid(&commit.0)
+                .is_ok_and(|oid| !self.is_torn(&commit.0) && self.raw_commit(oid).is_ok())
     }
 
-    /// How `head` stands to `tip`. Both must be here.
+    /// The relation of `head` to `tip`. Both have to be in the object store.
     ///
     /// # Errors
     /// When history cannot be read.
@@ -225,33 +294,55 @@ impl Git {
         if tip == commit {
             return Ok(true);
         }
+        // A commit of the other object format is in no history here.
+        let (Ok(from), Ok(to)) = (self.oid(&tip.0), self.oid(&commit.0)) else { return Ok(false) };
         self.no_torn_object()?;
-        match self.repo.graph_descendant_of(oid_of(&tip.0)?, oid_of(&commit.0)?) {
+        match self.repo.graph_descendant_of(from, to) {
             Ok(contains) => Ok(contains),
-            // A commit that was collected, or cut off by a shallow clone, is in nobody's history.
-            Err(error) if missing(&error) => Ok(false),
-            Err(error) => Err(error)
+            // A commit that was collected, or that a shallow clone lacks, is in no history. When both
+            // commits are here and one between them is not, that is damage, and says nothing about
+            // upstream.
+            Err(error) if missing(&error) && (self.repo.is_shallow() || !self.has(commit)) => {
+                Ok(false)
+            }
+            Err(error) => History::of(&self.repo)
+                .and_then(|history| history.contains(from, to))
+                .map_err(|_| error)
                 .with_context(|| format!("the history between {commit} and {tip} cannot be read")),
         }
     }
 
+    /// Reads commit `oid`, whatever its author line is.
+    fn raw_commit(&self, oid: Oid) -> Result<history::RawCommit> {
+        history::raw_commit(&self.repo, oid)
+    }
+
     /// The first line of a commit's message, at most 200 characters; empty when it cannot be read.
     pub fn subject(&self, commit: Commit) -> String {
-        let found = oid_of(&commit.0)
-            .ok()
-            .filter(|_| !self.is_torn(&commit.0))
-            .and_then(|oid| self.repo.find_commit(oid).ok());
-        let line = found.as_ref().and_then(|commit| commit.summary_bytes()).unwrap_or_default();
-        String::from_utf8_lossy(line).chars().take(200).collect()
+        let readable = self.plain_store().is_ok() && !self.is_torn(&commit.0);
+        let Some(oid) = self.oid(&commit.0).ok().filter(|_| readable) else { return String::new() };
+        let line = match self.repo.find_commit(oid) {
+            Ok(commit) => commit.summary_bytes().unwrap_or_default().to_owned(),
+            Err(_) => {
+                let message = self.raw_commit(oid).map_or_else(|_| Vec::new(), |raw| raw.message);
+                let line = message.split(|&byte| byte == b'\n').find(|line| !line.is_empty());
+                line.unwrap_or_default().to_owned()
+            }
+        };
+        String::from_utf8_lossy(&line).chars().take(200).collect()
     }
 
     /// The commit that `text` names: a full or abbreviated id, a branch, a tag, `main~2`, …
     ///
     /// # Errors
-    /// When it names no commit that is here.
+    /// When it names no commit in this repository.
     pub fn resolve(&self, text: &str) -> Result<Commit> {
-        let shown = text.escape_debug();
+        let shown = text.escape_controls();
         self.no_torn_object()?;
+        self.no_oversized_ref()?;
+        if let Some(commit) = self.plainly_named(text) {
+            return Ok(commit);
+        }
         let object =
             self.repo.revparse_single(text).map_err(|error| explained(&error)).with_context(
                 || {
@@ -267,158 +358,77 @@ impl Git {
         commit_of(commit.id())
     }
 
+    /// The commit whose full id or whose ref `text` is; `None` for all else that names one.
+    fn plainly_named(&self, text: &str) -> Option<Commit> {
+        let oid = match text.parse::<ObjectId>() {
+            Ok(id) => self.oid(&id).ok()?,
+            Err(_) => self.repo.resolve_reference_from_short_name(text).ok()?.target()?,
+        };
+        let oid = history::peeled(&self.repo, oid).ok()?;
+        self.raw_commit(oid).ok().and_then(|_| commit_of(oid).ok())
+    }
+
     /// A file at the top of a commit's tree, of at most `cap` bytes; `None` when there is none.
     ///
     /// # Errors
-    /// When it cannot be read, is no file or larger.
-    pub fn file_at(&self, commit: Commit, name: &str, cap: usize) -> Result<Option<Vec<u8>>> {
+    /// When the file is unfit or unreadable; see [`FileError`].
+    pub fn file_at(
+        &self,
+        commit: Commit,
+        name: &str,
+        cap: usize,
+    ) -> Result<Option<Vec<u8>>, FileError> {
         self.no_torn_object()?;
-        let tree = self.repo.find_commit(oid_of(&commit.0)?)?.tree()?;
+        let tree = self.repo.find_tree(self.raw_commit(self.oid(&commit.0)?)?.tree)?;
         let Some(entry) = tree.get_name(name) else { return Ok(None) };
-        // The size first: whoever pushes could fill the memory.
+        if entry.kind() != Some(ObjectType::Blob) {
+            return Err(FileError::Unfit(format!("{name} is no file")));
+        }
+        // The size first: a push could bring a file that fills the memory.
         let (size, _) = self.repo.odb()?.read_header(entry.id())?;
         if size > cap {
-            bail!("{name} is larger than {cap} bytes");
+            return Err(FileError::Unfit(format!("{name} is larger than {cap} bytes")));
         }
-        let blob =
-            entry.to_object(&self.repo)?.into_blob().map_err(|_| anyhow!("{name} is no file"))?;
-        Ok(Some(blob.content().to_owned()))
+        Ok(Some(self.repo.find_blob(entry.id())?.content().to_owned()))
     }
 
-    /// What a ref points at, which of an annotated tag is the tag; `None` when there is no such ref.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn ref_id(&self, name: &str) -> Result<Option<Commit>> {
-        match self.repo.refname_to_id(name) {
-            Ok(oid) => commit_of(oid).map(Some),
-            Err(error) if missing(&error) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("the ref {name} cannot be read")),
-        }
-    }
-
-    /// Whether an object of any kind is here.
+    /// Whether the object, of any kind, is in the object store.
     pub fn has_object(&self, id: Commit) -> bool {
-        oid_of(&id.0).is_ok_and(|oid| self.repo.odb().is_ok_and(|odb| odb.exists(oid)))
+        self.plain_store().is_ok()
+            && self.oid(&id.0).is_ok_and(|oid| self.repo.odb().is_ok_and(|odb| odb.exists(oid)))
     }
 
-    /// The commit that an object is or, as an annotated tag, stands for.
+    /// The commit that an object is or, as an annotated tag, points at; `None` for other objects.
     pub fn peeled(&self, id: Commit) -> Option<Commit> {
-        let found = self.repo.find_object(oid_of(&id.0).ok()?, None).ok()?;
-        commit_of(found.peel_to_commit().ok()?.id()).ok()
+        self.plain_store().ok()?;
+        let oid = history::peeled(&self.repo, self.oid(&id.0).ok()?).ok()?;
+        self.raw_commit(oid).ok().and_then(|_| commit_of(oid).ok())
     }
 
-    /// Points a full ref name at `to`, whatever it pointed at before; with a log entry.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_ref(&self, name: &str, to: Commit, message: &str) -> Result<()> {
-        self.repo
-            .reference(name, oid_of(&to.0)?, true, message)
-            .map(drop)
-            .map_err(|error| explained(&error))
-            .with_context(|| format!("the ref {name} cannot be written"))
-    }
-
-    /// As [`Git::set_ref`], for a ref of ours, which git by itself keeps no log of.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_logged_ref(&self, name: &str, to: Commit, message: &str) -> Result<()> {
-        self.repo
-            .reference_ensure_log(name)
-            .with_context(|| format!("the log of the ref {name} cannot be written"))?;
-        self.set_ref(name, to, message)
-    }
-
-    /// The full names of all refs under `prefix`, such as `refs/pmpy/saved/`; names that are no text
-    /// left out.
-    ///
-    /// # Errors
-    /// When refs cannot be listed.
-    pub fn refs_below(&self, prefix: &str) -> Result<Vec<String>> {
-        let refs = self
-            .repo
-            .references_glob(&format!("{prefix}*"))
-            .with_context(|| format!("the refs below {prefix} cannot be listed"))?;
-        Ok(refs.flatten().filter_map(|found| found.name().ok().map(str::to_owned)).collect())
-    }
-
-    /// What the repository's own configuration says of `key`.
+    /// The value of `key` in the repository's own configuration; `None` when it has none.
     pub fn setting(&self, key: &str) -> Option<String> {
         self.repo.config().ok()?.get_string(key).ok()
-    }
-
-    /// Removes a ref; nothing there is fine.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn remove_ref(&self, name: &str) -> Result<()> {
-        match self.repo.find_reference(name) {
-            Ok(mut found) => {
-                found.delete().with_context(|| format!("the ref {name} cannot be removed"))
-            }
-            Err(error) if missing(&error) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("the ref {name} cannot be read")),
-        }
-    }
-
-    /// Moves `branch` from `from` to `to` and HEAD onto it, provided that nobody moved it meanwhile.
-    ///
-    /// # Errors
-    /// When somebody did, or it cannot be written.
-    pub fn move_branch(
-        &self,
-        branch: &RefName,
-        from: Option<Commit>,
-        to: Commit,
-        message: &str,
-    ) -> Result<()> {
-        let name = branch.local();
-        let moved_by_hand = || {
-            format!("{name} was moved by somebody else meanwhile\nhint: the next tick looks again")
-        };
-        match self.ref_commit(&name)? {
-            Some(now) if now == to => {}
-            Some(now) => {
-                if Some(now) != from && !self.contains(to, now)? {
-                    bail!(moved_by_hand());
-                }
-                let (from, to) = (oid_of(&now.0)?, oid_of(&to.0)?);
-                patiently(|| {
-                    let moved = self.repo.reference_matching(&name, to, true, from, message);
-                    moved.map_err(|error| explained(&error))
-                })
-                .with_context(|| format!("the ref {name} cannot be moved"))?;
-            }
-            None => {
-                self.repo
-                    .reference(&name, oid_of(&to.0)?, false, message)
-                    .map_err(|error| explained(&error))
-                    .with_context(|| format!("the ref {name} cannot be made"))?;
-                self.follow(branch)?;
-            }
-        }
-        match self.head()? {
-            Head::Branch(current, _) if current == *branch => Ok(()),
-            _ => self
-                .repo
-                .set_head(&name)
-                .map_err(|error| explained(&error))
-                .with_context(|| format!("HEAD cannot be put on {name}")),
-        }
     }
 
     /// Makes an empty clone of `remote` at `path`, on `branch`.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn create(path: &Path, remote: &Remote, format: Format, branch: &RefName) -> Result<Self> {
+    pub fn create(
+        path: &Path,
+        remote: &Remote,
+        format: ObjectFormat,
+        branch: &RefName,
+    ) -> Result<Self> {
+        // This makes the directories before libgit2 does, without the default ACL of the directory
+        // above, which could let another user write there.
+        files::make_private_tree(path, ".git")
+            .with_context(|| format!("cannot make a clone at {}", path.display()))?;
         let mut options = git2::RepositoryInitOptions::new();
         options.no_reinit(true).external_template(false).initial_head(branch.as_str());
         options.object_format(match format {
-            Format::Sha1 => git2::ObjectFormat::Sha1,
-            Format::Sha256 => git2::ObjectFormat::Sha256,
+            ObjectFormat::Sha1 => git2::ObjectFormat::Sha1,
+            ObjectFormat::Sha256 => git2::ObjectFormat::Sha256,
         });
         let repo = Repository::init_opts(path, &options)
             .map_err(|error| explained(&error))
@@ -426,51 +436,46 @@ impl Git {
         repo.remote("origin", &public_url(remote))
             .map_err(|error| explained(&error))
             .context("cannot name the remote")?;
-        Ok(Self { repo, torn: OnceCell::new() })
+        Ok(Self::of(repo, Arc::new(Trust::own())))
     }
 
-    /// Records that `branch` follows the same one of `origin`, as git-clone(1) does.
-    fn follow(&self, branch: &RefName) -> Result<()> {
+    /// Records that `branch` follows the same branch of `remote`, as git-clone(1) does, unless it follows
+    /// something.
+    fn follow(&self, branch: &RefName, remote: &str) -> Result<()> {
         let mut config = self.repo.config()?;
-        config.set_str(&format!("branch.{branch}.remote"), "origin")?;
+        if config.get_string(&format!("branch.{branch}.merge")).is_ok() {
+            return Ok(());
+        }
+        config.set_str(&format!("branch.{branch}.remote"), remote)?;
         config.set_str(&format!("branch.{branch}.merge"), &branch.local())?;
         Ok(())
     }
 
-    /// The repository for the wire, which takes what to do from our configuration and nothing from
-    /// the clone's own: an `insteadOf` there would send the fetch to another server. Every later
-    /// use of this value sees an empty configuration as well.
+    /// The repository with an empty configuration, for the protocol with a remote: an `insteadOf` in the
+    /// clone's own would send the fetch to another server. Every later use of this value sees the empty
+    /// configuration as well.
     pub(super) fn for_the_wire(&self) -> Result<&Repository> {
         self.repo.set_config(&git2::Config::new()?)?;
         Ok(&self.repo)
     }
 }
 
-/// The address of a remote as it stands in a clone's configuration, which everybody may read: a
-/// password stays in ours.
+/// The address of a remote for a clone's configuration, without a password: every user may read that
+/// file.
 pub fn public_url(remote: &Remote) -> String {
     match remote.scheme() {
-        Some(Scheme::Http | Scheme::Https) => remote.to_string(),
+        Some(RemoteScheme::Http | RemoteScheme::Https) => remote.to_string(),
         _ => remote.secret_url().to_owned(),
     }
 }
 
-/// By which hash a repository names its objects.
-pub(super) fn format_of(repo: &Repository) -> Format {
-    match repo.object_format() {
-        git2::ObjectFormat::Sha256 => Format::Sha256,
-        _ => Format::Sha1,
-    }
-}
-
-/// Whether two paths lead to one folder.
-fn same_folder(one: &Path, other: &Path) -> bool {
+/// Whether two paths lead to the same directory.
+fn same_dir(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino()));
     one == other || matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// The git directory of a worktree, found without opening the repository: `.git` where that is a
-/// folder.
+/// The git directory of a worktree, without opening the repository; `None` when `.git` is no directory.
 pub fn git_dir_of(worktree: &Path) -> Option<PathBuf> {
     let git = worktree.join(".git");
     git.symlink_metadata().is_ok_and(|meta| meta.is_dir()).then_some(git)

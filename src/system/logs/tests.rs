@@ -1,6 +1,7 @@
 //! Tests of `logs`.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
 
@@ -12,12 +13,12 @@ fn revision() -> Commit {
     "1234abcd56".repeat(4).parse().unwrap()
 }
 
-fn log(dir: &Path) -> Log {
-    Log::create(dir, now(), &revision()).unwrap()
+fn log(dir: &Path) -> ActionLog {
+    ActionLog::create(dir, now(), &revision()).unwrap()
 }
 
 fn everything(path: &Path) -> Vec<String> {
-    let mut reader = Reader::open(path).unwrap();
+    let mut reader = LogReader::open(path).unwrap();
     let mut all = Vec::new();
     loop {
         let lines = reader.lines().unwrap();
@@ -56,7 +57,7 @@ fn the_latest_log_is_that_of_the_latest_action_however_quick() {
     let at: DateTime<Utc> = "2026-11-22T09:00:00.100Z".parse().unwrap();
     for (later, revision) in [(0, "f"), (7, "1"), (350, "e")] {
         let revision = revision.repeat(40).parse().unwrap();
-        Log::create(temp.path(), at + Duration::milliseconds(later), &revision).unwrap();
+        ActionLog::create(temp.path(), at + Duration::milliseconds(later), &revision).unwrap();
     }
     let order: Vec<_> =
         list(temp.path()).unwrap().into_iter().map(|entry| entry.revision).collect();
@@ -104,7 +105,7 @@ fn a_script_that_writes_a_hundred_megabytes_takes_ten_and_keeps_its_head_and_tai
     let path = temp.path().join(log.name());
     assert!(fs::metadata(&path).unwrap().len() > 120_000_000);
 
-    // What a reader sees meanwhile is what remains in the end, but for the last line.
+    // A reader sees the same during the run as at the end, except for the last line.
     log.file().write_all(b"the end\n").unwrap();
     let meanwhile = everything(&path);
     log.finish(now(), &Outcome::Succeeded, 3.0);
@@ -122,7 +123,7 @@ fn a_script_that_writes_a_hundred_megabytes_takes_ten_and_keeps_its_head_and_tai
 }
 
 #[test]
-fn a_daemon_left_behind_goes_on_writing_into_the_log_that_is_seen() {
+fn a_daemon_left_behind_continues_writing_into_the_log_that_is_seen() {
     let temp = tempfile::tempdir().unwrap();
     let log = log(temp.path());
     let path = temp.path().join(log.name());
@@ -151,7 +152,7 @@ fn a_reader_finds_its_place_after_the_log_was_closed_up() {
     let path = temp.path().join(log.name());
     log.file().write_all("x".repeat(99).as_bytes()).unwrap();
     log.file().write_all(&"\ny".repeat(8_000_000).into_bytes()).unwrap();
-    let mut reader = Reader::open(&path).unwrap();
+    let mut reader = LogReader::open(&path).unwrap();
     while !reader.lines().unwrap().is_empty() {}
     log.finish(now(), &Outcome::Succeeded, 1.0);
     assert_eq!(reader.lines().unwrap(), ["Finish 20261122-090000 succeeded, 1.0 s"]);
@@ -174,7 +175,7 @@ fn an_endless_line_is_cut_and_bytes_that_are_no_text_are_shown() {
 fn a_full_disk_does_not_fail_the_action() {
     let full = || OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let name = "full.log".to_owned();
-    let log = Log { name, started: now(), appending: full(), whole: full() };
+    let log = ActionLog { name, started: now(), appending: full(), whole: full() };
     log.start("nothing fits");
     log.curb();
     log.finish(now(), &Outcome::Succeeded, 0.1);
@@ -186,7 +187,7 @@ fn the_newest_fifty_of_the_last_thirty_days_stay() {
     let foreign = temp.path().join("notes.log");
     File::create(&foreign).unwrap();
     for hours in 0..60 {
-        Log::create(temp.path(), now() - Duration::hours(hours), &revision()).unwrap();
+        ActionLog::create(temp.path(), now() - Duration::hours(hours), &revision()).unwrap();
     }
     prune(temp.path(), now()).unwrap();
     let kept = list(temp.path()).unwrap();
@@ -201,7 +202,7 @@ fn the_newest_fifty_of_the_last_thirty_days_stay() {
 }
 
 #[test]
-fn foreign_files_are_not_logs_and_a_missing_folder_has_none() {
+fn foreign_files_are_not_logs_and_a_missing_directory_has_none() {
     let temp = tempfile::tempdir().unwrap();
     for name in ["a.log", "20261122T090000Z-xyz.log", "20261122T090000Z-1234abcd5612.log~"] {
         File::create(temp.path().join(name)).unwrap();
@@ -212,8 +213,8 @@ fn foreign_files_are_not_logs_and_a_missing_folder_has_none() {
 }
 
 #[test]
-fn any_name_becomes_one_harmless_folder() {
-    for (name, folder) in [
+fn any_name_becomes_one_harmless_directory() {
+    for (name, directory) in [
         ("spog", "spog"),
         ("a.b-c_d", "a.b-c_d"),
         ("..", "%2E."),
@@ -221,8 +222,57 @@ fn any_name_becomes_one_harmless_folder() {
         ("a/b", "a%2Fb"),
         ("50% ü\n", "50%25%20%C3%BC%0A"),
     ] {
-        assert_eq!(folder_name(name), folder);
+        assert_eq!(dir_name(name), directory);
     }
+}
+
+#[test]
+fn a_name_that_is_too_long_in_its_disguise_gets_a_directory_of_its_own() {
+    let long = |last: &str| dir_name(&format!("{}{last}", "ü".repeat(127)));
+    assert_eq!(long("a").len(), 255);
+    assert_ne!(long("a"), long("b"));
+    assert_eq!(long("a"), long("a"));
+    assert!(!dir_name(&"+".repeat(85)).contains('+'), "no other name looks like it");
+    let temp = tempfile::tempdir().unwrap();
+    log(&temp.path().join(long("a")));
+}
+
+#[test]
+fn in_any_order_of_users_the_way_to_the_logs_is_open_and_the_logs_are_not() {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let temp = tempfile::tempdir().unwrap();
+    let logs = temp.path().join("log");
+    let path = logs.join("a").join(log(&logs.join("a")).name());
+    assert_eq!((mode(&logs), mode(&logs.join("a")), mode(&path)), (0o755, 0o750, 0o640));
+    // The mode that older versions set.
+    fs::set_permissions(&logs, fs::Permissions::from_mode(0o750)).unwrap();
+    log(&logs.join("b"));
+    assert_eq!(mode(&logs), 0o755);
+}
+
+#[test]
+fn what_is_planted_in_the_place_of_a_log_is_neither_followed_nor_waited_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let (logs, victim) = (temp.path().join("log"), temp.path().join("victim"));
+    let dir = logs.join("spog");
+    fs::create_dir_all(&dir).unwrap();
+    fs::copy("/etc/hostname", &victim).unwrap();
+    let at = |second: u32| dir.join(format!("20261122T0900{second:02}.000Z-1234abcd5612.log"));
+    symlink(&victim, at(1)).unwrap();
+    fs::create_dir(at(2)).unwrap();
+    let (dot, mode) = (rustix::fs::CWD, Mode::RUSR | Mode::WUSR);
+    rustix::fs::mknodat(dot, at(3), FileType::Fifo, mode, 0).unwrap();
+    assert_eq!(list(&dir).unwrap(), []);
+    for second in 1..=3 {
+        LogReader::open(&at(second)).unwrap_err();
+        tail(&at(second), 9).unwrap_err();
+    }
+    prune(&dir, now() + Duration::days(365)).unwrap();
+    // The whole directory of a repository may also be a link.
+    symlink(&dir, logs.join("link")).unwrap();
+    list(&logs.join("link")).unwrap_err();
+    let error = ActionLog::create(&logs.join("link"), now(), &revision()).unwrap_err();
+    assert!(error.to_string().contains("log/link is no directory"), "{error}");
 }
 
 #[test]

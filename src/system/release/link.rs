@@ -1,5 +1,6 @@
-//! The links: showing a release and hiding it again. Each step leaves the old link, the new one or
-//! none, and never anything of somebody else's out of its place.
+//! Links to releases: showing a release and hiding it again. Each step leaves the old link, the new one
+//! or none, and never moves anything that belongs to somebody else. Does not know how a release is
+//! written.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,97 +9,99 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
-use super::{LINK, Place, Store, fresh, is_mount_point, kind, revision};
+use super::{LINK, ReleaseStore, Slot, fresh, is_mount_point, kind, revision};
 use crate::domain::git::Commit;
+use crate::domain::text::EscapeControls;
 use crate::system::files::Dir;
 
-/// What stands where a link is to be.
+/// State of the path where a link belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Nothing.
+pub enum LinkState {
+    /// Nothing is there.
     Absent,
-    /// Our link, which shows this revision, as long as [`Store::has`] it.
+    /// Our link to this revision, whose release exists as long as [`ReleaseStore::has`] it.
     Ours(Commit),
-    /// An empty folder, which gives way to a link.
-    EmptyFolder,
-    /// Something else, which stays: what it is and what to do about it, in words.
+    /// An empty directory, which a link may replace.
+    EmptyDir,
+    /// Something else, which stays; the text describes it and its remedy.
     Foreign(String),
 }
 
-/// What is in the way of `place` in `folder`, in words, while the agent has no store there.
+/// Describes the obstacle at `place` in `directory`, while the agent has no store there; `None` when the
+/// place is free.
 ///
 /// # Errors
-/// When it cannot be looked at.
-pub fn in_the_way(folder: &Path, place: &Place) -> Result<Option<String>> {
-    let dir = match Dir::open(folder) {
+/// When its attributes cannot be read.
+pub fn in_the_way(directory: &Path, place: &Slot) -> Result<Option<String>> {
+    let dir = match Dir::open(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        dir => dir.with_context(|| format!("cannot open {}", folder.display()))?,
+        dir => dir.with_context(|| format!("cannot open {}", directory.display()))?,
     };
-    Ok(match stands(&dir, &folder.join(&place.link), place, &|_| None)? {
-        Standing::Foreign(words) => Some(words),
-        Standing::Absent | Standing::EmptyFolder | Standing::Ours(_) => None,
+    Ok(match link_state(&dir, &directory.join(&place.link), place, &|_| None)? {
+        LinkState::Foreign(words) => Some(words),
+        LinkState::Absent | LinkState::EmptyDir | LinkState::Ours(_) => None,
     })
 }
 
-/// What stands at `link`, which is that of `place` in `folder`; `is_ours` tells which revision a link
-/// of ours with this text shows.
-fn stands(
-    folder: &Dir,
+/// State of `link`, the path of `place` in `directory`; `is_ours` maps the text of our own link to its
+/// revision.
+fn link_state(
+    directory: &Dir,
     link: &Path,
-    place: &Place,
+    place: &Slot,
     is_ours: &dyn Fn(&[u8]) -> Option<Commit>,
-) -> Result<Standing> {
+) -> Result<LinkState> {
     let shown = link.display();
-    let told = || format!("cannot look at {shown}");
-    let Some(found) = folder.look_at(place.link.as_bytes()).with_context(told)? else {
-        return Ok(Standing::Absent);
+    let message = || format!("cannot look at {shown}");
+    let Some(found) = directory.look_at(place.link.as_bytes()).with_context(message)? else {
+        return Ok(LinkState::Absent);
     };
     let foreign = match kind(&found) {
         FileType::Symlink => {
-            let text = rustix::fs::readlinkat(folder, &place.link, Vec::new());
-            let text = text.with_context(told)?;
+            let text = rustix::fs::readlinkat(directory, &place.link, Vec::new());
+            let text = text.with_context(message)?;
             if let Some(revision) = is_ours(text.as_bytes()) {
-                return Ok(Standing::Ours(revision));
+                return Ok(LinkState::Ours(revision));
             }
-            format!("a symbolic link to \"{}\"", text.to_string_lossy().escape_debug())
+            format!("a symbolic link to \"{}\"", text.to_string_lossy().escape_controls())
         }
         FileType::Directory if is_mount_point(&found) => {
             let words = format!("{shown} is a mount point: no link can take its place");
-            return Ok(Standing::Foreign(format!("{words}; umount it, or choose another target")));
+            return Ok(LinkState::Foreign(format!("{words}; umount it, or choose another target")));
         }
         FileType::Directory => {
-            let dir = folder.beneath(place.link.as_bytes()).with_context(told)?;
-            if dir.entries().with_context(told)?.is_empty() {
-                return Ok(Standing::EmptyFolder);
+            let dir = directory.beneath(place.link.as_bytes()).with_context(message)?;
+            if dir.entries().with_context(message)?.is_empty() {
+                return Ok(LinkState::EmptyDir);
             }
-            "a folder that is not empty".to_owned()
+            "a directory that is not empty".to_owned()
         }
         FileType::RegularFile => "a file".to_owned(),
-        _ => "neither a folder nor a link".to_owned(),
+        _ => "neither a directory nor a link".to_owned(),
     };
     let words = format!("{shown} is {foreign} and was not made by the agent; move it away");
-    Ok(Standing::Foreign(words))
+    Ok(LinkState::Foreign(words))
 }
 
-impl Store {
-    /// What stands at `place`.
+impl ReleaseStore {
+    /// State of the link of `place`.
     ///
     /// # Errors
-    /// When it cannot be looked at.
-    pub fn standing(&self, place: &Place) -> Result<Standing> {
-        let is_ours = |text: &[u8]| self.shown(place, text);
-        stands(&self.folder, &self.link(place), place, &is_ours)
+    /// When its attributes cannot be read.
+    pub fn standing(&self, place: &Slot) -> Result<LinkState> {
+        let is_ours = |text: &[u8]| self.linked_revision(place, text);
+        link_state(&self.links_dir, &self.link(place), place, &is_ours)
     }
 
-    /// Lets readers of `place` meet `revision`, all at once, from one moment to the next.
+    /// Makes the link of `place` show `revision`, atomically.
     ///
     /// # Errors
-    /// When there is no release of it, something is there that is not ours, or the folder may not be
-    /// written. What readers met before stays.
-    pub fn show(&self, place: &Place, revision: Commit) -> Result<()> {
+    /// When there is no release of it, somebody else's file is at the place, or the directory is not
+    /// writable. Readers then still get the previous release.
+    pub fn show(&self, place: &Slot, revision: Commit) -> Result<()> {
         let link = self.link(place);
         let shown = link.display();
-        let told = || format!("cannot make {shown} show revision {revision}");
+        let message = || format!("cannot make {shown} show revision {revision}");
         ensure!(
             self.has(place, revision)?,
             "{shown} cannot show revision {revision}: {} has no release of it",
@@ -106,54 +109,54 @@ impl Store {
         );
         let text = self.text(place, revision);
         match self.standing(place)? {
-            Standing::Foreign(words) => bail!(words),
-            Standing::Ours(now) if now == revision => Ok(()),
-            // Fails where somebody was faster.
-            Standing::Absent => {
-                rustix::fs::symlinkat(&text, &self.folder, &place.link).with_context(told)
+            LinkState::Foreign(words) => bail!(words),
+            LinkState::Ours(now) if now == revision => Ok(()),
+            // Fails if another process created something there in the meantime.
+            LinkState::Absent => {
+                rustix::fs::symlinkat(&text, &self.links_dir, &place.link).with_context(message)
             }
-            Standing::Ours(_) => {
-                let temporary = self.prepare(&text).with_context(told)?;
-                // A folder that somebody put there meanwhile stays: a link cannot replace it.
-                rustix::fs::renameat(&*self.dir, &temporary, &self.folder, &place.link)
+            LinkState::Ours(_) => {
+                let temporary = self.prepare(&text).with_context(message)?;
+                // A directory created there in the meantime stays: a link cannot replace it.
+                rustix::fs::renameat(&*self.dir, &temporary, &self.links_dir, &place.link)
                     .inspect_err(|_| self.drop_link(&temporary))
-                    .with_context(told)
+                    .with_context(message)
             }
-            Standing::EmptyFolder => self.displace(place, &text).with_context(told),
+            LinkState::EmptyDir => self.displace(place, &text).with_context(message),
         }
     }
 
-    /// Takes the link of `place` away, if it is ours, and retires all its releases.
+    /// Removes the link of `place` if it is ours, and retires all its releases.
     ///
     /// # Errors
-    /// When the folder or the store may not be written.
-    pub fn hide(&self, place: &Place) -> Result<()> {
-        if let Standing::Ours(_) = self.standing(place)? {
-            match rustix::fs::unlinkat(&self.folder, &place.link, AtFlags::empty()) {
+    /// When the directory or the store is not writable.
+    pub fn unlink(&self, place: &Slot) -> Result<()> {
+        if let LinkState::Ours(_) = self.standing(place)? {
+            match rustix::fs::unlinkat(&self.links_dir, &place.link, AtFlags::empty()) {
                 Err(Errno::NOENT) => {}
                 removed => {
-                    let told = || format!("cannot remove {}", self.link(place).display());
-                    removed.with_context(told)?;
+                    let message = || format!("cannot remove {}", self.link(place).display());
+                    removed.with_context(message)?;
                 }
             }
         }
         self.releases(place)?.iter().try_for_each(|release| self.retire(release))
     }
 
-    /// A link that says `text`, under a temporary name in the store: what a death leaves of it is in
-    /// nobody's way.
+    /// Creates a link with `text` under a temporary name in the store, where a leftover of a crash does
+    /// no harm.
     fn prepare(&self, text: &str) -> io::Result<String> {
         let (name, ()) = fresh(LINK, |name| rustix::fs::symlinkat(text, &*self.dir, name))?;
         Ok(name)
     }
 
-    /// Puts a link that says `text` where an empty folder is. The two change places, so that there
-    /// is no moment without either, and the folder goes only if it is still empty.
-    fn displace(&self, place: &Place, text: &str) -> Result<()> {
+    /// Replaces an empty directory by a link with `text`. The two are exchanged, so that one of them is
+    /// always there, and the directory is removed only if it is still empty.
+    fn displace(&self, place: &Slot, text: &str) -> Result<()> {
         let temporary = self.prepare(text)?;
         let exchange = || {
             let flags = RenameFlags::EXCHANGE;
-            rustix::fs::renameat_with(&*self.dir, &temporary, &self.folder, &place.link, flags)
+            rustix::fs::renameat_with(&*self.dir, &temporary, &self.links_dir, &place.link, flags)
         };
         match exchange() {
             Ok(()) => {}
@@ -161,48 +164,48 @@ impl Store {
                 self.drop_link(&temporary);
                 let hint = match error {
                     Errno::INVAL | Errno::NOSYS => {
-                        "\nhint: this file system cannot exchange two names; rmdir the empty folder"
+                        "\nhint: this file system cannot exchange two names; rmdir the empty directory"
                     }
                     _ => "",
                 };
-                return Err(error).context(format!("the empty folder there stays{hint}"));
+                return Err(error).context(format!("the empty directory there stays{hint}"));
             }
         }
         let Err(error) = rustix::fs::unlinkat(&*self.dir, &temporary, AtFlags::REMOVEDIR) else {
             return Ok(());
         };
         exchange().with_context(|| {
-            format!("the folder that was there is {} now", self.path.join(&temporary).display())
+            format!("the directory that was there is {} now", self.path.join(&temporary).display())
         })?;
         self.drop_link(&temporary);
         match error {
             Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => {
-                bail!("somebody put something there at this moment; move it away")
+                bail!("another process put something there at this moment; move it away")
             }
-            error => Err(error).context("the empty folder there cannot be removed"),
+            error => Err(error).context("the empty directory there cannot be removed"),
         }
     }
 
     fn drop_link(&self, name: &str) {
-        // It shows nothing to anybody, and the next sweep takes it as well.
+        // No reader uses it, and the next sweep also removes it.
         let _ = rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty());
     }
 
-    /// Where the link of `place` is, for messages.
-    pub(super) fn link(&self, place: &Place) -> PathBuf {
+    /// Path of the link of `place`, for messages.
+    pub(super) fn link(&self, place: &Slot) -> PathBuf {
         self.path.with_file_name(&place.link)
     }
 
-    /// What the link of `place` says when it shows `revision`.
-    fn text(&self, place: &Place, revision: Commit) -> String {
+    /// Text of the link of `place` to `revision`.
+    fn text(&self, place: &Slot, revision: Commit) -> String {
         match &place.slot {
             Some(slot) => format!("{}/{slot}/{revision}", self.name),
             None => format!("{}/{revision}", self.name),
         }
     }
 
-    /// The revision that a link of `place` with this text shows; `None`: it is not ours.
-    fn shown(&self, place: &Place, text: &[u8]) -> Option<Commit> {
+    /// Revision of a link of `place` with this text; `None` when the link is not ours.
+    fn linked_revision(&self, place: &Slot, text: &[u8]) -> Option<Commit> {
         let name = text.rsplit(|&byte| byte == b'/').next()?;
         revision(name).filter(|revision| self.text(place, *revision).as_bytes() == text)
     }

@@ -1,6 +1,6 @@
-//! Removing releases: first they lose their name, and after that, when this is on disk, their
-//! content goes. By open folders, never through a link, never onto another file system, never out
-//! of the store, and however deep they are.
+//! Removes releases: first their name, and after a sync their content. Works on open directories: never
+//! follows a link, never enters another file system, never leaves the store, and handles any depth.
+//! Does not know which releases are needed.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +8,22 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{AtFlags, FileType, Mode, Statx};
 use rustix::io::Errno;
 
-use super::{Dir, LINK, Place, Release, Standing, Store, fresh, is_mount_point, number, revision};
-use crate::domain::change::TEMPORARY;
+use super::{
+    Dir, LINK, LinkState, Release, ReleaseStore, Slot, fresh, is_mount_point, number, revision,
+};
 use crate::domain::git::Commit;
+use crate::domain::repository::change::TEMPORARY;
+use crate::domain::text::EscapeControls;
+use crate::system::watchdog;
 
-impl Store {
-    /// The releases for `place` but those in `keep` and the one that its link shows.
+impl ReleaseStore {
+    /// Releases for `place` except those in `keep` and the one that its link shows.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn surplus(&self, place: &Place, keep: &BTreeSet<Commit>) -> Result<Vec<Release>> {
+    pub fn surplus(&self, place: &Slot, keep: &BTreeSet<Commit>) -> Result<Vec<Release>> {
         let shown = match self.standing(place)? {
-            Standing::Ours(shown) => Some(shown),
+            LinkState::Ours(shown) => Some(shown),
             _ => None,
         };
         let mut all = self.releases(place)?;
@@ -28,20 +32,19 @@ impl Store {
     }
 
     /// All releases for `place`.
-    pub(super) fn releases(&self, place: &Place) -> Result<Vec<Release>> {
+    pub(super) fn releases(&self, place: &Slot) -> Result<Vec<Release>> {
         let Some(slot) = self.slot(place)? else { return Ok(Vec::new()) };
-        let told = || format!("cannot list {}", self.slot_path(place).display());
-        let entries = slot.entries().with_context(told)?.into_iter();
-        let folders = entries.filter(|(_, kind)| *kind == FileType::Directory);
-        let revisions = folders.filter_map(|(name, _)| revision(&name));
+        let message = || format!("cannot list {}", self.slot_path(place).display());
+        let entries = slot.entries().with_context(message)?.into_iter();
+        let directories = entries.filter(|(_, kind)| *kind == FileType::Directory);
+        let revisions = directories.filter_map(|(name, _)| revision(&name));
         Ok(revisions.map(|revision| Release { place: place.clone(), revision }).collect())
     }
 
-    /// Retires `release`: it is none any more, and its content goes with the next
-    /// [`Store::sweep`].
+    /// Retires `release`: it loses its name, and the next [`ReleaseStore::sweep`] removes its content.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// When the store is not writable.
     pub fn retire(&self, release: &Release) -> Result<()> {
         let Release { place, revision } = release;
         let Some(slot) = self.slot(place)? else { return Ok(()) };
@@ -54,15 +57,15 @@ impl Store {
             })
     }
 
-    /// Removes what was retired, what dead runs left, and slots that hold nothing any more. No
-    /// release may be staged meanwhile.
+    /// Removes retired releases, leftovers of dead runs, and empty slots. No release may be staged
+    /// meanwhile.
     ///
     /// # Errors
-    /// The first of them that cannot be removed; all the others are gone nonetheless.
+    /// The first removal that fails; all others are made nevertheless.
     pub fn sweep(&self) -> Result<()> {
-        let told = || format!("cannot clean up {}", self.path.display());
+        let message = || format!("cannot clean up {}", self.path.display());
         let mut outcome = Ok(());
-        for (name, kind) in self.dir.entries().with_context(told)? {
+        for (name, kind) in self.dir.entries().with_context(message)? {
             let swept = if number(&name, LINK).is_some() {
                 self.sweep_link(&name)
             } else if number(&name, TEMPORARY).is_some() {
@@ -74,14 +77,14 @@ impl Store {
             };
             let swept = swept.with_context(|| {
                 let name = String::from_utf8_lossy(&name);
-                format!("cannot clean up {}/{}", self.path.display(), name.escape_debug())
+                format!("cannot clean up {}/{}", self.path.display(), name.escape_controls())
             });
             outcome = outcome.and(swept);
         }
         outcome
     }
 
-    /// Removes a link that did not come to its place, or the empty folder whose place it took.
+    /// Removes a link that did not reach its place, or the empty directory that it replaced.
     fn sweep_link(&self, name: &[u8]) -> Result<()> {
         let removed = match rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty()) {
             Err(Errno::ISDIR) => rustix::fs::unlinkat(&*self.dir, name, AtFlags::REMOVEDIR),
@@ -89,7 +92,9 @@ impl Store {
         };
         match removed {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                bail!("somebody put something into it while a link took its place; move it away")
+                bail!(
+                    "another process put something into it while a link took its place; move it away"
+                )
             }
             removed => Ok(removed?),
         }
@@ -113,40 +118,40 @@ impl Store {
     }
 }
 
-/// A folder that is being removed, on the way from the top to the one in hand.
-struct Level {
+/// A directory in removal, between the top and the current one.
+struct RemovalLevel {
     name: Vec<u8>,
-    identity: Identity,
-    /// Folders in it that are still there.
-    folders: Vec<Vec<u8>>,
+    identity: DirIdentity,
+    /// Subdirectories yet to be removed.
+    subdirs: Vec<Vec<u8>>,
 }
 
-/// Device and inode of a folder.
-type Identity = (u32, u32, u64);
+/// Device and inode of a directory.
+type DirIdentity = (u32, u32, u64);
 
-/// Removes `name` in `parent` with all that is in it. Holds one folder open at a time, so that no
-/// depth is too much for it, and goes up again only to where it came from.
+/// Removes `name` in `parent` with all its content. Holds one directory open at a time, so that any
+/// depth works, and goes up only to the directory it came from.
 pub(super) fn remove_tree(parent: &Dir, name: &[u8]) -> Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR) => {}
         Err(error) => return Err(error.into()),
     }
-    let (mut here, top) = empty_of_files(parent, name)?;
+    let (mut context, top) = empty_of_files(parent, name)?;
     let mut levels = vec![top];
     while let Some(mut level) = levels.pop() {
-        if let Some(name) = level.folders.pop() {
+        if let Some(name) = level.subdirs.pop() {
             levels.push(level);
-            let (dir, below) = empty_of_files(&here, &name)?;
+            let (dir, below) = empty_of_files(&context, &name)?;
             levels.push(below);
-            here = dir;
+            context = dir;
         } else if let Some(above) = levels.last() {
-            here = here.above()?;
+            context = context.above()?;
             ensure!(
-                identity(&look(&here)?) == above.identity,
-                "somebody moved a folder while it was being removed"
+                identity(&stat(&context)?) == above.identity,
+                "a directory was moved while it was being removed"
             );
-            rustix::fs::unlinkat(&here, level.name, AtFlags::REMOVEDIR)?;
+            rustix::fs::unlinkat(&context, level.name, AtFlags::REMOVEDIR)?;
         } else {
             rustix::fs::unlinkat(parent, level.name, AtFlags::REMOVEDIR)?;
         }
@@ -154,33 +159,39 @@ pub(super) fn remove_tree(parent: &Dir, name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Opens the folder `name` of `dir` and removes everything in it but its folders.
-fn empty_of_files(dir: &Dir, name: &[u8]) -> Result<(Dir, Level)> {
-    let here = dir.beneath(name)?;
-    let found = look(&here)?;
+/// Opens the directory `name` of `dir` and removes everything in it except its subdirectories.
+fn empty_of_files(dir: &Dir, name: &[u8]) -> Result<(Dir, RemovalLevel)> {
+    let context = dir.beneath(name)?;
+    let found = stat(&context)?;
     ensure!(
         !is_mount_point(&found),
         "\"{}\" in it is a mount point; umount it",
         name.escape_ascii()
     );
-    // A script may have closed it even for its owner.
+    // A script may have removed even the owner's permissions.
     if found.stx_mode & 0o700 != 0o700 {
-        rustix::fs::fchmod(&here, Mode::RWXU)?;
+        rustix::fs::fchmod(&context, Mode::RWXU)?;
     }
-    let mut folders = Vec::new();
-    for (inside, kind) in here.entries()? {
+    let mut directories = Vec::new();
+    for (inside, kind) in context.entries()? {
         match kind {
-            FileType::Directory => folders.push(inside),
-            _ => rustix::fs::unlinkat(&here, inside, AtFlags::empty())?,
+            FileType::Directory => directories.push(inside),
+            _ => {
+                watchdog::progress();
+                rustix::fs::unlinkat(&context, inside, AtFlags::empty())?;
+            }
         }
     }
-    Ok((here, Level { name: name.to_vec(), identity: identity(&found), folders }))
+    Ok((
+        context,
+        RemovalLevel { name: name.to_vec(), identity: identity(&found), subdirs: directories },
+    ))
 }
 
-fn look(dir: &Dir) -> Result<Statx> {
+fn stat(dir: &Dir) -> Result<Statx> {
     dir.look_at(b".")?.context("it went away at this moment")
 }
 
-fn identity(found: &Statx) -> Identity {
+fn identity(found: &Statx) -> DirIdentity {
     (found.stx_dev_major, found.stx_dev_minor, found.stx_ino)
 }

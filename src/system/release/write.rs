@@ -1,9 +1,9 @@
-//! Writing a whole tree into a fresh folder. Nothing was there before and nobody meets it before it
-//! is sealed, so every file gets its name at once; bringing it to disk is [`Store::settle`]'s, once
-//! for many trees.
+//! Writes a complete tree into a new directory. It is empty before and no reader sees it before it is
+//! published, so every file gets its final name at once; one `ReleaseStore::sync` brings many trees to
+//! disk. Does not know which trees are published.
 
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,198 +12,207 @@ use rustix::fs::{Mode as Permissions, RenameFlags};
 use rustix::io::Errno;
 
 use super::remove::remove_tree;
-use super::{Dir, Place, Store, fresh, is_taken};
-use crate::domain::change::{Change, Entry, Mode, Objects, PathOp, RepoPath, TEMPORARY};
+use super::{Dir, ReleaseStore, Slot, fresh, is_taken};
 use crate::domain::git::Commit;
-use crate::system::files::{self, Fault};
+use crate::domain::repository::change::{
+    EntryMode, ObjectSource, PathOp, RepoPath, TEMPORARY, TreeChange, TreeEntry,
+};
+use crate::system::files::{self, DiskFault};
+use crate::system::watchdog;
 
-/// A tree that is written and is no release yet. Dropped without [`Staged::seal`], it goes away.
+/// A written tree that is not a release yet. Dropped without [`StagedRelease::publish`], it is removed.
 #[derive(Debug)]
-pub struct Staged {
+pub struct StagedRelease {
     store: Arc<Dir>,
-    /// The slot, empty where the store has none.
+    /// Name of the slot, empty where the store has none.
     slot: String,
     name: String,
     path: PathBuf,
     revision: Commit,
+    /// Permissions of the published tree's directory.
+    mode: u32,
     sealed: bool,
 }
 
-impl Store {
-    /// Writes `tree`, all that `revision` has, for `place`. Until it is sealed, only its owner can
-    /// look at it.
+impl ReleaseStore {
+    /// Writes `tree`, the complete content of `revision`, for `place`. Until it is published, only its
+    /// owner can read it.
     ///
     /// # Errors
-    /// When there is too little room for it, an object cannot be had, or the disk fails. Nothing is
-    /// left behind.
+    /// When there is too little space, an object is missing, or the disk fails. Nothing is left behind.
     pub fn stage(
         &self,
-        place: &Place,
+        place: &Slot,
         revision: Commit,
-        tree: &Change,
-        objects: &impl Objects,
-    ) -> Result<Staged> {
+        tree: &TreeChange,
+        objects: &impl ObjectSource,
+    ) -> Result<StagedRelease> {
         let link = self.link(place);
-        let told = || format!("cannot write the release {revision} of {}", link.display());
-        let slot = self.make_slot(place).with_context(told)?;
-        enough_room(&slot, tree).with_context(told)?;
-        let made = fresh(TEMPORARY, |name| slot.make(name.as_bytes(), 0o700));
-        let (name, top) = made.with_context(told)?;
-        let staged = Staged {
+        let message = || format!("cannot write the release {revision} of {}", link.display());
+        let slot = self.make_slot(place).with_context(message)?;
+        enough_room(&slot, tree).with_context(message)?;
+        let made = fresh(TEMPORARY, |name| slot.make_as_git(name.as_bytes()));
+        let (name, top) = made.with_context(message)?;
+        let found = top.look_at(b".").with_context(message)?;
+        let mode = found.map_or(0o755, |found| u32::from(found.stx_mode) & 0o7777);
+        let staged = StagedRelease {
             store: Arc::clone(&self.dir),
             slot: place.slot.clone().unwrap_or_default(),
             path: self.slot_path(place).join(&name),
             name,
             revision,
+            mode,
             sealed: false,
         };
-        Writer { top, open: Vec::new() }.write(tree, objects).with_context(told)?;
+        files::have_mode(&top, 0o700).with_context(message)?;
+        TreeWriter { top, open: Vec::new() }.write(tree, objects).with_context(message)?;
         Ok(staged)
     }
 
-    fn make_slot(&self, place: &Place) -> Result<Dir> {
-        let told = || format!("cannot make {}", self.slot_path(place).display());
+    fn make_slot(&self, place: &Slot) -> Result<Dir> {
+        let message = || format!("cannot make {}", self.slot_path(place).display());
         let Some(slot) = self.slot(place)? else {
             let name = place.slot.as_deref().unwrap_or_default();
-            return self.dir.make(name.as_bytes(), 0o755).with_context(told);
+            return self.dir.make(name.as_bytes(), 0o755).with_context(message);
         };
-        // Whoever made it may have died before readers could enter it.
-        rustix::fs::fchmod(&slot, Permissions::from(0o755)).with_context(told)?;
+        // Its creator may have died before it became accessible to readers.
+        files::have_mode(&slot, 0o755).with_context(message)?;
         Ok(slot)
     }
 }
 
-impl Staged {
-    /// Where it is, for those who look it over before it is sealed.
+impl StagedRelease {
+    /// Path of the tree, for checks before it is published.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes it a release in the place of the one of the same revision, if there is one, which goes
-    /// with the next [`Store::sweep`]: from one moment to the next, after [`Store::settle`].
+    /// Publishes the tree atomically in place of the release of the same revision, if there is one,
+    /// which the next [`ReleaseStore::sweep`] removes. Call after [`ReleaseStore::sync`].
     ///
     /// # Errors
-    /// When the store may not be written, or its file system cannot exchange two names. It is gone
-    /// then, and the old one stays.
+    /// When the store is not writable, or its file system cannot exchange two names. The tree is then
+    /// removed, and the old release stays.
     pub fn renew(mut self) -> Result<()> {
-        let told = format!("cannot write the release {} anew", self.revision);
+        let message = format!("cannot write the release {} anew", self.revision);
         let exchange = || -> Result<(), Errno> {
             let slot = self.store.beneath(self.slot.as_bytes())?;
             let top = slot.beneath(self.name.as_bytes())?;
-            rustix::fs::fchmod(&top, Permissions::from(0o755))?;
+            rustix::fs::fchmod(&top, Permissions::from(self.mode))?;
             let name = self.revision.to_string();
             rustix::fs::renameat_with(&slot, &self.name, &slot, name, RenameFlags::EXCHANGE)
         };
         match exchange() {
-            Err(Errno::NOENT) => self.seal(),
+            Err(Errno::NOENT) => self.publish(),
             exchanged => {
                 self.sealed = exchanged.is_ok();
-                exchanged.context(told)
+                exchanged.context(message)
             }
         }
     }
 
-    /// Makes it a release, after [`Store::settle`]. Where one of the same revision is already, left
-    /// by a run that died, that one stays.
+    /// Publishes the tree as a release; call after [`ReleaseStore::sync`]. A release of the same
+    /// revision that a dead run left stays.
     ///
     /// # Errors
-    /// When the store may not be written. It is gone then.
-    pub fn seal(mut self) -> Result<()> {
-        let told = format!("cannot make {} the release {}", self.path.display(), self.revision);
+    /// When the store is not writable. The tree is then removed.
+    pub fn publish(mut self) -> Result<()> {
+        let message = format!("cannot make {} the release {}", self.path.display(), self.revision);
         let seal = || -> Result<(), Errno> {
             let slot = self.store.beneath(self.slot.as_bytes())?;
             let top = slot.beneath(self.name.as_bytes())?;
-            rustix::fs::fchmod(&top, Permissions::from(0o755))?;
+            rustix::fs::fchmod(&top, Permissions::from(self.mode))?;
             rustix::fs::renameat(&slot, &self.name, &slot, self.revision.to_string())
         };
         match seal().map_err(io::Error::from) {
             Err(error) if is_taken(&error) => Ok(()),
             outcome => {
                 self.sealed = outcome.is_ok();
-                outcome.context(told)
+                outcome.context(message)
             }
         }
     }
 }
 
-impl Drop for Staged {
+impl Drop for StagedRelease {
     fn drop(&mut self) {
         if !self.sealed
             && let Ok(slot) = self.store.beneath(self.slot.as_bytes())
         {
-            // What stays is no release, and the next sweep takes it.
+            // A leftover is not a release, and the next sweep removes it.
             let _ = remove_tree(&slot, self.name.as_bytes());
         }
     }
 }
 
-/// Makes sure that `tree` fits onto the disk of `folder`, as far as that can be known before.
-fn enough_room(folder: &Dir, tree: &Change) -> Result<()> {
-    let left = rustix::fs::fstatvfs(folder).context("cannot ask how much room is left")?;
+/// Checks that `tree` fits on the disk of `directory`, as far as that is known beforehand.
+fn enough_room(directory: &Dir, tree: &TreeChange) -> Result<()> {
+    let left = rustix::fs::fstatvfs(directory).context("cannot ask how much room is left")?;
     let block = left.f_frsize.max(1);
-    let folders: HashSet<RepoPath> = tree.ops.iter().flat_map(|op| op.path.folders()).collect();
-    let folders = folders.len() as u64 + 1;
+    let directories: HashSet<RepoPath> = tree.ops.iter().flat_map(|op| op.path.dirs()).collect();
+    let directories = directories.len() as u64 + 1;
     let files = tree.ops.len() as u64;
-    let blocks = tree.ops.iter().fold(folders, |sum, op| sum + op.size.div_ceil(block));
-    // Some file systems have as many inodes as one wants, and say that they have none.
+    let blocks = tree.ops.iter().fold(directories, |sum, op| sum + op.size.div_ceil(block));
+    // File systems with unlimited inodes report zero.
     let inodes_count = left.f_files > 0;
-    let fits = blocks <= left.f_bavail && (!inodes_count || files + folders <= left.f_favail);
+    let fits = blocks <= left.f_bavail && (!inodes_count || files + directories <= left.f_favail);
     if fits {
         return Ok(());
     }
     let kib = |blocks: u64| blocks.saturating_mul(block).div_ceil(1 << 10);
-    Err(Error::from(Fault::Full).context(format!(
+    Err(Error::from(DiskFault::Full).context(format!(
         "it takes {} KiB and {} inodes; {} KiB and {} inodes are free",
         kib(blocks),
-        files + folders,
+        files + directories,
         kib(left.f_bavail),
         left.f_favail
     )))
 }
 
-struct Writer {
+struct TreeWriter {
     top: Dir,
-    /// The folders on the way to the path in hand, outermost first.
+    /// Open directories above the current path, outermost first.
     open: Vec<(RepoPath, Dir)>,
 }
 
-impl Writer {
-    /// Writes all of `tree`. Its paths are sorted, so that each folder is opened once.
-    fn write(mut self, tree: &Change, objects: &impl Objects) -> Result<()> {
+impl TreeWriter {
+    /// Writes all of `tree`. Its paths are sorted, so each directory is opened once.
+    fn write(mut self, tree: &TreeChange, objects: &impl ObjectSource) -> Result<()> {
         for op in &tree.ops {
-            let told = || format!("cannot write \"{}\"", op.path);
-            self.put(op, objects).with_context(told)?;
+            let message = || format!("cannot write \"{}\"", op.path);
+            self.put(op, objects).with_context(message)?;
         }
         Ok(())
     }
 
-    fn put(&mut self, op: &PathOp, objects: &impl Objects) -> Result<()> {
+    fn put(&mut self, op: &PathOp, objects: &impl ObjectSource) -> Result<()> {
         ensure!(op.old.is_none(), "a release is a whole tree, and this is only what differs");
-        let Some(Entry { mode, id }) = op.new else { return Ok(()) };
-        let dir = self.folder(&op.path)?;
+        let Some(TreeEntry { mode, id }) = op.new else { return Ok(()) };
+        let dir = self.directory(&op.path)?;
         let (_, name) = op.path.split();
-        let bits = match mode {
-            Mode::Submodule => return Ok(dir.make(name, 0o755).map(drop)?),
-            Mode::Link => {
+        let executable = match mode {
+            EntryMode::Submodule => return Ok(dir.make_as_git(name).map(drop)?),
+            EntryMode::Link => {
                 return Ok(rustix::fs::symlinkat(objects.blob(&id)?.as_ref(), dir, name)?);
             }
-            Mode::File => 0o644,
-            Mode::Executable => 0o755,
+            EntryMode::File => false,
+            EntryMode::Executable => true,
         };
         let content = objects.blob(&id)?;
-        Ok(files::create_new(dir, name, bits)?.write_all(content.as_ref())?)
+        let mut file = files::create_as_git(dir, name, executable)?;
+        Ok(watchdog::write_all(&mut file, content.as_ref())?)
     }
 
-    /// The folder that `path` stands in, made when it is missing.
-    fn folder(&mut self, path: &RepoPath) -> Result<&Dir> {
-        let wanted: Vec<RepoPath> = path.folders().collect();
+    /// Opens the parent directory of `path`, and creates it when it is missing.
+    fn directory(&mut self, path: &RepoPath) -> Result<&Dir> {
+        let wanted: Vec<RepoPath> = path.dirs().collect();
         let open = self.open.iter().zip(&wanted);
         let shared = open.take_while(|((open, _), wanted)| open == *wanted).count();
         self.open.truncate(shared);
-        for folder in wanted.into_iter().skip(shared) {
+        for directory in wanted.into_iter().skip(shared) {
             let above = self.open.last().map_or(&self.top, |(_, dir)| dir);
-            let dir = above.make(folder.split().1, 0o755)?;
-            self.open.push((folder, dir));
+            let dir = above.make_as_git(directory.split().1)?;
+            self.open.push((directory, dir));
         }
         Ok(self.open.last().map_or(&self.top, |(_, dir)| dir))
     }

@@ -1,30 +1,31 @@
-//! The address of a remote that is reached over ssh or git://, taken apart as git does it: user,
-//! host, port and the path there. Pure text; refuses what could become an option of some command.
+//! Parses the address of a remote over ssh or git:// as git does: user, host, port and path. Pure text;
+//! refuses parts that a command could take for an option.
 
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::domain::git::Remote;
+use crate::domain::text::EscapeControls;
 
-/// Where a repository is.
+/// The address of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address {
-    /// The login name; `None`: whatever the other side or the set-up decides.
+pub(super) struct RemoteAddress {
+    /// The login name; `None` leaves it to the ssh configuration or the server.
     pub user: Option<String>,
     /// A name, an alias or an IP address without brackets.
     pub host: String,
-    /// `None`: the usual one.
+    /// The port; `None` is the default one.
     pub port: Option<u16>,
-    /// As `git-upload-pack` gets it: `/srv/a.git`, `a.git` or `~user/a.git`.
+    /// The path for `git-upload-pack`: `/srv/a.git`, `a.git` or `~user/a.git`.
     pub path: String,
 }
 
-impl Address {
-    /// Reads `ssh://user@host:port/path`, `git://…`, and `user@host:path`.
+impl RemoteAddress {
+    /// Parses `ssh://user@host:port/path`, `git://…`, and `user@host:path`.
     ///
     /// # Errors
-    /// When it is none of these, or part of it could be taken for an option.
+    /// When it is none of these, or a command could take part of it for an option.
     pub fn of(remote: &Remote) -> Result<Self> {
         let url = remote.secret_url();
         match url.split_once("://") {
@@ -35,24 +36,24 @@ impl Address {
         .with_context(|| format!("{remote} cannot be used as an address"))
     }
 
-    /// What stands behind `ssh://`.
+    /// Parses the text after `ssh://`.
     fn of_url(rest: &str) -> Result<Self> {
         let (authority, path) =
             rest.find('/').map(|slash| rest.split_at(slash)).context("it names no path")?;
         let (user, place) = split_user(authority);
         let (host, port) = split_port(place)?;
         let path = decoded(path)?;
-        // `/~user/a.git` means that user's home.
+        // `/~user/a.git` is in that user's home.
         let path = match path.strip_prefix('/') {
             Some(home) if home.starts_with('~') => home.to_owned(),
             _ => path,
         };
-        // A password here would end up in the list of processes.
+        // A password here would appear in the list of processes.
         let user = user.map(|user| user.split(':').next().unwrap_or_default());
         Ok(Self { user: user.map(decoded).transpose()?, host: decoded(&host)?, port, path })
     }
 
-    /// `user@host:path` as scp(1) has it, also `user@[::1]:path` and `[user@host:port]:path`.
+    /// Parses `user@host:path` as scp(1) does, also `user@[::1]:path` and `[user@host:port]:path`.
     fn of_copy(url: &str) -> Result<Self> {
         if let Some((inside, path)) = url.strip_prefix('[').and_then(|url| url.split_once("]:")) {
             let (user, place) = split_user(inside);
@@ -62,7 +63,7 @@ impl Address {
             };
             return Ok(Self { user: user.map(str::to_owned), host, port, path: path.to_owned() });
         }
-        // The colon behind the brackets of an IP address, else the first.
+        // The colon after the brackets of an IP address, else the first.
         let closing = url.find("]:").filter(|_| url.contains("@["));
         let colon =
             closing.map(|at| at + 1).or_else(|| url.find(':')).context("it names no path")?;
@@ -86,8 +87,8 @@ impl Address {
     }
 }
 
-/// Shows the host, and the port where it is not the usual one.
-impl fmt::Display for Address {
+/// Shows the host, and the port where it is not the default.
+impl fmt::Display for RemoteAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
             true => write!(f, "[{}]", self.host)?,
@@ -104,7 +105,7 @@ fn split_user(authority: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// `host`, `host:22`, `[::1]` or `[::1]:22`.
+/// Splits `host`, `host:22`, `[::1]` or `[::1]:22`.
 fn split_port(place: &str) -> Result<(String, Option<u16>)> {
     let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => (host, rest.strip_prefix(':')),
@@ -117,13 +118,13 @@ fn split_port(place: &str) -> Result<(String, Option<u16>)> {
         None | Some("") => None,
         Some(text) => {
             let port = text.parse().ok().filter(|&port: &u16| port > 0);
-            Some(port.with_context(|| format!("\"{}\" is no port", text.escape_debug()))?)
+            Some(port.with_context(|| format!("\"{}\" is no port", text.escape_controls()))?)
         }
     };
     Ok((host.to_owned(), port))
 }
 
-/// Replaces `%20` and the like.
+/// Decodes `%20` and the like.
 fn decoded(text: &str) -> Result<String> {
     let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
     let bytes = text.as_bytes();
@@ -149,7 +150,8 @@ mod tests {
     use super::*;
 
     fn read(url: &str) -> (Option<String>, String, Option<u16>, String) {
-        let Address { user, host, port, path } = Address::of(&Remote::new(url)).unwrap();
+        let RemoteAddress { user, host, port, path } =
+            RemoteAddress::of(&Remote::new(url)).unwrap();
         (user, host, port, path)
     }
 
@@ -204,7 +206,8 @@ mod tests {
             "host:",
             ":a",
         ] {
-            let refused = Address::of(&Remote::new(url)).map(|address| format!("{address:?}"));
+            let refused =
+                RemoteAddress::of(&Remote::new(url)).map(|address| format!("{address:?}"));
             assert!(refused.is_err(), "{url}: {refused:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! What a fetch tells a server that is here already, so that it sends the rest only. All of it goes
-//! into one message: nothing is negotiated in rounds. Asks no remote.
+//! The commits that a fetch reports to the server as present, so that it sends only the rest. All of
+//! them go into one message, without rounds of negotiation. Asks no remote.
 
 use std::collections::HashSet;
 
@@ -7,63 +7,65 @@ use anyhow::Result;
 use git2::{Oid, Sort};
 
 use crate::domain::git::Commit;
-use crate::system::git::{Git, commit_of, oid_of};
+use crate::system::git::{Git, commit_of};
 
-/// The most refs whose tips are told.
+/// The most refs whose tips are reported.
 const MOST_TIPS: usize = 64;
-/// How far back, in commits, the history of the tips that count most is told.
+/// The most commits back in the history of the main tips that are reported.
 const FARTHEST: usize = 1024;
 
-/// Commits that are here with all that they contain: the tips of the refs, and of the history of
-/// those called `names` and of HEAD the ancestors at distances that double, for an upstream that was
+/// Commits that are in the clone with all their history: the tips of the refs, and from the history of
+/// the refs `names` and of HEAD the ancestors at distances that double, for an upstream that was
 /// rewritten.
 ///
 /// # Errors
 /// When an object is torn, which nothing may be built upon, or refs cannot be listed.
 pub(super) fn haves(git: &Git, names: &[&str]) -> Result<Vec<Commit>> {
     git.no_torn_object()?;
+    git.no_oversized_ref()?;
     let repo = git.for_the_wire()?;
-    let commit_at = |name: &str| {
-        let found = repo.find_reference(name).and_then(|found| found.peel_to_commit());
-        found.ok().map(|commit| commit.id())
-    };
+    let commit_at = |name: &str| commit_behind(git, repo.refname_to_id(name).ok()?);
     let roots: Vec<Oid> =
         names.iter().chain(&["HEAD"]).filter_map(|name| commit_at(name)).collect();
 
-    let mut told = HashSet::new();
+    let mut offered = HashSet::new();
     let mut haves = Vec::new();
-    let mut tell = |oid: Oid| -> Result<()> {
-        if told.insert(oid) {
+    let mut offer = |oid: Oid| -> Result<()> {
+        if offered.insert(oid) {
             haves.push(commit_of(oid)?);
         }
         Ok(())
     };
-    roots.iter().try_for_each(|&oid| tell(oid))?;
+    roots.iter().try_for_each(|&oid| offer(oid))?;
     for found in repo.references()?.flatten().take(MOST_TIPS) {
-        if let Ok(commit) = found.peel_to_commit() {
-            tell(commit.id())?;
+        let target = found.resolve().ok().and_then(|found| found.target());
+        if let Some(commit) = target.and_then(|target| commit_behind(git, target)) {
+            offer(commit)?;
         }
     }
     let mut walk = repo.revwalk()?;
     walk.set_sorting(Sort::TIME)?;
-    roots.iter().try_for_each(|&oid| walk.push(oid))?;
-    // A history that ends early, or cannot be read further, has been told as far as it goes.
+    for &oid in &roots {
+        // One that libgit2 does not read is reported alone.
+        let _ = walk.push(oid);
+    }
+    // A history that ends early, or cannot be read further, is reported as far as it can be read.
     for (distance, oid) in walk.map_while(Result::ok).enumerate().take(FARTHEST + 1) {
         if distance.is_power_of_two() {
-            tell(oid)?;
+            offer(oid)?;
         }
     }
     Ok(haves)
 }
 
-/// What is here with everything that it contains: the refs of a clone, and their history.
-pub(super) struct Complete<'a> {
+/// The objects that are in the clone with all their history: its refs, and their ancestors.
+pub(super) struct CompleteHistory<'a> {
     git: &'a Git,
     tips: HashSet<Oid>,
 }
 
-impl<'a> Complete<'a> {
-    /// Of `git`.
+impl<'a> CompleteHistory<'a> {
+    /// Lists the refs of `git`.
     ///
     /// # Errors
     /// When refs cannot be listed.
@@ -73,23 +75,28 @@ impl<'a> Complete<'a> {
         Ok(Self { git, tips })
     }
 
-    /// Whether everything that `id` contains is here: a ref points at it, or has it in its history.
-    /// Only the refs are asked that a tip most likely moved on from: `name` and HEAD.
+    /// Whether the clone has `id` with all its history: a ref points at it or has it in its history.
+    /// Only the refs from which a tip most likely moved on are searched: `name` and HEAD.
     ///
     /// # Errors
     /// When history cannot be read.
     pub(super) fn holds(&self, name: &str, id: Commit) -> Result<bool> {
-        let id = oid_of(&id.0)?;
-        if self.tips.contains(&id) {
+        if self.tips.contains(&self.git.oid(&id.0)?) {
             return Ok(true);
         }
         let repo = self.git.for_the_wire()?;
-        if repo.find_commit(id).is_err() {
+        if !self.git.has(id) {
             return Ok(false);
         }
         Ok([name, "HEAD"].into_iter().any(|name| {
-            let root = repo.find_reference(name).and_then(|found| found.peel_to_commit());
-            root.is_ok_and(|root| repo.graph_descendant_of(root.id(), id).unwrap_or(false))
+            let root = repo.refname_to_id(name).ok();
+            let root = root.and_then(|root| self.git.peeled(commit_of(root).ok()?));
+            root.is_some_and(|root| self.git.contains(root, id).unwrap_or(false))
         }))
     }
+}
+
+/// The commit that the object `id` is or, as an annotated tag, points at; `None` for other objects.
+fn commit_behind(git: &Git, id: Oid) -> Option<Oid> {
+    git.oid(&git.peeled(commit_of(id).ok()?)?.0).ok()
 }

@@ -1,7 +1,8 @@
-//! Remotes on web servers, https:// and http://. The question where a branch is goes straight to
-//! `git-upload-pack` in protocol version 2, without asking first what the server can do: one round
-//! trip. Whatever is not exactly an answer leads to the full discovery, as git does it, and what is
-//! learned there is used by the next poll.
+//! Polls and fetches over https:// and http://. A poll sends `ls-refs` of protocol version 2 straight to
+//! `git-upload-pack`, without a request for the server's capabilities: one round trip. Anything but a
+//! valid answer leads to the full discovery, as in git, and the next poll uses what that found.
+//!
+//! It knows the order of requests; [`client`] sends one.
 
 use std::io::Read;
 use std::time::Duration;
@@ -9,244 +10,305 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use chrono::TimeDelta;
 
-use self::meter::Count;
-use self::place::Place;
-use self::talk::{DISCOVER, Question, Shared, Talk};
-use super::receive::Delivery;
-use super::{Goal, Order, Progress, Update};
-use crate::domain::git::{Commit, Remote};
-use crate::domain::remote::{Answer, Dialect, Format, Reach, Trouble, Wanted, Way};
+use self::byte_counter::ByteCount;
+use self::client::{DISCOVER, HttpClient, HttpRequest, HttpShared};
+use self::url::HttpUrl;
+use super::receive::FetchDelivery;
+use super::{FetchGoal, FetchOrder, FetchProgress, FetchedRef};
+use crate::domain::git::{Commit, ObjectFormat, Remote};
+use crate::domain::remote::{
+    ConnectionSettings, MOST_FAILURES, PollAnswer, PollScope, RemoteFailure, RemoteHints,
+    UnansweredProbe, WireDialect,
+};
+use crate::domain::text::EscapeControls;
 use crate::domain::wire::{
-    self, Advertisement, Advertising, Answers, Capabilities, Listed, NotAnAnswer, Version,
+    self, AdvertisedRef, Advertisement, AdvertisementParser, Capabilities, FetchParser,
+    ProtocolError, ProtocolVersion, RefsAnswer,
 };
 use crate::system::git::Git;
-use crate::system::node::{self, since_boot};
+use crate::system::host::{self, since_boot};
 
+mod agents;
+mod byte_counter;
+mod client;
+mod credentials;
+mod dns_cache;
 mod dumb;
-mod gather;
-mod login;
-mod meter;
-mod names;
+mod errors;
 mod netrc;
-mod place;
 mod proxy;
-mod talk;
+mod reply;
 mod tls;
-mod trouble;
+mod url;
+mod write_coalescing;
 
-/// The type of an answer of git-upload-pack.
+/// The content type of an answer of git-upload-pack.
 const RESULT: &str = "application/x-git-upload-pack-result";
-/// The type of what a git server says first.
+/// The content type of a git server's advertisement.
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
-/// The most bytes that the refs may take that were asked for: half a million of them.
+/// The most bytes of the requested refs: half a million refs.
 const MOST_ASKED: u64 = 32 << 20;
-/// The most bytes that all refs of a server may take.
+/// The most bytes of all refs of a server.
 const MOST_REFS: u64 = 256 << 20;
-/// The most redirects that are followed.
 const MOST_REDIRECTS: usize = 5;
-/// How long a way that is not the direct one is used before the direct one is tried again.
+/// How long another dialect is used before the direct one is tried again.
 const KEPT: TimeDelta = TimeDelta::hours(6);
 
-/// Web servers, and the connections to them that are open.
+/// The state that all polls and fetches over HTTP share, such as open connections.
 #[derive(Debug, Default)]
-pub(super) struct Http {
-    shared: Shared,
+pub(super) struct HttpRemotes {
+    shared: HttpShared,
 }
 
-/// What was found out about a repository.
-struct Found {
-    place: Place,
-    dialect: Dialect,
-    format: Format,
-    refs: Vec<Listed>,
-    /// In version 0: what the server can do, and commits that it has without their parents.
+/// The result of asking a server about a repository.
+struct DiscoveredRepo {
+    place: HttpUrl,
+    dialect: WireDialect,
+    format: ObjectFormat,
+    refs: Vec<AdvertisedRef>,
+    /// In version 0: the server's capabilities, and its commits without their parents.
     capabilities: Capabilities,
     shallow: Vec<Commit>,
 }
 
-impl Found {
-    fn new(place: &Place, dialect: Dialect, format: Format, refs: Vec<Listed>) -> Self {
+impl DiscoveredRepo {
+    fn new(
+        place: &HttpUrl,
+        dialect: WireDialect,
+        format: ObjectFormat,
+        refs: Vec<AdvertisedRef>,
+    ) -> Self {
         let capabilities = Capabilities::default();
         Self { place: place.clone(), dialect, format, refs, capabilities, shallow: Vec::new() }
     }
 }
 
-/// How a fetch ended.
-enum Fetched {
+/// The end of a fetch.
+enum HttpFetchEnd {
     Done,
-    /// The server no longer is or has what the poll found.
+    /// The server no longer has what the poll found, or no longer answers as it did then.
     Moved(Error),
 }
 
-impl Http {
-    /// See [`Wire::poll`](super::Wire::poll).
+impl HttpRemotes {
+    /// As [`Wire::poll`](super::Wire::poll), over HTTP.
     pub(super) fn poll(
         &self,
         remote: &Remote,
-        wanted: &Wanted,
-        reach: &Reach,
-        known: Option<&Way>,
-    ) -> Result<Answer> {
+        wanted: &PollScope,
+        reach: &ConnectionSettings,
+        known: Option<&RemoteHints>,
+    ) -> Result<PollAnswer> {
         let started = since_boot();
-        let before = Count::now();
-        let talk = Talk::new(&self.shared, remote, reach)?;
+        let before = ByteCount::now();
+        let talk = HttpClient::new(&self.shared, remote, reach)?;
         let known = known.filter(|way| is_fresh(way));
         talk.recall(known);
         let found = talk.list(wanted, known)?;
-        let (branch, tip) = wire::answer(wanted, &found.refs);
-        let refs = wire::every(wanted, &found.refs);
-        let mut way = Way {
+        let RefsAnswer { branch, tip, head } = wire::answer(wanted, &found.refs);
+        let refs = wire::selected_refs(wanted, &found.refs);
+        let mut way = RemoteHints {
             dialect: found.dialect,
             format: found.format,
             base: (found.place != talk.home).then(|| found.place.to_string()),
             wants_login: talk.is_asked_who(),
             ..way_since(before, started)
         };
-        // Since when it is known, as long as nothing else is found.
+        // The time of the first poll with the same result.
         way.since = known.and_then(|known| known.since);
         if way.since.is_none() || !known.is_some_and(|known| known.is_the_same(&way)) {
-            way.since = Some(node::now());
+            way.since = Some(host::now());
         }
-        Ok(Answer { branch, tip, refs, way })
+        Ok(PollAnswer { branch, tip, refs, head, others: Vec::new(), way })
     }
 
-    /// See [`Wire::fetch`](super::Wire::fetch).
+    /// As [`Wire::fetch`](super::Wire::fetch), over HTTP.
     pub(super) fn fetch(
         &self,
         git: &Git,
-        order: &Order,
-        progress: &mut dyn FnMut(Progress),
+        order: &FetchOrder,
+        progress: &mut dyn FnMut(FetchProgress),
     ) -> Result<()> {
-        let delivery = Delivery::new(git, order)?;
-        let talk = Talk::new(&self.shared, order.remote, order.reach)?;
+        let delivery = FetchDelivery::new(git, order)?;
+        let talk = HttpClient::new(&self.shared, order.remote, order.reach)?;
         let known = order.way.filter(|way| is_fresh(way));
         talk.recall(known);
         let found = known.and_then(|way| talk.found_before(way));
-        let (branch, tip) = match order.goal {
-            Goal::Branch { branch, tip } => (branch, tip),
-            Goal::Refs(updates) => {
+        let (branch, to, tip) = match order.goal {
+            FetchGoal::Branch { branch, to, tip } => (branch, to, tip),
+            FetchGoal::Refs(updates) => {
                 let found = match found {
                     Some(found) => found,
-                    None => talk.discover(&wire::prefixes(&Wanted::Default))?,
+                    None => talk.discover(&wire::prefixes(&PollScope::Default), git.format())?,
                 };
                 return match talk.fetch(&delivery, updates, &found, progress)? {
-                    Fetched::Done => Ok(()),
-                    Fetched::Moved(reason) => Err(reason),
+                    HttpFetchEnd::Done => Ok(()),
+                    HttpFetchEnd::Moved(reason) => Err(reason),
                 };
             }
         };
         if let Some((tip, found)) = tip.zip(found) {
-            match talk.fetch(&delivery, &[Update::of(branch, tip)], &found, progress)? {
-                Fetched::Done => return Ok(()),
-                Fetched::Moved(reason) => tracing::debug!("asking anew: {reason:#}"),
+            match talk.fetch(&delivery, &[FetchedRef::of(branch, to, tip)], &found, progress)? {
+                HttpFetchEnd::Done => return Ok(()),
+                HttpFetchEnd::Moved(reason) => tracing::debug!("asking anew: {reason:#}"),
             }
         }
-        let wanted = Wanted::Branch(branch.clone());
-        let found = match known.map(|way| way.dialect) {
-            // It lists its refs anew before each fetch.
-            Some(Dialect::Old | Dialect::Dumb) => talk.discover(&wire::prefixes(&wanted))?,
-            _ => talk.list(&wanted, known.filter(|_| tip.is_none()))?,
-        };
-        let (_, tip) = wire::answer(&wanted, &found.refs);
-        let tip = tip.with_context(|| format!("it has no branch {branch} any more"))?;
-        match talk.fetch(&delivery, &[Update::of(branch, tip)], &found, progress)? {
-            Fetched::Done => Ok(()),
-            Fetched::Moved(reason) => Err(reason),
+        let wanted = PollScope::Branch(branch.clone());
+        let mut moved = None;
+        // One attempt more after the branch moved between list and fetch.
+        for _ in 0..2 {
+            let found = match known.map(|way| way.dialect) {
+                // The server lists its refs anew before each fetch.
+                Some(WireDialect::Old | WireDialect::Dumb) => {
+                    talk.discover(&wire::prefixes(&wanted), git.format())?
+                }
+                _ => talk.list(&wanted, known.filter(|_| tip.is_none()))?,
+            };
+            let answer = wire::answer(&wanted, &found.refs);
+            let tip = answer.tip.with_context(|| format!("it has no branch {branch} any more"))?;
+            match talk.fetch(&delivery, &[FetchedRef::of(branch, to, tip)], &found, progress)? {
+                HttpFetchEnd::Done => return Ok(()),
+                HttpFetchEnd::Moved(reason) => moved = Some(reason),
+            }
         }
+        Err(moved.unwrap_or_else(|| anyhow!("{branch} moves all the time")))
     }
 }
 
-/// What a poll cost that began at `started` with the meter at `before`.
-fn way_since(before: Count, started: Duration) -> Way {
-    let cost = Count::since(before);
+/// The cost of a poll that began at `started` with the counter at `before`.
+fn way_since(before: ByteCount, started: Duration) -> RemoteHints {
+    let cost = ByteCount::since(before);
     let took = since_boot().saturating_sub(started);
     tracing::debug!(?cost, ?took, "polled over http");
-    Way {
+    RemoteHints {
         bytes: cost.bytes,
         milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        ..Way::default()
+        ..RemoteHints::default()
     }
 }
 
-/// Whether `way` may be used again. The direct one costs nothing when it fails and is never
-/// forgotten; others are, so that a server that was made better is noticed.
-fn is_fresh(way: &Way) -> bool {
-    let is_direct = way.dialect == Dialect::Direct && way.base.is_none() && !way.wants_login;
-    is_direct || way.since.is_some_and(|since| node::now() - since < KEPT)
+/// Whether `way` may be used again. The direct one never expires, and neither does version 0, for which
+/// the server is asked for its capabilities each time. Others expire, so that a changed server is noticed.
+fn is_fresh(way: &RemoteHints) -> bool {
+    let is_checked = matches!(way.dialect, WireDialect::Direct | WireDialect::Old);
+    (is_checked && way.base.is_none() && !way.wants_login)
+        || way.since.is_some_and(|since| host::now() - since < KEPT)
 }
 
-impl Talk<'_> {
-    /// The refs that tell where `wanted` is, asked for as `known` says.
-    fn list(&self, wanted: &Wanted, known: Option<&Way>) -> Result<Found> {
+/// A failed `ls-refs`.
+struct ListFailure {
+    reason: Error,
+    /// The status of the answer; `None`: no answer.
+    status: Option<u16>,
+}
+
+impl ListFailure {
+    /// Whether more requests would be useless or unwelcome. `proven` is the way that worked before; a
+    /// server that was never asked this way may just not answer what was not offered.
+    fn is_final(&self, proven: Option<&RemoteHints>) -> bool {
+        match (self.reason.downcast_ref::<RemoteFailure>(), self.status, proven) {
+            (Some(RemoteFailure::Server | RemoteFailure::Credentials), ..) => true,
+            (_, Some(429), _) => true,
+            (.., None) => false,
+            (Some(RemoteFailure::Later(_)), ..) => true,
+            (_, None | Some(502..=504), Some(way)) => way.failed + 1 < MOST_FAILURES,
+            _ => false,
+        }
+    }
+}
+
+impl HttpClient<'_> {
+    /// Lists the refs that `wanted` needs, with the dialect of `known`.
+    fn list(&self, wanted: &PollScope, known: Option<&RemoteHints>) -> Result<DiscoveredRepo> {
         let prefixes = wire::prefixes(wanted);
-        if matches!(known.map(|way| way.dialect), Some(Dialect::Old | Dialect::Dumb)) {
-            return self.discover(&prefixes);
+        let format = known.map(|way| way.format).unwrap_or_default();
+        // Without a time it is only assumed.
+        let proven = known.filter(|way| way.since.is_some());
+        let wants_it =
+            known.is_some_and(|way| matches!(way.dialect, WireDialect::Old | WireDialect::Dumb));
+        // Before there is a clone, nothing could be remembered of a server that a strange request breaks.
+        if wants_it || known.is_none() || (proven.is_none() && self.wants_discovery()) {
+            return self.discover(&prefixes, format);
         }
         let place = known.map_or(Ok(self.home.clone()), |way| self.place_of(way))?;
-        let format = known.map(|way| way.format).unwrap_or_default();
-        let reason = match self.ls_refs(&place, format, &prefixes) {
-            Ok(Ok(refs)) => return Ok(Found::new(&place, Dialect::Direct, format, refs)),
-            Ok(Err(reason)) => reason,
-            // Where redirects lead now is for the configured address to say.
-            Err(reason) if place != self.home => reason,
-            Err(reason) => return Err(reason),
+        let is_listed = |dialect, refs| Ok(DiscoveredRepo::new(&place, dialect, format, refs));
+        let failure = match self.ls_refs(&place, format, &prefixes, proven.is_none()) {
+            Ok(refs) if !refs.is_empty() => return is_listed(WireDialect::Direct, refs),
+            // Servers of version 0 answer so as well; this one was asked for its version.
+            Ok(refs) if proven.is_some_and(|way| way.dialect == WireDialect::Discovered) => {
+                return is_listed(WireDialect::Discovered, refs);
+            }
+            Ok(_) => ListFailure { reason: anyhow!("it lists nothing"), status: Some(200) },
+            // Only the configured address says where its redirects lead now.
+            Err(failure) if place == self.home && failure.is_final(proven) => {
+                return Err(failure.reason);
+            }
+            Err(failure) => failure,
         };
-        tracing::debug!("no answer to the direct question: {reason:#}");
-        self.discover(&prefixes)
+        tracing::debug!("no answer to the direct question: {:#}", failure.reason);
+        if failure.status.is_some() || proven.is_some() {
+            return self.discover(&prefixes, format);
+        }
+        // The wait, or the broken connection, is spared the other repositories there. An error costs little,
+        // and may concern this repository only.
+        self.put_wants_discovery();
+        self.discover(&prefixes, format).map_err(|error| error.context(UnansweredProbe))
     }
 
-    /// What a poll found out, as far as a fetch can use it.
-    fn found_before(&self, way: &Way) -> Option<Found> {
+    /// The result of a poll, as far as a fetch can use it.
+    fn found_before(&self, way: &RemoteHints) -> Option<DiscoveredRepo> {
         let place = self.place_of(way).ok()?;
-        matches!(way.dialect, Dialect::Direct | Dialect::Discovered)
-            .then(|| Found::new(&place, way.dialect, way.format, Vec::new()))
+        matches!(way.dialect, WireDialect::Direct | WireDialect::Discovered)
+            .then(|| DiscoveredRepo::new(&place, way.dialect, way.format, Vec::new()))
     }
 
-    fn place_of(&self, way: &Way) -> Result<Place> {
+    fn place_of(&self, way: &RemoteHints) -> Result<HttpUrl> {
         match &way.base {
-            Some(base) => Place::parse(base).map(|(place, _)| place),
+            Some(base) => HttpUrl::parse(base).map(|(place, _)| place),
             None => Ok(self.home.clone()),
         }
     }
 
-    /// Asks for refs in version 2. The inner error is a server that answers something else, which
-    /// may be reached in another way; the outer one is final.
+    /// Lists refs in version 2. `is_probe`: the server may not know such a request, and is not waited for
+    /// long.
     fn ls_refs(
         &self,
-        place: &Place,
-        format: Format,
+        place: &HttpUrl,
+        format: ObjectFormat,
         prefixes: &[String],
-    ) -> Result<Result<Vec<Listed>>> {
-        let reply = self.ask(place, Question::Post(&wire::ls_refs(format, prefixes)))?;
-        if !reply.is(RESULT) {
-            let (status, later) = (reply.status, reply.later);
-            let reason = match status {
-                200 => not_git(place, &reply.kind),
-                _ => trouble::refused(place, status, later),
-            };
-            reply.drain();
-            // More questions do not help a server that has too many.
-            return if matches!(status, 429 | 502..=504) { Err(reason) } else { Ok(Err(reason)) };
-        }
-        let refs = match reply.into_bytes(MOST_ASKED) {
-            Ok(answer) => wire::read_ls_refs(format, &answer).map_err(Error::new),
-            Err(error) => Err(Error::new(error)),
+        is_probe: bool,
+    ) -> Result<Vec<AdvertisedRef>, ListFailure> {
+        let question = wire::ls_refs(format, prefixes);
+        let request = match is_probe {
+            true => HttpRequest::Probe(&question),
+            false => HttpRequest::Post(&question),
         };
-        Ok(refs.with_context(|| format!("{place} does not list its refs")))
+        let unanswered = |reason| ListFailure { reason, status: None };
+        let reply = self.ask(place, request).map_err(unanswered)?;
+        let (status, later, kind) = (reply.status, reply.later, reply.kind.clone());
+        let failed = |reason| ListFailure { reason, status: Some(status) };
+        if status != 200 {
+            reply.drain();
+            return Err(failed(errors::refused(place, status, later)));
+        }
+        let answer = reply.into_bytes(MOST_ASKED).map_err(Error::new);
+        let refs = answer.and_then(|answer| Ok(wire::read_ls_refs(format, &answer)?));
+        refs.map_err(|error| failed(not_understood(error, place, &kind)))
     }
 
-    /// Asks what the server can do, and in the way that it can, for its refs. Redirects are followed
-    /// here only.
-    fn discover(&self, prefixes: &[String]) -> Result<Found> {
+    /// Asks for the server's capabilities, and then for its refs in the best dialect that it has.
+    /// Follows redirects, which no other request does. `likely` is the object format when the server
+    /// reports none.
+    fn discover(&self, prefixes: &[String], likely: ObjectFormat) -> Result<DiscoveredRepo> {
         let mut place = self.home.clone();
         let mut redirects = 0;
         let reply = loop {
-            let reply = self.ask(&place, Question::Get(DISCOVER))?;
+            let reply = self.ask(&place, HttpRequest::Get(DISCOVER))?;
             let location = match (reply.status, &reply.location) {
                 (200, _) => break reply,
                 (301 | 302 | 303 | 307 | 308, Some(location)) => location.clone(),
                 (status, _) => {
-                    let refused = trouble::refused(&place, status, reply.later);
+                    let refused = errors::refused(&place, status, reply.later);
                     reply.drain();
                     return Err(refused);
                 }
@@ -254,24 +316,34 @@ impl Talk<'_> {
             reply.drain();
             redirects += 1;
             if redirects > MOST_REDIRECTS {
-                bail!("{} redirects on and on, last to {place}", self.home);
+                bail!("{} redirects without end, last to {place}", self.home);
             }
             place = place.redirected(DISCOVER, &location)?;
         };
-        if reply.kind != ADVERTISEMENT {
-            return self.discover_files(&place, reply, prefixes);
-        }
-        let said = advertised(reply.into_reader(MOST_REFS), prefixes)
-            .with_context(|| format!("{place} does not list its refs"))?;
-        match said.version {
-            Version::V2 => {
-                let refs = self.ls_refs(&place, said.format, prefixes)??;
-                Ok(Found::new(&place, Dialect::Discovered, said.format, refs))
+        let said = if reply.kind == ADVERTISEMENT {
+            advertised(reply.into_reader(MOST_REFS), prefixes)
+        } else {
+            let kind = reply.kind.clone();
+            let info = reply.into_bytes(dumb::MOST)?;
+            if let Some(refs) = dumb::refs(&info) {
+                return self.discover_files(&place, refs, prefixes, likely);
             }
-            Version::V0 => Ok(Found {
+            match wire::read_advertisement(prefixes.to_vec(), &info) {
+                Err(ProtocolError::NotThis(_)) => return Err(not_git(&place, &kind)),
+                said => said.map_err(Error::new),
+            }
+        };
+        let said = said.with_context(|| format!("{place} does not list its refs"))?;
+        match said.version {
+            ProtocolVersion::V2 => {
+                let refs = self.ls_refs(&place, said.format, prefixes, false);
+                let refs = refs.map_err(|failure| failure.reason)?;
+                Ok(DiscoveredRepo::new(&place, WireDialect::Discovered, said.format, refs))
+            }
+            ProtocolVersion::V0 => Ok(DiscoveredRepo {
                 place,
-                dialect: Dialect::Old,
-                format: said.format,
+                dialect: WireDialect::Old,
+                format: said.format_or(likely),
                 refs: said.refs,
                 capabilities: said.capabilities,
                 shallow: said.shallow,
@@ -279,82 +351,83 @@ impl Talk<'_> {
         }
     }
 
-    /// What the files of a repository on a plain web server say.
+    /// Completes `refs`, which are from the files of a repository on a plain web server, with HEAD.
     fn discover_files(
         &self,
-        place: &Place,
-        reply: talk::Reply,
+        place: &HttpUrl,
+        mut refs: Vec<AdvertisedRef>,
         prefixes: &[String],
-    ) -> Result<Found> {
-        let kind = reply.kind.clone();
-        let info = reply.into_bytes(dumb::MOST)?;
-        let mut refs = dumb::refs(&info).ok_or_else(|| not_git(place, &kind))?;
+        likely: ObjectFormat,
+    ) -> Result<DiscoveredRepo> {
         let is_listed = |prefix: &String| refs.iter().any(|listed| listed.name == *prefix);
         if !prefixes.iter().any(is_listed) && prefixes.iter().any(|prefix| prefix == "HEAD") {
-            let reply = self.ask(place, Question::Get("HEAD"))?;
+            let reply = self.ask(place, HttpRequest::Get("HEAD"))?;
             if reply.status == 200 {
                 let head = dumb::head(&refs, &reply.into_bytes(dumb::MOST)?);
                 refs.extend(head);
             }
         }
-        let is_long = refs.first().is_some_and(|listed| listed.id.0.as_bytes().len() == 32);
-        let format = if is_long { Format::Sha256 } else { Format::Sha1 };
-        Ok(Found::new(place, Dialect::Dumb, format, refs))
+        let format = refs.first().map_or(likely, |listed| listed.id.0.format());
+        Ok(DiscoveredRepo::new(place, WireDialect::Dumb, format, refs))
     }
 
-    /// Fetches `updates` from where and how they were `found`.
+    /// Fetches `updates` from the place and with the dialect in `found`.
     fn fetch(
         &self,
-        delivery: &Delivery,
-        updates: &[Update],
-        found: &Found,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Fetched> {
-        let Found { place, format, capabilities, .. } = found;
+        delivery: &FetchDelivery,
+        updates: &[FetchedRef],
+        found: &DiscoveredRepo,
+        progress: &mut dyn FnMut(FetchProgress),
+    ) -> Result<HttpFetchEnd> {
+        let DiscoveredRepo { place, format, capabilities, .. } = found;
         let wants = delivery.missing(updates)?;
         if wants.is_empty() {
-            return Ok(Fetched::Done);
+            return Ok(HttpFetchEnd::Done);
         }
         let request = delivery.request(*format, &wants)?;
         let (question, answers) = match found.dialect {
-            Dialect::Direct | Dialect::Discovered => (request.v2(), Answers::v2()),
-            Dialect::Old if !capabilities.has("side-band-64k") => {
-                bail!("{place} speaks a version of git's protocol that is too old")
+            WireDialect::Direct | WireDialect::Discovered => (request.v2(), FetchParser::v2()),
+            WireDialect::Old => {
+                (request.v0(capabilities), FetchParser::v0(capabilities, delivery.depth()))
             }
-            Dialect::Old => (request.v0(capabilities), Answers::v0(delivery.depth())),
-            Dialect::Dumb | Dialect::Files => bail!(
-                "{place} is a plain web server, which can tell where a branch is and not send it\n\
+            WireDialect::Dumb | WireDialect::Files => bail!(
+                "{place} is a plain web server, which lists its refs and cannot send their objects\n\
                  hint: serve it with git-http-backend(1)"
             ),
         };
-        let reply = self.ask(place, Question::Post(&question))?;
-        if !reply.is(RESULT) {
-            let reason = match reply.status {
-                200 => not_git(place, &reply.kind),
-                status => trouble::refused(place, status, reply.later),
-            };
+        let reply = self.ask(place, HttpRequest::Post(&question))?;
+        if reply.status != 200 {
+            let reason = errors::refused(place, reply.status, reply.later);
             reply.drain();
-            // Asking anew does no good where we are not wanted.
-            return if reason.is::<Trouble>() { Err(reason) } else { Ok(Fetched::Moved(reason)) };
+            // A new discovery does not help where the server refuses access.
+            return if reason.is::<RemoteFailure>() {
+                Err(reason)
+            } else {
+                Ok(HttpFetchEnd::Moved(reason))
+            };
         }
+        let kind = reply.kind.clone();
         let mut reader = reply.into_reader(u64::MAX);
         match delivery.receive(updates, &found.shallow, answers, &mut reader, progress) {
             Ok(()) => {
                 reader.drain();
-                Ok(Fetched::Done)
+                Ok(HttpFetchEnd::Done)
             }
             Err(error) => match error.downcast_ref() {
-                Some(NotAnAnswer::Empty) => Ok(Fetched::Moved(error)),
-                Some(told) if told.is_moved() => Ok(Fetched::Moved(error)),
+                Some(ProtocolError::Empty) => Ok(HttpFetchEnd::Moved(error)),
+                Some(failure) if failure.is_moved() => Ok(HttpFetchEnd::Moved(error)),
+                Some(ProtocolError::NotThis(_)) if kind != RESULT => {
+                    Ok(HttpFetchEnd::Moved(not_git(place, &kind)))
+                }
                 _ => Err(error),
             },
         }
     }
 }
 
-/// What a server says first.
-fn advertised(mut reader: talk::Reading, prefixes: &[String]) -> Result<Advertisement> {
-    let mut advertising = Advertising::new(prefixes.to_vec());
+/// Reads a server's advertisement.
+fn advertised(mut reader: reply::ReplyReader, prefixes: &[String]) -> Result<Advertisement> {
+    let mut advertising = AdvertisementParser::new(prefixes.to_vec());
     let mut piece = vec![0; 64 << 10];
     while !advertising.is_complete() {
         let count = reader.read(&mut piece)?;
@@ -367,12 +440,21 @@ fn advertised(mut reader: talk::Reading, prefixes: &[String]) -> Result<Advertis
     Ok(advertising.finish()?)
 }
 
-fn not_git(place: &Place, kind: &str) -> Error {
+/// The error for an answer with status 200 that is not valid. git does not look at its content type,
+/// which may help a person.
+fn not_understood(error: Error, place: &HttpUrl, kind: &str) -> Error {
+    match error.downcast_ref::<ProtocolError>() {
+        Some(ProtocolError::NotThis(_)) if kind != RESULT => not_git(place, kind),
+        _ => error.context(format!("{place} does not list its refs")),
+    }
+}
+
+fn not_git(place: &HttpUrl, kind: &str) -> Error {
     let kind: String = kind.chars().take(100).collect();
     let kind = if kind.is_empty() { "something".to_owned() } else { kind };
     anyhow!(
         "{place} is no git repository: it answers with {}\n\
          hint: is it the address of a page about the repository?",
-        kind.escape_debug()
+        kind.escape_controls()
     )
 }

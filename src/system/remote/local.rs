@@ -1,25 +1,39 @@
-//! Remotes on this machine: a path or `file://`. Their refs are read directly; no process starts.
+//! Polls and fetches over a path or `file://` on this machine. A poll reads the refs directly and starts
+//! no process; it knows no git protocol.
 #![expect(clippy::disallowed_types, reason = "part of the wire, which carries libgit2's fetches")]
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fmt;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use git2::{ErrorCode, Repository};
+use anyhow::{Context, Error, Result, anyhow};
+use git2::{ErrorClass, ErrorCode, Repository};
 use percent_encoding::percent_decode_str;
 
-use crate::domain::git::{Commit, RefName, Remote};
-use crate::domain::remote::{Answer, Dialect, Format, Kinds, Tip, Wanted, Way};
+use super::receive::FetchDelivery;
+use super::{FetchGoal, FetchOrder, FetchProgress, FetchedRef, shallow};
+use crate::domain::git::{Commit, ObjectFormat, RefName, Remote};
+use crate::domain::remote::{
+    FormatMismatch, PollAnswer, PollScope, RefKinds, RefTip, RemoteFailure, RemoteHead,
+    RemoteHints, WireDialect,
+};
 use crate::domain::wire;
 use crate::system::files;
 use crate::system::git::error::explained;
-use crate::system::git::{commit_of, format_of, packs};
+use crate::system::git::index_pack::git_dir_in;
+use crate::system::git::size_limits::names_below;
+use crate::system::git::{Git, commit_of, format_of};
+use crate::system::host::since_boot;
+use crate::system::process::DuplexChild;
 
-/// What a URL of this kind begins with.
+/// The beginning of a URL of this kind.
 const FILE: &str = "file://";
 
-/// The path that a local remote means: in a URL `%20` is a space, as git takes it.
+/// The path of a local remote. In a URL `%20` is a space, as in git.
 fn path(remote: &Remote) -> PathBuf {
     let url = remote.secret_url();
     match url.get(..FILE.len()) {
@@ -31,21 +45,117 @@ fn path(remote: &Remote) -> PathBuf {
     }
 }
 
-/// Where the objects and refs of the repository at `path` are.
-fn git_dir(path: &Path) -> PathBuf {
-    let below = path.join(".git");
-    if below.is_dir() { below } else { path.to_owned() }
-}
-
-/// Makes sure that the objects of `remote` can be read to their ends: libgit2 reads them in this
-/// process, and never comes back from one that is torn.
+/// Fetches the refs of `order` into `git`. A process of its own reads the remote and writes a pack,
+/// since the owner of those files decides how much time and memory that takes.
 ///
 /// # Errors
-/// Says which is torn.
-pub(super) fn must_be_whole(remote: &Remote) -> Result<()> {
-    match packs::torn_object(&git_dir(&path(remote))) {
-        Some(object) => bail!("{remote} is damaged: {} is cut off", object.display()),
-        None => Ok(()),
+/// When the remote cannot be read, or does not give all of it in time; see [`FetchDelivery::receive_pack`].
+pub(super) fn fetch(
+    git: &Git,
+    order: &FetchOrder,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<()> {
+    let path = path(order.remote);
+    let delivery = FetchDelivery::new(git, order)?;
+    let edges = shallow::read(&git_dir_in(&path), git.format())?;
+    let mut polled = order.goal.polled();
+    let mut last = anyhow!("it says something else each time");
+    // One attempt more after the branch moved.
+    for _ in 0..2 {
+        let updates = match (polled.take(), order.goal) {
+            (Some(updates), _) => updates,
+            (None, FetchGoal::Refs(_)) => break,
+            (None, FetchGoal::Branch { branch, to, .. }) => {
+                let answer = poll(order.remote, &PollScope::Branch(branch.clone()), None)?;
+                FormatMismatch::check(answer.way.format, git.format())?;
+                let tip = answer.tip;
+                vec![FetchedRef::of(
+                    branch,
+                    to,
+                    tip.with_context(|| format!("it has no branch {branch}"))?,
+                )]
+            }
+        };
+        let wants = delivery.missing(&updates)?;
+        if wants.is_empty() {
+            return Ok(());
+        }
+        let mut packer = Some(PackProcess::start(git, &path, &wants, order.reach.limit)?);
+        let mut read = |into: &mut [u8]| match &mut packer {
+            Some(running) => match running.read(into)? {
+                0 => packer.take().map_or(Ok(()), PackProcess::finish).map(|()| 0),
+                count => Ok(count),
+            },
+            None => Ok(0),
+        };
+        match delivery.receive_pack(&updates, &edges, &mut read, progress) {
+            Err(error) if error.is::<PackFailure>() => last = error,
+            outcome => return outcome,
+        }
+    }
+    Err(last)
+}
+
+/// The process that reads the remote.
+struct PackProcess {
+    dialogue: DuplexChild,
+    limit: Duration,
+    deadline: Duration,
+}
+
+/// The reason why the process that reads the remote could not make a pack.
+#[derive(Debug)]
+struct PackFailure(String);
+
+impl fmt::Display for PackFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PackFailure {}
+
+impl PackProcess {
+    fn start(git: &Git, from: &Path, wants: &[Commit], limit: Duration) -> Result<Self> {
+        let mut args: Vec<OsString> = ["pack-objects", "--into"].map(OsString::from).to_vec();
+        args.extend([git.git_dir().into(), "--".into(), from.into()]);
+        let mut dialogue = DuplexChild::start_ours(&args)
+            .context("cannot start the process that reads the remote")?;
+        let deadline = since_boot() + limit;
+        let wanted: String = wants.iter().map(|want| format!("{want}\n")).collect();
+        let mut rest = wanted.as_bytes();
+        while !rest.is_empty() {
+            match dialogue.write(rest, deadline.saturating_sub(since_boot())) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                // The way the process ends gives a better reason.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+                Err(error) => return Err(error).context("the remote is not read"),
+            }
+        }
+        dialogue.close_input();
+        Ok(Self { dialogue, limit, deadline })
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Result<usize> {
+        let patience = self.deadline.saturating_sub(since_boot());
+        self.dialogue.read(into, patience).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => {
+                anyhow!("reading it took longer than {}", humantime::format_duration(self.limit))
+            }
+            _ => Error::new(error).context("it cannot be read"),
+        })
+    }
+
+    fn finish(self) -> Result<()> {
+        let farewell = self.dialogue.finish(self.deadline.saturating_sub(since_boot()))?;
+        match farewell.code {
+            Some(0) => Ok(()),
+            Some(_) => Err(PackFailure(farewell.complaints.trim_end().to_owned()).into()),
+            None => Err(Error::new(RemoteFailure::Pack).context(
+                "reading it needs more memory than that may use\n\
+                 hint: look whether it is damaged: git fsck; then: git repack -adf",
+            )),
+        }
     }
 }
 
@@ -64,13 +174,26 @@ fn open(remote: &Remote) -> Result<Repository> {
         .with_context(|| format!("{remote} cannot be opened"))
 }
 
-pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
-    if let Wanted::Branch(branch) | Wanted::Preferably(branch) = wanted
-        && let Some(tip) = plain_ref(&path(remote), branch)
+pub(super) fn poll(
+    remote: &Remote,
+    wanted: &PollScope,
+    known: Option<&RemoteHints>,
+) -> Result<PollAnswer> {
+    let path = path(remote);
+    if let PollScope::Branch(branch) | PollScope::WithHead(branch) = wanted
+        && let Some(tip) = plain_ref(&path, branch)
+        // For an id of another length, only the configuration shows whether the repository changed its
+        // format.
+        && known.is_some_and(|way| way.format == tip.0.format())
     {
-        let format = if tip.0.to_string().len() == 64 { Format::Sha256 } else { Format::Sha1 };
-        let branch = Some(branch.clone());
-        return Ok(Answer { branch, tip: Some(tip), refs: Vec::new(), way: way(format) });
+        let head = match wanted {
+            PollScope::WithHead(_) => plain_head(&path),
+            _ => None,
+        };
+        let head = head.map(|branch| RemoteHead { branch, tip: None });
+        let (branch, refs, others) = (Some(branch.clone()), Vec::new(), Vec::new());
+        let way = way(tip.0.format());
+        return Ok(PollAnswer { branch, tip: Some(tip), refs, head, others, way });
     }
     let repo = open(remote)?;
     let way = way(format_of(&repo));
@@ -80,37 +203,51 @@ pub(super) fn poll(remote: &Remote, wanted: &Wanted) -> Result<Answer> {
         Err(error) => Err(anyhow!("{}", error.message()))
             .with_context(|| format!("{remote}: {branch} cannot be read")),
     };
-    if let Wanted::Branch(branch) | Wanted::Preferably(branch) = wanted
-        && let Some(tip) = tip_of(branch)?
-    {
-        let branch = Some(branch.clone());
-        return Ok(Answer { branch, tip: Some(tip), refs: Vec::new(), way });
-    }
     let default = repo.find_reference("HEAD").ok().and_then(|head| {
         head.symbolic_target().ok()??.strip_prefix("refs/heads/")?.parse::<RefName>().ok()
     });
-    let branch = wanted.choose(default, |branch| matches!(tip_of(branch), Ok(Some(_))));
+    // A HEAD that names nothing is not listed by a server either.
+    let head = default.and_then(|branch| {
+        let tip = Some(tip_of(&branch).ok()??);
+        Some(RemoteHead { branch, tip })
+    });
+    let branch = wanted.branch().cloned().or_else(|| head.as_ref().map(|it| it.branch.clone()));
     let tip = branch.as_ref().map(tip_of).transpose()?.flatten();
     let refs = match wanted {
-        Wanted::Every { kinds, .. } => {
-            every(&repo, *kinds).with_context(|| format!("{remote} cannot list its refs"))?
+        PollScope::Every { kinds, .. } => {
+            list_refs(&repo, *kinds).with_context(|| format!("{remote} cannot list its refs"))?
         }
         _ => Vec::new(),
     };
-    Ok(Answer { branch, tip, refs, way })
+    Ok(PollAnswer { branch, tip, refs, head, others: Vec::new(), way })
 }
 
-/// The branches and tags of `repo`, by name. What stands for another ref is left out.
-fn every(repo: &Repository, kinds: Kinds) -> Result<Vec<Tip>> {
+/// The branches and tags of `repo`, by name, without symbolic refs.
+///
+/// # Errors
+/// Also when a file or directory below `refs` cannot be read: libgit2 skips it, and a branch that is
+/// missing in the list is removed from its target.
+fn list_refs(repo: &Repository, kinds: RefKinds) -> Result<Vec<RefTip>> {
     let mut tips = Vec::new();
-    for (wanted, glob) in [(kinds.branches, "refs/heads/*"), (kinds.tags, "refs/tags/*")] {
+    for (wanted, prefix) in [(kinds.branches, "refs/heads"), (kinds.tags, "refs/tags")] {
         if !wanted {
             continue;
         }
-        for found in repo.references_glob(glob)? {
+        let files = names_below(repo.commondir(), Path::new(prefix))?;
+        let mut listed = BTreeSet::new();
+        for found in repo.references_glob(&format!("{prefix}/*"))? {
             let found = found?;
-            if let Some(oid) = found.target() {
-                tips.push(Tip { name: wire::ref_name(found.name_bytes()), id: commit_of(oid)? });
+            listed.insert(found.name_bytes().to_vec());
+            tips.extend(tip(&found)?);
+        }
+        for name in files.iter().filter(|name| !listed.contains(name.as_bytes())) {
+            match repo.find_reference(name) {
+                Ok(found) => tips.extend(tip(&found)?),
+                Err(error) if error.class() == ErrorClass::Os => {
+                    return Err(explained(&error)).with_context(|| format!("cannot read {name}"));
+                }
+                // Removed in the meantime, or not a ref that git would list.
+                Err(_) => {}
             }
         }
     }
@@ -118,15 +255,21 @@ fn every(repo: &Repository, kinds: Kinds) -> Result<Vec<Tip>> {
     Ok(tips)
 }
 
-fn way(format: Format) -> Way {
-    Way { dialect: Dialect::Files, format, ..Way::default() }
+/// The object that a ref points at; `None` for a symbolic ref.
+fn tip(found: &git2::Reference<'_>) -> Result<Option<RefTip>> {
+    let tip = |oid| Ok(RefTip { name: wire::ref_name(found.name_bytes()), id: commit_of(oid)? });
+    found.target().map(tip).transpose()
 }
 
-/// The tip of `branch` as it stands in a file of its own or in `packed-refs`, the two places of
-/// gitrepository-layout(5); `None` leaves everything else to libgit2. A poll does no more than this
-/// each minute, and opening a repository costs twenty times as much.
+fn way(format: ObjectFormat) -> RemoteHints {
+    RemoteHints { dialect: WireDialect::Files, format, ..RemoteHints::default() }
+}
+
+/// The tip of `branch` in a file of its own or in `packed-refs`, the two places of
+/// gitrepository-layout(5); `None` leaves everything else to libgit2. This is all that a poll each
+/// minute does: opening a repository costs twenty times as much.
 fn plain_ref(path: &Path, branch: &RefName) -> Option<Commit> {
-    let git_dir = git_dir(path);
+    let git_dir = git_dir_in(path);
     let name = branch.local();
     let read = |file: &str, cap| files::read_small(&git_dir.join(file), cap).ok();
     if let Some(loose) = read(&name, 1024)? {
@@ -137,6 +280,12 @@ fn plain_ref(path: &Path, branch: &RefName) -> Option<Commit> {
         .split(|&byte| byte == b'\n')
         .find(|line| line.strip_suffix(name.as_bytes()).is_some_and(|id| id.ends_with(b" ")))?;
     std::str::from_utf8(line).ok()?.split(' ').next()?.parse().ok()
+}
+
+/// The branch that the file HEAD names; `None` leaves everything else out.
+fn plain_head(path: &Path) -> Option<RefName> {
+    let head = files::read_small(&git_dir_in(path).join("HEAD"), 1024).ok()??;
+    std::str::from_utf8(&head).ok()?.trim_end().strip_prefix("ref: refs/heads/")?.parse().ok()
 }
 
 #[cfg(test)]

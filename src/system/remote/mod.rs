@@ -1,183 +1,253 @@
-//! The wire: ask a remote where a branch is, and carry a fetch. Which way a remote is reached is
-//! decided here by its scheme; each way is a file of its own.
+//! Polls remotes for their branches and fetches from them. This file picks the transport by the remote's
+//! scheme; each transport has a file of its own, which alone knows its protocol.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use git2::{AutotagOption, FetchOptions, RemoteCallbacks};
+use anyhow::{Context, Result, bail};
 
-use self::allowance::Allowance;
-use self::silent::Silent;
+use self::dead_hosts::DeadHosts;
 use super::git::Git;
-use super::git::error::explained;
-use super::node::since_boot;
-use crate::domain::git::{Commit, RefName, Remote, Scheme};
-use crate::domain::remote::{Answer, Reach, Wanted, Way};
+use crate::domain::git::{Commit, ObjectFormat, RefName, Remote, RemoteScheme};
+use crate::domain::remote::{
+    ConnectionSettings, FormatMismatch, PollAnswer, PollScope, RefKinds, RemoteHints, WireDialect,
+};
+use crate::domain::text::EscapeControls;
+
+/// The most names of refs that an answer without the wanted one has: more than anybody is shown.
+const MOST_NAMES: usize = 10;
 
 mod address;
-mod allowance;
-mod daemon;
+mod dead_hosts;
+mod duplex_stream;
+mod fetch_quota;
+mod git_daemon;
 mod haves;
 mod http;
+mod intake;
 mod local;
 mod receive;
-pub mod shallow;
-mod silent;
+mod shallow;
 mod ssh;
-mod stream;
 
-/// What the polls and fetches of one process share: connections, and what they are kept open with.
+/// The connections and caches that the polls and fetches of one process share.
 #[derive(Debug, Default)]
 pub struct Wire {
-    /// Those that ssh and git:// cannot connect to, and all that asked to be left alone.
-    silent: Silent,
-    http: http::Http,
+    /// Servers that ssh and git:// cannot connect to, and all servers that asked for a pause.
+    silent: DeadHosts,
+    http: http::HttpRemotes,
     /// The connections that ssh keeps open.
-    masters: ssh::Masters,
+    masters: ssh::ControlMasters,
 }
 
-/// What to fetch.
+/// One fetch: the remote, its settings, and the refs to fetch.
 #[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
-    /// From where.
+pub struct FetchOrder<'a> {
+    /// The remote to fetch from.
     pub remote: &'a Remote,
-    /// Under which settings.
-    pub reach: &'a Reach,
-    /// What.
-    pub goal: Goal<'a>,
-    /// How the poll went that found it.
-    pub way: Option<&'a Way>,
+    /// The connection settings for the remote.
+    pub reach: &'a ConnectionSettings,
+    /// The refs to fetch.
+    pub goal: FetchGoal<'a>,
+    /// How the remote answered the poll; `None` without a poll.
+    pub way: Option<&'a RemoteHints>,
 }
 
-/// What a fetch is to bring.
+/// The refs that a fetch brings.
 #[derive(Clone, Copy, Debug)]
-pub enum Goal<'a> {
+pub enum FetchGoal<'a> {
     /// A branch, as its tracking ref.
     Branch {
-        /// Which.
+        /// The branch.
         branch: &'a RefName,
-        /// Where a poll found it; `None`: nobody asked yet.
+        /// The full name of the tracking ref.
+        to: &'a str,
+        /// Its tip as of the poll; `None` when no poll was made yet.
         tip: Option<Commit>,
     },
-    /// What a poll found, and nothing newer.
-    Refs(&'a [Update]),
+    /// The refs that a poll listed, and nothing newer.
+    Refs(&'a [FetchedRef]),
 }
 
-/// A ref that a fetch is to bring.
+/// One ref to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Update {
-    /// Its full name there.
+pub struct FetchedRef {
+    /// Its full name at the remote.
     pub from: String,
-    /// Its full name here.
+    /// Its full name in the clone.
     pub to: String,
-    /// What it points at there.
+    /// The object that it points at.
     pub id: Commit,
 }
 
-impl Update {
-    /// Of a branch, as its tracking ref.
-    fn of(branch: &RefName, tip: Commit) -> Self {
-        Self { from: branch.local(), to: branch.tracking(), id: tip }
+impl FetchedRef {
+    /// A branch, as its tracking ref.
+    fn of(branch: &RefName, to: &str, tip: Commit) -> Self {
+        Self { from: branch.local(), to: to.to_owned(), id: tip }
     }
 }
 
-impl fmt::Display for Goal<'_> {
+impl FetchGoal<'_> {
+    /// The refs that a poll listed; `None` when no poll was made yet.
+    fn polled(&self) -> Option<Vec<FetchedRef>> {
+        match *self {
+            Self::Branch { branch, to, tip } => {
+                tip.map(|tip| vec![FetchedRef::of(branch, to, tip)])
+            }
+            Self::Refs(updates) => Some(updates.to_vec()),
+        }
+    }
+}
+
+impl fmt::Display for FetchGoal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Branch { branch, .. } => branch.fmt(f),
-            Self::Refs([update]) => update.from.escape_debug().fmt(f),
+            Self::Refs([update]) => update.from.escape_controls().fmt(f),
             Self::Refs(updates) => write!(f, "{} refs", updates.len()),
         }
     }
 }
 
 impl Wire {
-    /// With the sockets of shared ssh connections in the first of `folders` that will do.
-    pub fn new(folders: Vec<PathBuf>) -> Self {
-        Self { masters: ssh::Masters::below(folders), ..Self::default() }
+    /// Shares ssh connections over sockets in the first usable directory of `directories`.
+    pub fn new(dirs: Vec<PathBuf>) -> Self {
+        Self { masters: ssh::ControlMasters::below(dirs), ..Self::default() }
     }
 
-    /// Asks `remote` where the wanted branch is. `known` is how it answered last.
+    /// Asks `remote` where the wanted branch is. `known` is how it answered last. `clone` is the object
+    /// format of the clone; `None` when there is no clone yet.
     ///
     /// # Errors
-    /// When it may not be used, does not answer, or with something that is no answer. A
-    /// [`Trouble`](crate::domain::remote::Trouble) in the chain says what that means for others.
+    /// When the remote may not be used, does not answer, or sends no valid answer. A
+    /// [`RemoteFailure`](crate::domain::remote::RemoteFailure) in the chain says what that means for
+    /// other repositories, a [`FormatMismatch`] that the clone has another object format.
     pub fn poll(
         &self,
         remote: &Remote,
-        wanted: &Wanted,
-        reach: &Reach,
-        known: Option<&Way>,
-    ) -> Result<Answer> {
+        wanted: &PollScope,
+        reach: &ConnectionSettings,
+        known: Option<&RemoteHints>,
+        clone: Option<ObjectFormat>,
+    ) -> Result<PollAnswer> {
+        // A remote that was never asked most likely has the clone's object format.
+        let likely = clone.map(|format| RemoteHints {
+            dialect: WireDialect::Direct,
+            format,
+            ..RemoteHints::default()
+        });
+        let mut answer = self.ask(remote, wanted, reach, known.or(likely.as_ref()))?;
+        if answer.tip.is_none() {
+            answer.others = self.names(remote, reach, &answer)?;
+        }
+        let format = answer.way.format;
+        let mut ids = answer.refs.iter().map(|tip| tip.id).chain(answer.tip);
+        if let Some(id) = ids.find(|id| id.0.format() != format) {
+            bail!("{remote} names objects by {format}, and lists {id}");
+        }
+        FormatMismatch::check(format, clone.unwrap_or(format))
+            .with_context(|| format!("{remote} cannot be followed"))?;
+        Ok(answer)
+    }
+
+    /// The short names of the branches that `remote` has, which gave `answer`; without branches, of tags.
+    fn names(
+        &self,
+        remote: &Remote,
+        reach: &ConnectionSettings,
+        answer: &PollAnswer,
+    ) -> Result<Vec<String>> {
+        let mut kinds = RefKinds { branches: true, tags: false };
+        for _ in 0..2 {
+            let every = PollScope::Every { branch: None, kinds };
+            let refs = self.ask(remote, &every, reach, Some(&answer.way))?.refs;
+            if !refs.is_empty() {
+                let short = |name: &str| name.splitn(3, '/').last().map(str::to_owned);
+                return Ok(refs
+                    .iter()
+                    .filter_map(|tip| short(&tip.name))
+                    .take(MOST_NAMES)
+                    .collect());
+            }
+            kinds = RefKinds { branches: false, tags: true };
+        }
+        Ok(Vec::new())
+    }
+
+    fn ask(
+        &self,
+        remote: &Remote,
+        wanted: &PollScope,
+        reach: &ConnectionSettings,
+        known: Option<&RemoteHints>,
+    ) -> Result<PollAnswer> {
         let scheme = permitted(remote, reach)?;
         let server = remote.server().unwrap_or_default();
         match scheme {
-            Scheme::Local => local::poll(remote, wanted),
-            Scheme::Http | Scheme::Https => {
-                // Whether anybody can be connected to, is known there of each place that is led to.
+            RemoteScheme::Local => local::poll(remote, wanted, known),
+            RemoteScheme::Http | RemoteScheme::Https => {
+                // The HTTP client itself remembers unreachable servers, for the target of each redirect.
                 let poll = || self.http.poll(remote, wanted, reach, known);
                 self.silent.unless_busy(&server, poll)
             }
-            Scheme::Git => {
-                self.silent.unless(&server, || daemon::poll(remote, wanted, reach, known))
+            RemoteScheme::Git => {
+                self.silent.unless(&server, || git_daemon::poll(remote, wanted, reach, known))
             }
-            Scheme::Ssh => {
+            RemoteScheme::Ssh => {
                 let poll = || ssh::poll(&self.masters, remote, wanted, reach, known);
                 self.silent.unless(&server, poll)
             }
         }
     }
 
-    /// Makes sure that `remote` could be asked, as far as this machine alone can tell.
+    /// Checks, without a connection, that `remote` could be asked.
     ///
     /// # Errors
-    /// Says what is missing.
-    pub fn ready(&self, remote: &Remote, reach: &Reach) -> Result<()> {
+    /// When something is missing on this machine; says what.
+    pub fn ready(&self, remote: &Remote, reach: &ConnectionSettings) -> Result<()> {
         match permitted(remote, reach)? {
-            Scheme::Ssh => ssh::ready(remote, reach),
-            Scheme::Local | Scheme::Git | Scheme::Http | Scheme::Https => Ok(()),
+            RemoteScheme::Ssh => ssh::ready(remote, reach),
+            RemoteScheme::Local | RemoteScheme::Git | RemoteScheme::Http | RemoteScheme::Https => {
+                Ok(())
+            }
         }
     }
 
-    /// Brings what `order` names into `git`.
+    /// Fetches the refs of `order` into `git`.
     ///
     /// # Errors
-    /// When it fails, takes longer than it may, or sends too much; the refs stay then. Those of
-    /// [`Goal::Refs`] may have moved since they were listed.
+    /// When it fails, takes too long or sends too much; the refs do not move then. The refs of
+    /// [`FetchGoal::Refs`] may have moved at the remote since they were listed.
     pub fn fetch(
         &self,
         git: &Git,
-        order: &Order,
-        progress: &mut dyn FnMut(Progress),
+        order: &FetchOrder,
+        progress: &mut dyn FnMut(FetchProgress),
     ) -> Result<()> {
-        let Order { remote, goal, .. } = order;
+        let FetchOrder { remote, goal, .. } = order;
         match permitted(remote, order.reach)? {
-            Scheme::Local => {
-                local::must_be_whole(remote)?;
-                by_libgit2(git, order, progress)
-            }
-            Scheme::Http | Scheme::Https => self.http.fetch(git, order, progress),
-            Scheme::Git => daemon::fetch(git, order, progress),
-            Scheme::Ssh => ssh::fetch(&self.masters, git, order, progress),
+            RemoteScheme::Local => local::fetch(git, order, progress),
+            RemoteScheme::Http | RemoteScheme::Https => self.http.fetch(git, order, progress),
+            RemoteScheme::Git => git_daemon::fetch(git, order, progress),
+            RemoteScheme::Ssh => ssh::fetch(&self.masters, git, order, progress),
         }
         .with_context(|| format!("cannot fetch {goal} from {remote}"))
     }
 }
 
-/// The kind of a remote that may be used.
+/// The scheme of a remote that the settings permit.
 ///
 /// # Errors
-/// Says why it may not.
-pub fn permitted(remote: &Remote, reach: &Reach) -> Result<Scheme> {
+/// When the remote may not be used; says why.
+pub fn permitted(remote: &Remote, reach: &ConnectionSettings) -> Result<RemoteScheme> {
     if remote.hides_its_host() {
         bail!(
-            "{remote}: nobody can tell where its host begins\n\
+            "{remote}: it is unclear where its host begins\n\
              hint: in a user and a password write %2F for /, %3F for ?, %23 for # and %40 for @"
         );
     }
     match remote.scheme() {
-        Some(Scheme::Git | Scheme::Http) if !reach.insecure => bail!(
+        Some(RemoteScheme::Git | RemoteScheme::Http) if !reach.insecure => bail!(
             "{remote} is neither encrypted nor authenticated\n\
              hint: use https or ssh, or where the network is trusted set insecure = true for it, in \
              agent.toml or its file in agent.d"
@@ -187,9 +257,9 @@ pub fn permitted(remote: &Remote, reach: &Reach) -> Result<Scheme> {
     }
 }
 
-/// How much of a fetch has arrived.
+/// The progress of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct FetchProgress {
     /// Objects so far.
     pub received: usize,
     /// Objects in all.
@@ -198,66 +268,8 @@ pub struct Progress {
     pub bytes: usize,
 }
 
-/// Lets the refs of `updates` point where a poll found them. The objects have to be here.
-fn point(git: &Git, updates: &[Update]) -> Result<()> {
+/// Sets the refs of `updates` to their polled objects, which have to be in the store already.
+fn point(git: &Git, updates: &[FetchedRef]) -> Result<()> {
     let moves = updates.iter().map(|update| (update.to.clone(), Some(update.id)));
     git.move_refs(&moves.collect::<Vec<_>>(), "fetch")
-}
-
-/// Over libgit2's own transport.
-fn by_libgit2(git: &Git, order: &Order, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-    let Order { remote, goal, .. } = order;
-    let limit = order.reach.limit;
-    let deadline = since_boot() + limit;
-    let allowance = Allowance::of(git.git_dir());
-    let (mut stopped, mut too_much) = (None, Ok(()));
-    let mut callbacks = RemoteCallbacks::new();
-    callbacks.transfer_progress(|stats| {
-        progress(Progress {
-            received: stats.received_objects(),
-            total: stats.total_objects(),
-            bytes: stats.received_bytes(),
-        });
-        if since_boot() > deadline {
-            stopped = Some(format!("took longer than {}", humantime::format_duration(limit)));
-        } else {
-            too_much = allowance.covers(stats.received_bytes());
-        }
-        stopped.is_none() && too_much.is_ok()
-    });
-    let mut options = FetchOptions::new();
-    options.remote_callbacks(callbacks).download_tags(AutotagOption::None).update_fetchhead(false);
-    shallow::keep(git.git_dir())?;
-    let refspecs: Vec<String> = match goal {
-        Goal::Branch { branch, .. } => vec![format!("+{}:{}", branch.local(), branch.tracking())],
-        Goal::Refs(updates) => {
-            updates.iter().map(|update| format!("+{}:{}", update.from, update.to)).collect()
-        }
-    };
-    let fetched = git.for_the_wire()?.remote_anonymous(remote.secret_url()).and_then(
-        |mut handle| match goal {
-            Goal::Branch { .. } => handle.fetch(&refspecs, Some(&mut options), Some("fetch")),
-            // The library would write each ref into a file of its own, with a log, and wait for both.
-            Goal::Refs(_) => handle.download(&refspecs, Some(&mut options)),
-        },
-    );
-    drop(options);
-    shallow::put_back(git.git_dir())?;
-    too_much?;
-    match (fetched, stopped) {
-        (Ok(()), _) => match goal {
-            Goal::Branch { .. } => Ok(()),
-            Goal::Refs(updates) => {
-                for Update { from, id, .. } in *updates {
-                    ensure!(
-                        git.has_object(*id),
-                        "it did not send {id}; was {from} rewritten just now?"
-                    );
-                }
-                point(git, updates)
-            }
-        },
-        (Err(_), Some(reason)) => Err(anyhow!("it {reason}")),
-        (Err(error), None) => Err(explained(&error)),
-    }
 }

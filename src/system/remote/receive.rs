@@ -1,55 +1,51 @@
-//! The end of every fetch, whichever protocol carried it: what to ask for, and the answer on its way
-//! into the object store. Knows git's messages and the clone; how bytes travel it does not know.
+//! The part of a fetch that is the same for every protocol: the request, and the way of the answer into
+//! the object store. Knows git's messages and the clone; does not know how the bytes travel.
 //!
-//! Order, so that a death between any two steps leaves a clone that git accepts: the edges of a
-//! shallow history, the pack, the tracking ref.
+//! Order, so that a crash between any two steps leaves a clone that git accepts: the edges of a shallow
+//! history, the pack, the tracking ref.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::allowance::Allowance;
-use super::haves::{Complete, haves};
-use super::{Goal, Order, Progress, Update, point, shallow};
-use crate::domain::git::Commit;
-use crate::domain::remote::Format;
-use crate::domain::wire::{Answers, MOST_EDGES, NotAnAnswer, Part, Request};
+use super::haves::{CompleteHistory, haves};
+use super::intake::PackIntake;
+use super::{FetchGoal, FetchOrder, FetchProgress, FetchedRef, point, shallow};
+use crate::domain::git::{Commit, ObjectFormat};
+use crate::domain::remote::FormatMismatch;
+use crate::domain::wire::{FetchParser, FetchPart, FetchRequest, MOST_EDGES, ProtocolError};
 use crate::system::git::Git;
-use crate::system::git::error::explained;
-use crate::system::git::format_of;
-use crate::system::node::since_boot;
+use crate::system::host::since_boot;
+use crate::system::remote::fetch_quota::FetchQuota;
 
-/// How much is read at once.
 const PIECE: usize = 64 << 10;
 
-/// A fetch into one clone: made before anything is asked, it knows what is here.
-pub(super) struct Delivery<'a> {
+/// A fetch into one clone, with what the clone has. Made before anything is asked.
+pub(super) struct FetchDelivery<'a> {
     git: &'a Git,
     limit: Duration,
     deadline: Duration,
-    format: Format,
+    format: ObjectFormat,
     haves: Vec<Commit>,
     shallow: Vec<Commit>,
     depth: u32,
-    allowance: Allowance,
-    /// A branch that is followed alone is worth a log of where it was.
+    allowance: FetchQuota,
+    /// Whether ref updates write a log: only for a branch that is followed alone.
     logged: bool,
 }
 
-impl<'a> Delivery<'a> {
-    /// Of what `order` names, into `git`. Its time runs from now on.
+impl<'a> FetchDelivery<'a> {
+    /// A fetch of `order` into `git`. Its time limit begins now.
     ///
     /// # Errors
-    /// When what is here cannot be read.
-    pub(super) fn new(git: &'a Git, order: &Order<'a>) -> Result<Self> {
+    /// When the clone's refs or objects cannot be read.
+    pub(super) fn new(git: &'a Git, order: &FetchOrder<'a>) -> Result<Self> {
         let limit = order.reach.limit;
-        shallow::put_back(git.git_dir())?;
         let haves = match order.goal {
-            Goal::Branch { branch, .. } => haves(git, &[branch.tracking().as_str()])?,
-            Goal::Refs(updates) => {
+            FetchGoal::Branch { to, .. } => haves(git, &[to])?,
+            FetchGoal::Refs(updates) => {
                 haves(git, &updates.iter().map(|update| update.to.as_str()).collect::<Vec<_>>())?
             }
         };
@@ -58,51 +54,50 @@ impl<'a> Delivery<'a> {
             git,
             limit,
             deadline: since_boot() + limit,
-            format: format_of(git.for_the_wire()?),
-            // Later fetches bring what is new, however much: a history cut between HEAD and the new
-            // tip would make them strangers.
+            format: git.format(),
+            // Later fetches get everything new, however much: a history cut off between HEAD and the new
+            // tip would make the two unrelated.
             depth: if is_first { order.reach.depth } else { 0 },
-            shallow: if is_first { Vec::new() } else { shallow::read(git.git_dir())? },
+            shallow: if is_first {
+                Vec::new()
+            } else {
+                shallow::read(git.git_dir(), git.format())?
+            },
             haves,
-            allowance: Allowance::of(git.git_dir()),
-            logged: matches!(order.goal, Goal::Branch { .. }),
+            allowance: FetchQuota::of(git.git_dir()),
+            logged: matches!(order.goal, FetchGoal::Branch { .. }),
         })
     }
 
-    /// How many commits of history are asked for; 0: all.
+    /// How many commits of history to ask for; 0 asks for all.
     pub(super) fn depth(&self) -> u32 {
         self.depth
     }
 
-    /// What to ask for, to get `wants`.
+    /// The request for `wants`.
     ///
     /// # Errors
-    /// When the server names its objects by another hash than the clone.
+    /// `FormatMismatch` when the server's object format is not the clone's.
     pub(super) fn request<'b>(
         &'b self,
-        format: Format,
+        format: ObjectFormat,
         wants: &'b [Commit],
-    ) -> Result<Request<'b>> {
-        ensure!(
-            format == self.format,
-            "it names its objects by {}, and the clone by {}\n\
-             hint: move the clone away; the next tick clones it anew",
-            hash(format),
-            hash(self.format)
-        );
+    ) -> Result<FetchRequest<'b>> {
+        FormatMismatch::check(format, self.format)?;
         let (haves, shallow) = (&self.haves, &self.shallow);
-        Ok(Request { format, wants, haves, shallow, depth: self.depth })
+        Ok(FetchRequest { format, wants, haves, shallow, depth: self.depth })
     }
 
-    /// What has to come for `updates`. When that is nothing, the refs are where they belong already.
+    /// The objects that the clone lacks for `updates`. When there are none, the refs have been set
+    /// already.
     ///
     /// # Errors
-    /// When history cannot be read or a ref not be written.
-    pub(super) fn missing(&self, updates: &[Update]) -> Result<Vec<Commit>> {
-        let here = Complete::of(self.git)?;
+    /// When history cannot be read or a ref cannot be written.
+    pub(super) fn missing(&self, updates: &[FetchedRef]) -> Result<Vec<Commit>> {
+        let context = CompleteHistory::of(self.git)?;
         let mut missing = Vec::new();
         for update in updates {
-            if !here.holds(&update.to, update.id)? {
+            if !context.holds(&update.to, update.id)? {
                 missing.push(update.id);
             }
         }
@@ -114,108 +109,147 @@ impl<'a> Delivery<'a> {
         Ok(missing)
     }
 
-    /// Takes the answer from `reader`, puts its pack into the clone and the refs where `updates`
-    /// say. `edges`: what the server said before to be without its parents there. Reads no further
+    /// Reads the answer from `reader`, puts its pack into the clone and sets the refs as `updates` say.
+    /// `edges` are the commits that the server reported before to lack their parents. Reads no further
     /// than the end of the answer.
     ///
     /// # Errors
-    /// When the answer is none, is not whole, too large or too slow, or the disk fails; the refs stay
-    /// then. A [`NotAnAnswer`] in the chain is the server's.
+    /// When the answer is invalid, incomplete, too large or too slow, or the disk fails; the refs do not
+    /// move then. A `ProtocolError` in the chain is the server's.
     pub(super) fn receive(
         &self,
-        updates: &[Update],
+        updates: &[FetchedRef],
         edges: &[Commit],
-        mut answers: Answers,
+        mut answers: FetchParser,
         reader: &mut dyn Read,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(FetchProgress),
     ) -> Result<()> {
-        // libgit2 leaves this number to its own transports.
-        let received = Cell::new(0);
-        let odb = self.git.for_the_wire()?.odb()?;
-        let mut pack = odb.packwriter().map_err(|error| explained(&error))?;
-        pack.progress(|stats| {
-            progress(Progress {
-                received: stats.received_objects(),
-                total: stats.total_objects(),
-                bytes: received.get(),
-            });
-            true
-        });
+        let mut intake = self.intake()?;
         let mut list: BTreeSet<Commit> = self.shallow.iter().copied().collect();
         list.extend(edges);
         let few = |edges: &BTreeSet<Commit>| match edges.len() {
             0..=MOST_EDGES => Ok(()),
-            _ => Err(NotAnAnswer::too_many_edges()),
+            _ => Err(ProtocolError::too_many_edges()),
         };
         few(&list)?;
         let mut filled: BTreeSet<Commit> = BTreeSet::new();
         let mut piece = vec![0; PIECE];
+        let mut received = 0;
         while !answers.is_complete() {
-            if since_boot() > self.deadline {
-                bail!("it took longer than {}", humantime::format_duration(self.limit));
-            }
+            self.is_in_time()?;
             let count = match reader.read(&mut piece) {
+                Ok(0) if answers.ends_with_stream() => break,
                 Ok(0) => bail!("the answer ends in the middle"),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error).context("the answer breaks off"),
             };
-            received.set(received.get() + count);
-            self.allowance.covers(received.get())?;
+            received += count;
+            self.allowance.covers(received)?;
             let bytes = piece.get(..count).unwrap_or_default();
             answers.feed(bytes, &mut |part| -> Result<()> {
                 match part {
-                    Part::Shallow(edge) => {
+                    FetchPart::Shallow(edge) => {
+                        self.is_ours(edge)?;
                         list.insert(edge);
                         few(&list)?;
                     }
-                    Part::Unshallow(edge) => {
+                    FetchPart::Unshallow(edge) => {
+                        self.is_ours(edge)?;
                         filled.insert(edge);
                         few(&filled)?;
                     }
-                    // The library's `Write` tells no cause; libgit2 does.
-                    Part::Pack(bytes) => pack
-                        .write_all(bytes)
-                        .map_err(|_| explained(&git2::Error::last_error(-1)))
-                        .context("the pack cannot be taken")?,
+                    FetchPart::Pack(bytes) => intake.write(bytes, received, progress)?,
                 }
                 Ok(())
             })?;
         }
+        self.store(intake, updates, list, &filled, &mut |intake| intake.finish(received, progress))
+    }
 
+    /// As `receive`, for a pack without an answer around it: `read` gives its bytes, and 0 at its end.
+    ///
+    /// # Errors
+    /// As for `receive`, and the errors of `read`.
+    pub(super) fn receive_pack(
+        &self,
+        updates: &[FetchedRef],
+        edges: &[Commit],
+        read: &mut dyn FnMut(&mut [u8]) -> Result<usize>,
+        progress: &mut dyn FnMut(FetchProgress),
+    ) -> Result<()> {
+        let mut intake = self.intake()?;
+        let mut piece = vec![0; PIECE];
+        let mut received = 0;
+        loop {
+            self.is_in_time()?;
+            let count = read(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            received += count;
+            self.allowance.covers(received)?;
+            intake.write(piece.get(..count).unwrap_or_default(), received, progress)?;
+        }
+        let list = self.shallow.iter().chain(edges).copied().collect();
+        let none = BTreeSet::new();
+        self.store(intake, updates, list, &none, &mut |intake| intake.finish(received, progress))
+    }
+
+    fn intake(&self) -> Result<PackIntake<'a>> {
+        PackIntake::begin(self.git, self.limit, self.deadline)
+    }
+
+    fn is_in_time(&self) -> Result<()> {
+        if since_boot() > self.deadline {
+            bail!("it took longer than {}", humantime::format_duration(self.limit));
+        }
+        Ok(())
+    }
+
+    /// Puts the pack of `intake` into the clone with `finish`, writes the edges in `list` without those
+    /// in `filled`, and sets the refs as `updates` say.
+    fn store(
+        &self,
+        intake: PackIntake<'a>,
+        updates: &[FetchedRef],
+        mut list: BTreeSet<Commit>,
+        filled: &BTreeSet<Commit>,
+        finish: &mut dyn FnMut(PackIntake<'a>) -> Result<()>,
+    ) -> Result<()> {
         let before: BTreeSet<Commit> = self.shallow.iter().copied().collect();
         if list != before {
             shallow::write(self.git.git_dir(), &list)?;
         }
-        if let Err(error) = pack.commit() {
-            // Without its commits an edge means nothing, and whoever walks the history looks at each.
+        if let Err(error) = finish(intake) {
+            // An edge without its commits means nothing, and every walk through the history reads each
+            // edge.
             shallow::write(self.git.git_dir(), &before)?;
-            return Err(explained(&error)).context("the pack cannot be taken");
+            return Err(error);
         }
-        drop(pack);
         if !filled.is_empty() {
             list.retain(|edge| !filled.contains(edge));
             shallow::write(self.git.git_dir(), &list)?;
         }
-        for Update { id, .. } in updates {
+        self.git.look_for_new_packs()?;
+        for FetchedRef { id, .. } in updates {
             ensure!(self.git.has_object(*id), "it sent a pack without {id}");
         }
         self.put(updates)
     }
 
-    fn put(&self, updates: &[Update]) -> Result<()> {
+    /// Fails for a commit of the other object format: git opens no clone with such an edge.
+    fn is_ours(&self, edge: Commit) -> Result<()> {
+        let what =
+            || ProtocolError::NotThis(format!("names {edge}, which is no {} id", self.format));
+        if edge.0.format() == self.format { Ok(()) } else { Err(what().into()) }
+    }
+
+    fn put(&self, updates: &[FetchedRef]) -> Result<()> {
         if self.logged {
-            let set = |update: &Update| self.git.set_ref(&update.to, update.id, "fetch");
+            let set = |update: &FetchedRef| self.git.set_ref(&update.to, update.id, "fetch");
             return updates.iter().try_for_each(set);
         }
         point(self.git, updates)
-    }
-}
-
-/// The name of a hash, for people.
-fn hash(format: Format) -> &'static str {
-    match format {
-        Format::Sha1 => "SHA-1",
-        Format::Sha256 => "SHA-256",
     }
 }

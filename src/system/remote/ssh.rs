@@ -1,6 +1,6 @@
-//! ssh: the system's OpenSSH is run, so that `~/.ssh/config`, agents, certificates, jump hosts and
-//! hardware keys work as for the person who set them up. Its connections are shared and outlive us
-//! for a while; see [`masters`]. Never asks anybody anything.
+//! Polls and fetches over ssh. It starts the system's OpenSSH, so that `~/.ssh/config`, agents,
+//! certificates, jump hosts and hardware keys work as for the user who set them up. Its connections are
+//! shared and stay open for a while after the process; see [`control_master`]. It never prompts.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,32 +9,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
+use control_master::{ConnectionGate, GatePermit, SharingMode};
+use errors::TriedSsh;
 
-use super::address::Address;
-use super::stream::{self, CONNECT, Conversation, Line};
-use super::{Order, Progress};
+use super::address::RemoteAddress;
+use super::{FetchOrder, FetchProgress};
 use crate::domain::git::Remote;
-use crate::domain::remote::{Answer, Reach, Trouble, Wanted, Way};
+use crate::domain::remote::{
+    ConnectionSettings, PollAnswer, PollScope, RemoteFailure, RemoteHints,
+};
 use crate::system::git::Git;
-use crate::system::node::{self, since_boot};
-use crate::system::process::Dialogue;
+use crate::system::host::{self, since_boot};
+use crate::system::process::DuplexChild;
+use crate::system::remote::duplex_stream::{self, CONNECT, DuplexStream, GitConversation};
 
-mod complaint;
-mod masters;
+mod control_master;
+mod errors;
 
-use complaint::Tried;
-pub(super) use masters::Masters;
-use masters::{Gate, Pass, Sharing};
+pub(super) use control_master::ControlMasters;
 
-/// How often whoever opens the connection looks whether it stands.
+/// How often the process that opens the connection checks whether it is open.
 const BEAT: Duration = Duration::from_millis(20);
-/// How long ssh has to end by itself after the conversation.
+/// How long ssh may take to end after the conversation.
 const LEAVE: Duration = Duration::from_secs(2);
-/// The most that `ssh -G` may print, in bytes.
+/// The most bytes that `ssh -G` may print.
 const MOST_SETTINGS: usize = 1 << 20;
-/// What a shell ends with when there is no such program.
+/// A shell's exit code when the program does not exist.
 const NO_PROGRAM: i32 = 127;
-/// Nobody is there to be asked; a dead link ends after 30 s; nothing but the session is wanted.
+/// ssh must not prompt, has to end within 30 s on a dead link, and opens nothing but the session.
 const OPTIONS: [&str; 10] = [
     "BatchMode=yes",
     "ConnectTimeout=10",
@@ -50,72 +52,75 @@ const OPTIONS: [&str; 10] = [
 /// Longer than the minute until the next tick, its splay and its fetches.
 const PERSIST: &str = "ControlPersist=90";
 
-/// See [`Wire::poll`](super::Wire::poll).
+/// As [`Wire::poll`](super::Wire::poll), over ssh.
 pub(super) fn poll(
-    masters: &Masters,
+    masters: &ControlMasters,
     remote: &Remote,
-    wanted: &Wanted,
-    reach: &Reach,
-    known: Option<&Way>,
-) -> Result<Answer> {
-    let route = Route::new(masters, remote, reach)?;
-    stream::poll(wanted, known, &|| route.call())
+    wanted: &PollScope,
+    reach: &ConnectionSettings,
+    known: Option<&RemoteHints>,
+) -> Result<PollAnswer> {
+    let route = SshRoute::new(masters, remote, reach)?;
+    duplex_stream::poll(wanted, known, &|| route.call())
 }
 
-/// See [`Wire::fetch`](super::Wire::fetch).
+/// As [`Wire::fetch`](super::Wire::fetch), over ssh.
 pub(super) fn fetch(
-    masters: &Masters,
+    masters: &ControlMasters,
     git: &Git,
-    order: &Order,
-    progress: &mut dyn FnMut(Progress),
+    order: &FetchOrder,
+    progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<()> {
-    let route = Route::new(masters, order.remote, order.reach)?;
-    stream::fetch(git, order, &|| route.call(), progress)
+    let route = SshRoute::new(masters, order.remote, order.reach)?;
+    duplex_stream::fetch(git, order, &|| route.call(), progress)
 }
 
-/// Makes sure, without asking the server, that it can be asked.
+/// Checks, without a connection, that the server could be asked.
 ///
 /// # Errors
-/// When ssh is not installed, the key cannot be used, or the host is not known by the list that is
-/// configured.
-pub(super) fn ready(remote: &Remote, reach: &Reach) -> Result<()> {
-    let address = Address::of(remote)?;
+/// When ssh is not installed, the key cannot be used, or the configured list does not have the host.
+pub(super) fn ready(remote: &Remote, reach: &ConnectionSettings) -> Result<()> {
+    let address = RemoteAddress::of(remote)?;
     reach.key_file.as_deref().map_or(Ok(()), must_be_private)?;
     start(&["ssh".into(), "-V".into()])?.finish(CONNECT)?;
     let Some(known) = &reach.known_hosts else { return Ok(()) };
-    let name = complaint::known_name(&address);
+    let name = errors::known_name(&address);
     let argv = ["ssh-keygen", "-F", &name, "-f"].map(OsString::from);
     let argv: Vec<OsString> = argv.into_iter().chain([known.into()]).collect();
     match start(&argv)?.finish(CONNECT)?.code {
         Some(0) => Ok(()),
-        _ => Err(complaint::unknown_host(&address, Some(known))),
+        _ => Err(errors::unknown_host(&address, Some(known))),
     }
 }
 
-/// How a repository is reached.
-struct Route<'a> {
-    address: Address,
-    reach: &'a Reach,
-    gate: Arc<Gate>,
-    /// What the person wants to be run in place of ssh, in the words of a shell.
+/// The way to one repository: address, settings and the gate of its server.
+struct SshRoute<'a> {
+    address: RemoteAddress,
+    reach: &'a ConnectionSettings,
+    gate: Arc<ConnectionGate>,
+    /// The command that the user set to run in place of ssh, as a shell command line.
     instead: Option<String>,
 }
 
-impl<'a> Route<'a> {
-    fn new(masters: &Masters, remote: &Remote, reach: &'a Reach) -> Result<Self> {
-        let address = Address::of(remote)?;
+impl<'a> SshRoute<'a> {
+    fn new(
+        masters: &ControlMasters,
+        remote: &Remote,
+        reach: &'a ConnectionSettings,
+    ) -> Result<Self> {
+        let address = RemoteAddress::of(remote)?;
         if let Some(key) = &reach.key_file {
             must_be_private(key)?;
         }
-        let instead = node::variable(&["GIT_SSH_COMMAND"]);
+        let instead = host::variable(&["GIT_SSH_COMMAND"]);
         let gate = masters.gate(&address, reach, instead.as_deref());
         Ok(Self { address, reach, gate, instead })
     }
 
-    /// Starts ssh, over a connection that is there already or as the one that opens it.
-    fn call(&self) -> Result<Conversation<Call<'_>>> {
+    /// Starts ssh, over an open connection or as the process that opens it.
+    fn call(&self) -> Result<GitConversation<SshCall<'_>>> {
         let limit = self.reach.limit;
-        // Its time begins when its turn has come.
+        // The time limit begins at the process's turn.
         let mut pass = self.gate.enter(limit)?;
         let deadline = pass.began() + limit;
         let sharing = match pass.sharing() {
@@ -123,18 +128,21 @@ impl<'a> Route<'a> {
             None => pass.decided(self.sharing()?),
         };
         let dialogue = start(&self.argv(&sharing, &[])?)?;
-        let call = Call { route: self, pass, dialogue };
-        Ok(Conversation::new(call, self.address.to_string(), limit, deadline))
+        let call = SshCall { route: self, pass, dialogue };
+        Ok(GitConversation::new(call, self.address.to_string(), limit, deadline))
     }
 
-    /// Whether connections are shared the way we do it. Whoever has a way of sharing them keeps it.
-    fn sharing(&self) -> Result<Sharing> {
-        let argv = self.argv(&Sharing::Theirs, &["-G"])?;
+    /// How connections are shared. A user's own ControlPath takes precedence over the agent's.
+    fn sharing(&self) -> Result<SharingMode> {
+        let argv = self.argv(&SharingMode::Theirs, &["-G"])?;
         let mut dialogue = start(&argv)?;
         let mut settings = Vec::new();
         let mut piece = [0; 4096];
         while settings.len() < MOST_SETTINGS {
-            match dialogue.read(&mut piece, CONNECT).context("ssh does not tell its settings")? {
+            match dialogue
+                .read(&mut piece, CONNECT)
+                .context("ssh -G does not print its settings")?
+            {
                 0 => break,
                 read => settings.extend_from_slice(piece.get(..read).unwrap_or_default()),
             }
@@ -142,10 +150,10 @@ impl<'a> Route<'a> {
         let farewell = dialogue.finish(LEAVE)?;
         match (farewell.code, &self.instead) {
             (Some(0), _) => {}
-            // As git does: what does not know the question is not OpenSSH.
-            (Some(code), Some(_)) if code != NO_PROGRAM => return Ok(Sharing::Unknown),
+            // As git does: a command that fails on `-G` is not OpenSSH.
+            (Some(code), Some(_)) if code != NO_PROGRAM => return Ok(SharingMode::Unknown),
             (_, instead) => {
-                let words = complaint::words(&farewell.complaints);
+                let words = errors::words(&farewell.complaints);
                 let what = instead.as_ref().map_or("ssh", |_| "GIT_SSH_COMMAND");
                 bail!("{what} cannot be used as it is set up: {words}");
             }
@@ -153,11 +161,11 @@ impl<'a> Route<'a> {
         let settings = String::from_utf8_lossy(&settings);
         let path = settings.lines().find_map(|line| line.strip_prefix("controlpath "));
         let own = path.is_some_and(|path| path != "none");
-        Ok(self.gate.socket().filter(|_| !own).map_or(Sharing::Theirs, Sharing::Ours))
+        Ok(self.gate.socket().filter(|_| !own).map_or(SharingMode::Theirs, SharingMode::Ours))
     }
 
-    /// The command line; `first` stands before everything else.
-    fn argv(&self, sharing: &Sharing, first: &[&str]) -> Result<Vec<OsString>> {
+    /// The command line; `first` comes before the options.
+    fn argv(&self, sharing: &SharingMode, first: &[&str]) -> Result<Vec<OsString>> {
         let Self { address, reach, .. } = self;
         let mut argv: Vec<OsString> = match &self.instead {
             Some(command) => {
@@ -172,11 +180,11 @@ impl<'a> Route<'a> {
             None => address.host.clone(),
         };
         let command = format!("git-upload-pack {}", quoted(&address.path));
-        if let Sharing::Unknown = sharing {
+        if let SharingMode::Unknown = sharing {
             if address.port.is_some() || reach.key_file.is_some() || reach.known_hosts.is_some() {
                 bail!(
-                    "GIT_SSH_COMMAND is not OpenSSH, and cannot be told of a port or a key\n\
-                     hint: unset GIT_SSH_COMMAND, or let it know them itself"
+                    "GIT_SSH_COMMAND is not OpenSSH, and takes no port or key\n\
+                     hint: unset GIT_SSH_COMMAND, or set them in that program"
                 );
             }
             argv.extend([place.into(), command.into()]);
@@ -194,7 +202,7 @@ impl<'a> Route<'a> {
             option(format!("UserKnownHostsFile={}", in_a_setting(known)));
             option("StrictHostKeyChecking=yes".to_owned());
         }
-        if let Sharing::Ours(socket) = sharing {
+        if let SharingMode::Ours(socket) = sharing {
             option("ControlMaster=auto".to_owned());
             option(format!("ControlPath=\"{}%C\"", without_placeholders(socket)));
             option(PERSIST.to_owned());
@@ -204,8 +212,8 @@ impl<'a> Route<'a> {
     }
 }
 
-fn start(argv: &[OsString]) -> Result<Dialogue> {
-    Dialogue::start(argv, &[("GIT_PROTOCOL", "version=2")]).map_err(|error| match error.kind() {
+fn start(argv: &[OsString]) -> Result<DuplexChild> {
+    DuplexChild::start(argv, &[("GIT_PROTOCOL", "version=2")]).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             anyhow!("ssh is not installed\nhint: apt-get install openssh-client")
         }
@@ -213,28 +221,28 @@ fn start(argv: &[OsString]) -> Result<Dialogue> {
     })
 }
 
-/// As one word for the shell on the other side.
+/// Quotes a path as one word for the shell at the remote.
 fn quoted(path: &str) -> String {
     format!("'{}'", path.replace('\'', "'\\''"))
 }
 
-/// A path as the value of one of ssh's settings.
+/// Quotes a path for the value of an ssh option.
 fn in_a_setting(path: &Path) -> String {
     format!("\"{}\"", without_placeholders(path))
 }
 
-/// A path for ssh, for which `%` begins a placeholder.
+/// Escapes a path for ssh, where `%` begins a placeholder.
 fn without_placeholders(path: &Path) -> String {
     path.display().to_string().replace('%', "%%")
 }
 
-/// ssh ignores a key that others can read, and then says only that it is not let in.
+/// Fails when others can read the key: ssh ignores such a key, and then only reports a refused login.
 fn must_be_private(key: &Path) -> Result<()> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
     let shown = key.display();
-    // No server was asked with it: it is tried again as soon as the key is as it should be. And a pipe
-    // in its place is not waited for.
+    // The error is no server's refusal, so the remote is asked again as soon as the key is right.
+    // NONBLOCK, so that a pipe in the key's place is not waited for.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let open = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(key);
     let found = open.and_then(|file| file.metadata()).map_err(|error| {
@@ -249,14 +257,14 @@ fn must_be_private(key: &Path) -> Result<()> {
     }
 }
 
-/// ssh, talking to `git-upload-pack`.
-struct Call<'a> {
-    route: &'a Route<'a>,
-    pass: Pass,
-    dialogue: Dialogue,
+/// An ssh process that runs `git-upload-pack`.
+struct SshCall<'a> {
+    route: &'a SshRoute<'a>,
+    pass: GatePermit,
+    dialogue: DuplexChild,
 }
 
-impl Line for Call<'_> {
+impl DuplexStream for SshCall<'_> {
     fn read(&mut self, into: &mut [u8], patience: Duration) -> io::Result<usize> {
         let until = since_boot() + patience;
         loop {
@@ -264,11 +272,11 @@ impl Line for Call<'_> {
             let patience = if self.pass.opens() { left.min(BEAT) } else { left };
             match self.dialogue.read(into, patience) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && patience < left => {
-                    // Others need not wait for what its repository has to say.
-                    self.pass.look();
+                    // The other processes need not wait for this repository's answer.
+                    self.pass.update_state();
                 }
                 Ok(read @ 1..) => {
-                    // Whoever says something has let us in.
+                    // A server that sends something has accepted the login.
                     self.pass.opened();
                     return Ok(read);
                 }
@@ -281,26 +289,26 @@ impl Line for Call<'_> {
         self.dialogue.write(bytes, patience)
     }
 
-    fn stands(&self) -> bool {
+    fn is_open(&self) -> bool {
         !self.pass.opens()
     }
 
     fn leave(self) {
-        // It has done its work; how it ends is of no interest.
+        // The conversation is complete; ssh's exit code does not matter.
         let _ = self.dialogue.finish(LEAVE);
     }
 
     fn reason(self, over: Error) -> Error {
         let Self { route, mut pass, dialogue } = self;
-        let tried = Tried {
+        let tried = TriedSsh {
             address: &route.address,
             key_file: route.reach.key_file.as_deref(),
             known_hosts: route.reach.known_hosts.as_deref(),
         };
         let farewell = dialogue.finish(LEAVE).ok();
-        let told = farewell.and_then(|it| complaint::explained(&tried, it.code, &it.complaints));
-        let error = told.unwrap_or(over);
-        if let Some(Trouble::Server) = error.downcast_ref() {
+        let cause = farewell.and_then(|it| errors::explained(&tried, it.code, &it.complaints));
+        let error = cause.unwrap_or(over);
+        if let Some(RemoteFailure::Server) = error.downcast_ref() {
             pass.failed(&error);
         }
         error
@@ -320,13 +328,13 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_not_used() {
         use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let key = folder.path().join("key");
-        crate::system::files::put(folder.path(), "key", b"", 0o600).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        crate::system::files::put(dir.path(), "key", b"", 0o600).unwrap();
         assert!(must_be_private(&key).is_ok());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = must_be_private(&key).unwrap_err();
-        assert_eq!(error.downcast_ref::<Trouble>(), None, "no server has refused it");
+        assert_eq!(error.downcast_ref::<RemoteFailure>(), None, "no server has refused it");
         assert!(error.to_string().ends_with(&format!("hint: chmod 600 {}", key.display())));
     }
 }

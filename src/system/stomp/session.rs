@@ -1,6 +1,6 @@
-//! A session that lasts: a thread of its own that stays connected to one of the brokers, beats, hands
-//! on what comes and sends what it is given. When a broker is lost the next one is tried, and when
-//! none is of use, all of them again later.
+//! A persistent STOMP session: a thread that stays connected to one of the brokers, sends heart-beats
+//! and frames, and delivers messages. When a broker is lost it tries the next one, and when none works,
+//! all of them again later. Does not know the meaning of messages.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,105 +12,103 @@ use anyhow::{Context, Error, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
-use super::{ANSWER, Connection, WRITE};
-use crate::domain::broker::{self, Broker, Brokers, Next};
-use crate::domain::bus::Topic;
+use super::{ANSWER, BrokerConnection, WRITE};
+use crate::domain::bus::broker::{self, Broker, BrokerSettings, NextBroker};
+use crate::domain::bus::message::Topic;
+use crate::domain::bus::stomp::{EncodeError, StompFrame};
 use crate::domain::hash;
-use crate::domain::stomp::{Frame, Unsendable};
-use crate::system::node::since_boot;
+use crate::system::host::since_boot;
 
-/// How many frames wait to be sent.
+/// Frames in the send queue at most.
 const WAITING: usize = 256;
-/// How many of them are sent before it is looked at what has come.
+/// Frames sent before the next read.
 const AT_ONCE: usize = 32;
-/// For ever, as far as a wait is concerned that is ended from outside.
+/// Longest wait; practically unlimited, because the wake descriptor ends it.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// What happens to a session.
+/// Event of a session.
 #[derive(Debug)]
-pub enum Event {
-    /// It is connected to this broker, and every topic is listened to. What was said before that may be
-    /// lost.
+pub enum StompEvent {
+    /// Connected to this broker and subscribed to every topic. Earlier messages may be lost.
     Up(String),
-    /// A message came.
-    Message(Frame),
-    /// It is not connected, or no longer.
+    /// A message arrived.
+    Message(StompFrame),
+    /// Not connected, or no longer.
     Down {
-        /// Why, with the broker's address.
+        /// Cause, with the broker's address.
         why: Error,
-        /// When the next broker is tried.
+        /// Time until the next attempt.
         again_in: Duration,
     },
 }
 
 /// A session that lasts until it is dropped.
 #[derive(Debug)]
-pub struct Session {
-    brokers: Brokers,
+pub struct StompSession {
+    brokers: BrokerSettings,
     topics: Vec<Topic>,
-    outbox: SyncSender<Frame>,
-    shared: Arc<Shared>,
+    outbox: SyncSender<StompFrame>,
+    shared: Arc<SessionShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    /// Can be read when there is something to send or the session ends.
+struct SessionShared {
+    /// Readable when there is a frame to send or the session ends.
     wake: OwnedFd,
     is_ending: AtomicBool,
-    counts: Arc<Counts>,
+    counts: Arc<SendCounts>,
 }
 
-/// What became of the frames that were to be sent.
+/// Counters of sent and dropped frames.
 #[derive(Debug, Default)]
-struct Counts {
+struct SendCounts {
     sent: AtomicU64,
     dropped: AtomicU64,
 }
 
-impl Session {
-    /// Starts it. `deliver` is called on the session's thread, which does nothing else meanwhile: it
-    /// must not take long.
+impl StompSession {
+    /// Starts a session. `deliver` runs on the session's thread and blocks it, so it must be quick.
     ///
     /// # Errors
-    /// When the system gives no thread or descriptor.
+    /// When the system provides no thread or descriptor.
     pub fn start(
-        brokers: Brokers,
+        brokers: BrokerSettings,
         topics: Vec<Topic>,
-        deliver: impl FnMut(Event) + Send + 'static,
+        deliver: impl FnMut(StompEvent) + Send + 'static,
     ) -> Result<Self> {
         Self::counting(Arc::default(), brokers, topics, deliver)
     }
 
-    /// Ends it and starts another one in its place, which goes on with its counts.
+    /// Ends the session and starts a new one that continues its counters.
     ///
     /// # Errors
-    /// Those of [`Session::start`].
+    /// As [`StompSession::start`].
     pub fn replace(
         self,
-        brokers: Brokers,
+        brokers: BrokerSettings,
         topics: Vec<Topic>,
-        deliver: impl FnMut(Event) + Send + 'static,
+        deliver: impl FnMut(StompEvent) + Send + 'static,
     ) -> Result<Self> {
         Self::counting(Arc::clone(&self.shared.counts), brokers, topics, deliver)
     }
 
     fn counting(
-        counts: Arc<Counts>,
-        brokers: Brokers,
+        counts: Arc<SendCounts>,
+        brokers: BrokerSettings,
         topics: Vec<Topic>,
-        mut deliver: impl FnMut(Event) + Send + 'static,
+        mut deliver: impl FnMut(StompEvent) + Send + 'static,
     ) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .context("cannot make a descriptor to wake the session by")?;
-        let shared = Arc::new(Shared { wake, is_ending: AtomicBool::new(false), counts });
+        let shared = Arc::new(SessionShared { wake, is_ending: AtomicBool::new(false), counts });
         let (outbox, inbox) = mpsc::sync_channel(WAITING);
-        let (ours, theirs) = (Arc::clone(&shared), Arc::clone(&shared));
-        let keeper = Keeper {
+        let (ours, delegated) = (Arc::clone(&shared), Arc::clone(&shared));
+        let keeper = SessionThread {
             brokers: brokers.clone(),
             topics: topics.clone(),
-            // What happens to one that was let go of is nobody's business any more.
+            // Events of a dropped session are not delivered any more.
             deliver: Box::new(move |event| {
-                if !theirs.is_ending() {
+                if !delegated.is_ending() {
                     deliver(event);
                 }
             }),
@@ -125,46 +123,46 @@ impl Session {
         Ok(Self { brokers, topics, outbox, shared })
     }
 
-    /// The brokers that it was started with.
-    pub fn brokers(&self) -> &Brokers {
+    /// The brokers of the session.
+    pub fn brokers(&self) -> &BrokerSettings {
         &self.brokers
     }
 
-    /// The topics that it was started with.
+    /// The topics of the session.
     pub fn topics(&self) -> &[Topic] {
         &self.topics
     }
 
-    /// Sends `frame` when there is a broker. Never waits: what does not fit into the queue is dropped
-    /// and counted.
-    pub fn send(&self, frame: Frame) {
+    /// Queues `frame` for sending. Never blocks: when the queue is full, the frame is dropped and
+    /// counted.
+    pub fn send(&self, frame: StompFrame) {
         match self.outbox.try_send(frame) {
             Ok(()) => self.shared.wake(),
             Err(_) => self.shared.count_dropped(),
         }
     }
 
-    /// How many frames were sent, by this session and those before it.
+    /// Number of frames sent, including by replaced sessions.
     pub fn sent(&self) -> u64 {
         self.shared.counts.sent.load(Ordering::Relaxed)
     }
 
-    /// How many frames were given to [`Session::send`] and dropped, likewise.
+    /// Number of frames given to [`StompSession::send`] and dropped, including by replaced sessions.
     pub fn dropped(&self) -> u64 {
         self.shared.counts.dropped.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Session {
+impl Drop for StompSession {
     fn drop(&mut self) {
         self.shared.is_ending.store(true, Ordering::Relaxed);
         self.shared.wake();
     }
 }
 
-impl Shared {
+impl SessionShared {
     fn wake(&self) {
-        // It fails only where so many wakes wait that one more is none.
+        // It fails only at the counter's maximum, where a wake is already pending.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
@@ -176,9 +174,9 @@ impl Shared {
         self.counts.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes notice of all wakes so far.
+    /// Clears all pending wakes.
     fn awake(&self) {
-        // Without a wake there is nothing to read.
+        // Without a pending wake there is nothing to read.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
@@ -192,28 +190,28 @@ impl Shared {
                 return;
             }
             let mut waiting = [PollFd::new(&self.wake, PollFlags::IN)];
-            // When it cannot wait it looks at the clock again.
+            // If the poll fails, the loop checks the clock again.
             let _ = poll(&mut waiting, Some(&timeout));
             self.awake();
         }
     }
 }
 
-/// What the thread knows.
-struct Keeper {
-    brokers: Brokers,
+/// State of the session's thread.
+struct SessionThread {
+    brokers: BrokerSettings,
     topics: Vec<Topic>,
-    deliver: Box<dyn FnMut(Event) + Send>,
-    inbox: Receiver<Frame>,
-    shared: Arc<Shared>,
-    /// Since when we listen on the broker (time since boot).
+    deliver: Box<dyn FnMut(StompEvent) + Send>,
+    inbox: Receiver<StompFrame>,
+    shared: Arc<SessionShared>,
+    /// Start of the subscription (time since boot); `None` when there is none.
     up: Option<Duration>,
 }
 
-impl Keeper {
+impl SessionThread {
     fn run(mut self) {
         self.keep();
-        // Nobody sends any more; what is left was given to us and does not go out.
+        // No new frames arrive; the queued ones are not sent and count as dropped.
         self.inbox.iter().for_each(|_| self.shared.count_dropped());
     }
 
@@ -228,15 +226,15 @@ impl Keeper {
                 let lasted = self.up.map(|up| since_boot().saturating_sub(up));
                 let next = self.brokers.retry.next(lasted, untried.len(), round, chance());
                 let again_in = match next {
-                    Next::Another => Duration::ZERO,
-                    Next::Afresh(wait) | Next::Again(wait) => wait,
+                    NextBroker::Another => Duration::ZERO,
+                    NextBroker::Afresh(wait) | NextBroker::Again(wait) => wait,
                 };
-                (self.deliver)(Event::Down { why, again_in });
+                (self.deliver)(StompEvent::Down { why, again_in });
                 self.shared.rest(again_in);
                 if self.shared.is_ending() {
                     return;
                 }
-                if matches!(next, Next::Afresh(_)) {
+                if matches!(next, NextBroker::Afresh(_)) {
                     round = 0;
                     break;
                 }
@@ -244,10 +242,10 @@ impl Keeper {
         }
     }
 
-    /// The brokers, in the order in which they are tried now.
+    /// The brokers in the order of this attempt.
     fn round(&self) -> Vec<Broker> {
         let mut list = self.brokers.list.clone();
-        if self.brokers.retry.order == broker::Order::Random {
+        if self.brokers.retry.order == broker::BrokerOrder::Random {
             let first = (chance() * list.len() as f64) as usize;
             let first = first.min(list.len().saturating_sub(1));
             list.rotate_left(first);
@@ -255,40 +253,41 @@ impl Keeper {
         list
     }
 
-    /// One connection, until it is over; `Ok` when the session ends.
+    /// Keeps one connection until it breaks; `Ok` when the session ends.
     fn stay_with(&mut self, broker: &Broker) -> Result<()> {
-        let mut connection = Connection::open(broker, &self.brokers, since_boot() + 2 * ANSWER)?;
-        let told = || format!("the session with the broker {broker} is over");
+        let mut connection =
+            BrokerConnection::open(broker, &self.brokers, since_boot() + 2 * ANSWER)?;
+        let message = || format!("the session with the broker {broker} is over");
         let deliver = &mut self.deliver;
         connection
             .subscribe(&self.topics, since_boot() + ANSWER, &mut |frame| hand_on(deliver, frame))
-            .with_context(told)?;
+            .with_context(message)?;
         self.up = Some(since_boot());
-        (self.deliver)(Event::Up(connection.name().to_owned()));
+        (self.deliver)(StompEvent::Up(connection.name().to_owned()));
         loop {
             self.shared.awake();
             if self.shared.is_ending() {
-                connection.leave();
+                connection.disconnect();
                 return Ok(());
             }
             let mut sent = 0;
             while sent < AT_ONCE
                 && let Ok(frame) = self.inbox.try_recv()
             {
-                self.pass_on(&mut connection, &frame).with_context(told)?;
+                self.pass_on(&mut connection, &frame).with_context(message)?;
                 sent += 1;
             }
             let wake = Some(self.shared.wake.as_fd());
-            // With more to send, only what has come already is looked at.
+            // With more frames to send, read only data that has already arrived.
             let patience = if sent == AT_ONCE { Duration::ZERO } else { LONG };
             let came = connection.receive(since_boot() + patience, wake);
-            if let Some(frame) = came.with_context(told)? {
+            if let Some(frame) = came.with_context(message)? {
                 hand_on(&mut self.deliver, frame);
             }
         }
     }
 
-    fn pass_on(&self, connection: &mut Connection, frame: &Frame) -> Result<()> {
+    fn pass_on(&self, connection: &mut BrokerConnection, frame: &StompFrame) -> Result<()> {
         let sent = connection.send(frame, since_boot() + WRITE);
         match sent {
             Ok(()) => {
@@ -297,20 +296,20 @@ impl Keeper {
             }
             Err(error) => {
                 self.shared.count_dropped();
-                // The next one may be better.
-                if error.is::<Unsendable>() { Ok(()) } else { Err(error) }
+                // The next frame may be valid.
+                if error.is::<EncodeError>() { Ok(()) } else { Err(error) }
             }
         }
     }
 }
 
-fn hand_on(deliver: &mut impl FnMut(Event), frame: Frame) {
+fn hand_on(deliver: &mut impl FnMut(StompEvent), frame: StompFrame) {
     if frame.command == "MESSAGE" {
-        deliver(Event::Message(frame));
+        deliver(StompEvent::Message(frame));
     }
 }
 
-/// A number from 0 to 1, another one on each machine and each time. Nothing secret hangs on it.
+/// Random number from 0 to 1, different on each machine and each call. Not for secrets.
 fn chance() -> f64 {
     let now = since_boot().as_nanos().to_ne_bytes();
     hash::fraction(&[&now, &std::process::id().to_ne_bytes()])

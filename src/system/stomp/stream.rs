@@ -1,5 +1,5 @@
-//! Bytes to a broker and back, plain or over TLS, each wait bounded from outside. The socket never
-//! blocks: one thread reads, writes and beats, and can be woken meanwhile.
+//! Byte stream to a broker, plain or over TLS; the caller limits each wait. The socket is non-blocking:
+//! one thread reads, writes and sends heart-beats, and can be woken meanwhile. Knows no STOMP.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -13,43 +13,50 @@ use rustix::time::Timespec;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use crate::domain::broker::{Broker, Brokers, Channel};
-use crate::system::node::since_boot;
+use crate::domain::bus::broker::{Broker, BrokerSettings, BrokerTransport};
+use crate::domain::text::EscapeControls;
+use crate::system::host::since_boot;
 use crate::system::{tcp, tls};
 
-/// The connection below a session.
-pub(super) struct Stream {
+/// TCP or TLS connection to a broker.
+pub(super) struct BrokerStream {
     tcp: TcpStream,
     tls: Option<Box<ClientConnection>>,
 }
 
-/// Why a wait ended.
+/// Reason for the end of a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Woken {
-    /// The socket has something, or time is up.
+pub(super) enum WakeReason {
+    /// The socket is ready, or the time is over.
     Here,
-    /// By the caller's own signal.
+    /// The caller's wake descriptor is readable.
     Outside,
 }
 
-impl Stream {
+impl BrokerStream {
     /// Connects until `deadline` (time since boot).
     ///
     /// # Errors
-    /// In words for people.
-    pub(super) fn open(broker: &Broker, brokers: &Brokers, deadline: Duration) -> Result<Self> {
+    /// With a message for operators.
+    pub(super) fn open(
+        broker: &Broker,
+        brokers: &BrokerSettings,
+        deadline: Duration,
+    ) -> Result<Self> {
         let host = broker.host.as_str();
         let unanswered = |error: io::Error| anyhow!("it does not answer: {error}");
         let tcp = tcp::connect(host, broker.port, deadline).map_err(unanswered)?;
         tcp.set_nodelay(true)?;
         tcp.set_nonblocking(true)?;
         let mut stream = Self { tcp, tls: None };
-        if broker.channel == Channel::Tls {
+        if broker.channel == BrokerTransport::Tls {
             let name = ServerName::try_from(host.to_owned())
-                .map_err(|_| anyhow!("{} is no name for TLS", host.escape_debug()))?;
+                .map_err(|_| anyhow!("{} is no name for TLS", host.escape_controls()))?;
             let config = tls::client(brokers.ca_file.as_deref())?;
             let mut connection = ClientConnection::new(config, name)?;
-            stream.shake_hands(&mut connection, deadline).map_err(|error| told(error, host))?;
+            stream
+                .shake_hands(&mut connection, deadline)
+                .map_err(|error| connection_error(error, host))?;
             stream.tls = Some(Box::new(connection));
         }
         Ok(stream)
@@ -71,7 +78,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Writes all of `bytes` until `deadline` (time since boot).
+    /// Writes all `bytes` until `deadline` (time since boot).
     pub(super) fn write(&mut self, mut bytes: &[u8], deadline: Duration) -> io::Result<()> {
         loop {
             if let Some(tls) = &mut self.tls {
@@ -95,10 +102,10 @@ impl Stream {
         }
     }
 
-    /// Reads what has come, without waiting; 0 at the end.
+    /// Reads received bytes without waiting; 0 at the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` where nothing has come, or nothing but what TLS needs for itself.
+    /// `WouldBlock` when nothing has arrived, or only TLS-internal data.
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.tcp.read(into) };
         match plain(tls, into) {
@@ -110,10 +117,14 @@ impl Stream {
         plain(tls, into)
     }
 
-    /// Waits until there is something to read, `wake` is, or it is `until` (time since boot).
-    pub(super) fn wait(&self, wake: Option<BorrowedFd<'_>>, until: Duration) -> io::Result<Woken> {
+    /// Waits until the socket or `wake` is readable, or until `until` (time since boot).
+    pub(super) fn wait(
+        &self,
+        wake: Option<BorrowedFd<'_>>,
+        until: Duration,
+    ) -> io::Result<WakeReason> {
         match self.wait_for(PollFlags::IN, wake, until) {
-            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Woken::Here),
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(WakeReason::Here),
             done => done,
         }
     }
@@ -123,7 +134,7 @@ impl Stream {
         flags: PollFlags,
         wake: Option<BorrowedFd<'_>>,
         until: Duration,
-    ) -> io::Result<Woken> {
+    ) -> io::Result<WakeReason> {
         let left = until.saturating_sub(since_boot());
         let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
         let mut waiting = vec![PollFd::from_borrowed_fd(self.tcp.as_fd(), flags)];
@@ -131,27 +142,27 @@ impl Stream {
         match poll(&mut waiting, Some(&timeout)) {
             Ok(0) => Err(ErrorKind::TimedOut.into()),
             Ok(_) | Err(Errno::INTR) => match waiting.get(1).map(PollFd::revents) {
-                Some(came) if !came.is_empty() => Ok(Woken::Outside),
-                _ => Ok(Woken::Here),
+                Some(came) if !came.is_empty() => Ok(WakeReason::Outside),
+                _ => Ok(WakeReason::Here),
             },
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// What was said inside TLS; 0 at the end.
+/// Reads decrypted bytes; 0 at the end of the stream.
 fn plain(tls: &mut ClientConnection, into: &mut [u8]) -> io::Result<usize> {
     match tls.reader().read(into) {
-        // A broker that dies says no goodbye; frames tell by themselves whether they are whole.
+        // A broker that crashes sends no close_notify; an incomplete frame is detected anyway.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
         done => done,
     }
 }
 
-/// What went wrong before the two sides spoke STOMP.
-fn told(error: io::Error, host: &str) -> Error {
+/// Message for an error before STOMP begins.
+fn connection_error(error: io::Error, host: &str) -> Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(refused) => Error::msg(tls::told(refused, host)),
+        Some(refused) => Error::msg(tls::sentence(refused, host)),
         None if error.kind() == ErrorKind::TimedOut => {
             anyhow!(
                 "{host} takes the connection and says nothing, not even for TLS\n\

@@ -1,56 +1,65 @@
-//! The writes: stage all new content under temporary names, bring it to disk, remove what goes,
-//! rename what comes, remove the folders that became empty, bring the names to disk.
+//! The writes of an apply: stage all new content under temporary names, sync it, remove old files,
+//! rename the new ones, remove emptied directories, sync the names. Does not decide whether a change
+//! may be applied.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode as Permissions, RenameFlags};
+use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Dir, Folder, Ready, Step, Worktree, is_temporary, kind, look_at, removes, stat};
-use crate::domain::change::{Entry, Mode, Objects, PathOp, RepoPath, Stat, TEMPORARY, Written};
-use crate::system::files;
+use super::{
+    Dir, DirState, PathStep, ReadyChange, Worktree, is_temporary, kind, look_at, removes, stat,
+};
+use crate::domain::repository::change::{
+    EntryMode, FileStat, ObjectSource, PathOp, RepoPath, TEMPORARY, TreeEntry, WrittenPath,
+};
+use crate::system::{files, watchdog};
 
-/// Up to this many operations each file and folder is synced by itself; above, the whole file system
-/// is, which then costs less, although it waits for what others have written.
+/// Up to this many operations, each file and directory is synced separately; above, the whole file
+/// system, which then costs less although it waits for the writes of others.
 const SYNCED_ONE_BY_ONE: usize = 256;
-/// The same where everything is new, as on a machine that is being made live: hardly anybody else
-/// writes there, and somebody waits for the first script.
+/// The same limit where everything is new, as on a machine during installation: few others write there,
+/// and somebody waits for the first script.
 const NEW_SYNCED_ONE_BY_ONE: usize = 64;
 
 impl Worktree {
-    /// Makes the worktree what `ready`'s change says, and tells how each new path looks on disk.
-    /// When it returns, all of it is on disk.
+    /// Applies the change of `ready` to the worktree, and returns the stat data of each new path. When
+    /// it returns, all of it is on disk.
     ///
     /// # Errors
-    /// When an object cannot be had, the disk is full or fails, or somebody changed a path since
-    /// [`Worktree::classify`] looked. Up to the moment when all new content is on disk nothing has
-    /// changed; after it, running both again goes on.
-    pub fn apply(&self, ready: &Ready, objects: &impl Objects) -> Result<Vec<Written>> {
+    /// When an object is missing, the disk is full or fails, or somebody changed a path since
+    /// [`Worktree::classify`] checked it. Until all new content is on disk nothing has changed; after
+    /// that, running both again continues.
+    pub fn apply(
+        &self,
+        ready: &ReadyChange,
+        objects: &impl ObjectSource,
+    ) -> Result<Vec<WrittenPath>> {
         self.apply_with(ready, objects, &mut || Ok(())).inspect_err(|_| {
-            // What failed is worth more than that the clean-up did too; recovery sweeps again.
+            // Keep the first error, not one of the clean-up; recovery sweeps again.
             let _ = self.sweep(ready.change);
         })
     }
 
-    /// The same, with `permit` asked before each change to the disk; its error ends it there, with
-    /// no clean-up, as a sudden death would.
+    /// As [`Worktree::apply`], but calls `permit` before each change to the disk; its error ends the
+    /// apply there, without clean-up, as a crash would.
     ///
     /// # Errors
-    /// As [`Worktree::apply`], and whatever `permit` returns.
+    /// As [`Worktree::apply`], and the errors of `permit`.
     pub fn apply_with(
         &self,
-        ready: &Ready,
-        objects: &impl Objects,
+        ready: &ReadyChange,
+        objects: &impl ObjectSource,
         permit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Vec<Written>> {
+    ) -> Result<Vec<WrittenPath>> {
         let steps = || ready.change.ops.iter().zip(ready.steps.iter().copied());
         let most = match ready.change.ops.iter().all(|op| op.old.is_none()) {
             true => NEW_SYNCED_ONE_BY_ONE,
             false => SYNCED_ONE_BY_ONE,
         };
-        let mut writer = Writer {
+        let mut writer = WorktreeWriter {
             worktree: self,
             permit,
             recent: None,
@@ -62,27 +71,29 @@ impl Worktree {
         writer.take_note_of_device(&RepoPath::top())?;
         let mut staged = Vec::new();
         for (op, step) in steps() {
-            if step.writes() && step != Step::CreateLate {
+            if step.writes() && step != PathStep::CreateLate {
                 staged.push((op, step, writer.stage(op, objects)?));
             }
         }
-        writer.settle()?;
+        writer.sync()?;
         for (op, step) in steps().rev() {
             match step {
-                Step::Remove(seen) | Step::MakeFolder(Some(seen)) => writer.remove(op, seen)?,
-                Step::RemoveFolder => writer.remove_folder(&op.path)?,
+                PathStep::Remove(seen) | PathStep::MakeDir(Some(seen)) => {
+                    writer.remove(op, seen)?
+                }
+                PathStep::RemoveDir => writer.remove_dir(&op.path)?,
                 _ => {}
             }
         }
         for (op, step) in steps() {
             match step {
-                Step::CreateLate => staged.push((op, step, writer.stage(op, objects)?)),
-                Step::MakeFolder(_) => writer.make_folders(&op.path)?,
+                PathStep::CreateLate => staged.push((op, step, writer.stage(op, objects)?)),
+                PathStep::MakeDir(_) => writer.make_dirs(&op.path)?,
                 _ => {}
             }
         }
-        if steps().any(|(_, step)| step == Step::CreateLate) {
-            writer.settle()?;
+        if steps().any(|(_, step)| step == PathStep::CreateLate) {
+            writer.sync()?;
         }
         for (op, step, temporary) in staged {
             writer.place(op, step, &temporary)?;
@@ -93,154 +104,149 @@ impl Worktree {
     }
 }
 
-struct Writer<'w> {
+struct WorktreeWriter<'w> {
     worktree: &'w Worktree,
     permit: &'w mut dyn FnMut() -> Result<()>,
-    /// The folder used last: neighbours in a change mostly share theirs.
+    /// The directory used last: adjacent paths of a change mostly share theirs.
     recent: Option<(RepoPath, Dir)>,
-    /// One folder on each device that was written to.
+    /// One directory on each device that was written to.
     devices: BTreeMap<u64, Dir>,
-    /// Folders in which names changed.
+    /// Directories with changed entries.
     touched: BTreeSet<RepoPath>,
     one_by_one: bool,
     staged: u32,
 }
 
-impl Writer<'_> {
-    /// Opens `folder`.
-    fn folder(&mut self, folder: RepoPath) -> Result<&Dir> {
+impl WorktreeWriter<'_> {
+    fn directory(&mut self, directory: RepoPath) -> Result<&Dir> {
         let dir = match self.recent.take() {
-            Some((recent, dir)) if recent == folder => dir,
+            Some((recent, dir)) if recent == directory => dir,
             _ => {
-                let opened = self.worktree.root.beneath(folder.as_bytes());
-                opened.with_context(|| self.worktree.cannot("open the folder", &folder))?
+                let opened = self.worktree.root.beneath(directory.as_bytes());
+                opened.with_context(|| self.worktree.cannot("open the directory", &directory))?
             }
         };
-        Ok(&self.recent.insert((folder, dir)).1)
+        Ok(&self.recent.insert((directory, dir)).1)
     }
 
-    /// Makes `folder` and those above it where they are missing.
-    fn make_folders(&mut self, folder: &RepoPath) -> Result<()> {
-        if self.recent.as_ref().is_some_and(|(recent, _)| recent == folder) {
+    /// Creates `directory` and its parents where they are missing.
+    fn make_dirs(&mut self, directory: &RepoPath) -> Result<()> {
+        if self.recent.as_ref().is_some_and(|(recent, _)| recent == directory) {
             return Ok(());
         }
-        if let Folder::Missing = self.worktree.folder(folder)? {
-            for path in folder.folders() {
-                self.make_folder(&path)?;
+        if let DirState::Missing = self.worktree.directory(directory)? {
+            for path in directory.dirs() {
+                self.make_dir(&path)?;
             }
-            self.make_folder(folder)?;
+            self.make_dir(directory)?;
         }
-        self.take_note_of_device(folder)
+        self.take_note_of_device(directory)
     }
 
-    /// Remembers which file system `folder` is on, where whole ones are synced.
-    fn take_note_of_device(&mut self, folder: &RepoPath) -> Result<()> {
+    /// Records the file system of `directory` for a sync of whole file systems.
+    fn take_note_of_device(&mut self, directory: &RepoPath) -> Result<()> {
         if self.one_by_one {
             return Ok(());
         }
-        let told = self.worktree.cannot("look at the folder", folder);
-        let dir = self.folder(folder.clone())?;
-        let found = look_at(dir, b".").with_context(|| told.clone())?.context(told.clone())?;
+        let message = self.worktree.cannot("look at the directory", directory);
+        let dir = self.directory(directory.clone())?;
+        let found =
+            look_at(dir, b".").with_context(|| message.clone())?.context(message.clone())?;
         let device = stat(&found).dev;
         if !self.devices.contains_key(&device) {
-            let dir = self.worktree.root.beneath(folder.as_bytes()).context(told)?;
+            let dir = self.worktree.root.beneath(directory.as_bytes()).context(message)?;
             self.devices.insert(device, dir);
         }
         Ok(())
     }
 
-    /// Makes one folder, readable by everybody whatever the umask; one that exists is kept as it is.
-    fn make_folder(&mut self, path: &RepoPath) -> Result<()> {
+    /// Creates one directory with the mode that git would give it; keeps an existing one unchanged.
+    fn make_dir(&mut self, path: &RepoPath) -> Result<()> {
         let worktree = self.worktree;
-        let told = || worktree.cannot("make the folder", path);
+        let message = || worktree.cannot("make the directory", path);
         let (parent, name) = path.split();
-        let dir = worktree.root.beneath(parent.as_bytes()).with_context(told)?;
-        if look_at(&dir, name).with_context(told)?.is_some_and(|found| is_folder(&found)) {
+        let dir = worktree.root.beneath(parent.as_bytes()).with_context(message)?;
+        if look_at(&dir, name).with_context(message)?.is_some_and(|found| is_dir(&found)) {
             return Ok(());
         }
         (self.permit)()?;
-        rustix::fs::mkdirat(&dir, name, Permissions::from(0o755)).with_context(told)?;
+        dir.make_as_git(name).with_context(message)?;
         self.touched.insert(parent);
-        let made = dir.beneath(name).with_context(told)?;
-        let found = look_at(&made, b".").with_context(told)?;
-        let mode = found.map_or(0, |found| u32::from(found.stx_mode) & 0o7777);
-        if mode & 0o755 != 0o755 {
-            rustix::fs::fchmod(&made, Permissions::from(mode | 0o755)).with_context(told)?;
-        }
         Ok(())
     }
 
-    /// Writes the new content of `op` under a temporary name beside its own, and returns that name.
-    fn stage(&mut self, op: &PathOp, objects: &impl Objects) -> Result<String> {
-        let Some(Entry { mode, id }) = op.new else {
+    /// Writes the new content of `op` under a temporary name next to its own, and returns that name.
+    fn stage(&mut self, op: &PathOp, objects: &impl ObjectSource) -> Result<String> {
+        let Some(TreeEntry { mode, id }) = op.new else {
             bail!("\"{}\" was to be written, but the new tree does not have it", op.path);
         };
-        let told = self.worktree.cannot("write", &op.path);
+        let message = self.worktree.cannot("write", &op.path);
         let temporary = format!("{TEMPORARY}{:08x}", self.staged);
         self.staged += 1;
         let one_by_one = self.one_by_one;
         let (parent, _) = op.path.split();
-        self.make_folders(&parent)?;
-        let blob = objects.blob(&id).with_context(|| told.clone())?;
+        self.make_dirs(&parent)?;
+        let blob = objects.blob(&id).with_context(|| message.clone())?;
         (self.permit)()?;
-        let dir = self.folder(parent)?;
+        let dir = self.directory(parent)?;
         let create = || match mode {
-            Mode::Link => {
+            EntryMode::Link => {
                 let target = blob.as_ref();
                 rustix::fs::symlinkat(target, dir, temporary.as_str()).map_err(io::Error::from)
             }
             mode => {
-                let bits = if mode == Mode::Executable { 0o755 } else { 0o644 };
-                let mut file = files::create_new(dir, temporary.as_bytes(), bits)?;
-                file.write_all(blob.as_ref())?;
+                let executable = mode == EntryMode::Executable;
+                let mut file = files::create_as_git(dir, temporary.as_bytes(), executable)?;
+                watchdog::write_all(&mut file, blob.as_ref())?;
                 if one_by_one { file.sync_all() } else { Ok(()) }
             }
         };
         let unlink = || rustix::fs::unlinkat(dir, temporary.as_str(), AtFlags::empty());
         let created = match create() {
-            // Left by an apply that was cut off.
+            // An interrupted apply left it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 unlink().map_err(io::Error::from).and_then(|()| create())
             }
             created => created,
         };
-        created.with_context(|| told)?;
+        created.with_context(|| message)?;
         Ok(temporary)
     }
 
-    /// Gives staged content its name.
-    fn place(&mut self, op: &PathOp, step: Step, temporary: &str) -> Result<()> {
+    /// Renames staged content to its final name.
+    fn place(&mut self, op: &PathOp, step: PathStep, temporary: &str) -> Result<()> {
         let worktree = self.worktree;
-        let told = || worktree.cannot("write", &op.path);
-        if step == Step::ReplaceFolder {
-            self.clear(&op.path)?;
+        let message = || worktree.cannot("write", &op.path);
+        watchdog::progress();
+        if step == PathStep::ReplaceDir {
+            self.remove_old(&op.path)?;
         }
         (self.permit)()?;
         let (parent, name) = op.path.split();
-        let dir = self.folder(parent)?;
+        let dir = self.directory(parent)?;
         let rename = |flags| rustix::fs::renameat_with(dir, temporary, dir, name, flags);
-        if let Step::Replace(seen) = step {
-            still(dir, name, seen).with_context(told)?;
-            return rename(RenameFlags::empty()).with_context(told);
+        if let PathStep::Replace(seen) = step {
+            still(dir, name, seen).with_context(message)?;
+            return rename(RenameFlags::empty()).with_context(message);
         }
         match rename(RenameFlags::NOREPLACE) {
-            // Not every file system can do that.
-            Err(Errno::INVAL) if look_at(dir, name).with_context(told)?.is_none() => {
+            // Not every file system supports this flag.
+            Err(Errno::INVAL) if look_at(dir, name).with_context(message)?.is_none() => {
                 rename(RenameFlags::empty())
             }
             outcome => outcome,
         }
-        .with_context(told)
+        .with_context(message)
     }
 
-    /// Removes the folders at and below `path`, which hold nothing any more. The kernel refuses to
-    /// remove one that does.
-    fn clear(&mut self, path: &RepoPath) -> Result<()> {
-        let mut folders = vec![path.clone()];
+    /// Removes the empty directories at and below `path`. The kernel refuses to remove one that is not
+    /// empty.
+    fn remove_old(&mut self, path: &RepoPath) -> Result<()> {
+        let mut directories = vec![path.clone()];
         let mut leftovers = Vec::new();
         self.worktree.walk(path, &mut |path, kind| {
             if kind == FileType::Directory {
-                folders.push(path.clone());
+                directories.push(path.clone());
             } else if is_temporary(path.split().1) {
                 leftovers.push(path.clone());
             }
@@ -249,23 +255,23 @@ impl Writer<'_> {
         for leftover in leftovers {
             self.unlink(&leftover, AtFlags::empty())?;
         }
-        while let Some(folder) = folders.pop() {
-            self.unlink(&folder, AtFlags::REMOVEDIR)?;
+        while let Some(directory) = directories.pop() {
+            self.unlink(&directory, AtFlags::REMOVEDIR)?;
         }
         Ok(())
     }
 
-    /// Removes the file of `op`, if it is still the one that was looked at.
-    fn remove(&mut self, op: &PathOp, seen: Stat) -> Result<()> {
+    /// Removes the file of `op`, if it is unchanged since the check.
+    fn remove(&mut self, op: &PathOp, seen: FileStat) -> Result<()> {
         let (parent, name) = op.path.split();
         let worktree = self.worktree;
-        let told = || worktree.cannot("remove", &op.path);
-        still(self.folder(parent)?, name, seen).with_context(told)?;
+        let message = || worktree.cannot("remove", &op.path);
+        still(self.directory(parent)?, name, seen).with_context(message)?;
         self.unlink(&op.path, AtFlags::empty())
     }
 
-    /// Removes a submodule's folder; one with something in it is somebody's work and stays.
-    fn remove_folder(&mut self, path: &RepoPath) -> Result<()> {
+    /// Removes a submodule's directory; one that is not empty is somebody's work and stays.
+    fn remove_dir(&mut self, path: &RepoPath) -> Result<()> {
         match self.unlink(path, AtFlags::REMOVEDIR) {
             Err(error) if is_in_use(&error) => Ok(()),
             outcome => outcome,
@@ -273,10 +279,11 @@ impl Writer<'_> {
     }
 
     fn unlink(&mut self, path: &RepoPath, flags: AtFlags) -> Result<()> {
+        watchdog::progress();
         (self.permit)()?;
         let worktree = self.worktree;
         let (parent, name) = path.split();
-        let removed = rustix::fs::unlinkat(self.folder(parent.clone())?, name, flags);
+        let removed = rustix::fs::unlinkat(self.directory(parent.clone())?, name, flags);
         removed.with_context(|| worktree.cannot("remove", path))?;
         self.touched.insert(parent);
         if flags.contains(AtFlags::REMOVEDIR) {
@@ -285,16 +292,16 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Removes the folders that lost their last entry, also those that an apply which was cut off
-    /// had emptied.
-    fn prune(&mut self, ready: &Ready) -> Result<()> {
+    /// Removes directories that lost their last entry, including those that an interrupted apply had
+    /// emptied.
+    fn prune(&mut self, ready: &ReadyChange) -> Result<()> {
         let removed = ready.change.ops.iter().filter(|op| removes(op));
-        let folders: BTreeSet<RepoPath> = removed.flat_map(|op| op.path.folders()).collect();
-        for folder in folders.into_iter().rev() {
-            let (parent, name) = folder.split();
-            let Folder::Open(dir) = self.worktree.folder(&parent)? else { continue };
+        let directories: BTreeSet<RepoPath> = removed.flat_map(|op| op.path.dirs()).collect();
+        for directory in directories.into_iter().rev() {
+            let (parent, name) = directory.split();
+            let DirState::Open(dir) = self.worktree.directory(&parent)? else { continue };
             (self.permit)()?;
-            // One that is in use or may not be removed is left: an empty folder harms nobody.
+            // One that is in use or may not be removed stays: an empty directory does no harm.
             if rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR).is_ok() {
                 self.touched.insert(parent);
             }
@@ -303,8 +310,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Waits until staged content is on disk.
-    fn settle(&mut self) -> Result<()> {
+    /// Syncs staged content to disk.
+    fn sync(&mut self) -> Result<()> {
         for dir in self.devices.values() {
             rustix::fs::syncfs(dir)
                 .with_context(|| format!("cannot sync {}", self.worktree.path.display()))?;
@@ -312,37 +319,37 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Waits until the names are on disk.
+    /// Syncs changed directory entries to disk.
     fn confirm(&mut self) -> Result<()> {
         if !self.one_by_one {
-            return self.settle();
+            return self.sync();
         }
-        for folder in &self.touched {
-            if let Folder::Open(dir) = self.worktree.folder(folder)? {
-                dir.sync().with_context(|| self.worktree.cannot("sync", folder))?;
+        for directory in &self.touched {
+            if let DirState::Open(dir) = self.worktree.directory(directory)? {
+                dir.sync().with_context(|| self.worktree.cannot("sync", directory))?;
             }
         }
         Ok(())
     }
 
-    /// How every new path looks on disk now.
-    fn written(&mut self, ready: &Ready) -> Result<Vec<Written>> {
+    /// Current stat data of every new path.
+    fn written(&mut self, ready: &ReadyChange) -> Result<Vec<WrittenPath>> {
         let mut written = Vec::with_capacity(ready.change.ops.len());
         for op in &ready.change.ops {
             let Some(entry) = op.new else { continue };
             let (parent, name) = op.path.split();
             let worktree = self.worktree;
-            let told = || worktree.cannot("look at", &op.path);
-            let found = look_at(self.folder(parent)?, name).with_context(told)?;
-            let found = found.context("somebody removed it while it was being updated");
-            let found = found.with_context(told)?;
-            written.push(Written { path: op.path.clone(), entry, stat: stat(&found) });
+            let message = || worktree.cannot("look at", &op.path);
+            let found = look_at(self.directory(parent)?, name).with_context(message)?;
+            let found = found.context("it was removed while it was being updated");
+            let found = found.with_context(message)?;
+            written.push(WrittenPath { path: op.path.clone(), entry, stat: stat(&found) });
         }
         Ok(written)
     }
 }
 
-fn is_folder(found: &rustix::fs::Statx) -> bool {
+fn is_dir(found: &rustix::fs::Statx) -> bool {
     kind(found) == FileType::Directory
 }
 
@@ -351,14 +358,14 @@ fn is_in_use(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Errno>().is_some_and(|error| in_use.contains(error))
 }
 
-/// Checks that `name` is still what was looked at. Not by the change time: removing another hard
-/// link to the same file sets that.
-fn still(dir: &Dir, name: &[u8], seen: Stat) -> Result<()> {
-    let same = |now: Stat| {
+/// Checks that `name` is unchanged since the check. Ignores the change time, because removing another
+/// hard link to the same file updates it.
+fn still(dir: &Dir, name: &[u8], seen: FileStat) -> Result<()> {
+    let same = |now: FileStat| {
         (now.dev, now.ino, now.size, now.mtime) == (seen.dev, seen.ino, seen.size, seen.mtime)
     };
     if look_at(dir, name)?.is_some_and(|found| same(stat(&found))) {
         return Ok(());
     }
-    bail!("somebody changed it while it was being updated")
+    bail!("it was changed while it was being updated")
 }

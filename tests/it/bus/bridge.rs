@@ -10,22 +10,23 @@ use crate::servers::brokers::{Broker, KINDS, ODD, login_file};
 use crate::web::{self, Web};
 
 /// The `[bus]` of a machine that announces to `topic`, listens there, and reports to `told`.
-fn bus(machine: &Sandbox, url: &str, topic: &str, told: &str) -> String {
+fn bus(machine: &Sandbox, url: &str, topic: &str, reported: &str) -> String {
     let login = login_file(&machine.path(""), ODD);
     format!(
         "[bus]\nbrokers = {url:?}\nlogin_file = {login:?}\nannounce_topic = {topic:?}\n\
-         listen_topic = {topic:?}\nreport_topic = {told:?}\n"
+         listen_topic = {topic:?}\nreport_topic = {reported:?}\n"
     )
 }
 
 #[test]
-fn a_hook_that_one_agent_hears_makes_all_of_them_act_and_tell() {
+fn a_hook_that_one_agent_hears_makes_all_of_them_act_and_report() {
     for kind in KINDS {
         let (broker, topic) = (Broker::shared(kind), format!("future.git.bridged.{kind:?}"));
-        let told = format!("future.events.bridged.{kind:?}");
-        let folder = tempfile::tempdir().unwrap();
-        let reached = brokers(&[broker.url()], folder.path(), ODD);
-        let [people, told_people] = [&topic, &told].map(|name| Listening::to(&reached, &[name]));
+        let reported = format!("future.events.bridged.{kind:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let reached = brokers(&[broker.url()], dir.path(), ODD);
+        let [people, told_people] =
+            [&topic, &reported].map(|name| Listening::to(&reached, &[name]));
         people.up();
         told_people.up();
 
@@ -36,30 +37,30 @@ fn a_hook_that_one_agent_hears_makes_all_of_them_act_and_tell() {
         let named = |name: &str| format!("[repo.{name}]\ntopic_name = \"sites/spog\"\n");
         far.configure(&format!(
             "[listen]\nevery = \"1h\"\n{}{}",
-            bus(&far, &broker.url(), &topic, &told),
+            bus(&far, &broker.url(), &topic, &reported),
             named("site")
         ));
         let far_listener = Listener::start(&far);
-        far_listener.logs("listens on");
+        far_listener.logs("listening on");
 
         web::put_secret(&bridge, web::SECRET);
-        let own = bus(&bridge, &broker.url(), &topic, &told);
+        let own = bus(&bridge, &broker.url(), &topic, &reported);
         let own = format!("announce = true\n{own}{}", named("spog"));
         let announces = web::configured(&bridge, &own);
         bridge.configure(&announces);
         let listener = Listener::start(&bridge);
-        listener.logs("listens on");
+        listener.logs("listening on");
         let hooks = Web::of(&listener);
-        let acts_upon = |revision: &str| {
+        let applies = |revision: &str| {
             for (machine, name) in [(&bridge, "spog"), (&far, "site")] {
                 wait_until("it acts", || machine.lastaction(name).as_deref() == Some(revision));
             }
         };
-        acts_upon(&bridge.git(&bridge.desk("spog"), &["rev-parse", "HEAD"]));
+        applies(&bridge.git(&bridge.desk("spog"), &["rev-parse", "HEAD"]));
 
         let revision = bridge.push("spog", &[("page", "new")]);
         assert_eq!(hooks.push("sites/spog").status, 202);
-        acts_upon(&revision);
+        applies(&revision);
         wait_until("the status says so", || far.state("site") == "current");
         assert_eq!(far.row("site")["acted"]["trigger"], "bus");
         let mut states: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -92,13 +93,13 @@ fn a_hook_that_one_agent_hears_makes_all_of_them_act_and_tell() {
         assert_eq!(lines, expected);
 
         // What came from the bus is not told there again: the next message is the next hook's.
-        publish(&broker.url(), folder.path(), &message(&topic, "[sites/spog] by hand", ""));
+        publish(&broker.url(), dir.path(), &message(&topic, "[sites/spog] by hand", ""));
         assert_eq!(people.message().header("subject"), Some("[sites/spog] by hand"));
         let looked =
             |name: &str| hooks.metric(&format!("pmpy_messages_total{{result=\"{name}\"}}"));
         wait_until("it has heard its own message and that one", || looked("known") == 2.0);
         // One that is not here is announced by the last part of its name.
-        assert!(hooks.push("others/elsewhere").body.contains("no repository here"));
+        assert!(hooks.push("others/elsewhere").body.contains("no repository named"));
         let heard = people.message();
         let subject = heard.header("subject").unwrap();
         assert!(subject.starts_with("[elsewhere] "), "{subject}");

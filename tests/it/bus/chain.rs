@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::listen::{acts_upon, announces, configure, settles};
+use super::listen::{announces, applies, configure, settles};
 use crate::listen::Listener;
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, text, wait_until};
 use crate::servers::brokers::{Broker, KINDS, Kind, ODD, login_file};
@@ -51,13 +51,13 @@ fn only_what_passes_gets_through(name: &str, build: &Sandbox, server: &Sandbox) 
     settles(build, &builds);
     settles(server, &serves);
     let good = build.push(name, &[("page", "better")]);
-    acts_upon(server, name, &good);
+    applies(server, name, &good);
     let broken = build.push(name, &[("page", "broken")]);
     wait_until("the test fails", || build.state(name) == "failing");
     settles(server, &serves);
     assert_eq!(server.lastaction(name), Some(good));
     let best = build.push(name, &[("page", "best")]);
-    acts_upon(server, name, &best);
+    applies(server, name, &best);
     let runs = server.runs();
     assert!(runs.iter().all(|run| !run.contains(&broken)), "{runs:?}");
 }
@@ -78,8 +78,8 @@ fn servers_that_follow_the_branch_of_a_build_server_run_only_what_it_tested() {
 fn servers_that_listen_to_a_build_server_look_only_when_it_says_so() {
     for kind in KINDS {
         let (broker, name) = (Broker::shared(kind), format!("topic-{kind:?}"));
-        let folder = tempfile::tempdir().unwrap();
-        let build = build_server(&name, broker, &by_topic(kind, broker, folder.path()));
+        let dir = tempfile::tempdir().unwrap();
+        let build = build_server(&name, broker, &by_topic(kind, broker, dir.path()));
         let topic = format!("future.git.tested.{kind:?}");
         let settings = FOLLOW_TOPIC.replace("future.git.tested", &topic);
         let server = server(&build, &name, broker, &settings);
@@ -95,13 +95,13 @@ fn servers_that_listen_to_a_build_server_look_only_when_it_says_so() {
 }
 
 /// The script of the example with a configuration and a program of the test's.
-fn by_topic(kind: Kind, broker: &Broker, folder: &std::path::Path) -> String {
-    let file = folder.join("tested.toml");
+fn by_topic(kind: Kind, broker: &Broker, dir: &std::path::Path) -> String {
+    let file = dir.join("tested.toml");
     let (before, after) = TESTED.split_once("brokers").unwrap();
     let (_, after) = after.split_once("login_file").unwrap();
     let (_, topic) = after.split_once('\n').unwrap();
     let topic = topic.replace("future.git.tested", &format!("future.git.tested.{kind:?}"));
-    let (url, login) = (broker.url(), login_file(folder, ODD));
+    let (url, login) = (broker.url(), login_file(dir, ODD));
     let tested = format!("{before}brokers = {url:?}\nlogin_file = {login:?}\n{topic}");
     fs::write(&file, tested).unwrap();
     BY_TOPIC

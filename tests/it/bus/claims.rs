@@ -4,10 +4,10 @@
 use std::fs;
 use std::time::Instant;
 
-use pmpy::system::node::since_boot;
-use pmpy::system::stomp::Connection;
+use pmpy::system::host::since_boot;
+use pmpy::system::stomp::BrokerConnection;
 
-use super::listen::{acts_upon, configure, machine, settles};
+use super::listen::{applies, configure, machine, settles};
 use super::{PATIENCE, brokers, message, publish};
 use crate::listen::Listener;
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, wait_until};
@@ -24,7 +24,7 @@ fn claims(repo: &str, old: &str, new: &str, name: &str) -> String {
 #[test]
 fn a_flood_about_one_repository_is_a_pass_a_second_at_most() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
         let topic = format!("test.passes.{kind:?}");
         let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
         // Whoever looks is counted on the way.
@@ -38,16 +38,17 @@ fn a_flood_about_one_repository_is_a_pass_a_second_at_most() {
         let listener = Listener::start(&machine);
         settles(&machine, &listener);
         line.forget_counts();
-        let everything = brokers(&[broker.url()], folder.path(), ODD);
+        let everything = brokers(&[broker.url()], dir.path(), ODD);
         let deadline = since_boot() + PATIENCE;
-        let mut connection = Connection::open(&everything.list[0], &everything, deadline).unwrap();
+        let mut connection =
+            BrokerConnection::open(&everything.list[0], &everything, deadline).unwrap();
         let one = message(&topic, "[ops] refs/heads/main", "repo: ops\n");
         let start = Instant::now();
         connection.publish(vec![one.clone(); 5_000], deadline).unwrap();
         let revision = machine.push("ops", &[("page", "new")]);
         connection.publish(vec![one; 5_000], deadline).unwrap();
-        connection.leave();
-        acts_upon(&machine, "ops", &revision);
+        connection.disconnect();
+        applies(&machine, "ops", &revision);
         settles(&machine, &listener);
         let (looks, seconds) = (line.counts().connections, start.elapsed().as_secs());
         println!("{kind:?}: 10,000 messages, {looks} connections in {seconds} s");
@@ -60,7 +61,7 @@ fn a_flood_about_one_repository_is_a_pass_a_second_at_most() {
 #[test]
 fn duplicated_reordered_and_forged_messages_are_nothing_to_a_ref() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
         let (name, topic) = ("ops", format!("test.forged.{kind:?}"));
         let (machine, listener) =
             machine(name, &[broker.url()], &format!("listen_topic = {topic:?}\n"));
@@ -82,9 +83,9 @@ fn duplicated_reordered_and_forged_messages_are_nothing_to_a_ref() {
         ] {
             let subject = format!("[{name}] {branch} {new}");
             let body = claims(name, old, new, branch);
-            publish(&broker.url(), folder.path(), &message(&topic, &subject, body));
+            publish(&broker.url(), dir.path(), &message(&topic, &subject, body));
         }
-        acts_upon(&machine, name, &third);
+        applies(&machine, name, &third);
         settles(&machine, &listener);
         assert_eq!(machine.lastaction(name), Some(third.clone()));
         assert_eq!(machine.head(name), third);
@@ -97,7 +98,7 @@ fn duplicated_reordered_and_forged_messages_are_nothing_to_a_ref() {
 #[test]
 fn a_forged_delete_removes_nothing() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
         let topic = format!("test.deleted.{kind:?}");
         let machine = Sandbox::with("sites", &[("page", "old")]);
         let target = machine.path("target");
@@ -113,16 +114,17 @@ fn a_forged_delete_removes_nothing() {
         let tip = machine.git(&desk, &["rev-parse", "HEAD"]);
         for name in ["refs/heads/staging", "refs/heads/main", "refs/heads/../..", "/"] {
             let body = claims("sites", &tip, NONE, name);
-            publish(&broker.url(), folder.path(), &message(&topic, "", body));
+            publish(&broker.url(), dir.path(), &message(&topic, "", body));
         }
         machine.push("sites", &[("page", "new")]);
-        publish(&broker.url(), folder.path(), &message(&topic, "[sites] x", ""));
+        publish(&broker.url(), dir.path(), &message(&topic, "[sites] x", ""));
         let page = |branch: &str| fs::read_to_string(target.join(branch).join("page")).unwrap();
         wait_until("what was pushed is there", || page("main") == "new");
         assert_eq!(page("staging"), "old");
         // A real one does, and its message need not even say so.
         machine.git(&desk, &["push", "--quiet", "origin", ":staging"]);
-        publish(&broker.url(), folder.path(), &message(&topic, "[sites] x", ""));
+        machine.answered_twice("sites", "refs/heads/staging");
+        publish(&broker.url(), dir.path(), &message(&topic, "[sites] x", ""));
         wait_until("what was deleted is gone", || !target.join("staging").exists());
         assert_eq!(page("main"), "new");
     }
@@ -132,16 +134,17 @@ fn a_forged_delete_removes_nothing() {
 fn a_hundred_thousand_strangers_and_twenty_megabytes_cost_little() {
     for kind in KINDS {
         // One of its own: others would have to wait.
-        let (broker, folder) = (Broker::start(kind), tempfile::tempdir().unwrap());
+        let (broker, dir) = (Broker::start(kind), tempfile::tempdir().unwrap());
         let topic = format!("test.strangers.{kind:?}");
         let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
         configure(&machine, ODD, &[broker.url()], &format!("listen_topic = {topic:?}\n"));
         machine.tick().ok();
         let listener = Listener::start(&machine);
         settles(&machine, &listener);
-        let everything = brokers(&[broker.url()], folder.path(), ODD);
+        let everything = brokers(&[broker.url()], dir.path(), ODD);
         let deadline = since_boot() + 3 * PATIENCE;
-        let mut connection = Connection::open(&everything.list[0], &everything, deadline).unwrap();
+        let mut connection =
+            BrokerConnection::open(&everything.list[0], &everything, deadline).unwrap();
         for round in 0..20 {
             let strangers = (0..5_000).map(|number| {
                 let name = format!("stranger-{round}-{number}");
@@ -155,9 +158,9 @@ fn a_hundred_thousand_strangers_and_twenty_megabytes_cost_little() {
         let frame =
             message(&topic, "[ops] refs/heads/main", b"repo: ops\n\xff\xfe\x1b[2J".to_vec());
         connection.publish(vec![frame], deadline).unwrap();
-        acts_upon(&machine, "ops", &revision);
-        assert_eq!(listener.log().matches("of ours").count(), 1, "{}", listener.log());
-        assert_eq!(listener.log().matches("listens on").count(), 1, "{}", listener.log());
+        applies(&machine, "ops", &revision);
+        assert_eq!(listener.log().matches("unknown repositories").count(), 1, "{}", listener.log());
+        assert_eq!(listener.log().matches("listening on").count(), 1, "{}", listener.log());
         let most = listener.most_memory();
         println!("{kind:?}: {} MB at most", most >> 20);
         assert!(most < 50 << 20, "{most} bytes");
@@ -165,7 +168,7 @@ fn a_hundred_thousand_strangers_and_twenty_megabytes_cost_little() {
 }
 
 #[test]
-fn reports_that_nobody_takes_are_dropped_counted_and_told() {
+fn reports_that_no_broker_takes_are_dropped_counted_and_reported() {
     let machine = Sandbox::with("sites", &[("page", "old")]);
     let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("stomp://{}", hole.local_addr().unwrap());

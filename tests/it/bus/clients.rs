@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::listen::{acts_upon, announces, machine, settles};
+use super::listen::{announces, applies, machine, settles};
 use crate::sandbox::{Ran, Sandbox, text, wait_until};
 use crate::servers::Running;
 use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS};
@@ -106,7 +106,7 @@ fn what_stomp_py_sends_wakes_the_agent() {
         let arguments = arguments(&file, &port, HOOK, &["future.git.commits", &subject, &body]);
         let sent = Ran::of(machine.command("/usr/bin/python3").args(arguments)).ok();
         assert!(sent.stdout.contains("up"), "{sent}");
-        acts_upon(&machine, &name, &new);
+        applies(&machine, &name, &new);
         wait_until("the status says so", || machine.state(&name) == "current");
         assert_eq!(machine.row(&name)["acted"]["trigger"], "bus");
     }
@@ -126,7 +126,7 @@ fn the_message_of_2012_pasted_as_it_was_printed_wakes_the_agent() {
             let new = machine.push("spog", &[("bonkle", body)]);
             let arguments = arguments(&file, &port, AGENT, &[&topic, "", body]);
             Ran::of(machine.command("/usr/bin/python3").args(arguments)).ok();
-            acts_upon(&machine, "spog", &new);
+            applies(&machine, "spog", &new);
         }
     }
 }
@@ -135,13 +135,13 @@ fn the_message_of_2012_pasted_as_it_was_printed_wakes_the_agent() {
 fn what_we_send_is_read_by_stomp_py() {
     for kind in KINDS {
         let (broker, name) = (Broker::shared(kind), format!("to-python-{kind:?}"));
-        let told = format!("future.events.python.{kind:?}");
+        let reported = format!("future.events.python.{kind:?}");
         let (machine, listener) =
-            machine(&name, &[broker.url()], &format!("report_topic = {told:?}\n"));
+            machine(&name, &[broker.url()], &format!("report_topic = {reported:?}\n"));
         settles(&machine, &listener);
         let (file, port) = (program(&machine, "listen.py", LISTENS), broker.port().to_string());
         let log = machine.path("listen.py.log");
-        let arguments = arguments(&file, &port, AGENT, &["future.git.commits", &told]);
+        let arguments = arguments(&file, &port, AGENT, &["future.git.commits", &reported]);
         let _python = Running::start(&machine, "/usr/bin/python3", &arguments, &log);
         let heard = || fs::read_to_string(&log).unwrap();
         wait_until("it listens", || heard().matches("up\n").count() == 2);

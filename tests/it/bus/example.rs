@@ -1,6 +1,6 @@
 //! `examples/bus`, with a broker and a login of the test's.
 
-use super::listen::{acts_upon, announces, settles};
+use super::listen::{announces, applies, settles};
 use super::{Listening, brokers};
 use crate::listen::Listener;
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, text};
@@ -10,12 +10,12 @@ const CONFIGURATION: &str = include_str!("../../../examples/bus/agent.toml");
 const BROKERS: &str = r#"["stomps://amq1.example.org:61614", "stomps://amq2.example.org:61614"]"#;
 
 #[test]
-fn a_push_is_acted_upon_and_told_as_the_example_has_it() {
+fn a_push_is_applied_and_reported_as_the_example_has_it() {
     for kind in KINDS {
         let (broker, name) = (Broker::shared(kind), format!("within-a-second-{kind:?}"));
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let people =
-            Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &["future.events.agent"]);
+            Listening::to(&brokers(&[broker.url()], dir.path(), ODD), &["future.events.agent"]);
         people.up();
         let machine = Sandbox::with(&name, &[("work.sh", NOTES_ITS_RUNS)]);
         let login = login_file(&machine.path(""), AGENT);
@@ -29,15 +29,15 @@ fn a_push_is_acted_upon_and_told_as_the_example_has_it() {
         settles(&machine, &listener);
         announces(&machine, &name, &[broker.url()]);
         let revision = machine.push(&name, &[("page", "new")]);
-        acts_upon(&machine, &name, &revision);
-        let told = |state: &str| {
+        applies(&machine, &name, &revision);
+        let reported = |state: &str| {
             // Others tell things on that topic as well.
             while let message = people.message()
                 && let json = serde_json::from_slice::<serde_json::Value>(&message.body).unwrap()
                 && (json["repo"] != name.as_str() || json["state"] != state)
             {}
         };
-        told("started");
-        told("succeeded");
+        reported("started");
+        reported("succeeded");
     }
 }

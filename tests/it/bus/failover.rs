@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use super::listen::{acts_upon, settles};
+use super::listen::{applies, settles};
 use super::{message, publish};
 use crate::listen::Listener;
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, wait_until};
@@ -10,7 +10,7 @@ use crate::servers::brokers::{Broker, KINDS, ODD};
 use crate::servers::free_port;
 
 #[test]
-fn an_old_address_is_listened_on_as_it_stands_and_what_it_says_in_vain_is_told() {
+fn an_old_address_is_listened_on_unchanged_and_its_useless_options_are_reported() {
     for kind in KINDS {
         let (broker, topic) = (Broker::shared(kind), format!("test.failover.{kind:?}"));
         let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
@@ -25,21 +25,21 @@ fn an_old_address_is_listened_on_as_it_stands_and_what_it_says_in_vain_is_told()
         machine.configure(&configured("MaxReconnectDelay=30&Backup=false"));
         let listener = Listener::start(&machine);
         settles(&machine, &listener);
-        let told = "these options of brokers mean nothing: ";
-        listener.logs(&format!("{told}MaxReconnectDelay=30, Backup=false\n"));
+        let reported = "these options of brokers have no effect: ";
+        listener.logs(&format!("{reported}MaxReconnectDelay=30, Backup=false\n"));
         let revision = machine.push("ops", &[("page", "new")]);
-        let folder = tempfile::tempdir().unwrap();
-        publish(&broker.url(), folder.path(), &message(&topic, "[ops] refs/heads/main", ""));
-        acts_upon(&machine, "ops", &revision);
+        let dir = tempfile::tempdir().unwrap();
+        publish(&broker.url(), dir.path(), &message(&topic, "[ops] refs/heads/main", ""));
+        applies(&machine, "ops", &revision);
         wait_until("the status says so", || machine.state("ops") == "current");
         assert_eq!(machine.row("ops")["acted"]["trigger"], "bus");
 
         machine.configure(&configured("Timeout=3"));
         listener.signal(Signal::HUP);
-        listener.logs(&format!("{told}Timeout=3\n"));
+        listener.logs(&format!("{reported}Timeout=3\n"));
         settles(&machine, &listener);
         let log = listener.log();
-        assert_eq!(log.matches(told).count(), 2, "{log}");
+        assert_eq!(log.matches(reported).count(), 2, "{log}");
         let (_, password) = ODD.split_once(':').unwrap();
         assert!(!log.contains(password) && !log.contains("c@%41"), "{log}");
     }

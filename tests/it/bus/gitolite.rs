@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::listen::{acts_upon, settles};
+use super::listen::{applies, settles};
 use super::{Listening, brokers};
 use crate::listen::Listener;
 use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode, text};
@@ -23,7 +23,7 @@ impl<'machine> Gitolite<'machine> {
     /// Its administrator has the key `client` of `server`.
     fn of(machine: &'machine Sandbox, server: &Sshd) -> Self {
         assert_eq!(rustix::process::geteuid().as_raw(), 0, "only root makes users");
-        // Its user goes through the folder that all of the test is in.
+        // Its user goes through the directory that all of the test is in.
         set_mode(&machine.path(""), 0o755);
         let name = format!("pmpy-git-{}", server.port());
         let home = machine.path(&name);
@@ -54,9 +54,9 @@ impl<'machine> Gitolite<'machine> {
 
     /// Lets the hook of the example announce to `broker`, for all repositories.
     fn announces(&self, broker: &Broker) {
-        let folder = self.home.join("notify");
-        fs::create_dir(&folder).unwrap();
-        let (configuration, login) = (folder.join("notify.toml"), login_file(&folder, HOOK));
+        let dir = self.home.join("notify");
+        fs::create_dir(&dir).unwrap();
+        let (configuration, login) = (dir.join("notify.toml"), login_file(&dir, HOOK));
         let url = broker.url();
         fs::write(&configuration, format!("[bus]\nbrokers = {url:?}\nlogin_file = {login:?}\n"))
             .unwrap();
@@ -66,7 +66,7 @@ impl<'machine> Gitolite<'machine> {
         let hooks = self.home.join(".gitolite/hooks/common");
         fs::write(hooks.join("post-receive"), hook).unwrap();
         set_mode(&hooks.join("post-receive"), 0o755);
-        for place in [folder, hooks] {
+        for place in [dir, hooks] {
             give_all(&place, self.uid());
         }
         self.git_user("gitolite setup --hooks-only");
@@ -81,7 +81,7 @@ impl Drop for Gitolite<'_> {
 }
 
 #[test]
-fn a_push_through_gitolite_is_acted_upon_and_reported() {
+fn a_push_through_gitolite_is_applied_and_reported() {
     for kind in KINDS {
         let (broker, machine) = (Broker::shared(kind), Sandbox::new());
         let mut server = Sshd::of(&machine);
@@ -110,10 +110,11 @@ fn a_push_through_gitolite_is_acted_upon_and_reported() {
         };
         push(&[("work.sh", NOTES_ITS_RUNS)]);
 
-        let (login, told) = (login_file(&machine.path(""), ODD), format!("test.gitolite.{kind:?}"));
+        let (login, reported) =
+            (login_file(&machine.path(""), ODD), format!("test.gitolite.{kind:?}"));
         machine.configure(&format!(
             "[listen]\nevery = \"1h\"\n[bus]\nbrokers = {:?}\nlogin_file = {login:?}\n\
-             report_topic = {told:?}\n\
+             report_topic = {reported:?}\n\
              [repo.testing]\nurl = {url:?}\nbranch = \"main\"\nkey_file = {:?}\nknown_hosts = {:?}\n",
             broker.url(),
             server.client_key(),
@@ -123,10 +124,10 @@ fn a_push_through_gitolite_is_acted_upon_and_reported() {
         let listener = Listener::start(&machine);
         settles(&machine, &listener);
         let people = brokers(&[broker.url()], &machine.path(""), ODD);
-        let people = Listening::to(&people, &[&told, "future.git.commits"]);
+        let people = Listening::to(&people, &[&reported, "future.git.commits"]);
         people.up();
         let revision = push(&[("page", "new")]);
-        acts_upon(&machine, "testing", &revision);
+        applies(&machine, "testing", &revision);
         let (mut announced, mut states) = (None, Vec::new());
         // They come over two subscriptions, in whatever order.
         while states.len() < 2 || announced.is_none() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use pmpy::domain::bus::Hint;
+use pmpy::domain::bus::message::PushHint;
 
 use super::{Listening, brokers};
 use crate::notify::Timed;
@@ -15,10 +15,10 @@ use crate::servers::{Behaviour, Proxy, Sshd};
 
 /// The hook as it is installed, with a configuration and a program of the test's.
 pub(super) fn install(machine: &Sandbox, name: &str, example: &str, urls: &[String]) {
-    let folder = machine.path("notify");
-    fs::create_dir_all(&folder).unwrap();
-    let configuration = folder.join("notify.toml");
-    let login = login_file(&folder, HOOK);
+    let dir = machine.path("notify");
+    fs::create_dir_all(&dir).unwrap();
+    let configuration = dir.join("notify.toml");
+    let login = login_file(&dir, HOOK);
     fs::write(&configuration, format!("[bus]\nbrokers = {urls:?}\nlogin_file = {login:?}\n"))
         .unwrap();
     let hook = example
@@ -50,23 +50,22 @@ fn commit(machine: &Sandbox, name: &str, message: &str) -> String {
 #[track_caller]
 fn push(machine: &Sandbox, name: &str, git: &mut Command, refs: &[&str]) -> String {
     let ran = Ran::of(git.current_dir(machine.desk(name)).args(["push", "origin"]).args(refs)).ok();
-    let told = ran.stderr.lines().filter_map(|line| line.strip_prefix("remote: "));
-    told.map(str::trim_end).collect::<Vec<_>>().join("\n")
+    let reported = ran.stderr.lines().filter_map(|line| line.strip_prefix("remote: "));
+    reported.map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// Somebody who listens to commits.
-fn listening(broker: &Broker, folder: &Path) -> Listening {
-    let listening =
-        Listening::to(&brokers(&[broker.url()], folder, AGENT), &["future.git.commits"]);
+fn listening(broker: &Broker, dir: &Path) -> Listening {
+    let listening = Listening::to(&brokers(&[broker.url()], dir, AGENT), &["future.git.commits"]);
     listening.up();
     listening
 }
 
 /// The next hint about `repo`, with the body that it came with; all tests share the topic.
-fn heard(listening: &Listening, repo: &str) -> (Hint, String) {
+fn heard(listening: &Listening, repo: &str) -> (PushHint, String) {
     loop {
         let frame = listening.message();
-        match Hint::read(&frame) {
+        match PushHint::read(&frame) {
             Some(hint) if hint.repo == repo => {
                 return (hint, String::from_utf8(frame.body).unwrap());
             }
@@ -87,8 +86,8 @@ fn every_ref_of_a_push_is_announced_and_the_pusher_reads_it() {
         let new = commit(&machine, &name, "Two\n\nrepo: hijack\nJSON: {}");
         machine.git(&machine.desk(&name), &["tag", "-m", "v", "v1"]);
         let git = || machine.command("git");
-        let told = push(&machine, &name, &mut git(), &["HEAD:main", "v1"]);
-        assert_eq!(told, format!("announced {name} main\nannounced {name} v1"));
+        let reported = push(&machine, &name, &mut git(), &["HEAD:main", "v1"]);
+        assert_eq!(reported, format!("announced {name} main\nannounced {name} v1"));
         let (hint, body) = heard(&listening, &name);
         assert_eq!(
             (hint.name.as_deref(), hint.claimed),
@@ -105,16 +104,16 @@ fn every_ref_of_a_push_is_announced_and_the_pusher_reads_it() {
         assert_eq!(hint.name.as_deref(), Some("refs/tags/v1"));
         assert!(!body.contains("    One\n"), "of a new ref the newest commit is told: {body}");
 
-        let told = push(&machine, &name, &mut git(), &[":v1"]);
-        assert_eq!(told, format!("announced {name} v1, which is gone"));
+        let reported = push(&machine, &name, &mut git(), &[":v1"]);
+        assert_eq!(reported, format!("announced {name} v1, which is gone"));
         assert_eq!(heard(&listening, &name).0.claimed, None);
         let many: Vec<_> = (0..300).map(|number| format!("HEAD:refs/heads/b{number}")).collect();
         let refs: Vec<_> = many.iter().map(String::as_str).collect();
-        let told = push(&machine, &name, &mut git(), &refs);
+        let reported = push(&machine, &name, &mut git(), &refs);
         // What may follow is how many were not confirmed in time.
-        let lines: Vec<_> = told.lines().collect();
-        assert!(lines[9].starts_with(&format!("announced {name} b")), "{told}");
-        assert_eq!(lines[10], format!("and 290 more refs of {name}"), "{told}");
+        let lines: Vec<_> = reported.lines().collect();
+        assert!(lines[9].starts_with(&format!("announced {name} b")), "{reported}");
+        assert_eq!(lines[10], format!("and 290 more refs of {name}"), "{reported}");
         for _ in 0..300 {
             heard(&listening, &name);
         }
@@ -134,8 +133,8 @@ fn a_push_over_ssh_is_announced() {
         let new = commit(&machine, &name, "Over ssh");
         let mut git = machine.command("git");
         git.env("GIT_SSH_COMMAND", server.ssh_command());
-        let told = push(&machine, &name, &mut git, &["HEAD:main"]);
-        assert_eq!(told, format!("announced {name} main"));
+        let reported = push(&machine, &name, &mut git, &["HEAD:main"]);
+        assert_eq!(reported, format!("announced {name} main"));
         assert_eq!(heard(&listening, &name).0.claimed, new.parse().ok());
     }
 }
@@ -155,8 +154,8 @@ fn over_tls_and_with_gitolites_names_it_is_the_same() {
         // What gitolite sets for its hooks.
         let (repo, mut git) = (format!("sites/{kind:?}"), machine.command("git"));
         git.env("GL_REPO", &repo).env("GL_USER", "key-of-pat");
-        let told = push(&machine, "spog", &mut git, &["HEAD:main"]);
-        assert_eq!(told, format!("announced {repo} main"));
+        let reported = push(&machine, "spog", &mut git, &["HEAD:main"]);
+        assert_eq!(reported, format!("announced {repo} main"));
         let (_, body) = heard(&listening, &repo);
         assert!(body.contains("\"user_name\":\"key-of-pat\""), "{body}");
         commit(&machine, "spog", "Another");
@@ -179,31 +178,31 @@ fn a_bus_that_is_of_no_use_costs_two_seconds_and_no_push() {
         install(&machine, "ops", PLAIN, std::slice::from_ref(&hole_url));
         let hook = Timed::hook(&machine, "ops");
         commit(&machine, "ops", "Into the hole");
-        let told = push(&machine, "ops", &mut git(), &["HEAD:main"]);
-        assert!(told.starts_with("agent: not announced: the broker "), "{told}");
-        assert!(told.contains("does not answer; servers will see it"), "{told}");
-        assert_eq!(told.lines().count(), 1, "{told}");
+        let reported = push(&machine, "ops", &mut git(), &["HEAD:main"]);
+        assert!(reported.starts_with("agent: not announced: the broker "), "{reported}");
+        assert!(reported.contains("does not answer; servers will see it"), "{reported}");
+        assert_eq!(reported.lines().count(), 1, "{reported}");
         hook.took_two_seconds();
 
         // The next broker has its share of the two seconds.
         install(&machine, "ops", PLAIN, &[hole_url, broker.url()]);
         commit(&machine, "ops", "Past the hole");
-        let told = push(&machine, "ops", &mut git(), &["HEAD:main"]);
-        assert_eq!(told.lines().next(), Some("announced ops main"), "{told}");
+        let reported = push(&machine, "ops", &mut git(), &["HEAD:main"]);
+        assert_eq!(reported.lines().next(), Some("announced ops main"), "{reported}");
 
         install(&machine, "ops", PLAIN, &[broker.url()]);
         fs::write(machine.path("notify/bus.login"), "hook:wrong\n").unwrap();
         commit(&machine, "ops", "With a wrong password");
-        let told = push(&machine, "ops", &mut git(), &["HEAD:main"]);
-        assert!(told.contains("it does not take us"), "{told}");
-        assert!(!told.contains("hint") && !told.contains("wrong"), "{told}");
+        let reported = push(&machine, "ops", &mut git(), &["HEAD:main"]);
+        assert!(reported.contains("it refuses the connection"), "{reported}");
+        assert!(!reported.contains("hint") && !reported.contains("wrong"), "{reported}");
         let pushed = machine.git(&machine.desk("ops"), &["rev-parse", "HEAD"]);
         assert_eq!(machine.git(&machine.server("ops"), &["rev-parse", "main"]), pushed);
     }
 }
 
 #[test]
-fn check_tells_which_broker_takes_us_and_which_option_means_nothing() {
+fn check_names_the_broker_that_takes_us_and_the_option_without_effect() {
     let [rabbitmq, activemq] = KINDS.map(Broker::shared);
     let machine = Sandbox::new();
     let check = |brokers: &str, login: &str| {
@@ -212,13 +211,13 @@ fn check_tells_which_broker_takes_us_and_which_option_means_nothing() {
         machine.agent(&["check"])
     };
     let both = [rabbitmq.url(), activemq.url()];
-    let told = check(&format!("{both:?}"), AGENT).stdout;
+    let reported = check(&format!("{both:?}"), AGENT).stdout;
     for url in &both {
-        assert!(told.contains(&format!("connected to {url}")), "{told}");
+        assert!(reported.contains(&format!("connected to {url}")), "{reported}");
     }
     let ran = check(&format!("{both:?}"), "agent:wrong").exits(1);
-    assert!(ran.stdout.contains("it does not take us"), "{ran}");
+    assert!(ran.stdout.contains("it refuses the connection"), "{ran}");
     let old = format!("\"failover:({})?MaxReconnectDelay=30\"", both[0]);
-    let told = check(&old, AGENT).stdout;
-    assert!(told.contains("mean nothing: MaxReconnectDelay=30"), "{told}");
+    let reported = check(&old, AGENT).stdout;
+    assert!(reported.contains("have no effect: MaxReconnectDelay=30"), "{reported}");
 }

@@ -1,7 +1,6 @@
 //! The message bus on real brokers. Each test that names one runs against both. Here is what its
 //! modules share.
 
-mod beside;
 mod bridge;
 mod chain;
 mod claims;
@@ -16,30 +15,31 @@ mod outage;
 mod reload;
 mod reports;
 mod session;
+mod with_cron;
 
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use pmpy::domain::broker::{Brokers, Listed, Retry};
-use pmpy::domain::bus::Topic;
-use pmpy::domain::stomp::Frame;
-use pmpy::system::node::since_boot;
-use pmpy::system::stomp::Connection;
-use pmpy::system::stomp::session::{Event, Session};
+use pmpy::domain::bus::broker::{BrokerEntry, BrokerSettings, RetryPolicy};
+use pmpy::domain::bus::message::Topic;
+use pmpy::domain::bus::stomp::StompFrame;
+use pmpy::system::host::since_boot;
+use pmpy::system::stomp::BrokerConnection;
+use pmpy::system::stomp::session::{StompEvent, StompSession};
 
 use crate::servers::brokers::{ODD, login_file};
 
 /// How long is waited for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The brokers at `urls`, for who has `login`.
-fn brokers(urls: &[String], folder: &Path, login: &str) -> Brokers {
-    let listed = urls.iter().map(|url| url.parse::<Listed>().unwrap());
-    Brokers {
+fn brokers(urls: &[String], dir: &Path, login: &str) -> BrokerSettings {
+    let listed = urls.iter().map(|url| url.parse::<BrokerEntry>().unwrap());
+    BrokerSettings {
         list: listed.flat_map(|listed| listed.brokers).collect(),
-        retry: Retry::default(),
-        login_file: Some(login_file(folder, login)),
+        retry: RetryPolicy::default(),
+        login_file: Some(login_file(dir, login)),
         ca_file: None,
         host: "/".to_owned(),
         // A broker that has much to do beats late.
@@ -48,8 +48,8 @@ fn brokers(urls: &[String], folder: &Path, login: &str) -> Brokers {
 }
 
 /// The same for a test about beats: often enough to be waited for.
-fn beating(brokers: Brokers) -> Brokers {
-    Brokers { heartbeat: Duration::from_secs(2), ..brokers }
+fn beating(brokers: BrokerSettings) -> BrokerSettings {
+    BrokerSettings { heartbeat: Duration::from_secs(2), ..brokers }
 }
 
 fn topic(name: &str) -> Topic {
@@ -58,21 +58,21 @@ fn topic(name: &str) -> Topic {
 
 /// A session and what happens to it.
 struct Listening {
-    session: Session,
-    events: Receiver<Event>,
+    session: StompSession,
+    events: Receiver<StompEvent>,
 }
 
 impl Listening {
-    fn to(brokers: &Brokers, topics: &[&str]) -> Self {
+    fn to(brokers: &BrokerSettings, topics: &[&str]) -> Self {
         let (tell, events) = mpsc::channel();
         let topics = topics.iter().map(|name| topic(name)).collect();
         let deliver = move |event| drop(tell.send(event));
-        let session = Session::start(brokers.clone(), topics, deliver).unwrap();
+        let session = StompSession::start(brokers.clone(), topics, deliver).unwrap();
         Self { session, events }
     }
 
     #[track_caller]
-    fn next(&self) -> Event {
+    fn next(&self) -> StompEvent {
         self.events.recv_timeout(PATIENCE).expect("something happens")
     }
 
@@ -80,7 +80,7 @@ impl Listening {
     #[track_caller]
     fn up(&self) -> String {
         loop {
-            if let Event::Up(name) = self.next() {
+            if let StompEvent::Up(name) = self.next() {
                 return name;
             }
         }
@@ -90,7 +90,7 @@ impl Listening {
     #[track_caller]
     fn down(&self) -> (String, Duration) {
         loop {
-            if let Event::Down { why, again_in } = self.next() {
+            if let StompEvent::Down { why, again_in } = self.next() {
                 return (format!("{why:#}"), again_in);
             }
         }
@@ -98,9 +98,9 @@ impl Listening {
 
     /// The next message, nothing else having happened.
     #[track_caller]
-    fn message(&self) -> Frame {
+    fn message(&self) -> StompFrame {
         match self.next() {
-            Event::Message(frame) => frame,
+            StompEvent::Message(frame) => frame,
             other => panic!("a message was expected: {other:?}"),
         }
     }
@@ -108,17 +108,19 @@ impl Listening {
 
 /// Publishes `frame` as who may do everything.
 #[track_caller]
-fn publish(url: &str, folder: &Path, frame: &Frame) {
-    let everything = brokers(&[url.to_owned()], folder, ODD);
+fn publish(url: &str, dir: &Path, frame: &StompFrame) {
+    let everything = brokers(&[url.to_owned()], dir, ODD);
     let deadline = since_boot() + PATIENCE;
-    let mut connection = Connection::open(&everything.list[0], &everything, deadline).unwrap();
+    let mut connection =
+        BrokerConnection::open(&everything.list[0], &everything, deadline).unwrap();
     assert_eq!(connection.publish(vec![frame.clone()], deadline).unwrap(), 0);
-    connection.leave();
+    connection.disconnect();
 }
 
 /// A message with a subject and a body.
-fn message(topic: &str, subject: &str, body: impl Into<Vec<u8>>) -> Frame {
-    let frame =
-        Frame::new("SEND").with("destination", format!("/topic/{topic}")).with("subject", subject);
-    Frame { body: body.into(), ..frame }
+fn message(topic: &str, subject: &str, body: impl Into<Vec<u8>>) -> StompFrame {
+    let frame = StompFrame::new("SEND")
+        .with("destination", format!("/topic/{topic}"))
+        .with("subject", subject);
+    StompFrame { body: body.into(), ..frame }
 }

@@ -36,10 +36,10 @@ fn while_no_broker_lives_each_push_waits_for_the_timer_and_what_was_missed_is_ma
     let configured = std::fs::read_to_string(machine.path("root/.pmpy/agent.toml")).unwrap();
     machine.configure(&configured.replace("1h", every));
     let listener = Listener::start(&machine);
-    listener.logs("listens on");
-    let acts_upon =
+    listener.logs("listening on");
+    let applies =
         |revision: &str| took("it acts", || machine.lastaction("ops").as_deref() == Some(revision));
-    acts_upon(&machine.git(&machine.desk("ops"), &["rev-parse", "HEAD"]));
+    applies(&machine.git(&machine.desk("ops"), &["rev-parse", "HEAD"]));
 
     let down = Instant::now();
     brokers.iter().for_each(Broker::kill);
@@ -48,13 +48,13 @@ fn while_no_broker_lives_each_push_waits_for_the_timer_and_what_was_missed_is_ma
     for number in 1..=pushes {
         let next = Duration::from_secs(number * pause);
         thread::sleep(next.saturating_sub(down.elapsed()));
-        waits.push(acts_upon(&machine.push("ops", &[("page", &number.to_string())])));
+        waits.push(applies(&machine.push("ops", &[("page", &number.to_string())])));
     }
     let down = down.elapsed();
     let missed = machine.push("ops", &[("page", "missed")]);
     brokers.iter_mut().for_each(Broker::start_again);
-    let found = took("it is found", || listener.log().matches("listens on").count() >= 2);
-    let made_up = acts_upon(&missed);
+    let found = took("it is found", || listener.log().matches("listening on").count() >= 2);
+    let made_up = applies(&missed);
     waits.sort();
     println!(
         "outage: no broker for {:.0} s, {pushes} pushes, each acted upon after {:.1} s in the middle and \

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 
 use rustix::process::Signal;
 
-use super::listen::{acts_upon, configure, settles};
+use super::listen::{applies, configure, settles};
 use super::{message, publish};
 use crate::listen::{Listener, WAITS_FOR_GO};
 use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, wait_until};
@@ -24,7 +24,7 @@ fn hears_hooks(machine: &Sandbox) -> String {
 
 fn reloads(listener: &Listener, times: usize) {
     listener.signal(Signal::HUP);
-    listener.logs_times("was read anew", times);
+    listener.logs_times("configuration reloaded", times);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn after_a_reload_the_broker_of_before_has_no_more_say() {
         let (mut taken, _) = hole.accept().unwrap();
         configure(&machine, ODD, &[broker.url()], &hooks);
         reloads(&listener, 1);
-        listener.logs("listens on");
+        listener.logs("listening on");
         // It waits for an answer, gives up, and has nobody to tell.
         taken.read_to_end(&mut Vec::new()).unwrap();
         wait_until("the session of before is over", || listener.threads("bus") == 1);
@@ -49,15 +49,15 @@ fn after_a_reload_the_broker_of_before_has_no_more_say() {
         assert!(web.get("/metrics").body.contains(&broker.url()));
         let log = listener.log();
         // The line that says what is listened to at the start names it, and no other one.
-        let told = log.lines().filter(|line| line.contains(&old) && !line.ends_with("; up"));
-        assert_eq!(told.count(), 0, "{log}");
+        let reported = log.lines().filter(|line| line.contains(&old) && !line.ends_with("; up"));
+        assert_eq!(reported.count(), 0, "{log}");
     }
 }
 
 #[test]
 fn a_reload_that_changes_nothing_about_the_bus_keeps_its_session() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
         let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
         let topic = format!("test.kept.{kind:?}");
         let more = |bus: &str| {
@@ -74,8 +74,8 @@ fn a_reload_that_changes_nothing_about_the_bus_keeps_its_session() {
         let web = Web::of(&listener);
         let acts = |page: &str| {
             let revision = machine.push("ops", &[("page", page)]);
-            publish(&broker.url(), folder.path(), &message(&topic, "[ops] refs/heads/main", ""));
-            acts_upon(&machine, "ops", &revision);
+            publish(&broker.url(), dir.path(), &message(&topic, "[ops] refs/heads/main", ""));
+            applies(&machine, "ops", &revision);
         };
         acts("before");
         // That it begins and that it ended.
@@ -84,14 +84,14 @@ fn a_reload_that_changes_nothing_about_the_bus_keeps_its_session() {
         reloads(&listener, 1);
         acts("after");
         wait_until("it is told", || web.metric("pmpy_bus_sent_total") == 4.0);
-        assert_eq!(listener.log().matches("listens on").count(), 1, "{}", listener.log());
+        assert_eq!(listener.log().matches("listening on").count(), 1, "{}", listener.log());
     }
 }
 
 #[test]
-fn a_reload_that_changes_the_topics_goes_on_counting() {
+fn a_reload_that_changes_the_topics_continues_counting() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
         let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
         let more = |topics: &[String]| {
             let hooks = hears_hooks(&machine);
@@ -106,14 +106,14 @@ fn a_reload_that_changes_the_topics_goes_on_counting() {
         let web = Web::of(&listener);
         let acts = |topic: &str| {
             let revision = machine.push("ops", &[("page", topic)]);
-            publish(&broker.url(), folder.path(), &message(topic, "[ops] refs/heads/main", ""));
-            acts_upon(&machine, "ops", &revision);
+            publish(&broker.url(), dir.path(), &message(topic, "[ops] refs/heads/main", ""));
+            applies(&machine, "ops", &revision);
         };
         acts(&topics[1]);
         wait_until("it is told", || web.metric("pmpy_bus_sent_total") == 2.0);
         configure(&machine, ODD, &[broker.url()], &more(&topics));
         reloads(&listener, 1);
-        listener.logs_times("listens on", 2);
+        listener.logs_times("listening on", 2);
         settles(&machine, &listener);
         topics.iter().for_each(|topic| acts(topic));
         wait_until("it is told", || web.metric("pmpy_bus_sent_total") == 6.0);
@@ -124,7 +124,7 @@ fn a_reload_that_changes_the_topics_goes_on_counting() {
 #[test]
 fn a_web_hook_does_not_wait_for_the_spread_of_a_message() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
         let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
         let topic = format!("test.hurry.{kind:?}");
         let hooks = hears_hooks(&machine);
@@ -133,14 +133,14 @@ fn a_web_hook_does_not_wait_for_the_spread_of_a_message() {
         machine.tick().ok();
         let listener = Listener::start(&machine);
         // The pass that follows the connection waits for its part of a year.
-        listener.logs("listens on");
+        listener.logs("listening on");
         listener.logs("a tick is over");
         let web = Web::of(&listener);
         let revision = machine.push("ops", &[("page", "new")]);
-        publish(&broker.url(), folder.path(), &message(&topic, "[ops] refs/heads/main", ""));
+        publish(&broker.url(), dir.path(), &message(&topic, "[ops] refs/heads/main", ""));
         wait_until("it is heard", || web.metric("pmpy_messages_total{result=\"known\"}") == 1.0);
         assert_eq!(web.push("ops").status, 202);
-        acts_upon(&machine, "ops", &revision);
+        applies(&machine, "ops", &revision);
     }
 }
 
@@ -167,13 +167,13 @@ fn after_a_loss_no_repository_waits_for_the_script_of_another() {
             line.cut();
             let revision = machine.push(name, &[("page", "new")]);
             line.behave(Behaviour::Faithful);
-            listener.logs_times("listens on", times);
+            listener.logs_times("listening on", times);
             revision
         };
         misses("slow", 2);
         wait_until("its script runs", || machine.currentaction("slow").exists());
         let revision = misses("ops", 3);
-        acts_upon(&machine, "ops", &revision);
+        applies(&machine, "ops", &revision);
         assert_eq!(machine.lastaction("slow"), before);
         fs::write(machine.path("go"), "").unwrap();
         wait_until("it ends", || machine.lastaction("slow") != before);

@@ -22,12 +22,12 @@ fn next(people: &Listening) -> (String, String) {
 #[test]
 fn an_action_that_outlives_the_agent_is_reported_by_the_next_one() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
-        let told = format!("future.events.outlived.{kind:?}");
-        let people = Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &[&told]);
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let printed = format!("future.events.outlived.{kind:?}");
+        let people = Listening::to(&brokers(&[broker.url()], dir.path(), ODD), &[&printed]);
         people.up();
         let machine = Sandbox::with("ops", &[("work.sh", WAITS_FOR_GO)]);
-        configure(&machine, ODD, &[broker.url()], &format!("report_topic = {told:?}\n"));
+        configure(&machine, ODD, &[broker.url()], &format!("report_topic = {printed:?}\n"));
         let configured = fs::read_to_string(machine.path("root/.pmpy/agent.toml")).unwrap();
         machine.configure(&configured.replace("1h", "1s"));
         let revision = machine.git(&machine.desk("ops"), &["rev-parse", "HEAD"]);
@@ -37,7 +37,7 @@ fn an_action_that_outlives_the_agent_is_reported_by_the_next_one() {
         listener.signal(Signal::TERM);
         assert!(listener.end().success());
         let listener = Listener::start(&machine);
-        listener.logs("listens on");
+        listener.logs("listening on");
         fs::write(machine.path("go"), "").unwrap();
         assert_eq!(next(&people), (revision, "succeeded".to_owned()), "{kind:?}");
     }
@@ -46,12 +46,12 @@ fn an_action_that_outlives_the_agent_is_reported_by_the_next_one() {
 #[test]
 fn what_cron_and_people_did_is_reported_once_and_nothing_that_was_before() {
     for kind in KINDS {
-        let (broker, folder) = (Broker::shared(kind), tempfile::tempdir().unwrap());
-        let told = format!("future.events.others.{kind:?}");
-        let people = Listening::to(&brokers(&[broker.url()], folder.path(), ODD), &[&told]);
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let printed = format!("future.events.others.{kind:?}");
+        let people = Listening::to(&brokers(&[broker.url()], dir.path(), ODD), &[&printed]);
         people.up();
         let (machine, listener) =
-            machine("ops", &[broker.url()], &format!("report_topic = {told:?}\n"));
+            machine("ops", &[broker.url()], &format!("report_topic = {printed:?}\n"));
         settles(&machine, &listener);
         let before = machine.lastaction("ops").unwrap();
         let revision = machine.push("ops", &[("page", "new")]);

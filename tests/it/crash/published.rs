@@ -79,6 +79,7 @@ pub fn push_branches(machine: &Sandbox, round: usize) {
     let goes = format!(":refs/heads/{}", only(round - 1));
     let refs: &[&str] = if round > 1 { &[&comes, &goes] } else { &[&comes] };
     machine.git(&desk, &[&["push", "--quiet", "origin"], refs].concat());
+    machine.answered_twice(NAME, &format!("refs/heads/{}", only(round - 1)));
 }
 
 /// What is not as it has to be once `revision` is published as the `round`-th.
@@ -94,19 +95,19 @@ pub fn findings(machine: &Sandbox, layout: Layout, revision: &str, round: usize)
             let tip = machine.git(&server, &["rev-parse", &format!("refs/heads/{only}")]);
             findings.extend(differs(machine, &target.join("main"), revision));
             findings.extend(differs(machine, &target.join(&directory), &tip));
-            for (folder, more) in [("", ".pmpy"), (".pmpy", ".repository")] {
+            for (dir, more) in [("", ".pmpy"), (".pmpy", ".repository")] {
                 let mut expected = [more, "main", &directory];
                 expected.sort_unstable();
-                let found = names(&target.join(folder));
+                let found = names(&target.join(dir));
                 if found != expected {
-                    findings.push(format!("{folder}/ holds {found:?}"));
+                    findings.push(format!("{dir}/ holds {found:?}"));
                 }
             }
         }
     }
-    let folder = machine.path("targets");
+    let dir = machine.path("targets");
     let is_debris = |file: &PathBuf| file.ancestors().any(super::is_debris);
-    let debris = machine.files_below(&folder).into_iter().filter(is_debris);
+    let debris = machine.files_below(&dir).into_iter().filter(is_debris);
     findings.extend(debris.map(|file| format!("{} is left", file.display())));
     findings
 }
@@ -141,8 +142,8 @@ pub fn torn(machine: &Sandbox, layout: Layout, round: usize) -> Vec<String> {
     torn
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.map(|it| it.file_name().into_string().unwrap()).collect();
     names.sort();
     names

@@ -27,7 +27,7 @@ pub fn change(desk: &Path, round: usize) -> std::io::Result<()> {
     }
     match round % 3 {
         0 => fs::write(&swap, "a file\n"),
-        1 => fs::create_dir(&swap).and_then(|()| fs::write(swap.join("inner"), "in a folder\n")),
+        1 => fs::create_dir(&swap).and_then(|()| fs::write(swap.join("inner"), "in a directory\n")),
         _ => symlink("files", &swap),
     }
 }

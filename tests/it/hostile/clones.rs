@@ -30,13 +30,13 @@ const HOOKS: [&str; 17] = [
 ];
 
 impl Target {
-    fn config(&self, key: &str, value: &str) {
+    pub(super) fn config(&self, key: &str, value: &str) {
         self.machine.git(&self.machine.clone_of(NAME), &["config", "--add", key, value]);
     }
 
     /// Refused as `broken`, at once and untouched; well again once `remedy` was applied.
     #[track_caller]
-    fn breaks(&self, what: &str, part: &str, remedy: impl FnOnce(&Self)) {
+    pub(super) fn breaks(&self, what: &str, part: &str, remedy: impl FnOnce(&Self)) {
         let before = self.snapshot();
         let revision = self.machine.push(NAME, &[("page", what)]);
         self.quick_tick().exits(1);
@@ -162,7 +162,7 @@ fn a_worktree_elsewhere_is_refused() {
     target.config("core.worktree", &target.machine.clone_of(NAME).display().to_string());
     target.machine.push(NAME, &[("page", "here\n")]);
     target.quick_tick().ok();
-    assert_eq!(target.machine.state(NAME), "current", "core.worktree may name this very folder");
+    assert_eq!(target.machine.state(NAME), "current", "core.worktree may name this very directory");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn what_others_may_write_in_a_clone_breaks_it_until_that_is_put_right() {
         fs::create_dir_all(target.in_clone(".git/hooks")).unwrap();
         let usual = if path.is_dir() { 0o755 } else { 0o644 };
         set_mode(&path, usual | 0o002);
-        target.breaks(&format!("writable {part}"), "can be written by others", |_| {
+        target.breaks(&format!("writable {part}"), "can be written by every user", |_| {
             set_mode(&path, usual);
         });
     }
@@ -227,10 +227,10 @@ fn what_belongs_to_another_user_in_a_clone_breaks_it_until_that_is_put_right() {
     let us = crate::sandbox::owner(&target.machine.root());
     assert_eq!(us, 0, "only root can give files away");
     fs::create_dir_all(target.in_clone(".git/hooks")).unwrap();
-    // The folder itself says whose the clone is: nobody finds that the rest is not nobody's.
+    // The directory itself says whose the clone is: nobody finds that the rest is not nobody's.
     let path = target.in_clone("");
     chown(&path, Some(NOBODY), None).unwrap();
-    target.breaks("foreign folder", "chown -R", |_| chown(&path, Some(us), None).unwrap());
+    target.breaks("foreign directory", "chown -R", |_| chown(&path, Some(us), None).unwrap());
     for part in [
         ".git",
         ".git/config",
@@ -242,18 +242,20 @@ fn what_belongs_to_another_user_in_a_clone_breaks_it_until_that_is_put_right() {
     ] {
         let path = target.in_clone(part);
         chown(&path, Some(NOBODY), None).unwrap();
-        target.breaks(&format!("foreign {part}"), "chown -R 0", |_| {
+        target.breaks(&format!("foreign {part}"), "chown -R root", |_| {
             chown(&path, Some(us), None).unwrap();
         });
     }
     let config = target.in_clone(".git/config");
     chown(&config, None, Some(NOBODY)).unwrap();
     set_mode(&config, 0o664);
-    target.breaks("a foreign group", "can be written by others", |_| set_mode(&config, 0o644));
+    target.breaks("a foreign group", "can be written by the group nogroup", |_| {
+        set_mode(&config, 0o644)
+    });
 }
 
 #[test]
-fn a_named_pipe_in_the_place_of_a_file_stops_nobody() {
+fn a_named_pipe_in_the_place_of_a_file_stops_no_other_repository() {
     let target = Target::new();
     target.machine.serve("web", &[("work.sh", "exit 0\n")]);
     target.machine.clone_to_root("web");
@@ -271,7 +273,7 @@ fn a_named_pipe_in_the_place_of_a_file_stops_nobody() {
             0,
         );
         made.unwrap();
-        target.breaks(part, "is no regular file", |_| {
+        target.breaks(part, "is a named pipe, where a regular file is expected", |_| {
             fs::remove_file(&path).unwrap();
             if there {
                 fs::rename(&aside, &path).unwrap();

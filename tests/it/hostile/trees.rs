@@ -26,7 +26,8 @@ fn names_that_are_git_in_disguise_or_lead_elsewhere_are_refused() {
     let target = Target::new();
     let blob = target.blob(b"[core]\n\tfsmonitor = touch ../canary\n");
     let inner = target.tree(&[("100644", b"config", blob)]);
-    let folders: [&[u8]; 9] = [
+    let dirs: [&[u8]; 10] = [
+        b".git\\hooks",
         b".git",
         b".GIT",
         b".git ",
@@ -37,17 +38,16 @@ fn names_that_are_git_in_disguise_or_lead_elsewhere_are_refused() {
         b"..",
         b".",
     ];
-    for name in folders {
+    for name in dirs {
         let shown = String::from_utf8_lossy(name).into_owned();
         target.refuses(&shown, target.tree(&[("40000", name, inner)]));
         let deeper = target.tree(&[("40000", name, inner)]);
-        target.refuses(&shown, target.tree(&[("40000", b"folder", deeper)]));
+        target.refuses(&shown, target.tree(&[("40000", b"directory", deeper)]));
     }
-    let files: [&[u8]; 8] = [
+    let files: [&[u8]; 7] = [
         b"a/b",
         b"/etc/cron.d/evil",
         b"../outside/victim",
-        b"..\\victim",
         b"a\nb",
         b"\x1b[2Jgone",
         b"a\rb",
@@ -62,18 +62,33 @@ fn names_that_are_git_in_disguise_or_lead_elsewhere_are_refused() {
 }
 
 #[test]
+fn a_backslash_in_a_name_leads_nowhere() {
+    let target = Target::new();
+    let unit = target.blob(b"[Mount]\n");
+    let names: [&[u8]; 3] = [b"..\\victim", b"C:\\victim", b"srv-my\\x2ddata.mount"];
+    let entries: Vec<_> = names.iter().map(|name| ("100644", *name, unit)).collect();
+    target.accepts("backslashes", target.tree(&entries));
+    for name in names {
+        let name = String::from_utf8_lossy(name);
+        assert_eq!(fs::read(target.in_clone(&name)).unwrap(), b"[Mount]\n");
+    }
+    let victim = fs::read_to_string(target.machine.path("outside/victim")).unwrap();
+    assert_eq!(victim, "untouched\n");
+}
+
+#[test]
 fn a_tree_that_is_garbled_or_out_of_order_is_refused() {
     let target = Target::new();
     let blob = target.blob(b"x");
-    let folder = target.tree(&[("100644", b"f", blob)]);
+    let dir = target.tree(&[("100644", b"f", blob)]);
     let twice = target.tree(&[("100644", b"a", blob), ("100755", b"a", blob)]);
     target.refuses("a name twice", twice);
-    let both = target.tree(&[("100644", b"a", blob), ("40000", b"a", folder)]);
-    target.refuses("a file and a folder of one name", both);
+    let both = target.tree(&[("100644", b"a", blob), ("40000", b"a", dir)]);
+    target.refuses("a file and a directory of one name", both);
     let order = target.tree(&[("100644", b"b", blob), ("100644", b"a", blob)]);
     target.refuses("out of order", order);
     let kinds = target.tree(&[("40000", b"d", blob)]);
-    target.keeps_out_garbage("a file as a folder", kinds);
+    target.keeps_out_garbage("a file as a directory", kinds);
 }
 
 #[test]
@@ -104,16 +119,16 @@ fn a_link_in_one_push_and_a_file_below_it_in_the_next_never_meet() {
 }
 
 #[test]
-fn a_folder_that_somebody_replaced_by_a_link_is_not_written_through() {
+fn a_directory_that_somebody_replaced_by_a_link_is_not_written_through() {
     let target = Target::new();
-    let folder = |content: &[u8]| {
+    let dir = |content: &[u8]| {
         let inner = target.tree(&[("100644", b"victim", target.blob(content))]);
         target.tree(&[("40000", b"nd", inner)])
     };
-    target.accepts("a folder", folder(b"one\n"));
+    target.accepts("a directory", dir(b"one\n"));
     fs::remove_dir_all(target.in_clone("nd")).unwrap();
     std::os::unix::fs::symlink(target.machine.path("outside"), target.in_clone("nd")).unwrap();
-    target.push(folder(b"two\n"));
+    target.push(dir(b"two\n"));
     target.quick_tick();
     assert_eq!(target.machine.state(NAME), "dirty");
     let victim = fs::read_to_string(target.machine.path("outside/victim")).unwrap();
@@ -157,7 +172,7 @@ fn attributes_change_no_byte_and_run_no_filter() {
 }
 
 #[test]
-fn submodules_are_empty_folders_whatever_gitmodules_says() {
+fn submodules_are_empty_directories_whatever_gitmodules_says() {
     let target = Target::new();
     let url = format!("ext::sh -c touch% {}", target.machine.path("canary").display());
     let section = |name: &str, url: &str| {
@@ -183,14 +198,14 @@ fn submodules_are_empty_folders_whatever_gitmodules_says() {
 }
 
 #[test]
-fn five_thousand_folders_in_one_another_are_refused_at_once() {
+fn five_thousand_directories_in_one_another_are_refused_at_once() {
     let target = Target::new();
     let mut tree = target.tree(&[("100644", b"f", target.blob(b"x"))]);
     for _ in 0..5_000 {
         tree = target.tree(&[("40000", b"d", tree)]);
     }
     let reason = target.refuses("a deep tree", tree);
-    assert!(reason.contains("64 folders deep"), "{reason}");
+    assert!(reason.contains("64 directories deep"), "{reason}");
 }
 
 #[test]
@@ -216,13 +231,13 @@ fn ten_thousand_million_paths_are_refused_at_once_and_with_little_memory() {
 }
 
 #[test]
-fn a_folder_object_without_measure_is_refused_before_it_is_read() {
+fn a_directory_object_without_measure_is_refused_before_it_is_read() {
     let target = Target::new();
     let blob = target.blob(b"x");
     let names: Vec<Vec<u8>> =
         (0..300_000).map(|number| format!("{number:0>200}").into_bytes()).collect();
     let entries: Vec<_> = names.iter().map(|name| ("100644", name.as_slice(), blob)).collect();
-    let reason = target.refuses("a huge folder", target.tree(&entries));
+    let reason = target.refuses("a huge directory", target.tree(&entries));
     assert!(reason.contains("MiB"), "{reason}");
 }
 

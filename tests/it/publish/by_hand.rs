@@ -41,22 +41,22 @@ fn a_tag_a_branch_or_a_revision_goes_to_the_target_without_the_network() {
 }
 
 #[test]
-fn into_a_folder_of_its_own_it_goes_from_any_repository() {
+fn into_a_directory_of_its_own_it_goes_from_any_repository() {
     for mode in ["fetch", "checkout", "branches"] {
         let (site, first, second) = fetched(mode);
-        let folder = site.machine.path("targets/by-hand");
+        let dir = site.machine.path("targets/by-hand");
         // Where one branch is followed, only that is here.
         let revision = if mode == "checkout" { &first } else { &second };
-        checkout(&site, &[revision, "--to", text(&folder)]).ok();
+        checkout(&site, &[revision, "--to", text(&dir)]).ok();
         let page = if mode == "checkout" { "one\n" } else { "two\n" };
-        assert_eq!(fs::read_to_string(folder.join("page")).unwrap(), page, "{mode}");
-        checkout(&site, &[&first, "--to", text(&folder)]).ok();
-        assert_eq!(fs::read_to_string(folder.join("page")).unwrap(), "one\n", "{mode}");
+        assert_eq!(fs::read_to_string(dir.join("page")).unwrap(), page, "{mode}");
+        checkout(&site, &[&first, "--to", text(&dir)]).ok();
+        assert_eq!(fs::read_to_string(dir.join("page")).unwrap(), "one\n", "{mode}");
     }
 }
 
 #[test]
-fn what_stood_at_the_one_target_is_in_nobody_s_way_once_every_branch_has_its_own() {
+fn what_was_at_the_one_target_stops_nothing_once_every_branch_has_its_own() {
     let (site, first, second) = fetched("fetch");
     for revision in ["v1", &first] {
         checkout(&site, &[revision]).ok();
@@ -72,7 +72,7 @@ fn what_stood_at_the_one_target_is_in_nobody_s_way_once_every_branch_has_its_own
 }
 
 #[test]
-fn into_a_folder_that_the_agent_has_another_use_for_it_does_not_go() {
+fn into_a_directory_that_the_agent_has_another_use_for_it_does_not_go() {
     for mode in ["checkout", "branches", "atomic"] {
         let site = Publisher::new(mode, "");
         let first = site.tip("main").unwrap();
@@ -86,11 +86,11 @@ fn into_a_folder_that_the_agent_has_another_use_for_it_does_not_go() {
             (format!("targets/{own}"), "without --to"),
             (format!("by-another-path/{own}"), "without --to"),
             (format!("targets/{own}/below"), "without --to"),
-            (store.to_owned(), "another folder"),
-            (format!("{store}/mine"), "another folder"),
-            ("root/mine".to_owned(), "another folder"),
-            ("root/site/mine".to_owned(), "another folder"),
-            ("root".to_owned(), "another folder"),
+            (store.to_owned(), "another directory"),
+            (format!("{store}/mine"), "another directory"),
+            ("root/mine".to_owned(), "another directory"),
+            ("root/site/mine".to_owned(), "another directory"),
+            ("root".to_owned(), "another directory"),
         ] {
             let to = site.machine.path(&to);
             let ran = checkout(&site, &[&first, "--to", text(&to)]).exits(1);
@@ -102,14 +102,14 @@ fn into_a_folder_that_the_agent_has_another_use_for_it_does_not_go() {
 }
 
 #[test]
-fn what_is_not_here_is_fetched_and_what_is_nowhere_is_told() {
+fn what_is_not_here_is_fetched_and_what_is_nowhere_is_reported() {
     let site = Publisher::new("checkout", "");
     site.machine.tick().ok();
     let revision = site.push("late", "late");
-    let folder = site.machine.path("targets/by-hand");
-    checkout(&site, &["late", "--to", text(&folder)]).ok();
-    assert_eq!(fs::read_to_string(folder.join("page")).unwrap(), "late\n");
-    assert_eq!(fs::read_link(&folder).unwrap().file_name().unwrap(), revision.as_str());
+    let dir = site.machine.path("targets/by-hand");
+    checkout(&site, &["late", "--to", text(&dir)]).ok();
+    assert_eq!(fs::read_to_string(dir.join("page")).unwrap(), "late\n");
+    assert_eq!(fs::read_link(&dir).unwrap().file_name().unwrap(), revision.as_str());
     let ran = checkout(&site, &["no-such-thing"]).exits(1);
     assert!(ran.stderr.contains("no-such-thing"), "{ran}");
 }

@@ -55,14 +55,14 @@ impl Drop for Account {
     }
 }
 
-/// A machine that everybody may look into, with `folders` below it.
-fn machine(folders: &[&str]) -> Sandbox {
+/// A machine that everybody may look into, with `directories` below it.
+fn machine(dirs: &[&str]) -> Sandbox {
     let machine = Sandbox::new();
-    for folder in ["", "root", "server"] {
-        set_mode(&machine.path(folder), 0o755);
+    for dir in ["", "root", "server"] {
+        set_mode(&machine.path(dir), 0o755);
     }
-    for folder in folders {
-        fs::create_dir_all(machine.path(folder)).unwrap();
+    for dir in dirs {
+        fs::create_dir_all(machine.path(dir)).unwrap();
     }
     fs::write(machine.path("home/.gitconfig"), "[safe]\n\tdirectory = *\n").unwrap();
     machine
@@ -79,10 +79,10 @@ fn push(machine: &Sandbox, name: &str, branch: &str, page: &str, user: u32) -> S
     machine.git(&desk, &["rev-parse", "HEAD"])
 }
 
-/// Everything below `folder`, links and folders as well, is `user`'s.
+/// Everything below `directory`, links and directories as well, is `user`'s.
 #[track_caller]
-fn assert_owned(folder: &Path, user: u32) {
-    let mut all = vec![folder.to_owned()];
+fn assert_owned(dir: &Path, user: u32) {
+    let mut all = vec![dir.to_owned()];
     while let Some(path) = all.pop() {
         let meta = fs::symlink_metadata(&path).unwrap();
         assert_eq!(meta.uid(), user, "{}", path.display());
@@ -152,7 +152,7 @@ fn the_configuration_of_the_predecessor_does_what_it_did_for_each_of_its_reposit
 
     let server = machine.server("puppet-environments");
     machine.git(&server, &["update-ref", "-d", "refs/heads/feature"]);
-    machine.tick().ok();
+    machine.agent(&["tick", "puppet-environments"]).ok();
     assert!(environments.join("feature").symlink_metadata().is_err());
 }
 
@@ -186,7 +186,7 @@ fn a_user_who_is_removed_breaks_the_repository_and_what_is_shown_stays() {
 }
 
 #[test]
-fn a_target_that_its_user_may_not_write_is_told_with_the_remedy() {
+fn a_target_that_its_user_may_not_write_is_reported_with_the_remedy() {
     let _alone = alone();
     let machine = machine(&["sites"]);
     machine.serve("site", &[("page", "one")]);
@@ -215,19 +215,20 @@ fn a_target_that_its_user_may_not_write_is_told_with_the_remedy() {
 }
 
 /// A machine with the example's repository `name` on its server, and the example laid over it:
-/// below its own folder instead of `/`, from its own server, as `user`.
+/// below its own directory instead of `/`, from its own server, as `user`.
 fn with_example(name: &str, example: &str, user: u32, branch: &str) -> Sandbox {
-    let machine = machine(&["srv", "code"]);
-    for folder in ["srv", "code", "root"] {
-        lchown(machine.path(folder), Some(user), None).unwrap();
+    let machine = machine(&["srv", "code", "clones"]);
+    for dir in ["srv", "code", "clones"] {
+        lchown(machine.path(dir), Some(user), None).unwrap();
     }
     let files = [("page", "one"), ("bin/validate", "[ \"$(cat page)\" != bad ]\n")];
     machine.serve(name, &files);
     push(&machine, name, branch, "one", user);
     let root = text(&machine.path("")).trim_end_matches('/').to_owned();
     let url = example.lines().find(|line| line.starts_with("url = ")).unwrap();
+    let path = format!("path = \"{}\"", text(&machine.path("clones").join(name)));
     let moved = example
-        .replace(url, &format!("url = \"{}\"", text(&machine.server(name))))
+        .replace(url, &format!("url = \"{}\"\n{path}", text(&machine.server(name))))
         .replace("/srv/www/", &format!("{root}/srv/"))
         .replace("/srv/releases/", &format!("{root}/srv/"))
         .replace("/etc/puppetlabs/code/", &format!("{root}/code/"));

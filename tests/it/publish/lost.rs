@@ -90,17 +90,17 @@ fn without_its_list_a_mirror_that_lags_takes_nothing_away() {
         let (server, mirror) = (site.machine.server(NAME), site.machine.path("server/mirror.git"));
         let urls = format!("url = [\"{}\", \"{}\"]", text(&server), text(&mirror));
         site.configure("branches", &urls);
-        let folder = site.machine.path("server");
-        site.machine.git(&folder, &["clone", "--quiet", "--mirror", text(&server), text(&mirror)]);
+        let dir = site.machine.path("server");
+        site.machine.git(&dir, &["clone", "--quiet", "--mirror", text(&server), text(&mirror)]);
         site.machine.git(&mirror, &["update-ref", "-d", "refs/heads/topic"]);
-        fs::rename(&server, folder.join("aside")).unwrap();
+        fs::rename(&server, dir.join("aside")).unwrap();
         let before = site.snapshot(&site.at(""));
         list.happen(&site);
         for _ in 0..2 {
             site.machine.tick();
             assert_eq!(site.snapshot(&site.at("")), before, "{list:?}");
         }
-        fs::rename(folder.join("aside"), &server).unwrap();
+        fs::rename(dir.join("aside"), &server).unwrap();
         site.machine.tick().ok();
         assert_eq!(site.snapshot(&site.at("")), before, "{list:?}");
         site.is(&branch("topic"), "current", "");
@@ -127,7 +127,7 @@ fn without_its_list_what_is_there_is_found_again() {
 }
 
 #[test]
-fn without_its_list_a_branch_that_went_is_in_nobody_s_way() {
+fn without_its_list_a_branch_that_went_stops_nothing() {
     let site = published("");
     List::Missing.happen(&site);
     site.delete(&branch("topic"));
@@ -175,7 +175,7 @@ fn without_the_record_of_what_is_published_it_is_found_by_its_links() {
 }
 
 #[test]
-fn without_the_record_what_stands_under_another_name_is_not_orphaned_either() {
+fn without_the_record_what_is_under_another_name_is_not_orphaned_either() {
     let keys = "names = \"puppet\"\nrename = { main = \"production\" }";
     let site = Publisher::new("branches", keys);
     site.push("a-b", "with a dash");
@@ -208,7 +208,7 @@ fn a_branch_that_may_not_be_rewritten_does_not_come_again_as_an_older_one() {
     let second = site.push("topic", "two");
     site.machine.tick().ok();
     site.delete(&branch("topic"));
-    // A folder of refs may take its name meanwhile.
+    // A directory of refs may take its name meanwhile.
     site.push("topic/b", "below");
     site.machine.tick().ok();
     assert_eq!(site.directories(), ["main", "topic%2Fb"]);

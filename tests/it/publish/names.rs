@@ -61,7 +61,7 @@ fn a_branch_and_one_below_it_change_places() {
 }
 
 #[test]
-fn a_name_that_is_too_long_is_told_and_stops_no_other() {
+fn a_name_that_is_too_long_is_reported_and_stops_no_other() {
     let site = Publisher::new("branches", "");
     let long = format!("{}/{}", "ü".repeat(60), "é".repeat(60));
     site.push(&long, "long");
@@ -72,7 +72,7 @@ fn a_name_that_is_too_long_is_told_and_stops_no_other() {
 }
 
 #[test]
-fn a_name_that_is_no_text_is_told_and_stops_no_other() {
+fn a_name_that_is_no_text_is_reported_and_stops_no_other() {
     let site = Publisher::new("branches", "");
     let server = site.machine.server(NAME);
     let name = OsStr::from_bytes(b"refs/heads/caf\xe9");
@@ -199,7 +199,7 @@ fn a_directory_that_another_branch_needs_is_free_at_once() {
 }
 
 #[test]
-fn beside_the_target_every_branch_has_a_name_that_begins_with_it() {
+fn next_to_the_target_every_branch_has_a_name_that_begins_with_it() {
     let site = Publisher::new("puppetmaster", "");
     site.push("feature/x", "x");
     site.machine.tick().ok();

@@ -20,7 +20,7 @@ fn with_obstacle(make: impl FnOnce(&Publisher)) -> Publisher {
 }
 
 #[test]
-fn what_somebody_else_made_stays_and_is_told_of_that_branch_alone() {
+fn what_somebody_else_made_stays_and_is_reported_for_that_branch_alone() {
     type Make = fn(&Publisher);
     let makes: [(Make, &str); 3] = [
         (|site| fs::write(site.at("topic"), "mine\n").unwrap(), "a file"),
@@ -29,7 +29,7 @@ fn what_somebody_else_made_stays_and_is_told_of_that_branch_alone() {
                 fs::create_dir(site.at("topic")).unwrap();
                 fs::write(site.at("topic/page"), "mine\n").unwrap();
             },
-            "a folder that is not empty",
+            "a directory that is not empty",
         ),
         (|site| symlink("/etc", site.at("topic")).unwrap(), "a symbolic link to \"/etc\""),
     ];
@@ -63,7 +63,7 @@ fn what_somebody_else_made_stays_and_is_told_of_that_branch_alone() {
 }
 
 #[test]
-fn a_link_that_somebody_bent_is_told_and_not_followed() {
+fn a_link_that_somebody_bent_is_reported_and_not_followed() {
     let site = Publisher::new("branches", "");
     site.push("topic", "topic");
     site.machine.tick().ok();
@@ -81,7 +81,7 @@ fn a_link_that_somebody_bent_is_told_and_not_followed() {
 }
 
 #[test]
-fn a_target_that_is_no_folder_of_ours_is_told_with_the_remedy_and_not_used() {
+fn a_target_that_is_no_directory_of_ours_is_reported_with_the_remedy_and_not_used() {
     type Make = fn(&Publisher);
     let makes: [(Make, &str, &str); 4] = [
         (
@@ -97,20 +97,20 @@ fn a_target_that_is_no_folder_of_ours_is_told_with_the_remedy_and_not_used() {
             "is a symbolic link to \"/nowhere/at/all\"",
             "remove the link",
         ),
-        (|site| fs::write(site.at(""), "mine\n").unwrap(), "is not a folder", "move it away"),
+        (|site| fs::write(site.at(""), "mine\n").unwrap(), "is not a directory", "move it away"),
         (
             |site| {
                 fs::create_dir(site.at("")).unwrap();
                 set_mode(&site.at(""), 0o777);
                 std::os::unix::fs::lchown(site.at(""), Some(65_534), None).unwrap();
             },
-            "belongs to user 65534",
-            "chown 0 ",
+            "belongs to nobody",
+            "chown root ",
         ),
     ];
     for (make, words, remedy) in makes {
-        if words.contains("65534") && !rustix::process::geteuid().is_root() {
-            eprintln!("left out: this user cannot give folders away");
+        if words.contains("nobody") && !rustix::process::geteuid().is_root() {
+            eprintln!("left out: this user cannot give directories away");
             continue;
         }
         for mode in ["branches", "tags"] {
@@ -140,7 +140,7 @@ fn a_target_that_is_no_folder_of_ours_is_told_with_the_remedy_and_not_used() {
 }
 
 #[test]
-fn a_site_s_link_is_no_folder_for_branches() {
+fn a_site_s_link_is_no_directory_for_branches() {
     let site = Publisher::new("checkout", "");
     site.machine.tick().ok();
     let before = site.snapshot(&site.machine.path("targets"));
@@ -177,7 +177,7 @@ fn a_target_on_a_file_system_of_its_own_is_as_good_as_any() {
 }
 
 #[test]
-fn a_read_only_target_is_told_and_done_once_it_is_writable() {
+fn a_read_only_target_is_reported_and_done_once_it_is_writable() {
     let site = Publisher::new("branches", "");
     fs::create_dir(site.at("")).unwrap();
     let mounted = Mounted::tmpfs(&site.at(""), "size=1m,mode=755");
@@ -258,7 +258,7 @@ fn is_debris(file: &Path) -> bool {
 }
 
 #[test]
-fn a_store_that_others_may_write_is_told_with_the_remedy_and_not_used() {
+fn a_store_that_others_may_write_is_reported_with_the_remedy_and_not_used() {
     let site = Publisher::new("branches", "");
     site.machine.tick().ok();
     set_mode(&site.at(".pmpy"), 0o777);
@@ -273,7 +273,7 @@ fn a_store_that_others_may_write_is_told_with_the_remedy_and_not_used() {
 }
 
 #[test]
-fn a_place_for_releases_that_is_no_folder_stops_its_branch_and_no_other() {
+fn a_place_for_releases_that_is_no_directory_stops_its_branch_and_no_other() {
     let site = Publisher::new("branches", "");
     site.push("topic", "topic");
     site.machine.tick().ok();
@@ -290,7 +290,7 @@ fn a_place_for_releases_that_is_no_folder_stops_its_branch_and_no_other() {
 }
 
 #[test]
-fn a_place_for_releases_that_is_no_folder_holds_up_nobody_when_its_branch_goes() {
+fn a_place_for_releases_that_is_no_directory_delays_no_other_when_its_branch_goes() {
     let site = Publisher::new("branches", "");
     site.push("topic", "topic");
     site.machine.tick().ok();

@@ -29,7 +29,7 @@ fn gated() -> Publisher {
 }
 
 /// A machine whose branches are told of by a program that does `more`.
-fn telling(mode: &str, more: &str) -> Publisher {
+fn reporting(mode: &str, more: &str) -> Publisher {
     let site = Publisher::new(mode, "");
     let program = site.machine.path("told");
     fs::write(&program, format!("{NOTES}{more}")).unwrap();
@@ -41,7 +41,7 @@ fn telling(mode: &str, more: &str) -> Publisher {
     site
 }
 
-fn told(site: &Publisher, short: &str, revision: &str, page: &str) -> String {
+fn reported(site: &Publisher, short: &str, revision: &str, page: &str) -> String {
     format!("after {} {revision} {} {page}", branch(short), text(&site.at(short)))
 }
 
@@ -106,20 +106,23 @@ fn a_gate_that_a_branch_does_not_have_stops_that_branch_alone() {
 }
 
 #[test]
-fn what_is_run_once_it_has_appeared_is_told_what_and_where() {
-    let site = telling("branches", "[ \"$1\" = 'an argument; and $(more)' ] || exit 1\n");
+fn what_is_run_once_it_has_appeared_is_passed_what_and_where() {
+    let site = reporting("branches", "[ \"$1\" = 'an argument; and $(more)' ] || exit 1\n");
     let topic = site.push("topic", "topic");
     site.machine.tick().ok();
     let main = site.tip("main").unwrap();
     let mut runs = site.machine.runs();
     runs.sort();
-    assert_eq!(runs, [told(&site, "main", &main, "one"), told(&site, "topic", &topic, "topic")]);
+    assert_eq!(
+        runs,
+        [reported(&site, "main", &main, "one"), reported(&site, "topic", &topic, "topic")]
+    );
     site.machine.tick().ok();
     assert_eq!(site.machine.runs().len(), 2, "once");
 
     let moved = site.push("topic", "moved");
     site.machine.tick().ok();
-    assert_eq!(site.machine.runs()[2..], [told(&site, "topic", &moved, "moved")]);
+    assert_eq!(site.machine.runs()[2..], [reported(&site, "topic", &moved, "moved")]);
     site.delete(&branch("topic"));
     site.machine.tick().ok();
     assert_eq!(site.machine.runs().len(), 3);
@@ -127,7 +130,7 @@ fn what_is_run_once_it_has_appeared_is_told_what_and_where() {
 
 #[test]
 fn a_failure_behind_it_is_tried_again_and_the_tree_stays() {
-    let site = telling("branches", "[ -e \"$AGENT_ROOT/../well\" ] || exit 4\n");
+    let site = reporting("branches", "[ -e \"$AGENT_ROOT/../well\" ] || exit 4\n");
     site.machine.tick().exits(1);
     assert_eq!(site.page("main").as_deref(), Some("one"));
     site.is(&branch("main"), "failing", "exited 4");
@@ -147,7 +150,7 @@ fn one_that_was_cut_off_is_run_again_and_no_other() {
     let more = "[ \"$AGENT_REF\" = refs/heads/main ] || touch \"$AGENT_ROOT/../begun\"\n\
         [ \"$AGENT_REF\" = refs/heads/main ] || [ -e \"$AGENT_ROOT/../go\" ] || kill -9 $PPID\n\
         echo \"resumed=$AGENT_RESUMED\" >> \"$AGENT_ROOT/../runs\"\n";
-    let site = telling("branches", more);
+    let site = reporting("branches", more);
     let topic = site.push("topic", "topic");
     site.machine.agent(&["worker", NAME, "--trigger", "cron"]);
     assert!(site.machine.path("begun").exists());
@@ -157,18 +160,18 @@ fn one_that_was_cut_off_is_run_again_and_no_other() {
         site.machine.state(NAME) == "current"
     });
     let runs = site.machine.runs();
-    let again = told(&site, "topic", &topic, "topic");
+    let again = reported(&site, "topic", &topic, "topic");
     assert_eq!(runs.iter().filter(|run| **run == again).count(), 2, "{runs:?}");
     assert_eq!(runs.last().map(String::as_str), Some("resumed=1"));
-    let main = told(&site, "main", &site.tip("main").unwrap(), "one");
+    let main = reported(&site, "main", &site.tip("main").unwrap(), "one");
     assert_eq!(runs.iter().filter(|run| **run == main).count(), 1, "{runs:?}");
 }
 
 #[test]
 fn a_worker_that_dies_behind_a_success_runs_nothing_twice() {
     let more = "[ \"$AGENT_REF\" != refs/heads/topic ] ||\
-        until [ -e \"$AGENT_ROOT/../go\" ]; do sleep 0.05; done\n";
-    let site = telling("branches", more);
+        until [ -e \"$AGENT_ROOT/../go\" ] || [ ! -d \"$AGENT_ROOT\" ]; do sleep 0.05; done\n";
+    let site = reporting("branches", more);
     site.push("topic", "topic");
     let mut worker = site.machine.agent_command(&["worker", NAME, "--trigger", "cron"]);
     let mut worker = worker.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -176,23 +179,26 @@ fn a_worker_that_dies_behind_a_success_runs_nothing_twice() {
     kill_process(Pid::from_child(&worker), Signal::KILL).unwrap();
     worker.wait().unwrap();
     fs::write(site.machine.path("go"), "").unwrap();
-    site.machine.agent(&["tick", NAME]).ok();
-    let main = told(&site, "main", &site.tip("main").unwrap(), "one");
+    site.machine.agent(&["tick", NAME, "--wait"]).ok();
+    let main = reported(&site, "main", &site.tip("main").unwrap(), "one");
     let runs = site.machine.runs();
     assert_eq!(runs.iter().filter(|run| **run == main).count(), 1, "{runs:?}");
 }
 
 #[test]
 fn the_one_target_of_a_branch_has_its_gate_and_its_program_as_well() {
-    let site = telling("checkout", "");
+    let site = reporting("checkout", "");
     let keys = format!("after = [\"{}\"]\n{KEYS}", text(&site.machine.path("told")));
     site.configure("checkout", &keys);
     let first = site.push_files("main", &[("bin/validate", GATE)]);
     site.machine.tick().ok();
-    let told = |revision: &str, page: &str| {
+    let reported = |revision: &str, page: &str| {
         format!("after refs/heads/main {revision} {} {page}", text(&site.at("")))
     };
-    assert_eq!(site.machine.runs(), ["before refs/heads/main one 1".into(), told(&first, "one")]);
+    assert_eq!(
+        site.machine.runs(),
+        ["before refs/heads/main one 1".into(), reported(&first, "one")]
+    );
     let bad = site.push_files("main", &[("page", "bad\n"), ("verdict", "3\n")]);
     site.machine.tick().exits(1);
     assert_eq!(site.shown(""), first);
@@ -202,14 +208,43 @@ fn the_one_target_of_a_branch_has_its_gate_and_its_program_as_well() {
     assert!(log.contains(&bad[..7]), "{log}");
     let good = site.push_files("main", &[("page", "good\n"), ("verdict", "0\n")]);
     site.machine.tick().ok();
-    assert_eq!(site.machine.runs().last(), Some(&told(&good, "good")));
+    assert_eq!(site.machine.runs().last(), Some(&reported(&good, "good")));
     assert_eq!(site.machine.lastaction(NAME), Some(good));
 }
 
 #[test]
-fn a_tag_is_told_by_its_full_name() {
-    let site = telling("tags", "");
+fn a_tag_is_passed_by_its_full_name() {
+    let site = reporting("tags", "");
     site.set(&tag("v1"), &site.tip("main").unwrap());
     site.machine.tick().ok();
     assert!(site.machine.runs()[0].starts_with("after refs/tags/v1 "), "{:?}", site.machine.runs());
+}
+
+#[test]
+fn a_gate_that_an_editor_spoiled_stops_its_branch_alone_and_nothing_of_it_runs() {
+    let site = gated();
+    let main = site.push("main", "two");
+    site.push_files("topic", &[("bin/validate", &GATE.replace('\n', "\r\n"))]);
+    site.machine.tick().exits(1);
+    assert_eq!(site.shown("main"), main);
+    assert_eq!(site.directories(), ["main"]);
+    site.is(&branch("topic"), "failing", "carriage return");
+    let about_topic = site.machine.runs().iter().filter(|line| line.contains("topic")).count();
+    assert_eq!(about_topic, 0);
+}
+
+#[test]
+fn a_program_behind_that_an_editor_spoiled_is_failing_and_does_not_run() {
+    let site = reporting("checkout", "");
+    let program = site.machine.path("told");
+    let good = fs::read_to_string(&program).unwrap();
+    for spoiled in [good.replacen('\n', "\r\n", 1), format!("\u{feff}{good}")] {
+        fs::write(&program, spoiled).unwrap();
+        site.push("main", "two");
+        site.machine.tick().exits(1);
+        assert_eq!(site.machine.state(NAME), "failing");
+        assert_eq!(site.machine.runs(), [""; 0]);
+        let found = site.machine.agent(&["check", "--offline"]).exits(1);
+        assert!(found.stdout.contains("bad  site"), "{found}");
+    }
 }

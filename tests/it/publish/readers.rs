@@ -26,14 +26,14 @@ enum Met {
     Missing,
 }
 
-/// Every file of the tree in the one folder that is met.
+/// Every file of the tree in the one directory that is met.
 fn look(site: &Publisher) -> Met {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // Between the two names of its path the reader may sleep as well.
     let open = || rustix::fs::open(site.at("main"), flags, Mode::empty());
-    let Ok(folder) = open().or_else(|_| open()) else { return Met::Missing };
+    let Ok(dir) = open().or_else(|_| open()) else { return Met::Missing };
     let read = |name: &&str| {
-        let file = openat(&folder, *name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let file = openat(&dir, *name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let mut text = String::new();
         File::from(file).read_to_string(&mut text).ok()?;
         Some(text)
@@ -42,8 +42,8 @@ fn look(site: &Publisher) -> Met {
     if texts.as_ref().is_some_and(|texts| texts.iter().all(|text| *text == texts[0])) {
         return Met::Whole;
     }
-    // Where the folder is by now, whatever became of its name.
-    let now = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).unwrap();
+    // Where the directory is by now, whatever became of its name.
+    let now = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap();
     let now = now.to_string_lossy();
     match texts {
         _ if now.contains(".pmpy-tmp-") || now.ends_with(" (deleted)") => Met::Retired,

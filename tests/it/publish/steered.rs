@@ -25,7 +25,7 @@ fn a_hold_stops_all_branches_until_it_is_lifted() {
 }
 
 #[test]
-fn redo_tells_of_every_branch_again() {
+fn redo_reports_every_branch_again() {
     let site = Publisher::new("branches", AFTER);
     site.push("topic", "topic");
     site.machine.tick().ok();
@@ -188,7 +188,7 @@ fn a_brake_or_a_bad_tree_in_one_branch_stops_no_other() {
 }
 
 #[test]
-fn every_branch_is_told_of_wherever_people_look() {
+fn every_branch_is_reported_wherever_people_look() {
     let site = Publisher::new("branches", "");
     site.push("a\"b", "quoted");
     fs::create_dir_all(site.at("topic/mine")).unwrap();
@@ -207,7 +207,7 @@ fn every_branch_is_told_of_wherever_people_look() {
     assert!(!brief.contains("refs/heads/main") && brief.contains("refs/heads/topic"), "{brief}");
 
     let explained = site.machine.agent(&["explain", NAME]).stdout;
-    for word in ["refs/heads/topic", "a folder that is not empty", "move it away"] {
+    for word in ["refs/heads/topic", "a directory that is not empty", "move it away"] {
         assert!(explained.contains(word), "{word}\n{explained}");
     }
     let history = site.machine.agent(&["history", NAME]).ok().stdout;

@@ -5,24 +5,24 @@
 
 use std::fs;
 
-use pmpy::system::files::Fault;
+use pmpy::system::files::DiskFault;
 
 use super::{STORE, Sites, branch, names, old, spog};
 use crate::disk::Mounted;
 use crate::worktree::{Tree, expected, file, snapshot};
 
 #[test]
-fn a_release_that_does_not_fit_is_told_before_anything_is_written() {
+fn a_release_that_does_not_fit_is_reported_before_anything_is_written() {
     let big: Tree = [("big".to_owned(), file(&"x".repeat(3 << 20)))].into();
     let many: Tree = (0..200).map(|n| (format!("d/{n}"), file("x"))).collect();
     let sites = Sites::of([&old(), &big, &many]);
-    let _disk = Mounted::tmpfs(&sites.folder(), "size=2m,nr_inodes=100");
+    let _disk = Mounted::tmpfs(&sites.dir(), "size=2m,nr_inodes=100");
     sites.publish(&spog(), 0, &[]).unwrap();
     for (number, needs) in [(1, "it takes 3076 KiB and 2 inodes; "), (2, " and 202 inodes; ")] {
         let error = sites.publish(&spog(), number, &[]).unwrap_err();
-        assert_eq!(Fault::of(&error), Some(Fault::Full));
-        let told = format!("{error:#}");
-        assert!(told.contains(needs) && told.contains(" inodes are free"), "{told}");
+        assert_eq!(DiskFault::of(&error), Some(DiskFault::Full));
+        let reported = format!("{error:#}");
+        assert!(reported.contains(needs) && reported.contains(" inodes are free"), "{reported}");
         assert_eq!(snapshot(&sites.at("spog/")), expected(&old()));
         assert_eq!(names(&sites.at(STORE)).len(), 2);
     }
@@ -31,7 +31,7 @@ fn a_release_that_does_not_fit_is_told_before_anything_is_written() {
 #[test]
 fn a_disk_that_turns_read_only_keeps_what_is_shown() {
     let sites = Sites::new();
-    let disk = Mounted::tmpfs(&sites.folder(), "size=2m");
+    let disk = Mounted::tmpfs(&sites.dir(), "size=2m");
     sites.publish(&spog(), 0, &[]).unwrap();
     let store = sites.make().unwrap();
     sites.write(&store, &spog(), 1).unwrap();
@@ -40,11 +40,11 @@ fn a_disk_that_turns_read_only_keeps_what_is_shown() {
     let store = sites.make().unwrap();
     for outcome in [
         store.show(&spog(), sites.revisions[1]),
-        store.hide(&spog()),
+        store.unlink(&spog()),
         sites.write(&store, &spog(), 0),
     ] {
         let error = outcome.unwrap_err();
-        assert_eq!(Fault::of(&error), Some(Fault::ReadOnly), "{error:#}");
+        assert_eq!(DiskFault::of(&error), Some(DiskFault::ReadOnly), "{error:#}");
     }
     assert_eq!(snapshot(&sites.at("spog/")), expected(&old()));
     drop(store);
@@ -73,7 +73,7 @@ fn a_store_on_a_disk_of_its_own_is_refused() {
 #[test]
 fn a_target_may_be_on_another_disk_than_the_repository() {
     let sites = Sites::new();
-    let _disk = Mounted::tmpfs(&sites.folder(), "size=1m");
+    let _disk = Mounted::tmpfs(&sites.dir(), "size=1m");
     sites.publish(&branch("main"), 0, &[]).unwrap();
     assert_eq!(snapshot(&sites.at("main/")), expected(&old()));
 }
@@ -97,13 +97,16 @@ fn a_disk_that_is_mounted_in_a_release_is_not_emptied() {
 #[test]
 fn where_the_agent_may_not_write_it_says_what_it_needs() {
     let sites = Sites::new();
-    let folder = fs::File::open(sites.folder()).unwrap();
-    let plain = rustix::fs::ioctl_getflags(&folder).unwrap();
-    rustix::fs::ioctl_setflags(&folder, plain | rustix::fs::IFlags::IMMUTABLE)
+    let dir = fs::File::open(sites.dir()).unwrap();
+    let plain = rustix::fs::ioctl_getflags(&dir).unwrap();
+    rustix::fs::ioctl_setflags(&dir, plain | rustix::fs::IFlags::IMMUTABLE)
         .expect("only root may, and only where the file system knows it, as ext4 does");
     let outcome = sites.make();
-    rustix::fs::ioctl_setflags(&folder, plain).unwrap();
-    let told = format!("{:#}", outcome.unwrap_err());
-    assert!(told.contains("/sites/.spog.pmpy\nhint: releases are put beside their link"), "{told}");
-    assert!(told.contains("/sites, or choose another target: "), "{told}");
+    rustix::fs::ioctl_setflags(&dir, plain).unwrap();
+    let reported = format!("{:#}", outcome.unwrap_err());
+    assert!(
+        reported.contains("/sites/.spog.pmpy\nhint: releases are put next to their link"),
+        "{reported}"
+    );
+    assert!(reported.contains("/sites, or choose another target: "), "{reported}");
 }

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::thread;
 
-use pmpy::domain::change::Change;
-use pmpy::system::release::Store;
+use pmpy::domain::repository::change::TreeChange;
+use pmpy::system::release::ReleaseStore;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use super::{STORE, Sites, branch, names, new, spog};
 use crate::sandbox::set_mode;
 use crate::worktree::{expected, snapshot};
 
-/// Somebody's folder, with a file in it.
+/// Somebody's directory, with a file in it.
 fn victim(sites: &Sites) -> PathBuf {
     let victim = sites.lab.path("victim");
     fs::create_dir_all(&victim).unwrap();
@@ -59,9 +59,9 @@ fn a_store_that_others_may_write_in_is_refused() {
 fn a_store_of_somebody_else_is_refused() {
     let sites = Sites::new();
     sites.make().unwrap();
-    // Only root may give a folder away.
+    // Only root may give a directory away.
     if chown(sites.at(STORE), Some(65_534), None).is_err() {
-        eprintln!("left out: this user cannot give folders away");
+        eprintln!("left out: this user cannot give directories away");
         return;
     }
     let error = sites.refused();
@@ -74,25 +74,25 @@ fn a_store_of_another_repository_is_refused() {
     let sites = Sites::new();
     sites.make().unwrap();
     let other = Path::new("/srv/other/.git");
-    let error = format!("{:#}", Store::make(&sites.folder(), STORE, other).unwrap_err());
+    let error = format!("{:#}", ReleaseStore::make(&sites.dir(), STORE, other).unwrap_err());
     let here = sites.lab.at(".git");
     assert!(error.contains(&format!("of another repository, {}\n", here.display())), "{error}");
     assert!(error.contains("hint: ") && error.ends_with(".repository: /srv/other/.git"), "{error}");
-    assert!(Store::open(&sites.folder(), STORE, other).is_err());
+    assert!(ReleaseStore::open(&sites.dir(), STORE, other).is_err());
     // The remedy works.
     fs::write(sites.at(STORE).join(".repository"), "/srv/other/.git\n").unwrap();
-    Store::make(&sites.folder(), STORE, other).unwrap();
+    ReleaseStore::make(&sites.dir(), STORE, other).unwrap();
 }
 
 #[test]
 fn of_two_repositories_that_make_one_store_at_once_one_has_it() {
     let sites = Sites::new();
-    let folder = sites.folder();
+    let dir = sites.dir();
     for _ in 0..100 {
         let start = Barrier::new(2);
         let make = |repository: &'static str| {
             start.wait();
-            Store::make(&folder, STORE, Path::new(repository))
+            ReleaseStore::make(&dir, STORE, Path::new(repository))
         };
         let (one, other) = thread::scope(|scope| {
             let one = scope.spawn(|| make("/srv/one/.git"));
@@ -107,7 +107,7 @@ fn of_two_repositories_that_make_one_store_at_once_one_has_it() {
 }
 
 #[test]
-fn a_folder_that_only_has_the_name_of_a_store_is_refused() {
+fn a_directory_that_only_has_the_name_of_a_store_is_refused() {
     let sites = Sites::new();
     fs::create_dir(sites.at(STORE)).unwrap();
     fs::write(sites.at(STORE).join("mine"), "").unwrap();
@@ -117,7 +117,7 @@ fn a_folder_that_only_has_the_name_of_a_store_is_refused() {
 }
 
 #[test]
-fn a_slot_that_is_a_link_is_refused_and_others_go_on() {
+fn a_slot_that_is_a_link_is_refused_and_others_continue() {
     let sites = Sites::new();
     let victim = victim(&sites);
     sites.publish(&branch("main"), 0, &[]).unwrap();
@@ -130,7 +130,7 @@ fn a_slot_that_is_a_link_is_refused_and_others_go_on() {
 
     let error = format!("{:#}", sites.publish(&branch("main"), 1, &[]).unwrap_err());
     assert!(error.contains("symbolic link"), "{error}");
-    assert!(sites.make().unwrap().hide(&branch("main")).is_err());
+    assert!(sites.make().unwrap().unlink(&branch("main")).is_err());
     sites.publish(&branch("next"), 1, &[]).unwrap();
     assert_eq!(snapshot(&sites.at("next/")), expected(&new()));
     assert_eq!(snapshot(&victim), before);
@@ -142,7 +142,7 @@ fn removing_a_release_follows_no_link_and_spares_other_names_of_its_files() {
     let victim = victim(&sites);
     sites.publish(&spog(), 0, &[]).unwrap();
     let release = sites.at("spog").canonicalize().unwrap();
-    symlink(&victim, release.join("to-folder")).unwrap();
+    symlink(&victim, release.join("to-directory")).unwrap();
     symlink(victim.join("precious"), release.join("to-file")).unwrap();
     symlink("../../..", release.join("a/up")).unwrap();
     fs::hard_link(victim.join("precious"), release.join("hard")).unwrap();
@@ -152,7 +152,7 @@ fn removing_a_release_follows_no_link_and_spares_other_names_of_its_files() {
     assert_eq!(fs::read(victim.join("precious")).unwrap(), b"precious");
     assert_eq!(fs::read(sites.lab.path("kept")).unwrap(), b"old");
     assert_eq!(victim.join("precious").metadata().unwrap().nlink(), 1);
-    assert_eq!(names(&sites.folder()), [STORE, "spog"]);
+    assert_eq!(names(&sites.dir()), [STORE, "spog"]);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_release_is_removed_however_deep_somebody_made_it() {
     assert_eq!(names(&sites.at(STORE)), [".repository", &sites.revisions[1].to_string()]);
 }
 
-/// Makes `depth` folders within folders in `top`, with a file in each.
+/// Makes `depth` directories within directories in `top`, with a file in each.
 fn plant_depth(top: &Path, depth: usize) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let mut here = openat(CWD, top, flags, Mode::empty()).unwrap();
@@ -180,19 +180,19 @@ fn plant_depth(top: &Path, depth: usize) {
 }
 
 #[test]
-fn a_folder_that_is_filled_while_a_link_takes_its_place_is_not_lost() {
+fn a_directory_that_is_filled_while_a_link_takes_its_place_is_not_lost() {
     let sites = Sites::new();
     let store = sites.make().unwrap();
     sites.write(&store, &spog(), 0).unwrap();
     for _ in 0..200 {
         fs::create_dir(sites.at("spog")).unwrap();
-        let folder = fs::File::open(sites.at("spog")).unwrap();
+        let dir = fs::File::open(sites.at("spog")).unwrap();
         let start = Barrier::new(2);
         let (shown, written) = thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 start.wait();
                 let flags = OFlags::CREATE | OFlags::WRONLY;
-                openat(&folder, "mine", flags, Mode::RUSR).is_ok()
+                openat(&dir, "mine", flags, Mode::RUSR).is_ok()
             });
             start.wait();
             (store.show(&spog(), sites.revisions[0]), writer.join().unwrap())
@@ -217,7 +217,7 @@ fn an_object_that_is_lost_in_the_middle_leaves_nothing() {
     let lost = sites.lab.blob(b"lost");
     let first = sites.lab.blob(b"first");
     let tree = sites.lab.raw_tree(&[("100644", b"a", first), ("100644", b"b", lost)]);
-    let change = Change::between(None, tree, &sites.git).unwrap();
+    let change = TreeChange::between(None, tree, &sites.git).unwrap();
     let name = lost.to_string();
     let object = format!(".git/objects/{}/{}", &name[..2], &name[2..]);
     fs::remove_file(sites.lab.at(&object)).unwrap();

@@ -6,14 +6,14 @@ use std::fs;
 use std::mem;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use pmpy::system::release::{Place, Standing};
+use pmpy::system::release::{LinkState, Slot};
 
 use super::{STORE, Sites, branch, names, new, old, spog};
 use crate::sandbox::set_mode;
 use crate::worktree::{expected, snapshot};
 
 /// Does the first `steps` steps of publishing the new revision instead of the old, and dies.
-fn die_after(sites: &Sites, place: &Place, steps: usize) {
+fn die_after(sites: &Sites, place: &Slot, steps: usize) {
     let revision = sites.revisions[1];
     let mut left = steps;
     let mut permitted = || {
@@ -27,8 +27,8 @@ fn die_after(sites: &Sites, place: &Place, steps: usize) {
         // A death cleans nothing up.
         return mem::forget(staged);
     }
-    store.settle().unwrap();
-    staged.seal().unwrap();
+    store.sync().unwrap();
+    staged.publish().unwrap();
     if permitted() {
         store.show(place, revision).unwrap();
     }
@@ -46,10 +46,10 @@ const ALL: usize = 5;
 
 /// Sure that publishing again ends as if nothing had happened before.
 #[track_caller]
-fn goes_on(sites: &Sites, place: &Place, link: &str) {
+fn continues(sites: &Sites, place: &Slot, link: &str) {
     sites.publish(place, 1, &[]).unwrap();
     assert_eq!(snapshot(&sites.at(link).join("")), expected(&new()));
-    assert_eq!(names(&sites.folder()), [STORE, link]);
+    assert_eq!(names(&sites.dir()), [STORE, link]);
     let text = fs::read_link(sites.at(link)).unwrap();
     assert!(text.starts_with(STORE) && text.ends_with(sites.revisions[1].to_string()), "{text:?}");
     let left = snapshot(&sites.at(STORE));
@@ -68,7 +68,7 @@ fn a_death_between_any_two_steps_is_repaired_by_running_again() {
             die_after(&sites, &place, steps);
             let shown = if steps < 3 { old() } else { new() };
             assert_eq!(snapshot(&sites.at(link).join("")), expected(&shown), "{steps}");
-            goes_on(&sites, &place, link);
+            continues(&sites, &place, link);
         }
     }
 }
@@ -83,7 +83,7 @@ fn a_store_that_was_made_half_is_taken_over() {
     // Before its marker got its name.
     fs::write(sites.at(STORE).join(".pmpy-tmp-00000000"), "/half").unwrap();
     assert!(sites.open().unwrap().is_none());
-    goes_on(&sites, &spog(), "spog");
+    continues(&sites, &spog(), "spog");
     assert_eq!(names(&sites.at(STORE))[0], ".repository");
 }
 
@@ -93,33 +93,36 @@ fn a_link_that_did_not_come_to_its_place_goes() {
     sites.publish(&spog(), 0, &[]).unwrap();
     let text = format!("{STORE}/{}", sites.revisions[1]);
     symlink(text, sites.at(STORE).join(".pmpy-link-00000007")).unwrap();
-    goes_on(&sites, &spog(), "spog");
+    continues(&sites, &spog(), "spog");
 }
 
 #[test]
-fn an_empty_folder_whose_place_was_taken_goes_and_one_that_was_filled_stays() {
+fn an_empty_directory_whose_place_was_taken_goes_and_one_that_was_filled_stays() {
     let sites = Sites::new();
     sites.publish(&spog(), 0, &[]).unwrap();
     let aside = sites.at(STORE).join(".pmpy-link-00000007");
     fs::create_dir(&aside).unwrap();
-    goes_on(&sites, &spog(), "spog");
+    continues(&sites, &spog(), "spog");
 
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("mine"), "").unwrap();
     fs::create_dir(sites.at(STORE).join(".pmpy-tmp-00000007")).unwrap();
     let error = format!("{:#}", sites.make().unwrap().sweep().unwrap_err());
-    assert!(error.contains(".pmpy-link-00000007: somebody put something into it"), "{error}");
+    assert!(
+        error.contains(".pmpy-link-00000007: another process put something into it"),
+        "{error}"
+    );
     assert!(aside.join("mine").exists());
     assert!(!sites.at(STORE).join(".pmpy-tmp-00000007").exists(), "the rest is swept");
 }
 
 #[test]
-fn a_slot_that_nobody_could_enter_yet_is_opened_to_readers() {
+fn a_slot_that_readers_could_not_enter_yet_is_opened_to_them() {
     let sites = Sites::new();
     sites.make().unwrap();
     fs::create_dir(sites.at(STORE).join("main")).unwrap();
     set_mode(&sites.at(STORE).join("main"), 0o700);
-    goes_on(&sites, &branch("main"), "main");
+    continues(&sites, &branch("main"), "main");
     assert_eq!(sites.at(STORE).join("main").metadata().unwrap().mode() & 0o777, 0o755);
 }
 
@@ -154,7 +157,7 @@ fn a_link_whose_release_somebody_removed_is_known_and_mended() {
     let sites = Sites::new();
     sites.publish(&spog(), 1, &[]).unwrap();
     fs::remove_dir_all(sites.at("spog").canonicalize().unwrap()).unwrap();
-    assert_eq!(sites.standing(&spog()), Standing::Ours(sites.revisions[1]));
+    assert_eq!(sites.standing(&spog()), LinkState::Ours(sites.revisions[1]));
     assert!(!sites.make().unwrap().has(&spog(), sites.revisions[1]).unwrap());
-    goes_on(&sites, &spog(), "spog");
+    continues(&sites, &spog(), "spog");
 }

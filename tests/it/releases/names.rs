@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pmpy::domain::publish::{Names, directory};
+use pmpy::domain::publish::rules::{NamingRule, directory};
 
 use super::{STORE, Sites, branch, names};
 use crate::published_names::Dice;
@@ -21,7 +21,7 @@ fn thousands_of_names_are_written_in_the_target_and_nowhere_else() {
     };
     let before = around();
     let mut dice = Dice(7);
-    let made = |_| directory(&dice.name(), Names::Exact, &BTreeMap::new()).ok();
+    let made = |_| directory(&dice.name(), NamingRule::Exact, &BTreeMap::new()).ok();
     let directories: BTreeSet<String> = (0..NAMES).filter_map(made).collect();
     assert!(directories.len() > NAMES * 3 / 4, "only {}", directories.len());
 
@@ -30,21 +30,21 @@ fn thousands_of_names_are_written_in_the_target_and_nowhere_else() {
     let change = sites.lab.change(None, &revision);
     for directory in &directories {
         let place = branch(directory);
-        store.stage(&place, revision, &change, &sites.git).unwrap().seal().unwrap();
+        store.stage(&place, revision, &change, &sites.git).unwrap().publish().unwrap();
         store.show(&place, revision).unwrap();
     }
     let mut all: Vec<&str> = directories.iter().map(String::as_str).collect();
     all.push(STORE);
     all.sort_unstable();
-    assert_eq!(names(&sites.folder()), all);
+    assert_eq!(names(&sites.dir()), all);
     for directory in &directories {
         assert_eq!(snapshot(&sites.at(directory).join("")), expected(&page), "{directory}");
     }
     assert_eq!(around(), before);
 
-    directories.iter().for_each(|directory| store.hide(&branch(directory)).unwrap());
+    directories.iter().for_each(|directory| store.unlink(&branch(directory)).unwrap());
     store.sweep().unwrap();
-    assert_eq!(names(&sites.folder()), [STORE]);
+    assert_eq!(names(&sites.dir()), [STORE]);
     assert_eq!(names(&sites.at(STORE)), [".repository"]);
     assert_eq!(around(), before);
 }

@@ -59,9 +59,9 @@ fn number(path: &Path) -> io::Result<usize> {
     Ok(text.strip_suffix('\n').expect("a whole line").parse().unwrap())
 }
 
-/// Where an open folder is, whatever became of its name.
-fn held(folder: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
+/// Where an open directory is, whatever became of its name.
+fn held(dir: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
 }
 
 #[test]
@@ -73,11 +73,11 @@ fn readers_meet_the_old_tree_or_the_new_one_through_a_thousand_publishes() {
     let done = AtomicBool::new(false);
     let (whole, single) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
-        // One holds the folder open that the link showed, and one its real path.
+        // One holds the directory open that the link showed, and one its real path.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let folder = File::open(&target).expect("there always is a tree");
-                let seen = read_whole(&held(&folder)).into_iter().count();
+                let dir = File::open(&target).expect("there always is a tree");
+                let seen = read_whole(&held(&dir)).into_iter().count();
                 let release = target.canonicalize().unwrap_or_default();
                 let again = read_whole(&release).into_iter().count();
                 whole.fetch_add(seen + again, Ordering::Relaxed);
@@ -103,7 +103,7 @@ fn readers_meet_the_old_tree_or_the_new_one_through_a_thousand_publishes() {
         for number in 1..PUBLISHES {
             let revision = sites.revisions[number];
             let change = sites.lab.change(None, &revision);
-            store.stage(&spog(), revision, &change, &sites.git).unwrap().seal().unwrap();
+            store.stage(&spog(), revision, &change, &sites.git).unwrap().publish().unwrap();
             store.show(&spog(), revision).unwrap();
             let keep = number.saturating_sub(2)..number;
             let keep = keep.map(|number| sites.revisions[number]).collect();
@@ -133,13 +133,17 @@ fn several_threads_publish_different_branches_at_once() {
             scope.spawn(move || {
                 for n in 0..20 {
                     let place = branch(&format!("b{thread}-{n}"));
-                    store.stage(&place, revision, &changes[thread], &git).unwrap().seal().unwrap();
+                    store
+                        .stage(&place, revision, &changes[thread], &git)
+                        .unwrap()
+                        .publish()
+                        .unwrap();
                     store.show(&place, revision).unwrap();
                 }
             });
         }
     });
-    store.settle().unwrap();
+    store.sync().unwrap();
     for thread in 0..4 {
         for n in 0..20 {
             let target = sites.at(&format!("b{thread}-{n}"));

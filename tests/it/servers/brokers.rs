@@ -1,5 +1,5 @@
 //! Message brokers: RabbitMQ with its STOMP plug-in and ActiveMQ, as Debian packages them, each in a
-//! throw-away folder and with users, certificates and ports of its own. A keeper, which is a shell, starts
+//! throw-away directory and with users, certificates and ports of its own. A keeper, which is a shell, starts
 //! one and ends it when the test process lets go of it or dies: brokers that are shared by all tests
 //! outlive the thread that asked first.
 //!
@@ -48,7 +48,7 @@ pub const KINDS: [Kind; 2] = [Kind::RabbitMq, Kind::ActiveMq];
 /// A broker.
 pub struct Broker {
     kind: Kind,
-    folder: PathBuf,
+    dir: PathBuf,
     port: u16,
     tls_port: u16,
     keeper: Option<Child>,
@@ -67,9 +67,9 @@ impl Broker {
 
     /// One to be hurt.
     pub fn start(kind: Kind) -> Self {
-        let folder = tempfile::Builder::new().prefix("pmpy-broker-").tempdir().unwrap().keep();
+        let directory = tempfile::Builder::new().prefix("pmpy-broker-").tempdir().unwrap().keep();
         let (port, tls_port) = (free_port(), free_port());
-        let mut broker = Self { kind, folder, port, tls_port, keeper: None };
+        let mut broker = Self { kind, dir: directory, port, tls_port, keeper: None };
         broker.prepare();
         broker.start_again();
         broker
@@ -97,7 +97,7 @@ impl Broker {
 
     /// The certificate of the authority that signed its own.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.join("ca.pem")
+        self.dir.join("ca.pem")
     }
 
     /// Ends it as a crash would.
@@ -114,7 +114,7 @@ impl Broker {
     }
 
     /// Lets it go on after [`Broker::hang`].
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
@@ -131,28 +131,28 @@ impl Broker {
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LANG", "C.UTF-8")
-            .env("HOME", &self.folder)
-            .current_dir(&self.folder)
+            .env("HOME", &self.dir)
+            .current_dir(&self.dir)
             // Ctrl-C is for the tests; the keeper hears of their end.
             .process_group(0)
             .stdin(Stdio::piped())
-            .stdout(fs::File::create(self.folder.join("console")).unwrap())
-            .stderr(fs::File::create(self.folder.join("errors")).unwrap())
+            .stdout(fs::File::create(self.dir.join("console")).unwrap())
+            .stderr(fs::File::create(self.dir.join("errors")).unwrap())
             .spawn()
             .unwrap();
         self.keeper = Some(keeper);
-        wait_until(&format!("{:?} takes clients ({})", self.kind, self.folder.display()), || {
+        wait_until(&format!("{:?} takes clients ({})", self.kind, self.dir.display()), || {
             takes_clients(self.port)
         });
     }
 
     fn pid(&self) -> Pid {
-        let text = fs::read_to_string(self.folder.join("pid")).unwrap();
+        let text = fs::read_to_string(self.dir.join("pid")).unwrap();
         Pid::from_raw(text.trim().parse().unwrap()).unwrap()
     }
 
     fn prepare(&self) {
-        Certificates::get().write_into(&self.folder);
+        Certificates::get().write_into(&self.dir);
         match self.kind {
             Kind::RabbitMq => self.prepare_rabbitmq(),
             Kind::ActiveMq => self.prepare_activemq(),
@@ -160,22 +160,22 @@ impl Broker {
     }
 
     fn put(&self, name: &str, content: &str) {
-        fs::write(self.folder.join(name), content).unwrap();
+        fs::write(self.dir.join(name), content).unwrap();
     }
 
     fn prepare_rabbitmq(&self) {
         let Self { port, tls_port, .. } = self;
-        let folder = text(&self.folder);
+        let directory = text(&self.dir);
         self.put(
             "rabbitmq.conf",
             &format!(
                 "listeners.tcp = none\nstomp.listeners.tcp.1 = 127.0.0.1:{port}\n\
                  stomp.listeners.ssl.1 = 127.0.0.1:{tls_port}\n\
                  stomp.listeners.ssl.2 = {ELSEWHERE}:{tls_port}\n\
-                 ssl_options.cacertfile = {folder}/ca.pem\n\
-                 ssl_options.certfile = {folder}/good.pem\nssl_options.keyfile = {folder}/good.pem\n\
-                 ssl_options.verify = verify_none\nload_definitions = {folder}/definitions.json\n\
-                 log.file = {folder}/log/rabbit.log\nlog.console = false\n\
+                 ssl_options.cacertfile = {directory}/ca.pem\n\
+                 ssl_options.certfile = {directory}/good.pem\nssl_options.keyfile = {directory}/good.pem\n\
+                 ssl_options.verify = verify_none\nload_definitions = {directory}/definitions.json\n\
+                 log.file = {directory}/log/rabbit.log\nlog.console = false\n\
                  vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 50MB\n"
             ),
         );
@@ -206,14 +206,14 @@ impl Broker {
         self.put("enabled_plugins", "[rabbitmq_stomp].\n");
         self.put("advanced.config", "[].\n");
         self.put(".erlang.cookie", "onlyofthistest");
-        set_mode(&self.folder.join(".erlang.cookie"), 0o400);
+        set_mode(&self.dir.join(".erlang.cookie"), 0o400);
         // Those that are not for clients: who is where, and node to node.
         self.put("ports", &format!("{} {}", free_port(), free_port()));
     }
 
     fn prepare_activemq(&self) {
         let Self { port, tls_port, .. } = self;
-        let folder = text(&self.folder);
+        let directory = text(&self.dir);
         let users: String = [(AGENT, "agents"), (HOOK, "hooks"), (ODD, "admins")]
             .map(|(login, group)| {
                 let (name, password) = login.split_once(':').unwrap();
@@ -244,13 +244,13 @@ impl Broker {
  http://www.springframework.org/schema/beans/spring-beans-2.0.xsd
  http://activemq.apache.org/schema/core http://activemq.apache.org/schema/core/activemq-core.xsd">
 <broker xmlns="http://activemq.apache.org/schema/core" brokerName="test" useJmx="false"
-  persistent="false" advisorySupport="false" dataDirectory="{folder}/data">
+  persistent="false" advisorySupport="false" dataDirectory="{directory}/data">
  <plugins>
   <simpleAuthenticationPlugin><users>{users}</users></simpleAuthenticationPlugin>
   <authorizationPlugin><map><authorizationMap><authorizationEntries>{entries}
   </authorizationEntries></authorizationMap></map></authorizationPlugin>
  </plugins>
- <sslContext><sslContext keyStore="file:{folder}/server.p12" keyStoreType="PKCS12"
+ <sslContext><sslContext keyStore="file:{directory}/server.p12" keyStoreType="PKCS12"
   keyStorePassword="changeit"/></sslContext>
  <systemUsage><systemUsage><memoryUsage><memoryUsage limit="128 mb"/></memoryUsage>
   </systemUsage></systemUsage>
@@ -267,33 +267,33 @@ impl Broker {
             "log4j.properties",
             &format!(
                 "log4j.rootLogger=INFO, f\nlog4j.appender.f=org.apache.log4j.FileAppender\n\
-                 log4j.appender.f.file={folder}/activemq.log\n\
+                 log4j.appender.f.file={directory}/activemq.log\n\
                  log4j.appender.f.layout=org.apache.log4j.SimpleLayout\n"
             ),
         );
-        fs::create_dir(self.folder.join("tmp")).unwrap();
+        fs::create_dir(self.dir.join("tmp")).unwrap();
         let mut pack = Command::new("openssl");
         pack.args(["pkcs12", "-export", "-passout", "pass:changeit", "-in", "good.pem"]);
-        Ran::of(pack.args(["-out", "server.p12"]).current_dir(&self.folder)).ok();
+        Ran::of(pack.args(["-out", "server.p12"]).current_dir(&self.dir)).ok();
     }
 
     /// Starts it, tells its process in `pid`, and ends it when the input ends.
     fn script(&self) -> String {
-        let folder = text(&self.folder);
+        let directory = text(&self.dir);
         let (before, start) = match self.kind {
             Kind::RabbitMq => {
-                let ports = fs::read_to_string(self.folder.join("ports")).unwrap();
+                let ports = fs::read_to_string(self.dir.join("ports")).unwrap();
                 let (names, nodes) = ports.split_once(' ').unwrap();
                 (
                     format!(
                         "export RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_NODENAME=test{names}@localhost \
                          ERL_EPMD_PORT={names} ERL_EPMD_ADDRESS=127.0.0.1 RABBITMQ_DIST_PORT={nodes} \
-                         RABBITMQ_MNESIA_BASE={folder}/mnesia RABBITMQ_LOG_BASE={folder}/log \
-                         RABBITMQ_PID_FILE={folder}/own-pid RABBITMQ_CONFIG_FILE={folder}/rabbitmq \
-                         RABBITMQ_ADVANCED_CONFIG_FILE={folder}/advanced.config \
-                         RABBITMQ_ENABLED_PLUGINS_FILE={folder}/enabled_plugins \
-                         RABBITMQ_GENERATED_CONFIG_DIR={folder}/generated \
-                         RABBITMQ_FEATURE_FLAGS_FILE={folder}/feature_flags RABBITMQ_ALLOW_INPUT=1\n\
+                         RABBITMQ_MNESIA_BASE={directory}/mnesia RABBITMQ_LOG_BASE={directory}/log \
+                         RABBITMQ_PID_FILE={directory}/own-pid RABBITMQ_CONFIG_FILE={directory}/rabbitmq \
+                         RABBITMQ_ADVANCED_CONFIG_FILE={directory}/advanced.config \
+                         RABBITMQ_ENABLED_PLUGINS_FILE={directory}/enabled_plugins \
+                         RABBITMQ_GENERATED_CONFIG_DIR={directory}/generated \
+                         RABBITMQ_FEATURE_FLAGS_FILE={directory}/feature_flags RABBITMQ_ALLOW_INPUT=1\n\
                          export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface \
                          {{127,0,0,1}} +S 2:2'\n\
                          mkdir -p log generated mnesia\n\
@@ -308,11 +308,11 @@ impl Broker {
                 "more=\n".to_owned(),
                 format!(
                     "java -Xms32m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto \
-                     -Djava.io.tmpdir={folder}/tmp -Djava.net.preferIPv4Stack=true \
-                     -Dactivemq.home=/usr/share/activemq -Dactivemq.base={folder} \
-                     -Dactivemq.conf={folder} -Dactivemq.data={folder}/data \
-                     -Dlog4j.configuration=file:{folder}/log4j.properties \
-                     -jar {ACTIVEMQ} start xbean:file:{folder}/activemq.xml"
+                     -Djava.io.tmpdir={directory}/tmp -Djava.net.preferIPv4Stack=true \
+                     -Dactivemq.home=/usr/share/activemq -Dactivemq.base={directory} \
+                     -Dactivemq.conf={directory} -Dactivemq.data={directory}/data \
+                     -Dlog4j.configuration=file:{directory}/log4j.properties \
+                     -jar {ACTIVEMQ} start xbean:file:{directory}/activemq.xml"
                 ),
             ),
         };
@@ -320,13 +320,13 @@ impl Broker {
             "{before}{start} </dev/null & echo $! > pid\n\
              cat >/dev/null\n\
              kill -KILL $(cat pid) $more\nwait\n\
-             [ -e keep ] || rm -rf {folder}\n"
+             [ -e keep ] || rm -rf {directory}\n"
         )
     }
 
     fn let_go(&mut self, leftovers: Leftovers) {
         let Some(mut keeper) = self.keeper.take() else { return };
-        let keep = self.folder.join("keep");
+        let keep = self.dir.join("keep");
         match leftovers {
             Leftovers::Keep => fs::write(keep, "").unwrap(),
             Leftovers::Remove => drop(fs::remove_file(keep)),
@@ -336,7 +336,7 @@ impl Broker {
     }
 }
 
-/// What becomes of a broker's folder.
+/// What becomes of a broker's directory.
 #[derive(Clone, Copy)]
 enum Leftovers {
     Keep,
@@ -363,8 +363,8 @@ fn takes_clients(port: u16) -> bool {
 }
 
 /// A file with `login` in it, as `login_file` wants it.
-pub fn login_file(folder: &Path, login: &str) -> PathBuf {
-    let file = folder.join("bus.login");
+pub fn login_file(directory: &Path, login: &str) -> PathBuf {
+    let file = directory.join("bus.login");
     fs::write(&file, format!("{login}\n")).unwrap();
     set_mode(&file, 0o600);
     file

@@ -51,18 +51,30 @@ pub enum Face {
     WrongHost,
     /// As [`Face::Good`], but a certificate is wanted from the client.
     ClientCertificate,
+    /// A certificate of its own for `localhost`, as `openssl req -x509` makes it.
+    Own,
+    /// The same, expired.
+    OwnExpired,
+    /// The same with a key of the kind P-521.
+    P521,
+    /// The same with a key of the kind RSA-PSS.
+    RsaPss,
     /// HTTP without TLS.
     Plain,
 }
 
 /// Every face, in the order of the ports, with the name of its certificate.
-const FACES: [(Face, &str); 7] = [
+const FACES: [(Face, &str); 11] = [
     (Face::Good, "good"),
     (Face::Other, "good"),
     (Face::Expired, "expired"),
     (Face::SelfSigned, "self-signed"),
     (Face::WrongHost, "wrong-host"),
     (Face::ClientCertificate, "good"),
+    (Face::Own, "own"),
+    (Face::OwnExpired, "own-expired"),
+    (Face::P521, "p521"),
+    (Face::RsaPss, "rsa-pss"),
     (Face::Plain, ""),
 ];
 
@@ -86,7 +98,7 @@ pub struct Request {
 
 /// The running server.
 pub struct Https {
-    folder: PathBuf,
+    dir: PathBuf,
     ports: Vec<u16>,
     nginx: Running,
     gateways: Vec<Running>,
@@ -96,30 +108,30 @@ impl Https {
     /// Starts it for every repository of the sandbox's server.
     pub fn of(machine: &Sandbox) -> Self {
         let ports: Vec<u16> = FACES.iter().map(|_| free_port()).collect();
-        let folder = machine.path(&format!("https-{}", ports[0]));
+        let directory = machine.path(&format!("https-{}", ports[0]));
         for part in ["", "tls", "cgi", "tmp"] {
-            fs::create_dir(folder.join(part)).unwrap();
+            fs::create_dir(directory.join(part)).unwrap();
         }
-        Certificates::get().write_into(&folder.join("tls"));
-        fs::write(folder.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}\n")).unwrap();
-        fs::write(folder.join("access.log"), "").unwrap();
+        Certificates::get().write_into(&directory.join("tls"));
+        fs::write(directory.join("users"), format!("{USER}:{{PLAIN}}{PASSWORD}\n")).unwrap();
+        fs::write(directory.join("access.log"), "").unwrap();
 
         // fcgiwrap takes the listening socket as its standard input; several share one.
-        let socket: OwnedFd = UnixListener::bind(folder.join("socket")).unwrap().into();
+        let socket: OwnedFd = UnixListener::bind(directory.join("socket")).unwrap().into();
         let gateways = (0..GATEWAYS)
             .map(|_| {
                 let input = Stdio::from(socket.try_clone().unwrap());
-                let log = folder.join("fcgiwrap.log");
+                let log = directory.join("fcgiwrap.log");
                 Running::start_with(machine, "fcgiwrap", &[], &log, input)
             })
             .collect();
 
-        let file = folder.join("nginx.conf");
-        fs::write(&file, configuration(machine, &folder, &ports)).unwrap();
-        let log = folder.join("error.log");
-        let arguments = ["-p", text(&folder), "-c", text(&file), "-e", text(&log)];
+        let file = directory.join("nginx.conf");
+        fs::write(&file, configuration(machine, &directory, &ports)).unwrap();
+        let log = directory.join("error.log");
+        let arguments = ["-p", text(&directory), "-c", text(&file), "-e", text(&log)];
         let nginx = Running::start(machine, "nginx", &arguments, &log).listening_on(ports[0]);
-        Self { folder, ports, nginx, gateways }
+        Self { dir: directory, ports, nginx, gateways }
     }
 
     /// The URL of the repository `name`, without obstacles.
@@ -146,23 +158,29 @@ impl Https {
 
     /// The certificate of the CA.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.join("tls/ca.pem")
+        self.dir.join("tls/ca.pem")
+    }
+
+    /// The certificate of `face`, with its key in the same file.
+    pub fn certificate(&self, face: Face) -> PathBuf {
+        let (_, name) = FACES.iter().find(|(other, _)| *other == face).unwrap();
+        self.dir.join(format!("tls/{name}.pem"))
     }
 
     /// A certificate that [`Face::ClientCertificate`] accepts, with its key in the same file.
     pub fn client_certificate(&self) -> PathBuf {
-        self.folder.join("tls/client.pem")
+        self.dir.join("tls/client.pem")
     }
 
     /// From now on, this is the password of `auth/`.
     pub fn change_password(&self, password: &str) {
-        fs::write(self.folder.join("users"), format!("{USER}:{{PLAIN}}{password}\n")).unwrap();
+        fs::write(self.dir.join("users"), format!("{USER}:{{PLAIN}}{password}\n")).unwrap();
     }
 
     /// Lets the shell script `script` answer whatever is asked below `cgi/NAME/`: it prints
     /// headers, an empty line and a body.
     pub fn answer_with(&self, name: &str, script: &str) {
-        let file = self.folder.join("cgi").join(name);
+        let file = self.dir.join("cgi").join(name);
         fs::write(&file, format!("#!/bin/sh\n{script}")).unwrap();
         set_mode(&file, 0o755);
     }
@@ -170,7 +188,7 @@ impl Https {
     /// What was asked so far, in the order in which it was done with.
     pub fn requests(&self) -> Vec<Request> {
         self.settle();
-        let log = fs::read_to_string(self.folder.join("access.log")).unwrap();
+        let log = fs::read_to_string(self.dir.join("access.log")).unwrap();
         log.lines().map(Request::parse).filter(|request| request.uri != SETTLED).collect()
     }
 
@@ -185,7 +203,7 @@ impl Https {
     /// Forgets what was asked so far.
     pub fn forget_requests(&self) {
         self.settle();
-        fs::write(self.folder.join("access.log"), "").unwrap();
+        fs::write(self.dir.join("access.log"), "").unwrap();
     }
 
     /// Its processes, those of git included: for those who measure.
@@ -216,20 +234,20 @@ impl Request {
 }
 
 /// The text of `nginx.conf`.
-fn configuration(machine: &Sandbox, folder: &std::path::Path, ports: &[u16]) -> String {
-    let folder = text(folder);
+fn configuration(machine: &Sandbox, directory: &std::path::Path, ports: &[u16]) -> String {
+    let directory = text(directory);
     let mut servers = String::new();
     for ((face, certificate), port) in FACES.iter().zip(ports) {
         let tls = match face {
             Face::Plain => String::new(),
             _ => format!(
-                "ssl_certificate {folder}/tls/{certificate}.pem; \
-                 ssl_certificate_key {folder}/tls/{certificate}.pem;"
+                "ssl_certificate {directory}/tls/{certificate}.pem; \
+                 ssl_certificate_key {directory}/tls/{certificate}.pem;"
             ),
         };
         let client = match face {
             Face::ClientCertificate => {
-                format!("ssl_client_certificate {folder}/tls/ca.pem; ssl_verify_client on;")
+                format!("ssl_client_certificate {directory}/tls/ca.pem; ssl_verify_client on;")
             }
             _ => String::new(),
         };
@@ -244,28 +262,28 @@ fn configuration(machine: &Sandbox, folder: &std::path::Path, ports: &[u16]) -> 
         );
     }
     let other = ports[FACES.iter().position(|(face, _)| *face == Face::Other).unwrap()];
-    fs::write(format!("{folder}/ways.conf"), ways(folder, other)).unwrap();
+    fs::write(format!("{directory}/ways.conf"), ways(directory, other)).unwrap();
     let backend = git_exec_path(machine).join("git-http-backend");
     let (backend, server) = (text(&backend), machine.path("server"));
     let (server, home) = (text(&server), machine.path("home"));
     let home = text(&home);
     format!(
         r#"daemon off; master_process off; worker_rlimit_nofile 4096;
-pid {folder}/nginx.pid;
+pid {directory}/nginx.pid;
 events {{ worker_connections 1024; }}
 http {{
   log_format tests '$request_method\t$request_uri\t$status\t$http_git_protocol\t$connection\t$has_credentials\t$server_port\t$server_protocol';
-  access_log {folder}/access.log tests;
+  access_log {directory}/access.log tests;
   keepalive_requests 100000; client_max_body_size 0; default_type text/html;
-  client_body_temp_path {folder}/tmp/b; proxy_temp_path {folder}/tmp/p;
-  fastcgi_temp_path {folder}/tmp/f; uwsgi_temp_path {folder}/tmp/u; scgi_temp_path {folder}/tmp/s;
+  client_body_temp_path {directory}/tmp/b; proxy_temp_path {directory}/tmp/p;
+  fastcgi_temp_path {directory}/tmp/f; uwsgi_temp_path {directory}/tmp/u; scgi_temp_path {directory}/tmp/s;
   fastcgi_max_temp_file_size 0; fastcgi_read_timeout 300s;
   ssl_session_cache shared:tests:10m; ssl_protocols TLSv1.2 TLSv1.3;
 
   map $http_authorization $has_credentials {{ default yes; "" no; }}
   map $uri $path_of_repository {{ default $uri; "~^/(?:v0|auth|flaky)(/.*)$" $1; }}
   map $uri $git_protocol {{ default $http_git_protocol; "~^/v0/" ""; }}
-  map $uri $script {{ default {backend}; "~^/cgi/([a-z0-9-]+)/" {folder}/cgi/$1; }}
+  map $uri $script {{ default {backend}; "~^/cgi/([a-z0-9-]+)/" {directory}/cgi/$1; }}
   split_clients $request_id $out_of_order {{ 50% 1; * ""; }}
 
   fastcgi_param REQUEST_METHOD $request_method; fastcgi_param QUERY_STRING $query_string;
@@ -282,14 +300,14 @@ http {{
 }
 
 /// The locations, the same on every port.
-fn ways(folder: &str, other: u16) -> String {
+fn ways(directory: &str, other: u16) -> String {
     let mut ways = format!(
-        r#"location / {{ fastcgi_pass unix:{folder}/socket; }}
+        r#"location / {{ fastcgi_pass unix:{directory}/socket; }}
 location = {SETTLED} {{ return 204; }}
-location /cgi/ {{ fastcgi_buffering off; fastcgi_pass unix:{folder}/socket; }}
-location /auth/ {{ auth_basic git; auth_basic_user_file {folder}/users; fastcgi_pass unix:{folder}/socket; }}
-location /flaky/ {{ if ($out_of_order) {{ return 503; }} fastcgi_pass unix:{folder}/socket; }}
-location /dumb/ {{ alias {folder}/../server/; }}
+location /cgi/ {{ fastcgi_buffering off; fastcgi_pass unix:{directory}/socket; }}
+location /auth/ {{ auth_basic git; auth_basic_user_file {directory}/users; fastcgi_pass unix:{directory}/socket; }}
+location /flaky/ {{ if ($out_of_order) {{ return 503; }} fastcgi_pass unix:{directory}/socket; }}
+location /dumb/ {{ alias {directory}/../server/; }}
 location /loop/ {{ return 302 $request_uri; }}
 location ~ ^/elsewhere/(.*)$ {{ return 302 https://127.0.0.1:{other}/auth/$1$is_args$args; }}
 location /busy/ {{ add_header Retry-After 120 always; return 503; }}

@@ -2,8 +2,8 @@
 //! [`brokers`]): nginx with
 //! fcgiwrap and git-http-backend ([`Https`]), OpenSSH ([`Sshd`]), git daemon ([`Daemon`]), and two
 //! proxies of our own, one that misbehaves ([`Proxy`]) and one that web clients know
-//! ([`HttpProxy`]). They listen on free ports of the loopback device, write into the sandbox's folder
-//! only, serve `FOLDER/server`, and end with the value or with the thread that started them,
+//! ([`HttpProxy`]). They listen on free ports of the loopback device, write into the sandbox's directory
+//! only, serve `DIR/server`, and end with the value or with the thread that started them,
 //! whichever is first. They know nothing of the agent.
 //!
 //! ```ignore
@@ -21,7 +21,7 @@
 //! line.counts();                                  // connections, bytes each way, turns
 //!
 //! let server = Sshd::of(&machine);
-//! server.url("ops");                              // ssh://USER@127.0.0.1:PORT/FOLDER/server/ops.git
+//! server.url("ops");                              // ssh://USER@127.0.0.1:PORT/DIR/server/ops.git
 //! server.client_key(); server.known_hosts();
 //! server.restart_with("MaxSessions 1\n");
 //! server.change_host_key();
@@ -34,6 +34,7 @@
 pub mod brokers;
 pub mod certificates;
 mod daemon;
+mod fakes;
 mod http_proxy;
 mod https;
 mod proxy;
@@ -50,6 +51,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 pub use daemon::Daemon;
+pub use fakes::{Fake, FakeServer};
 pub use http_proxy::HttpProxy;
 pub use https::{Face, Https, Request};
 pub use proxy::{Behaviour, Counts, Proxy};
@@ -172,7 +174,7 @@ impl Drop for Running {
     }
 }
 
-/// The caller's PATH and the folders where Debian has its servers.
+/// The caller's PATH and the directories where Debian has its servers.
 fn path_with_sbin() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/sbin:/sbin:/usr/local/sbin")

@@ -18,7 +18,7 @@ pub const PASSWORDS_ONLY: &str = "AuthenticationMethods password\nPasswordAuthen
 pub struct Sshd<'machine> {
     machine: &'machine Sandbox,
     port: u16,
-    folder: PathBuf,
+    dir: PathBuf,
     user: String,
     running: Option<Running>,
 }
@@ -27,15 +27,15 @@ impl<'machine> Sshd<'machine> {
     /// Starts it for every repository of the sandbox's server.
     pub fn of(machine: &'machine Sandbox) -> Self {
         let port = free_port();
-        let folder = machine.path(&format!("sshd-{port}"));
-        fs::create_dir(&folder).unwrap();
-        set_mode(&folder, 0o700);
+        let directory = machine.path(&format!("sshd-{port}"));
+        fs::create_dir(&directory).unwrap();
+        set_mode(&directory, 0o700);
         let user = Ran::of(machine.command("id").arg("-un")).ok().stdout.trim().to_owned();
         if user == "root" {
-            // It insists on this folder, which its package makes at boot.
+            // It insists on this directory, which its package makes at boot.
             fs::create_dir_all("/run/sshd").unwrap();
         }
-        let mut sshd = Self { machine, port, folder, user, running: None };
+        let mut sshd = Self { machine, port, dir: directory, user, running: None };
         sshd.make_key("client");
         sshd.make_key("host");
         sshd.write_shell();
@@ -58,13 +58,13 @@ impl<'machine> Sshd<'machine> {
 
     /// The key that it lets in.
     pub fn client_key(&self) -> PathBuf {
-        self.folder.join("client")
+        self.dir.join("client")
     }
 
     /// The file with its host key as a client wants it; the first one's, also after
     /// [`Sshd::change_host_key`].
     pub fn known_hosts(&self) -> PathBuf {
-        self.folder.join("known_hosts")
+        self.dir.join("known_hosts")
     }
 
     /// An ssh command line that knows the key and the host and nothing of the machine's: for
@@ -88,21 +88,21 @@ impl<'machine> Sshd<'machine> {
     /// over the usual ones.
     pub fn restart_with(&mut self, lines: &str) {
         self.running = None;
-        let (port, folder) = (self.port, text(&self.folder));
+        let (port, directory) = (self.port, text(&self.dir));
         // Where bash believes that it is not the first shell, it leaves ~/.bashrc of the machine alone.
         let sixth = if has_ipv6() { "ListenAddress ::1\n" } else { "" };
         let configuration = format!(
             "{lines}SetEnv SHLVL=2\nPort {port}\nListenAddress 127.0.0.1\n{sixth}PidFile none\n\
-             HostKey {folder}/host\n\
-             AuthorizedKeysFile {folder}/client.pub\nStrictModes no\nUsePAM no\nUseDNS no\n\
+             HostKey {directory}/host\n\
+             AuthorizedKeysFile {directory}/client.pub\nStrictModes no\nUsePAM no\nUseDNS no\n\
              PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             AcceptEnv GIT_PROTOCOL\nForceCommand {folder}/shell\nMaxStartups 200\n\
+             AcceptEnv GIT_PROTOCOL\nForceCommand {directory}/shell\nMaxStartups 200\n\
              LogLevel VERBOSE\n"
         );
-        let file = self.folder.join("sshd_config");
+        let file = self.dir.join("sshd_config");
         fs::write(&file, configuration).unwrap();
         let arguments = ["-D", "-e", "-f", text(&file)];
-        let log = self.folder.join("sshd.log");
+        let log = self.dir.join("sshd.log");
         let running = Running::start(self.machine, &sshd_path(), &arguments, &log);
         self.running = Some(running.listening_on(port));
     }
@@ -110,7 +110,7 @@ impl<'machine> Sshd<'machine> {
     /// Ends it and starts it again with another host key, as if somebody stood in its place.
     pub fn change_host_key(&mut self) {
         for file in ["host", "host.pub"] {
-            fs::remove_file(self.folder.join(file)).unwrap();
+            fs::remove_file(self.dir.join(file)).unwrap();
         }
         self.make_key("host");
         self.restart_with("");
@@ -119,20 +119,19 @@ impl<'machine> Sshd<'machine> {
     /// From now on, whoever asks for the repository `name` gets no answer.
     pub fn hang_on(&self, name: &str) {
         let path = self.machine.server(name);
-        fs::write(self.folder.join("hangs"), format!("git-upload-pack '{}'", path.display()))
-            .unwrap();
+        fs::write(self.dir.join("hangs"), format!("git-upload-pack '{}'", path.display())).unwrap();
     }
 
     /// What it was asked to run so far, each with the protocol that the client wished for:
     /// `version=2<TAB>git-upload-pack '/path'`.
     pub fn commands(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.folder.join("commands")).unwrap();
+        let text = fs::read_to_string(self.dir.join("commands")).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 
     /// How many connections it let in so far.
     pub fn logins(&self) -> usize {
-        let log = fs::read_to_string(self.folder.join("sshd.log")).unwrap();
+        let log = fs::read_to_string(self.dir.join("sshd.log")).unwrap();
         log.lines().filter(|line| line.starts_with("Accepted publickey for ")).count()
     }
 
@@ -142,19 +141,19 @@ impl<'machine> Sshd<'machine> {
     }
 
     fn make_key(&self, name: &str) {
-        let file = self.folder.join(name);
+        let file = self.dir.join(name);
         let arguments = ["-q", "-t", "ed25519", "-N", "", "-C", name, "-f", text(&file)];
         Ran::of(self.machine.command("ssh-keygen").args(arguments)).ok();
     }
 
     fn host_line(&self) -> String {
-        let key = fs::read_to_string(self.folder.join("host.pub")).unwrap();
+        let key = fs::read_to_string(self.dir.join("host.pub")).unwrap();
         format!("[127.0.0.1]:{} {key}", self.port)
     }
 
     /// What it runs in place of whatever a client asks for.
     fn write_shell(&self) {
-        let (home, commands) = (self.machine.path("home"), self.folder.join("commands"));
+        let (home, commands) = (self.machine.path("home"), self.dir.join("commands"));
         fs::write(&commands, "").unwrap();
         let script = format!(
             "#!/bin/sh\nexport HOME='{}' PATH='{}' GIT_CONFIG_NOSYSTEM=1\n\
@@ -164,9 +163,9 @@ impl<'machine> Sshd<'machine> {
             home.display(),
             std::env::var("PATH").unwrap_or_default(),
             commands.display(),
-            self.folder.join("hangs").display(),
+            self.dir.join("hangs").display(),
         );
-        let shell = self.folder.join("shell");
+        let shell = self.dir.join("shell");
         fs::write(&shell, script).unwrap();
         set_mode(&shell, 0o755);
     }
@@ -175,7 +174,7 @@ impl<'machine> Sshd<'machine> {
 /// sshd in full: it starts itself again for each connection and wants to know where it is.
 fn sshd_path() -> String {
     let path = path_with_sbin();
-    let found = path.split(':').map(|folder| Path::new(folder).join("sshd"));
+    let found = path.split(':').map(|directory| Path::new(directory).join("sshd"));
     let sshd = found.into_iter().find(|file| file.is_file());
     text(&sshd.expect("sshd is installed (tests/run installs it)")).to_owned()
 }

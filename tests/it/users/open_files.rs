@@ -46,20 +46,20 @@ pub fn assert_plain(machine: &Sandbox, names: &[&str]) {
     let log = machine.agent(&["log", "ops"]).ok().stdout;
     for name in names {
         let heading = format!("open in {name}\n");
-        let (_, told) = log.split_once(&heading).unwrap_or_else(|| panic!("{name}: {log}"));
-        let (told, _) = told.split_once("end\n").unwrap();
-        let sides = told.lines().filter_map(|line| line.split_once(" -> "));
+        let (_, reported) = log.split_once(&heading).unwrap_or_else(|| panic!("{name}: {log}"));
+        let (reported, _) = reported.split_once("end\n").unwrap();
+        let sides = reported.lines().filter_map(|line| line.split_once(" -> "));
         let open: Vec<[&str; 2]> =
             sides.map(|(entry, file)| [entry.rsplit(' ').next().unwrap(), file]).collect();
         let [["0", input], ["1", output], ["2", errors], ["3", list]] = open[..] else {
-            panic!("{name}: {told}");
+            panic!("{name}: {reported}");
         };
         assert_eq!(input, "/dev/null", "{name}");
-        assert_eq!(output, errors, "{name}: {told}");
+        assert_eq!(output, errors, "{name}: {reported}");
         // Root's tick keeps what is printed in memory, for the worker to write down.
         let is_log = output.starts_with(text(&machine.root())) && output.ends_with(".log");
-        assert!(is_log || output == "/memfd:report (deleted)", "{name}: {told}");
-        assert!(list.starts_with("/proc/") && list.ends_with("/fd"), "{name}: {told}");
+        assert!(is_log || output == "/memfd:report (deleted)", "{name}: {reported}");
+        assert!(list.starts_with("/proc/") && list.ends_with("/fd"), "{name}: {reported}");
     }
 }
 
@@ -70,10 +70,10 @@ fn what_the_caller_of_a_tick_has_open_reaches_no_script_helper_or_worker() {
     fs::write(&started, "").unwrap();
     set_mode(&started, 0o666);
     let work = format!(
-        "{}echo yes > '{}'\nuntil [ -e '{}' ]; do sleep 0.01; done\n",
+        "{}echo yes > '{started}'\nuntil [ -e '{go}' ] || [ ! -e '{started}' ]; do sleep 0.01; done\n",
         listing("work"),
-        text(&started),
-        text(&go)
+        started = text(&started),
+        go = text(&go)
     );
     let revision = push(&machine, &[("work.sh", &work)]);
     let secret = secret(&machine);
@@ -117,7 +117,7 @@ fn what_the_caller_of_a_tick_has_open_reaches_no_program_around_a_publication() 
 #[test]
 fn a_lock_that_the_caller_holds_is_not_held_on_by_a_script() {
     let started = "echo yes > \"$AGENT_ROOT/../started\"\n\
-                   until [ -e \"$AGENT_ROOT/../go\" ]; do sleep 0.01; done\n";
+                   until [ -e \"$AGENT_ROOT/../go\" ] || [ ! -d \"$AGENT_ROOT\" ]; do sleep 0.01; done\n";
     let machine = Sandbox::with("ops", &[("work.sh", started)]);
     let secret = secret(&machine);
     let mut tick = start(&machine, &secret, &["tick", "--trigger", "cron"]);

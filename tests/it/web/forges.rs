@@ -92,7 +92,7 @@ fn forges(repo: &str) -> Vec<Said> {
 }
 
 #[test]
-fn a_hook_of_each_forge_acts_upon_the_push_at_once() {
+fn a_hook_of_each_forge_applies_the_push_at_once() {
     let (machine, _listener, web) = machine("");
     for Said { forge, headers, body } in forges("anybody/spog") {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -100,7 +100,7 @@ fn a_hook_of_each_forge_acts_upon_the_push_at_once() {
         let start = Instant::now();
         let answer = web.post(&headers, &body);
         assert_eq!(answer.status, 202, "{forge}: {answer:?}");
-        assert!(answer.body.contains("will be looked at"), "{forge}: {answer:?}");
+        assert!(answer.body.contains("accepted: checking"), "{forge}: {answer:?}");
         wait_until(&format!("it acts because of {forge}"), || {
             machine.lastaction("spog").as_ref() == Some(&revision)
         });
@@ -118,7 +118,7 @@ fn a_hook_that_gitlab_signed_acts_and_one_that_was_changed_does_not() {
     let key = "what GitLab made up by itself";
     put_secret(&machine, &format!("whsec_{}\n", BASE64_STANDARD.encode(key)));
     listener.signal(Signal::HUP);
-    listener.logs("the configuration was read anew");
+    listener.logs("configuration reloaded");
     let (body, time) = (gitlab("sites/spog"), "1795337971");
     let signed = |key: &str, body: &str| {
         let signed = format!("msg_1.{time}.{body}");
@@ -149,7 +149,7 @@ fn a_hook_that_gitlab_signed_acts_and_one_that_was_changed_does_not() {
     assert_eq!(web.metric("pmpy_ticks_total{trigger=\"webhook\"}"), 0.0);
     let revision = machine.push("spog", &[("page", "signed")]);
     let answer = said(&right, time);
-    assert!(answer.body.contains("will be looked at"), "{answer:?}");
+    assert!(answer.body.contains("accepted: checking"), "{answer:?}");
     wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
     wait_until("the status says so", || machine.state("spog") == "current");
     assert_eq!(machine.row("spog")["acted"]["trigger"], "webhook");
@@ -162,27 +162,27 @@ fn a_repository_is_meant_by_its_topic_name_first() {
     for name in ["others/spog", "spog", "SITES/spog", "sites/spog/", "../spog"] {
         let answer = web.push(name);
         assert_eq!(answer.status, 202, "{answer:?}");
-        assert!(answer.body.contains("no repository here"), "{name}: {answer:?}");
+        assert!(answer.body.contains("no repository named"), "{name}: {answer:?}");
     }
     let revision = machine.push("spog", &[("page", "new")]);
-    assert!(web.push("sites/spog").body.contains("\"sites/spog\" will be looked at"));
+    assert!(web.push("sites/spog").body.contains("accepted: checking sites/spog"));
     wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
     assert_eq!(web.metric("pmpy_hooks_total{result=\"unknown\"}"), 5.0);
 }
 
 #[test]
-fn what_is_about_nothing_here_is_counted_and_told_once() {
+fn what_is_about_nothing_here_is_counted_and_reported_once() {
     let (_machine, listener, web) = machine("");
     for _ in 0..20 {
         assert_eq!(web.push("sites/other").status, 202);
     }
     assert_eq!(web.metric("pmpy_hooks_total{result=\"unknown\"}"), 20.0);
     assert_eq!(web.metric("pmpy_ticks_total{trigger=\"webhook\"}"), 0.0);
-    assert_eq!(listener.log().matches("of ours").count(), 1, "{}", listener.log());
+    assert_eq!(listener.log().matches("unknown repositories").count(), 1, "{}", listener.log());
 }
 
 #[test]
-fn a_signature_that_is_wrong_or_missing_makes_nobody_look() {
+fn a_signature_that_is_wrong_or_missing_starts_no_poll() {
     let (machine, listener, web) = machine("");
     let right = signature(&github("spog"));
     let of_another_body = signature(&github("spog2"));
@@ -225,14 +225,14 @@ fn a_hook_that_is_sent_again_is_a_look_and_nothing_else() {
 }
 
 #[test]
-fn what_is_no_push_is_answered_in_words_and_nobody_looks() {
+fn what_is_no_push_is_answered_in_words_and_starts_no_poll() {
     let (_machine, _listener, web) = machine("");
     let said = |event: &str, body: &str| {
         let signature = format!("sha256={}", signature(body));
         web.post(&[("X-GitHub-Event", event), ("X-Hub-Signature-256", &signature)], body)
     };
     let pinged = said("ping", "{\"zen\":\"Keep it logically awesome.\",\"hook_id\":1}");
-    assert_eq!((pinged.status, pinged.body.as_str()), (200, "the secret is right\n"));
+    assert_eq!((pinged.status, pinged.body.as_str()), (200, "the signature matches secret_file\n"));
     let other = said("issues", &github("spog"));
     assert_eq!(
         (other.status, other.body.as_str()),
@@ -270,10 +270,10 @@ fn one_that_waits_for_its_own_topic_does_not_look_because_of_a_hook() {
     let bus = "[bus]\nbrokers = \"stomp://127.0.0.1:1\"\n";
     let own = "[repo.spog]\npoll = false\nlisten_topic = \"tested\"\n";
     let (_machine, _listener, web) = machine(&format!("{bus}{own}"));
-    assert!(web.push("spog").body.contains("no repository here"));
+    assert!(web.push("spog").body.contains("no repository named"));
     let (machine, _listener, web) = machine(&format!("{bus}[repo.spog]\npoll = false\n"));
     let revision = machine.push("spog", &[("page", "new")]);
-    assert!(web.push("spog").body.contains("will be looked at"));
+    assert!(web.push("spog").body.contains("accepted: checking"));
     wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
 }
 
@@ -281,7 +281,7 @@ fn one_that_waits_for_its_own_topic_does_not_look_because_of_a_hook() {
 fn without_a_secret_of_its_own_it_does_not_start() {
     let machine = Sandbox::new();
     machine.configure(&configured(&machine, ""));
-    for (secret, mode, told) in [
+    for (secret, mode, reported) in [
         (None, 0, "is not there"),
         (Some(""), 0o600, "the secret is empty"),
         (Some("\nhush\n"), 0o600, "the secret is empty"),
@@ -292,7 +292,7 @@ fn without_a_secret_of_its_own_it_does_not_start() {
             set_mode(&secret_file(&machine), mode);
         }
         let ran = machine.agent(&["listen"]).exits(1);
-        assert!(ran.stderr.contains(told), "{ran}");
+        assert!(ran.stderr.contains(reported), "{ran}");
         assert!(ran.stderr.contains("webhook.secret"), "{ran}");
         assert!(!ran.stderr.contains("hush"), "{ran}");
     }
@@ -304,12 +304,12 @@ fn the_secret_is_read_anew_and_an_empty_one_is_not_taken() {
     let with = |secret: &str| web.post_signed("other", &signature_with(secret, &github("other")));
     put_secret(&machine, "");
     listener.signal(Signal::HUP);
-    listener.logs("the configuration stays as it was");
+    listener.logs("configuration not reloaded");
     assert!(listener.log().contains("the secret is empty"), "{}", listener.log());
     assert_eq!(with(SECRET).status, 202);
     put_secret(&machine, "another\n");
     listener.signal(Signal::HUP);
-    listener.logs("the configuration was read anew");
+    listener.logs("configuration reloaded");
     assert_eq!((with("another").status, with(SECRET).status), (202, 401));
     machine.configure("[listen]\nevery = \"1h\"\n");
     listener.signal(Signal::HUP);

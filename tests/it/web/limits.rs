@@ -126,7 +126,7 @@ fn a_hundred_who_ask_at_once_are_all_answered() {
         }
     });
     // What was seen a second ago is told again.
-    let looks = listener.log().matches("it is looked how everything stands").count() as u64;
+    let looks = listener.log().matches("reading the state of all repositories").count() as u64;
     let most = began.elapsed().as_secs() + 2;
     assert!((1..=most).contains(&looks), "{looks} in {:?}", began.elapsed());
 }
@@ -173,7 +173,7 @@ fn nothing_behind_a_request_is_taken_for_another_one() {
 }
 
 #[test]
-fn what_is_no_http_harms_nobody() {
+fn what_is_no_http_harms_nothing() {
     let (_machine, mut listener, web) = machine("");
     let many: String = (0..100).map(|n| format!("X-{n}: x\r\n")).collect();
     let long = format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));

@@ -23,7 +23,7 @@ use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, text, wait_until};
 /// What the agent and the forges know.
 pub const SECRET: &str = "It's a Secret to Everybody";
 /// How long is waited for an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The agent's side of HTTP.
 pub struct Web {
@@ -45,7 +45,8 @@ impl Web {
     /// Of this agent.
     pub fn of(listener: &Listener) -> Self {
         let log = listener.log();
-        let line = log.lines().rev().find(|line| line.contains("hears web hooks on ")).unwrap();
+        let line =
+            log.lines().rev().find(|line| line.contains("listening for web hooks on ")).unwrap();
         Self { port: line.rsplit(':').next().unwrap().trim().parse().unwrap() }
     }
 

@@ -139,21 +139,25 @@ fn check_says_whether_the_secret_is_one_and_who_reaches_the_address() {
     assert!(said().contains("others reach 0.0.0.0:0, where there is no TLS"), "{}", said());
     put_secret(&machine, "hush\n");
     machine.configure(&configured(&machine, ""));
-    assert!(said().contains("the secret is there"), "{}", said());
+    assert!(said().contains("the secret can be read"), "{}", said());
     assert!(said().contains("only this machine reaches 127.0.0.1:0"), "{}", said());
     assert!(!said().contains("hush"), "{}", said());
 }
 
 #[test]
-fn an_address_that_is_taken_is_told_and_the_old_one_stays() {
+fn an_address_that_is_taken_is_reported_and_the_old_one_stays() {
     let (_first, _first_listener, web) = machine("");
     let taken = format!("127.0.0.1:{}", web.port);
     let (second, listener, own) = machine("");
     let moved = configured(&second, "").replace("127.0.0.1:0", &taken);
     second.configure(&moved);
     listener.signal(rustix::process::Signal::HUP);
-    listener.logs("the configuration stays as it was");
-    assert!(listener.log().contains(&format!("cannot listen on {taken}")), "{}", listener.log());
+    listener.logs("configuration not reloaded");
+    assert!(
+        listener.log().contains(&format!("cannot listen for web hooks on {taken}")),
+        "{}",
+        listener.log()
+    );
     assert_eq!(own.get("/healthz").status, 200);
     let ran = second.agent(&["listen"]).exits(1);
     assert!(ran.stderr.contains("hint: "), "{ran}");

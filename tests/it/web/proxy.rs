@@ -20,23 +20,23 @@ fn documented(language: &str, holding: &str) -> &'static str {
 
 /// nginx with the documented server, on a port of its own.
 fn nginx(machine: &Sandbox, web: &Web) -> (Running, u16) {
-    let (folder, port) = (machine.path("nginx"), free_port());
-    fs::create_dir(&folder).unwrap();
-    Certificates::get().write_into(&folder);
-    let certificate = folder.join("good.pem");
+    let (dir, port) = (machine.path("nginx"), free_port());
+    fs::create_dir(&dir).unwrap();
+    Certificates::get().write_into(&dir);
+    let certificate = dir.join("good.pem");
     let server = documented("nginx", "location")
         .replace("listen 443", &format!("listen 127.0.0.1:{port}"))
         .replace("hooks.example.org", "localhost")
         .replace("/etc/ssl/hooks.pem", text(&certificate))
         .replace("/etc/ssl/hooks.key", text(&certificate))
         .replace("127.0.0.1:9419", &format!("127.0.0.1:{}", web.port));
-    let at = text(&folder);
+    let at = text(&dir);
     let whole = format!(
         "daemon off; master_process off; pid {at}/pid; events {{}} http {{ access_log off;\n\
          client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
          uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n{server}}}\n"
     );
-    let (file, log) = (folder.join("nginx.conf"), folder.join("error.log"));
+    let (file, log) = (dir.join("nginx.conf"), dir.join("error.log"));
     fs::write(&file, whole).unwrap();
     let arguments = ["-p", at, "-c", text(&file), "-e", text(&log)];
     (Running::start(machine, "nginx", &arguments, &log).listening_on(port), port)
@@ -57,7 +57,7 @@ fn behind_nginx_hooks_get_through_and_nothing_else_does() {
     let signed = format!("X-Hub-Signature-256: sha256={}", signature(&body));
     let event = ["--header", "X-GitHub-Event: push", "--data-binary"];
     let said = curl("/hook", &[&event[..], &[&body, "--header", &signed]].concat());
-    assert!(said.ends_with("will be looked at\n202"), "{said}");
+    assert!(said.ends_with("accepted: checking a/spog\n202"), "{said}");
     wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
     let said = curl("/hook", &[&event[..], &[&body]].concat());
     assert!(said.ends_with("401"), "{said}");
@@ -68,7 +68,7 @@ fn behind_nginx_hooks_get_through_and_nothing_else_does() {
 }
 
 #[test]
-fn whoever_can_sign_calls_as_it_is_documented() {
+fn a_client_that_can_sign_calls_as_it_is_documented() {
     let (machine, _listener, web) = machine("");
     let revision = machine.push("spog", &[("page", "new")]);
     let script = documented("sh", "X-Pmpy-Signature")
@@ -76,6 +76,6 @@ fn whoever_can_sign_calls_as_it_is_documented() {
         .replace("127.0.0.1:9419", &format!("127.0.0.1:{}", web.port));
     let mut shell: Command = machine.command("sh");
     let ran = Ran::of(shell.args(["-euc", &script])).ok();
-    assert_eq!(ran.stdout, "\"spog\" will be looked at\n");
+    assert_eq!(ran.stdout, "accepted: checking spog\n");
     wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
 }

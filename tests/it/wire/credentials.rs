@@ -88,7 +88,7 @@ fn a_redirect_to_another_host_is_shown_no_client_certificate() {
 }
 
 #[test]
-fn nobody_is_ever_asked_for_a_password() {
+fn no_person_is_ever_asked_for_a_password() {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
     pull_from(&machine, &trusting(&server), &[("ops", server.url_at("auth/", "ops"))]);
@@ -97,7 +97,7 @@ fn nobody_is_ever_asked_for_a_password() {
     set_mode(&ask, 0o755);
     let mut agent = machine.agent_command(&["tick", "ops"]);
     agent.env("GIT_ASKPASS", &ask).env("SSH_ASKPASS", &ask).env("DISPLAY", ":0");
-    Ran::of(&mut agent).ok();
+    Ran::of(&mut agent).exits(1);
     assert!(!asked.exists());
     assert_eq!(machine.state("ops"), "unreachable");
 }
@@ -205,7 +205,7 @@ fn no_trace_is_left_of_the_password_of_a_proxy_without_a_scheme() {
 }
 
 #[test]
-fn an_address_in_which_a_password_cannot_be_told_is_refused_and_not_shown() {
+fn an_address_whose_password_cannot_be_found_is_refused_and_not_shown() {
     const CANARY: &str = "canary-4711";
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
@@ -265,7 +265,7 @@ fn what_the_configuration_and_init_refuse_they_show_without_its_password() {
 }
 
 #[test]
-fn a_proxy_that_wants_a_password_is_told_apart_from_the_server() {
+fn a_proxy_that_wants_a_password_is_distinguished_from_the_server() {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
     let proxy = HttpProxy::with_password();

@@ -54,7 +54,7 @@ fn a_clone_with_depth_stays_shallow_and_follows() {
 }
 
 #[test]
-fn a_repository_that_is_not_there_is_told_in_the_servers_words() {
+fn a_repository_that_is_not_there_is_reported_in_the_servers_words() {
     let machine = acted(&["ops"]);
     let server = Daemon::of(&machine);
     pull_from(&machine, INSECURE, &[("ops", server.url("gone"))]);
@@ -63,7 +63,7 @@ fn a_repository_that_is_not_there_is_told_in_the_servers_words() {
 }
 
 #[test]
-fn a_line_that_is_silent_cut_or_mad_is_told_and_healed() {
+fn a_line_that_is_silent_cut_or_mad_is_reported_and_healed() {
     let machine = acted(&["ops"]);
     let server = Daemon::of(&machine);
     let line = Proxy::to(server.port());

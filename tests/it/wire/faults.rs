@@ -10,7 +10,7 @@ use crate::disk::Mounted;
 use crate::sandbox::{Ran, Sandbox};
 use crate::servers::{Behaviour, Daemon, Face, Https, Proxy};
 
-use super::{acted, converges, meddler, news, pull_from, reason, timed_tick, trusting};
+use super::{acted, converges, mitm_proxy, news, pull_from, reason, timed_tick, trusting};
 
 /// How long a tick may take whose `network_timeout` is two seconds: it polls, and it may have to
 /// fetch.
@@ -86,7 +86,7 @@ fn an_answer_that_drips_is_ended_by_the_deadline() {
 #[test]
 fn a_fetch_that_gets_no_answer_is_ended_by_the_deadline() {
     let (machine, server) =
-        through(|_, server| meddler::never_sends(server), "network_timeout = \"2s\"");
+        through(|_, server| mitm_proxy::never_sends(server), "network_timeout = \"2s\"");
     let good = machine.lastaction("ops");
     let revision = news(&machine, "ops", "new");
     let (_, took) = timed_tick(&machine);
@@ -105,7 +105,7 @@ fn small_tick(machine: &Sandbox) -> Ran {
 
 #[test]
 fn a_flood_of_refs_ends_without_filling_the_memory() {
-    for way in [meddler::lists_without_end, meddler::advertises_without_end] {
+    for way in [mitm_proxy::lists_without_end, mitm_proxy::advertises_without_end] {
         let (machine, server) = through(|_, server| way(server), "network_timeout = \"5s\"");
         let good = machine.lastaction("ops");
         small_tick(&machine).ok();
@@ -119,7 +119,7 @@ fn a_flood_of_refs_ends_without_filling_the_memory() {
 
 #[test]
 fn a_pack_without_end_is_ended_by_the_deadline_and_leaves_nothing() {
-    let (machine, server) = through(meddler::packs_without_end, "network_timeout = \"3s\"");
+    let (machine, server) = through(mitm_proxy::packs_without_end, "network_timeout = \"3s\"");
     let good = machine.lastaction("ops");
     let revision = news(&machine, "ops", "new");
     let (ran, took) = timed_tick(&machine);
@@ -191,7 +191,7 @@ fn a_flipped_bit_is_never_taken_for_the_truth() {
 }
 
 #[test]
-fn a_flipped_bit_without_tls_is_never_acted_upon() {
+fn a_flipped_bit_without_tls_is_never_applied() {
     let machine = acted(&["ops"]);
     let server = Daemon::of(&machine);
     let line = Proxy::to(server.port());

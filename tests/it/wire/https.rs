@@ -3,11 +3,6 @@
 
 use std::fs;
 
-use pmpy::domain::git::{Commit, Remote};
-use pmpy::domain::remote::{Dialect, Reach, Wanted};
-use pmpy::system::git::Git;
-use pmpy::system::remote::{Goal, Order, Wire};
-
 use crate::sandbox::{Ran, Sandbox, set_mode, text};
 use crate::servers::{Https, PASSWORD, USER, over_ipv6};
 
@@ -132,29 +127,27 @@ fn what_was_never_fetched_is_fetched_in_one_pack_and_no_ref_but_one_is_made() {
 fn a_poll_and_its_fetch_share_a_connection_and_take_one_request_each() {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
-    let tip: Commit = news(&machine, "ops", "new").parse().unwrap();
-    let remote = Remote::new(server.url("ops"));
-    let reach = Reach { ca_file: Some(server.ca_file()), ..Reach::default() };
-    let wire = Wire::default();
-    let branch = "main".parse().unwrap();
-    let answer = wire.poll(&remote, &Wanted::Default, &reach, None).unwrap();
-    assert_eq!((answer.tip, answer.branch.as_ref()), (Some(tip), Some(&branch)));
-    let way = answer.way;
-    assert!(way.dialect == Dialect::Direct && (300..1000).contains(&way.bytes), "{way:?}");
-
-    let git = Git::open(&machine.clone_of("ops")).unwrap();
-    let (remote, reach, branch) = (&remote, &reach, &branch);
-    let goal = Goal::Branch { branch, tip: Some(tip) };
-    let order = Order { remote, reach, goal, way: Some(&way) };
-    let mut heard = 0;
-    wire.fetch(&git, &order, &mut |progress| heard = progress.bytes).unwrap();
-    assert_eq!(git.ref_commit(&branch.tracking()).unwrap(), Some(tip));
-    assert!(heard > 0);
-    // What is here already is not asked for again.
-    wire.fetch(&git, &order, &mut |_| ()).unwrap();
-    let requests = server.requests();
+    machine.configure(&format!(
+        "[repo.ops]\nurl = \"{}\"\nca_file = \"{}\"\nmode = \"fetch\"\n",
+        server.url("ops"),
+        text(&server.ca_file())
+    ));
+    machine.tick().ok();
+    let tip = news(&machine, "ops", "new");
+    let asked = |line: &[&str]| {
+        let before = server.requests().len();
+        machine.agent(line).ok();
+        server.requests().split_off(before)
+    };
+    // A worker of this mode asks what there is, and fetches it.
+    let worker = ["worker", "ops", "--trigger", "cron"];
+    let requests = asked(&worker);
+    let tracking = "refs/remotes/origin/main";
+    assert_eq!(machine.git(&machine.clone_of("ops"), &["rev-parse", tracking]), tip);
     assert_eq!(requests.len(), 2, "{requests:#?}");
     assert_eq!(requests[0].connection, requests[1].connection);
+    // What is here already is not asked for again.
+    assert_eq!(asked(&worker).len(), 1);
 }
 
 #[test]
@@ -165,7 +158,7 @@ fn a_netrc_opens_the_door_and_is_asked_only_where_a_password_is_wanted() {
         let entry = format!("machine {host}\n  login {USER}\n  password \"{PASSWORD}\"\n");
         fs::write(&netrc, entry).unwrap();
         set_mode(&netrc, mode);
-        Ran::of(machine.agent_command(&["tick", "ops"]).env("NETRC", text(&netrc))).ok();
+        Ran::of(machine.agent_command(&["tick", "ops"]).env("NETRC", text(&netrc)));
         (machine.state("ops"), reason(&machine, "ops"))
     };
     assert_eq!(with_netrc("localhost", 0o600).0, "current");
@@ -180,7 +173,7 @@ fn a_netrc_opens_the_door_and_is_asked_only_where_a_password_is_wanted() {
 }
 
 #[test]
-fn a_server_that_wants_to_know_who_asks_is_told_at_once_from_then_on() {
+fn a_server_that_wants_a_login_gets_it_at_once_from_then_on() {
     let (machine, server) = through("auth/", "");
     let netrc = machine.path("netrc");
     let entry = format!("machine localhost login {USER} password \"{PASSWORD}\"\n");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::sandbox::Sandbox;
 use crate::servers::{Behaviour, Face, Https, Proxy};
 
-use super::{acted, meddler, pull_from, reason, timed_tick, trusting};
+use super::{acted, mitm_proxy, pull_from, reason, timed_tick, trusting};
 
 /// How long a tick takes that cannot reach `ops`, which then says so in these `words`; long before
 /// `network_timeout`, which is two minutes.
@@ -20,7 +20,7 @@ fn given_up(machine: &Sandbox, words: &str) -> Duration {
 }
 
 #[test]
-fn whoever_takes_no_connection_is_given_up_after_ten_seconds() {
+fn a_server_that_takes_no_connection_is_given_up_after_ten_seconds() {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
     let line = Proxy::to(server.port(Face::Good));
@@ -32,10 +32,10 @@ fn whoever_takes_no_connection_is_given_up_after_ten_seconds() {
 }
 
 #[test]
-fn whoever_says_nothing_is_given_up_after_thirty_seconds() {
+fn a_server_that_says_nothing_is_given_up_after_thirty_seconds() {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
-    let url = server.url_at(&meddler::says_nothing(&server), "ops");
+    let url = server.url_at(&mitm_proxy::says_nothing(&server), "ops");
     pull_from(&machine, &trusting(&server), &[("ops", url)]);
     let took = given_up(&machine, "sends nothing for 30 seconds");
     assert!(took >= Duration::from_secs(30), "it took {took:?}");

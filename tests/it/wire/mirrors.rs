@@ -4,7 +4,7 @@
 use crate::sandbox::{Sandbox, text};
 use crate::servers::{Behaviour, Face, Https, Proxy};
 
-use super::meddler::hands_nothing_over;
+use super::mitm_proxy::hands_nothing_over;
 use super::{acted, converges, news, reason, trusting};
 
 /// A machine that pulls `ops` over a line to its first server, and from a mirror that lags, in this
@@ -32,11 +32,11 @@ fn pull_from_all(machine: &Sandbox, server: &Https, settings: &str, urls: &[Stri
 /// Brings the mirror up to date.
 fn mirror(machine: &Sandbox) {
     let (server, mirror) = (machine.server("ops"), machine.server("mirror"));
-    let folder = machine.path("");
+    let dir = machine.path("");
     if mirror.exists() {
         machine.git(&mirror, &["fetch", "--quiet", "--prune", "origin"]);
     } else {
-        machine.git(&folder, &["clone", "--quiet", "--mirror", text(&server), text(&mirror)]);
+        machine.git(&dir, &["clone", "--quiet", "--mirror", text(&server), text(&mirror)]);
     }
 }
 
@@ -140,8 +140,8 @@ fn a_first_one_that_lags_behind_a_mirror_moves_nothing_back_and_is_no_rewound_up
         }
         line.behave(Behaviour::Faithful);
         machine.tick().ok();
-        let told = machine.agent(&["explain", "ops"]).ok().stdout;
-        assert!(told.contains(&format!("{late} lags behind")), "{told}");
+        let reported = machine.agent(&["explain", "ops"]).ok().stdout;
+        assert!(reported.contains(&format!("{late} lags behind")), "{reported}");
 
         // What the other one has is followed all the while.
         let newer = news(&machine, "ops", "newer");
@@ -150,7 +150,7 @@ fn a_first_one_that_lags_behind_a_mirror_moves_nothing_back_and_is_no_rewound_up
         // All of them went back: that is upstream's doing.
         let desk = machine.desk("ops");
         machine.git(&desk, &["push", "--quiet", "--force", "origin", &format!("{old}:main")]);
-        machine.tick();
+        machine.agent(&["tick", "ops"]);
         match settings {
             "" => assert_eq!(machine.state("ops"), "rewritten", "{:#}", machine.row("ops")),
             _ => assert_eq!(machine.head("ops"), old, "{:#}", machine.row("ops")),

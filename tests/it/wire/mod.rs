@@ -3,20 +3,23 @@
 
 mod branches;
 mod credentials;
-mod crowd;
 mod daemon;
 mod edges;
 mod faults;
-mod ground;
+mod formats;
 mod https;
+mod isolation;
+mod leniency;
 mod limits;
-mod meddler;
 mod mirrors;
+mod mitm_proxy;
 mod one_request;
+mod own_certificate;
 mod redirects;
 mod refusals;
+mod reporting;
+mod servers_selftest;
 mod ssh;
-mod told;
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};

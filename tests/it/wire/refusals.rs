@@ -1,10 +1,12 @@
 //! Servers that answer, and not with what was asked for: each is told in words, the last good
 //! revision stays, and nobody is asked more often than he wants.
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use crate::sandbox::Sandbox;
 use crate::servers::{Daemon, Face, Https};
 
-use super::meddler::hands_nothing_over;
+use super::mitm_proxy::hands_nothing_over;
 use super::{acted, converges, news, pull_from, reason, trusting};
 
 fn with_https() -> (Sandbox, Https) {
@@ -34,7 +36,7 @@ fn says(text: &str, words: &[&str]) {
 }
 
 #[test]
-fn each_refusal_of_a_web_server_is_told_in_its_own_words() {
+fn each_refusal_of_a_web_server_is_reported_in_its_own_words() {
     let (machine, server) = with_https();
     for (way, words) in [
         ("status/401/", ["401", "username"]),
@@ -63,7 +65,7 @@ fn a_server_that_asks_to_be_left_alone_is_left_alone_unless_a_person_asks() {
         server.forget_requests();
         machine.tick().ok();
         assert_eq!(server.requests(), [], "{way}");
-        machine.agent(&["tick", "ops"]).ok();
+        machine.agent(&["tick", "ops"]).exits(1);
         assert!(!server.requests().is_empty(), "{way}");
         pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
         machine.agent(&["tick", "ops"]).ok();
@@ -91,7 +93,7 @@ fn credentials_that_are_refused_are_not_tried_at_every_tick() {
 }
 
 #[test]
-fn each_certificate_that_cannot_be_trusted_is_told_in_its_own_words() {
+fn each_certificate_that_cannot_be_trusted_is_reported_in_its_own_words() {
     let (machine, server) = with_https();
     for (face, words) in [
         (Face::Expired, ["expired", "2020"]),
@@ -116,7 +118,7 @@ fn a_client_certificate_opens_the_door() {
 }
 
 #[test]
-fn a_name_that_nobody_knows_and_a_port_where_nobody_is_are_told_apart() {
+fn an_unknown_host_name_and_a_closed_port_are_distinguished() {
     let (machine, server) = with_https();
     let nowhere = "https://git.invalid/ops.git".to_owned();
     says(&refused(&machine, "", nowhere), &["git.invalid", "name"]);
@@ -187,10 +189,32 @@ fn a_server_that_answers_a_fetch_by_not_now_is_asked_once_and_then_left_alone() 
         machine.tick().ok();
         assert_eq!(server.requests(), [], "{status}");
         assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
-        let told = machine.agent(&["explain", "ops"]).stdout;
-        says(&told, &["is left alone until", "agent tick ops", "five minutes at most"]);
-        machine.agent(&["tick", "ops"]).ok();
+        let reported = machine.agent(&["explain", "ops"]).stdout;
+        says(&reported, &["is not polled again before", "agent tick ops", "five minutes at most"]);
+        machine.agent(&["tick", "ops"]).exits(1);
         assert!(answered(&server, status) > 0, "a person is obeyed");
+    }
+}
+
+#[test]
+fn a_server_that_asks_for_a_day_is_reported_with_the_moment_at_which_it_is_asked_again() {
+    for (status, head) in [(429, "Retry-After: 86400\\r\\n"), (503, "Retry-After: 86400\\r\\n")] {
+        let (machine, server) = with_https();
+        let way = hands_nothing_over(&server, status, head);
+        pull_from(&machine, &trusting(&server), &[("ops", server.url_at(&way, "ops"))]);
+        machine.tick().ok();
+        news(&machine, "ops", "new");
+        machine.tick().ok();
+        let row = machine.row("ops");
+        let left = row["left_alone"].as_object().unwrap().values().next().unwrap();
+        let until: DateTime<Utc> = left["until"].as_str().unwrap().parse().unwrap();
+        let wait = until - Utc::now();
+        assert!((TimeDelta::zero()..=TimeDelta::minutes(5)).contains(&wait), "{wait}");
+        let moment =
+            format!("asked again by the first tick after {}", until.format("%H:%M:%S UTC"));
+        let why = reason(&machine, "ops");
+        says(&why, &[&moment, &status.to_string()]);
+        assert!(!["day", "24h", "86400"].iter().any(|word| why.contains(word)), "{why}");
     }
 }
 
@@ -250,7 +274,7 @@ fn what_is_still_to_be_cloned_leaves_alone_who_asked_for_it_as_well() {
         assert_eq!(asked(), 0, "{way}");
         says(&reason(&machine, &name), &[word]);
         assert_eq!(machine.row(&name)["since"], since, "{way}");
-        machine.agent(&["tick", &name]).ok();
+        machine.agent(&["tick", &name]).exits(1);
         assert!(asked() > 0, "a person is obeyed: {way}");
         pull_from(&machine, &trusting(&server), &[(&name, server.url("ops"))]);
         machine.tick().ok();

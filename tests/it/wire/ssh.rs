@@ -11,7 +11,7 @@ use crate::servers::{Behaviour, PASSWORDS_ONLY, Proxy, Running, Sshd, over_ipv6}
 use super::{acted, converges, news, pull_from, reason, timed_tick};
 
 /// The lines that let the machine in.
-fn let_in(server: &Sshd) -> String {
+pub fn let_in(server: &Sshd) -> String {
     format!("key_file = {:?}\nknown_hosts = {:?}\n", server.client_key(), server.known_hosts())
 }
 
@@ -44,8 +44,8 @@ fn clients_of(port: u16) -> Vec<String> {
 
 /// The processes that keep this machine's connections open.
 fn masters_of(machine: &Sandbox) -> Vec<Pid> {
-    let folder = machine.root().join(".pmpy/ssh");
-    let mark = format!("ssh: {}", text(&folder));
+    let dir = machine.root().join(".pmpy/ssh");
+    let mark = format!("ssh: {}", text(&dir));
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let of_this = |id: &i32| {
         let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
@@ -172,11 +172,11 @@ fn a_clone_with_depth_stays_shallow_and_follows() {
 #[test]
 fn a_repository_of_sha_256_is_cloned_and_followed() {
     let machine = Sandbox::new();
-    let (bare, desk, folder) = (machine.server("ops"), machine.desk("ops"), machine.path(""));
+    let (bare, desk, dir) = (machine.server("ops"), machine.desk("ops"), machine.path(""));
     let format = "--object-format=sha256";
     let branch = "--initial-branch=main";
-    machine.git(&folder, &["init", "--quiet", "--bare", format, branch, text(&bare)]);
-    machine.git(&folder, &["init", "--quiet", format, branch, text(&desk)]);
+    machine.git(&dir, &["init", "--quiet", "--bare", format, branch, text(&bare)]);
+    machine.git(&dir, &["init", "--quiet", format, branch, text(&desk)]);
     machine.git(&desk, &["remote", "add", "origin", text(&bare)]);
     let first = machine.push("ops", &[("bin/work/common/work.sh", NOTES_ITS_RUNS)]);
     let server = over_ssh(&machine);
@@ -226,7 +226,7 @@ fn a_connection_that_has_ended_is_opened_anew() {
 }
 
 #[test]
-fn a_socket_that_nobody_listens_on_any_more_is_replaced() {
+fn a_socket_without_a_listener_is_replaced() {
     let machine = acted(&["ops"]);
     let server = over_ssh(&machine);
     machine.tick().ok();
@@ -243,7 +243,7 @@ fn a_socket_that_nobody_listens_on_any_more_is_replaced() {
 }
 
 #[test]
-fn a_changed_host_key_is_refused_and_told() {
+fn a_changed_host_key_is_refused_and_reported() {
     let machine = acted(&["ops"]);
     let mut server = over_ssh(&machine);
     machine.tick().ok();
@@ -264,7 +264,7 @@ fn an_unknown_host_key_is_never_accepted() {
 }
 
 #[test]
-fn a_server_that_wants_a_password_or_another_key_is_told_apart() {
+fn a_server_that_wants_a_password_or_another_key_is_distinguished() {
     let machine = acted(&["ops"]);
     let mut server = over_ssh(&machine);
     server.restart_with(PASSWORDS_ONLY);
@@ -278,7 +278,7 @@ fn a_server_that_wants_a_password_or_another_key_is_told_apart() {
 }
 
 #[test]
-fn a_key_that_others_can_read_or_that_is_not_there_is_told_before_anything_is_asked() {
+fn a_key_that_others_can_read_or_that_is_not_there_is_reported_before_anything_is_asked() {
     let machine = acted(&["ops"]);
     let server = over_ssh(&machine);
     set_mode(&server.client_key(), 0o644);
@@ -290,7 +290,7 @@ fn a_key_that_others_can_read_or_that_is_not_there_is_told_before_anything_is_as
 }
 
 #[test]
-fn a_repository_that_is_not_there_is_told_in_the_servers_words() {
+fn a_repository_that_is_not_there_is_reported_in_the_servers_words() {
     let machine = acted(&["ops"]);
     let server = Sshd::of(&machine);
     pull_from(&machine, &let_in(&server), &[("ops", server.url("gone"))]);
@@ -298,7 +298,7 @@ fn a_repository_that_is_not_there_is_told_in_the_servers_words() {
 }
 
 #[test]
-fn a_name_that_nobody_knows_and_a_port_where_nobody_is_are_told() {
+fn an_unknown_host_name_and_a_closed_port_are_reported() {
     let machine = acted(&["ops"]);
     let server = Sshd::of(&machine);
     for (url, words) in [
@@ -393,7 +393,7 @@ fn an_ssh_command_and_shared_connections_of_the_users_own_are_kept() {
 }
 
 #[test]
-fn whatever_stands_in_for_ssh_is_run_as_git_would() {
+fn what_replaces_ssh_is_run_as_git_would() {
     let machine = acted(&["ops"]);
     pull_from(&machine, "", &[("ops", format!("anywhere:{}", text(&machine.server("ops"))))]);
     let stand_in = machine.path("stand-in");
@@ -406,7 +406,7 @@ fn whatever_stands_in_for_ssh_is_run_as_git_would() {
 }
 
 #[test]
-fn a_check_tells_what_is_missing_without_asking_the_server() {
+fn a_check_names_what_is_missing_without_asking_the_server() {
     let machine = acted(&["ops"]);
     let server = over_ssh(&machine);
     let check = |arguments: &[&str]| machine.agent(&[&["check"], arguments].concat()).stdout;

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use pmpy::domain::change::RepoPath;
-use pmpy::system::worktree::{Unready, Worktree};
+use pmpy::domain::repository::change::RepoPath;
+use pmpy::system::worktree::{ApplyRefusal, Worktree};
 
 use super::{Lab, Leaf, Tree, expected, file, link, set_mode, snapshot, tree};
 
@@ -29,7 +29,7 @@ fn a_local_change_in_the_way_stops_everything_and_nothing_is_touched() {
 }
 
 #[test]
-fn local_changes_elsewhere_are_nobodys_business() {
+fn local_changes_elsewhere_stop_nothing() {
     let old = tree([("a", file("1")), ("b", file("1"))]);
     let new = tree([("a", file("2")), ("b", file("1"))]);
     let (lab, to) = between(&old, &new);
@@ -105,7 +105,7 @@ fn deleted_files_are_restored_and_permissions_are_reset() {
 }
 
 #[test]
-fn somebodys_folder_in_the_way_of_a_file_is_kept_and_an_empty_one_is_not() {
+fn somebodys_directory_in_the_way_of_a_file_is_kept_and_an_empty_one_is_not() {
     let old = tree([("d/tracked", file("1")), ("k", file("1"))]);
     let new = tree([("d", file("2")), ("k", file("1"))]);
     let (lab, to) = between(&old, &new);
@@ -135,7 +135,7 @@ fn a_file_is_never_written_through_a_link_of_an_earlier_push() {
 }
 
 #[test]
-fn a_link_that_somebody_put_in_place_of_a_folder_is_local_work() {
+fn a_link_that_somebody_put_in_place_of_a_directory_is_local_work() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("a"), "1").unwrap();
     fs::write(outside.path().join("gone"), "1").unwrap();
@@ -179,7 +179,7 @@ fn a_running_script_keeps_the_file_that_it_reads() {
 }
 
 #[test]
-fn a_folder_in_which_something_stays_is_not_made_anew() {
+fn a_directory_in_which_something_stays_is_not_made_anew() {
     let (lab, to) = between(&tree([("d/e/a", file("1"))]), &tree([("d/e/b", file("1"))]));
     let before = fs::metadata(lab.at("d/e")).unwrap().ino();
     lab.update(&to).unwrap();
@@ -200,7 +200,7 @@ fn what_is_already_there_is_not_written_again() {
 }
 
 #[test]
-fn a_submodule_is_an_empty_folder_and_somebodys_content_in_it_stays() {
+fn a_submodule_is_an_empty_directory_and_somebodys_content_in_it_stays() {
     let old = tree([("s", file("1")), ("gone", Leaf::Submodule), ("kept", Leaf::Submodule)]);
     let new = tree([("s", Leaf::Submodule), ("gone", file("2")), ("d/s", Leaf::Submodule)]);
     let (lab, to) = between(&old, &new);
@@ -240,7 +240,7 @@ fn a_repository_with_sha256_is_updated_as_well() {
 }
 
 #[test]
-fn a_damaged_index_is_told_and_can_be_rebuilt() {
+fn a_damaged_index_is_reported_and_can_be_rebuilt() {
     let (lab, to) = between(&tree([("a", file("1"))]), &tree([("a", file("2")), ("b", file("2"))]));
     for damage in [b"".as_slice(), b"DIRC garbage", &[0; 500]] {
         fs::write(lab.at(".git/index"), damage).unwrap();
@@ -256,7 +256,7 @@ fn a_damaged_index_is_told_and_can_be_rebuilt() {
 }
 
 #[test]
-fn an_index_that_is_locked_is_told_with_what_to_do() {
+fn an_index_that_is_locked_is_reported_with_what_to_do() {
     let (lab, to) = between(&tree([("a", file("1"))]), &tree([("a", file("2"))]));
     let git = lab.open();
     let head = lab.git(&["rev-parse", "HEAD"]).parse().unwrap();
@@ -269,9 +269,9 @@ fn an_index_that_is_locked_is_told_with_what_to_do() {
 fn leftovers_are_swept_and_nothing_else_is() {
     let (lab, to) = between(&tree([("d/a", file("1"))]), &tree([("d/a", file("2"))]));
     let leftover = ".pmpy-tmp-0000002a";
-    for folder in ["", "d/", "other/deep/", ".git/", ".temp/", "nested/"] {
-        fs::create_dir_all(lab.at(folder)).unwrap();
-        fs::write(lab.at(&format!("{folder}{leftover}")), "half").unwrap();
+    for dir in ["", "d/", "other/deep/", ".git/", ".temp/", "nested/"] {
+        fs::create_dir_all(lab.at(dir)).unwrap();
+        fs::write(lab.at(&format!("{dir}{leftover}")), "half").unwrap();
     }
     fs::create_dir(lab.at("nested/.git")).unwrap();
     for mine in [".pmpy-tmp-", ".pmpy-tmp-mine", "d/x.pmpy-tmp-0000002a"] {
@@ -281,8 +281,8 @@ fn leftovers_are_swept_and_nothing_else_is() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join(leftover), "mine").unwrap();
     symlink(outside.path(), lab.at("link")).unwrap();
-    let left = |folders: &[&str]| -> Vec<String> {
-        let all = folders.iter().map(|folder| format!("{folder}{leftover}"));
+    let left = |dirs: &[&str]| -> Vec<String> {
+        let all = dirs.iter().map(|dir| format!("{dir}{leftover}"));
         all.filter(|path| lab.at(path).exists()).collect()
     };
 
@@ -311,7 +311,7 @@ fn what_somebody_changes_between_the_look_and_the_write_is_kept() {
     let worktree = Worktree::open(&lab.repo()).unwrap();
     for (path, content) in [("gone", "1"), ("a", "1"), ("n", "")] {
         let ready = worktree
-            .classify(&change, &git, &|path| change.at(path).and_then(|op| op.old))
+            .classify(&change, &git, &|path| change.at(path).and_then(|op| op.old).map(Into::into))
             .unwrap();
         fs::write(lab.at(path), "mine").unwrap();
         let error = format!("{:#}", worktree.apply(&ready, &git).unwrap_err());
@@ -333,7 +333,7 @@ fn what_fails_before_all_content_is_on_disk_leaves_the_old_tree_whole() {
     let change = lab.change(Some(&head), &to);
     let git = lab.open();
     let worktree = Worktree::open(&lab.repo()).unwrap();
-    let staged = |path: &RepoPath| change.at(path).and_then(|op| op.old);
+    let staged = |path: &RepoPath| change.at(path).and_then(|op| op.old).map(Into::into);
     let ready = worktree.classify(&change, &git, &staged).unwrap();
     let lost = lab.blob(b"3").to_string();
     fs::remove_file(lab.at(&format!(".git/objects/{}/{}", &lost[..2], &lost[2..]))).unwrap();
@@ -356,7 +356,7 @@ fn an_immutable_file_is_found_before_the_first_write() {
     let before = snapshot(&lab.repo());
     let outcome = lab.update(&to);
     rustix::fs::ioctl_setflags(&fixed, plain).unwrap();
-    let Err(Unready::Failed(error)) = outcome else { panic!("{outcome:?}") };
+    let Err(ApplyRefusal::Failed(error)) = outcome else { panic!("{outcome:?}") };
     assert!(format!("{error:#}").contains("\"b\""), "{error:#}");
     assert_eq!(snapshot(&lab.repo()), before);
 }
@@ -378,11 +378,47 @@ fn paths_that_are_no_utf8_are_written_and_shown() {
     let from = lab.raw_tree(&[]);
     let to = lab.raw_tree(&[("100644", b"\xff\xe9", lab.blob(b"x"))]);
     let git = lab.open();
-    let change = pmpy::domain::change::Change::between(Some(from), to, &git).unwrap();
+    let change =
+        pmpy::domain::repository::change::TreeChange::between(Some(from), to, &git).unwrap();
     let worktree = Worktree::open(&lab.repo()).unwrap();
     let ready = worktree.classify(&change, &git, &|_| None).unwrap();
     let written = worktree.apply(&ready, &git).unwrap();
     assert_eq!(written[0].path, RepoPath::new(b"\xff\xe9"));
     assert_eq!(written[0].path.to_string(), "\\xff\\xe9");
     assert_eq!(fs::read(lab.repo().join(Path::new(super::os(b"\xff\xe9")))).unwrap(), b"x");
+}
+
+#[test]
+fn new_files_and_directories_get_the_modes_that_git_gives() {
+    let new = tree([
+        ("page", file("2")),
+        ("tool", Leaf::Executable("2".to_owned())),
+        ("d/e/page", file("2")),
+        ("module", Leaf::Submodule),
+    ]);
+    let access = |lab: &Lab| {
+        let mut list = std::process::Command::new("getfacl");
+        let found = list.args(["-R", "-n", "."]).current_dir(lab.repo()).output().unwrap();
+        assert!(found.status.success(), "{found:?}");
+        let text = String::from_utf8(found.stdout).unwrap();
+        let parts = text.split("\n\n").filter(|part| !part.starts_with("# file: .git"));
+        parts.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    for acl in ["", "d:u:daemon:rwx", "d:g:daemon:rwx,d:o::---", "d:u::rwx,d:g::---,d:o::---"] {
+        let [by_git, by_us] = [(); 2].map(|()| {
+            let (lab, to) = between(&tree([("k", file("1"))]), &new);
+            // New entries get the group of the directory.
+            std::os::unix::fs::chown(lab.repo(), None, Some(1)).unwrap();
+            set_mode(&lab.repo(), 0o2755);
+            if !acl.is_empty() {
+                let mut set = std::process::Command::new("setfacl");
+                assert!(set.args(["-m", acl]).arg(lab.repo()).status().unwrap().success());
+            }
+            (lab, to)
+        });
+        by_git.0.check_out(&by_git.1);
+        by_us.0.update(&by_us.1).unwrap();
+        assert_eq!(access(&by_us.0), access(&by_git.0), "{acl}");
+        assert!(access(&by_us.0).iter().any(|part| part.contains("# file: d/e/page")));
+    }
 }

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::bail;
-use pmpy::domain::change::Change;
+use pmpy::domain::repository::change::TreeChange;
 use pmpy::system::git::Git;
-use pmpy::system::worktree::{Unready, Worktree};
+use pmpy::system::worktree::{ApplyRefusal, Worktree};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
@@ -17,12 +17,12 @@ use super::{Lab, Leaf, Snapshot, Tree, expected, snapshot};
 #[derive(Clone, Debug)]
 enum Node {
     Leaf(Leaf),
-    Folder(std::collections::BTreeMap<&'static str, Node>),
+    Dir(std::collections::BTreeMap<&'static str, Node>),
 }
 
 const NAMES: [&str; 4] = ["a", "b", "a-", "c"];
 
-/// Trees over few names and few contents, so that files, folders and links often meet.
+/// Trees over few names and few contents, so that files, directories and links often meet.
 fn any_tree() -> impl Strategy<Value = Tree> {
     let content = prop_oneof![Just(String::new()), Just("1".to_owned()), Just("22".to_owned())];
     let target = prop_oneof![Just("a".to_owned()), Just("../b".to_owned()), Just("1".to_owned())];
@@ -33,7 +33,7 @@ fn any_tree() -> impl Strategy<Value = Tree> {
     ];
     let name = prop::sample::select(&NAMES[..]);
     let node = leaf.prop_map(Node::Leaf).prop_recursive(3, 24, 4, move |inner| {
-        btree_map(prop::sample::select(&NAMES[..]), inner, 0..4).prop_map(Node::Folder)
+        btree_map(prop::sample::select(&NAMES[..]), inner, 0..4).prop_map(Node::Dir)
     });
     btree_map(name, node, 0..5).prop_map(|top| {
         let mut tree = Tree::new();
@@ -42,22 +42,22 @@ fn any_tree() -> impl Strategy<Value = Tree> {
     })
 }
 
-fn flatten(prefix: &str, folder: &std::collections::BTreeMap<&'static str, Node>, tree: &mut Tree) {
-    for (name, node) in folder {
+fn flatten(prefix: &str, dir: &std::collections::BTreeMap<&'static str, Node>, tree: &mut Tree) {
+    for (name, node) in dir {
         let path = format!("{prefix}{name}");
         match node {
             Node::Leaf(leaf) => drop(tree.insert(path, leaf.clone())),
-            Node::Folder(inner) => flatten(&format!("{path}/"), inner, tree),
+            Node::Dir(inner) => flatten(&format!("{path}/"), inner, tree),
         }
     }
 }
 
-/// Applies `change` to `folder` with an index that is still the old tree's; ends after `steps`
+/// Applies `change` to `directory` with an index that is still the old tree's; ends after `steps`
 /// changes to the disk. True when it came to its end.
-fn apply(folder: &Path, change: &Change, git: &Git, steps: usize) -> bool {
-    let worktree = Worktree::open(folder).unwrap();
+fn apply(dir: &Path, change: &TreeChange, git: &Git, steps: usize) -> bool {
+    let worktree = Worktree::open(dir).unwrap();
     worktree.sweep(change).unwrap();
-    let staged = |path: &_| change.at(path).and_then(|op| op.old);
+    let staged = |path: &_| change.at(path).and_then(|op| op.old).map(Into::into);
     let ready = worktree.classify(change, git, &staged).unwrap();
     let mut left = steps;
     let mut permit = || {
@@ -70,13 +70,13 @@ fn apply(folder: &Path, change: &Change, git: &Git, steps: usize) -> bool {
     worktree.apply_with(&ready, git, &mut permit).is_ok()
 }
 
-/// A new folder with `tree` in it.
-fn folder_of(lab: &Lab, name: &str, tree: &Tree) -> std::path::PathBuf {
-    let folder = lab.path(name);
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir(&folder).unwrap();
+/// A new directory with `tree` in it.
+fn dir_of(lab: &Lab, name: &str, tree: &Tree) -> std::path::PathBuf {
+    let dir = lab.path(name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir(&dir).unwrap();
     for (path, (kind, mode, content)) in expected(tree) {
-        let path = folder.join(path);
+        let path = dir.join(path);
         match kind {
             'd' => fs::create_dir(&path).unwrap(),
             'l' => std::os::unix::fs::symlink(super::os(&content), &path).unwrap(),
@@ -86,7 +86,7 @@ fn folder_of(lab: &Lab, name: &str, tree: &Tree) -> std::path::PathBuf {
             }
         }
     }
-    folder
+    dir
 }
 
 fn cases(number: u32) -> ProptestConfig {
@@ -121,19 +121,19 @@ proptest! {
         let git = lab.open();
         let (to_b, to_c) = (lab.change(Some(&a), &b), lab.change(Some(&b), &c));
         for steps in 0.. {
-            let folder = folder_of(&lab, "w", &old);
-            let finished = apply(&folder, &to_b, &git, steps);
+            let dir = dir_of(&lab, "w", &old);
+            let finished = apply(&dir, &to_b, &git, steps);
             if !finished {
                 // Cut off in the recovery as well, then once more, then let through.
-                apply(&folder, &to_b, &git, steps / 2);
-                apply(&folder, &to_b, &git, 1);
-                prop_assert!(apply(&folder, &to_b, &git, usize::MAX));
+                apply(&dir, &to_b, &git, steps / 2);
+                apply(&dir, &to_b, &git, 1);
+                prop_assert!(apply(&dir, &to_b, &git, usize::MAX));
             }
-            prop_assert_eq!(snapshot(&folder), expected(&new), "after {} steps", steps);
-            prop_assert!(apply(&folder, &to_b, &git, usize::MAX), "applying it again failed");
-            prop_assert_eq!(snapshot(&folder), expected(&new), "applied again");
-            prop_assert!(apply(&folder, &to_c, &git, usize::MAX));
-            prop_assert_eq!(snapshot(&folder), expected(&newest));
+            prop_assert_eq!(snapshot(&dir), expected(&new), "after {} steps", steps);
+            prop_assert!(apply(&dir, &to_b, &git, usize::MAX), "applying it again failed");
+            prop_assert_eq!(snapshot(&dir), expected(&new), "applied again");
+            prop_assert!(apply(&dir, &to_c, &git, usize::MAX));
+            prop_assert_eq!(snapshot(&dir), expected(&newest));
             if finished {
                 break;
             }
@@ -148,7 +148,7 @@ enum Edit {
     Delete,
     Permissions(u32),
     Link(&'static str),
-    Folder(&'static str),
+    Dir(&'static str),
 }
 
 fn any_edit() -> impl Strategy<Value = (usize, Vec<&'static str>, Edit)> {
@@ -161,18 +161,18 @@ fn any_edit() -> impl Strategy<Value = (usize, Vec<&'static str>, Edit)> {
         Just(Edit::Permissions(0o777)),
         Just(Edit::Link("a")),
         Just(Edit::Link("/etc")),
-        Just(Edit::Folder("mine")),
-        Just(Edit::Folder("a")),
+        Just(Edit::Dir("mine")),
+        Just(Edit::Dir("a")),
     ];
     (any::<usize>(), vec(prop::sample::select(&NAMES[..]), 1..4), edit)
 }
 
 /// Does `edit` at a path that exists or at a made-up one; whatever cannot be done is left.
-fn edit(folder: &Path, pick: usize, names: &[&str], edit: &Edit) {
-    let existing: Vec<_> = snapshot(folder).into_keys().collect();
+fn edit(dir: &Path, pick: usize, names: &[&str], edit: &Edit) {
+    let existing: Vec<_> = snapshot(dir).into_keys().collect();
     let path = match existing.get(pick % (existing.len() + 3)) {
-        Some(path) => folder.join(path),
-        None => folder.join(names.join("/")),
+        Some(path) => dir.join(path),
+        None => dir.join(names.join("/")),
     };
     if let Some(parent) = path.parent() {
         let _ = fs::create_dir_all(parent);
@@ -196,7 +196,7 @@ fn edit(folder: &Path, pick: usize, names: &[&str], edit: &Edit) {
             clear();
             let _ = std::os::unix::fs::symlink(target, &path);
         }
-        Edit::Folder(name) => {
+        Edit::Dir(name) => {
             clear();
             let _ = fs::create_dir_all(&path);
             let _ = fs::write(path.join(name), "mine");
@@ -215,22 +215,22 @@ proptest! {
         let [a, b] = lab.commits([&old, &new]);
         let git = lab.open();
         let change = lab.change(Some(&a), &b);
-        let folder = folder_of(&lab, "w", &old);
+        let dir = dir_of(&lab, "w", &old);
         for (pick, names, what) in &edits {
-            edit(&folder, *pick, names, what);
+            edit(&dir, *pick, names, what);
         }
-        let before = snapshot(&folder);
-        let worktree = Worktree::open(&folder).unwrap();
-        let staged = |path: &_| change.at(path).and_then(|op| op.old);
+        let before = snapshot(&dir);
+        let worktree = Worktree::open(&dir).unwrap();
+        let staged = |path: &_| change.at(path).and_then(|op| op.old).map(Into::into);
         match worktree.classify(&change, &git, &staged) {
-            Err(Unready::Dirty(paths)) => {
+            Err(ApplyRefusal::Dirty(paths)) => {
                 prop_assert!(!paths.is_empty());
-                prop_assert_eq!(snapshot(&folder), before);
+                prop_assert_eq!(snapshot(&dir), before);
             }
-            Err(Unready::Failed(error)) => return Err(TestCaseError::fail(format!("{error:#}"))),
+            Err(ApplyRefusal::Failed(error)) => return Err(TestCaseError::fail(format!("{error:#}"))),
             Ok(ready) => {
                 worktree.apply(&ready, &git).unwrap();
-                let after = snapshot(&folder);
+                let after = snapshot(&dir);
                 let wanted = expected(&new);
                 for op in &change.ops {
                     let path = Path::new(super::os(op.path.as_bytes()));

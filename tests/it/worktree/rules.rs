@@ -2,23 +2,23 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use pmpy::domain::change::{Change, ChangeError, MAX_ENTRIES, Mode};
-use pmpy::domain::git::Id;
+use pmpy::domain::git::ObjectId;
+use pmpy::domain::repository::change::{ChangeError, EntryMode, MAX_ENTRIES, TreeChange};
 
 use super::Lab;
 
 /// Why `tree` is refused as an update of nothing.
 #[track_caller]
-fn refused(lab: &Lab, tree: Id) -> String {
-    match Change::between(None, tree, &lab.open()) {
+fn refused(lab: &Lab, tree: ObjectId) -> String {
+    match TreeChange::between(None, tree, &lab.open()) {
         Err(ChangeError::Refused(refusal)) => refusal.to_string(),
         other => panic!("not refused: {other:?}"),
     }
 }
 
 #[track_caller]
-fn accepted(lab: &Lab, tree: Id) -> Change {
-    Change::between(None, tree, &lab.open()).unwrap()
+fn accepted(lab: &Lab, tree: ObjectId) -> TreeChange {
+    TreeChange::between(None, tree, &lab.open()).unwrap()
 }
 
 #[test]
@@ -55,8 +55,9 @@ fn a_name_that_leads_elsewhere_or_hides_something_is_refused() {
         b"..",
         b"a/b",
         b"/etc",
-        b"..\\..\\x",
-        b"a\\b",
+        b".git\\x",
+        b"a\\.GIT",
+        b"a\\git~1\\b",
         b"a\nb",
         b"a\rb",
         b"\x1b[2J",
@@ -104,6 +105,11 @@ fn a_name_that_leads_elsewhere_or_hides_something_is_refused() {
         &[b'n'; 255],
         b"a.git",
         b".pmpy.toml",
+        b"srv-my\\x2ddata.mount",
+        b"..\\..\\x",
+        b"\\",
+        b"a\\.gitignore",
+        b".temp\\x",
     ] {
         let change = accepted(&lab, lab.raw_tree(&[("100644", name, blob)]));
         assert_eq!(change.ops[0].path.as_bytes(), name);
@@ -111,7 +117,7 @@ fn a_name_that_leads_elsewhere_or_hides_something_is_refused() {
 }
 
 #[test]
-fn the_folder_of_the_agents_records_is_refused_at_the_top_only() {
+fn the_directory_of_the_agents_records_is_refused_at_the_top_only() {
     let lab = Lab::new();
     let blob = lab.blob(b"x");
     let inner = lab.raw_tree(&[("100644", b"f", blob)]);
@@ -126,10 +132,10 @@ fn the_folder_of_the_agents_records_is_refused_at_the_top_only() {
 }
 
 #[test]
-fn the_top_folder_is_held_to_the_rules_also_when_nothing_differs() {
+fn the_top_directory_is_held_to_the_rules_also_when_nothing_differs() {
     let lab = Lab::new();
     let tree = lab.raw_tree(&[("100644", b".temp", lab.blob(b"x"))]);
-    let same = Change::between(Some(tree), tree, &lab.open());
+    let same = TreeChange::between(Some(tree), tree, &lab.open());
     assert!(matches!(same, Err(ChangeError::Refused(_))), "{same:?}");
 }
 
@@ -137,21 +143,21 @@ fn the_top_folder_is_held_to_the_rules_also_when_nothing_differs() {
 fn names_that_stand_twice_or_out_of_order_are_refused() {
     let lab = Lab::new();
     let blob = lab.blob(b"x");
-    let folder = lab.raw_tree(&[("100644", b"f", blob)]);
+    let dir = lab.raw_tree(&[("100644", b"f", blob)]);
     for (entries, part) in [
         (vec![("100644", b"a".as_slice(), blob), ("100644", b"a", blob)], "wrong order or twice"),
         (vec![("100644", b"b", blob), ("100644", b"a", blob)], "wrong order"),
-        (vec![("40000", b"a", folder), ("100644", b"a-", blob)], "wrong order"),
-        (vec![("100644", b"a", blob), ("40000", b"a", folder)], "both a file and a folder"),
+        (vec![("40000", b"a", dir), ("100644", b"a-", blob)], "wrong order"),
+        (vec![("100644", b"a", blob), ("40000", b"a", dir)], "both a file and a directory"),
         (
-            vec![("100644", b"a", blob), ("100644", b"a-", blob), ("40000", b"a", folder)],
-            "both a file and a folder",
+            vec![("100644", b"a", blob), ("100644", b"a-", blob), ("40000", b"a", dir)],
+            "both a file and a directory",
         ),
     ] {
         let reason = refused(&lab, lab.raw_tree(&entries));
         assert!(reason.contains(part), "{reason}");
     }
-    accepted(&lab, lab.raw_tree(&[("100644", b"a-", blob), ("40000", b"a", folder)]));
+    accepted(&lab, lab.raw_tree(&[("100644", b"a-", blob), ("40000", b"a", dir)]));
 }
 
 #[test]
@@ -167,20 +173,20 @@ fn a_tree_object_that_is_cut_short_or_garbled_is_refused() {
 fn an_entry_whose_object_is_of_another_kind_is_refused() {
     let lab = Lab::new();
     let blob = lab.blob(b"x");
-    let folder = lab.raw_tree(&[("100644", b"f", blob)]);
+    let dir = lab.raw_tree(&[("100644", b"f", blob)]);
     let reason = refused(&lab, lab.raw_tree(&[("40000", b"d", blob)]));
     assert!(reason.contains("no tree"), "{reason}");
-    let reason = refused(&lab, lab.raw_tree(&[("100644", b"f", folder)]));
+    let reason = refused(&lab, lab.raw_tree(&[("100644", b"f", dir)]));
     assert!(reason.contains("something else"), "{reason}");
 }
 
 #[test]
 fn a_missing_object_is_no_fault_of_the_revision() {
     let lab = Lab::new();
-    let nowhere: Id = "11".repeat(20).parse().unwrap();
+    let nowhere: ObjectId = "11".repeat(20).parse().unwrap();
     for (mode, name) in [("100644", b"f"), ("40000", b"d"), ("120000", b"l")] {
         let tree = lab.raw_tree(&[(mode, name, nowhere)]);
-        let error = Change::between(None, tree, &lab.open()).unwrap_err();
+        let error = TreeChange::between(None, tree, &lab.open()).unwrap_err();
         assert!(matches!(error, ChangeError::Unreadable(_)), "{error:?}");
         assert!(error.to_string().contains(&nowhere.to_string()), "{error}");
     }
@@ -199,7 +205,7 @@ fn a_link_that_the_kernel_could_not_make_is_refused() {
 }
 
 #[test]
-fn five_thousand_folders_in_one_another_are_refused_at_once() {
+fn five_thousand_directories_in_one_another_are_refused_at_once() {
     let lab = Lab::new();
     // The 65 uppermost are enough to be refused; what is below them is never read.
     let mut tree = "22".repeat(20).parse().unwrap();
@@ -207,14 +213,14 @@ fn five_thousand_folders_in_one_another_are_refused_at_once() {
         tree = lab.raw_tree(&[("40000", b"d", tree)]);
     }
     let reason = refused(&lab, tree);
-    assert!(reason.contains("64 folders deep"), "{reason}");
+    assert!(reason.contains("64 directories deep"), "{reason}");
 
     let mut tree = lab.raw_tree(&[("100644", b"f", lab.blob(b"x"))]);
     for _ in 0..64 {
         tree = lab.raw_tree(&[("40000", b"d", tree)]);
     }
     let change = accepted(&lab, tree);
-    assert_eq!(change.ops[0].path.folders().count(), 64);
+    assert_eq!(change.ops[0].path.dirs().count(), 64);
 }
 
 #[test]
@@ -235,13 +241,13 @@ fn ten_thousand_million_paths_are_refused_before_they_are_counted() {
 }
 
 #[test]
-fn what_stands_in_a_folder_that_does_not_change_does_not_matter() {
+fn what_is_in_a_directory_that_does_not_change_does_not_matter() {
     let lab = Lab::new();
     let (one, two) = (lab.blob(b"one"), lab.blob(b"two"));
     let bad = lab.raw_tree(&[("104755", b"setuid", one), ("100644", b"x\ny", one)]);
     let from = lab.raw_tree(&[("100644", b"f", one), ("40000", b"old", bad)]);
     let to = lab.raw_tree(&[("100644", b"f", two), ("40000", b"old", bad)]);
-    let change = Change::between(Some(from), to, &lab.open()).unwrap();
+    let change = TreeChange::between(Some(from), to, &lab.open()).unwrap();
     assert_eq!(change.ops.len(), 1);
     refused(&lab, to);
 }
@@ -254,12 +260,12 @@ fn leaving_a_bad_tree_behind_removes_only_what_the_rules_allow() {
     let from = lab.raw_tree(&[
         ("40000", b".git", records),
         ("40000", b".temp", records),
-        ("100644", b"a\\b", blob),
+        ("100644", b"a\nb", blob),
         ("100664", b"old", blob),
         ("104755", b"setuid", blob),
     ]);
     let to = lab.raw_tree(&[("100644", b"f", blob)]);
-    let change = Change::between(Some(from), to, &lab.open()).unwrap();
+    let change = TreeChange::between(Some(from), to, &lab.open()).unwrap();
     let ops: Vec<_> = change
         .ops
         .iter()
@@ -269,8 +275,8 @@ fn leaving_a_bad_tree_behind_removes_only_what_the_rules_allow() {
         ops.iter().map(|(path, old, new)| (path.as_bytes(), *old, *new)).collect::<Vec<_>>(),
         [
             (b"f".as_slice(), None, true),
-            (b"old", Some(Mode::File), false),
-            (b"setuid", Some(Mode::Executable), false),
+            (b"old", Some(EntryMode::File), false),
+            (b"setuid", Some(EntryMode::Executable), false),
         ]
     );
 }

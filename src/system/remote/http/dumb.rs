@@ -1,25 +1,26 @@
-//! A plain web server with a repository's files: what `info/refs` and `HEAD` say. Bytes in, refs out.
+//! Parses `info/refs` and `HEAD` of a plain web server with a repository's files. Bytes in, refs out;
+//! sends no request.
 
-use crate::domain::wire::Listed;
+use crate::domain::wire::AdvertisedRef;
 
-/// The most bytes that such an `info/refs` may have: a hundred thousand refs.
+/// The most bytes of such an `info/refs`: a hundred thousand refs.
 pub(super) const MOST: u64 = 8 << 20;
 
-/// The refs that `info/refs` lists; `None` when it is something else, such as a page for people.
-pub(super) fn refs(info: &[u8]) -> Option<Vec<Listed>> {
+/// The refs in `info/refs`; `None` when it is something else, such as a web page.
+pub(super) fn refs(info: &[u8]) -> Option<Vec<AdvertisedRef>> {
     let mut refs = Vec::new();
     for line in std::str::from_utf8(info).ok()?.lines() {
         let (id, name) = line.split_once('\t')?;
-        refs.push(Listed { name: name.to_owned(), id: id.parse().ok()?, target: None });
+        refs.push(AdvertisedRef { name: name.to_owned(), id: id.parse().ok()?, target: None });
     }
     Some(refs)
 }
 
-/// What the content of `HEAD` stands for, among `refs`.
-pub(super) fn head(refs: &[Listed], head: &[u8]) -> Option<Listed> {
+/// The ref `HEAD` by the content of its file; `None` when it names none of `refs`.
+pub(super) fn head(refs: &[AdvertisedRef], head: &[u8]) -> Option<AdvertisedRef> {
     let target = std::str::from_utf8(head).ok()?.trim().strip_prefix("ref: ")?;
     let found = refs.iter().find(|listed| listed.name == target)?;
-    Some(Listed { name: "HEAD".to_owned(), id: found.id, target: Some(target.to_owned()) })
+    Some(AdvertisedRef { name: "HEAD".to_owned(), id: found.id, target: Some(target.to_owned()) })
 }
 
 #[cfg(test)]
@@ -27,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_tell_the_refs_and_a_page_does_not() {
+    fn files_list_the_refs_and_a_page_does_not() {
         let id = "1".repeat(40);
         let info = format!("{id}\trefs/heads/main\n{id}\trefs/tags/v1^{{}}\n");
         let found = refs(info.as_bytes()).unwrap();

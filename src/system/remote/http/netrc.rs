@@ -1,16 +1,16 @@
-//! The words of `~/.netrc`, as curl reads them. Text in, one entry out; reads no file.
+//! Parses `~/.netrc` as curl does. Text in, one entry out; reads no file.
 
-/// What the file says of one host.
+/// The login for one host.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
-pub(super) struct Entry {
+pub(super) struct NetrcEntry {
     pub(super) login: String,
     pub(super) password: String,
 }
 
-/// The first entry for `host` (and for `user`, where one is named), or the default one. One without
-/// a password is none.
-pub(super) fn find(text: &str, host: &str, user: Option<&str>) -> Option<Entry> {
+/// The first entry for `host` (and for `user`, if given), or the default one; `None` when there is none
+/// with a password.
+pub(super) fn find(text: &str, host: &str, user: Option<&str>) -> Option<NetrcEntry> {
     let mut words = words(text).into_iter();
     let mut entries: Vec<(bool, Option<String>, Option<String>)> = Vec::new();
     while let Some(word) = words.next() {
@@ -38,12 +38,12 @@ pub(super) fn find(text: &str, host: &str, user: Option<&str>) -> Option<Entry> 
             (Some(login), _) => login,
             (None, user) => user?.to_owned(),
         };
-        Some(Entry { login, password: password? })
+        Some(NetrcEntry { login, password: password? })
     })
 }
 
-/// The words of the file: quoted ones may hold spaces, `#` begins a comment line, and the lines of a
-/// macro up to an empty one are left out.
+/// Splits the file into words: quoted ones may hold spaces, `#` begins a comment line, and the lines of
+/// a macro up to an empty one are left out.
 fn words(text: &str) -> Vec<String> {
     let mut all = Vec::new();
     let mut is_macro = false;

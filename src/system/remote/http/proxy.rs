@@ -1,14 +1,14 @@
-//! Which proxy stands between us and a server: the configured one, or the one that the usual
-//! variables name, read as curl reads them.
+//! Finds the proxy for a server: the configured one, or the one in the usual variables, read as curl
+//! reads them. Connects to none.
 
 use std::net::IpAddr;
 
-use super::place::Origin;
 use crate::domain::git::Remote;
-use crate::system::node;
+use crate::system::host;
+use crate::system::remote::http::url::HttpOrigin;
 
-/// The proxy for `origin`, if there is one. Its address may hold a password.
-pub(super) fn proxy_for(configured: Option<&Remote>, origin: &Origin) -> Option<Remote> {
+/// The proxy for `origin`; `None` for a direct connection. Its address may hold a password.
+pub(super) fn proxy_for(configured: Option<&Remote>, origin: &HttpOrigin) -> Option<Remote> {
     if let Some(proxy) = configured {
         return Some(proxy.clone());
     }
@@ -18,12 +18,12 @@ pub(super) fn proxy_for(configured: Option<&Remote>, origin: &Origin) -> Option<
         // In capitals a web server sets it for its CGI programs, from a header of the client's.
         &["http_proxy", "all_proxy", "ALL_PROXY"]
     };
-    let proxy = node::variable(names)?;
-    let exceptions = node::variable(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
+    let proxy = host::variable(names)?;
+    let exceptions = host::variable(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
     (!is_excepted(&exceptions, &origin.host)).then(|| with_scheme(&proxy))
 }
 
-/// As curl takes it: without a scheme it is meant to be http://.
+/// Adds http:// to an address without a scheme, as curl does.
 fn with_scheme(proxy: &str) -> Remote {
     match proxy.contains("://") {
         true => Remote::new(proxy),
@@ -94,8 +94,8 @@ mod tests {
     }
 
     #[test]
-    fn the_configured_proxy_stands_above_all() {
-        let origin = Origin { is_encrypted: true, host: "localhost".to_owned(), port: 443 };
+    fn the_configured_proxy_comes_first() {
+        let origin = HttpOrigin { is_encrypted: true, host: "localhost".to_owned(), port: 443 };
         let proxy = Remote::new("http://proxy.example.org:3128");
         assert_eq!(proxy_for(Some(&proxy), &origin), Some(proxy));
     }

@@ -1,91 +1,160 @@
-//! Whom we trust on web servers, and who we are there: `ca_file` and `client_cert` as the HTTP
-//! library wants them. Reads files; connects to nobody.
+//! TLS for ureq's connections, with the trusted authorities of `ca_file` and the certificate of
+//! `client_cert`. Opens no connection itself.
 
+use std::fmt;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use rustls::crypto::{CryptoProvider, ring};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use ureq::Error;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
+    TransportAdapter,
+};
 
-use crate::domain::remote::Reach;
 use crate::system::files;
-use crate::system::tls::{self, CAP};
+use crate::system::tls::{self, CAP, KINDS};
 
-/// TLS as `reach` says. Versions below 1.2 are not built in.
+/// The TLS configuration that trusts `ca_file` or the system's authorities, and presents `client_cert`.
+/// Versions below 1.2 are not built in.
 ///
 /// # Errors
 /// When a file cannot be read or does not hold what it should.
-pub(super) fn tls(reach: &Reach) -> Result<TlsConfig> {
-    let provider = Arc::new(ring::default_provider());
-    let client = reach
-        .client_cert
-        .as_deref()
-        .map(|file| {
-            client_certificate(file, &provider)
-                .with_context(|| format!("client_cert {} cannot be used", file.display()))
+pub(super) fn client(
+    ca_file: Option<&Path>,
+    client_cert: Option<&Path>,
+) -> Result<Arc<ClientConfig>> {
+    let Some(file) = client_cert else { return tls::client(ca_file) };
+    let with_certificate = || -> Result<_> {
+        let (chain, key) = client_certificate(file)?;
+        tls::builder(ca_file)?.with_client_auth_cert(chain, key).or_else(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                bail!("its key does not belong to its certificate")
+            }
+            _ => bail!("its key is of a kind that is not supported\nhint: supported are {KINDS}"),
         })
-        .transpose()?;
-    let roots = tls::authorities(reach.ca_file.as_deref())?;
-    let roots: Vec<_> =
-        roots.iter().map(|one| Certificate::from_der(one.as_ref()).to_owned()).collect();
-    Ok(TlsConfig::builder()
-        .unversioned_rustls_crypto_provider(provider)
-        .root_certs(RootCerts::Specific(Arc::new(roots)))
-        .client_cert(client)
-        .build())
+    };
+    let config = with_certificate()
+        .with_context(|| format!("client_cert {} cannot be used", file.display()))?;
+    Ok(Arc::new(config))
 }
 
-/// The certificate in `file`, its chain and its key.
-fn client_certificate(file: &Path, provider: &Arc<CryptoProvider>) -> Result<ClientCert> {
+/// Reads the certificate in `file`, with its chain and its key.
+fn client_certificate(
+    file: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let pem = files::read_private(file, CAP)?;
-    let (mut chain, mut key) = (Vec::new(), None);
-    for item in parse_pem(pem.as_bytes()) {
-        match item.map_err(|_| anyhow!("it is no PEM file"))? {
-            PemItem::Certificate(certificate) => chain.push(certificate),
-            PemItem::PrivateKey(found) => key = Some(found),
-            _ => {}
-        }
-    }
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let chain = chain.map_err(|_| anyhow!("it is no PEM file"))?;
     ensure!(!chain.is_empty(), "it holds no certificate in PEM format");
-    let key = key.context("it holds no key in PEM format, or one with a password")?;
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| anyhow!("it holds no key in PEM format, or one with a password"))?;
+    Ok((chain, key))
+}
 
-    // Whether they belong together; the library does not expect otherwise.
-    let certificates = chain.iter().map(|one| CertificateDer::from(one.der().to_vec())).collect();
-    let same_key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
-        .map_err(|_| anyhow!("its key cannot be read"))?;
-    rustls::ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| {
-            builder
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_client_auth_cert(certificates, same_key)
-        })
-        .map_err(|error| anyhow!("its key does not belong to its certificate: {error}"))?;
-    Ok(ClientCert::new_with_certs(&chain, key))
+/// Makes each connection to an https:// address speak TLS.
+pub(super) struct TlsConnector {
+    pub(super) config: Arc<ClientConfig>,
+    /// The proxy that every connection leads to with TLS, in place of the server.
+    pub(super) instead: Option<ServerName<'static>>,
+}
+
+impl fmt::Debug for TlsConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsConnector(..)")
+    }
+}
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Either<In, TlsTransport<In>>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let name = match &self.instead {
+            Some(proxy) => proxy.clone(),
+            None if !details.needs_tls() || transport.is_tls() => {
+                return Ok(Some(Either::A(transport)));
+            }
+            None => ServerName::try_from(host.to_owned())
+                .map_err(|_| Error::Other(format!("{host} is no name for TLS").into()))?,
+        };
+        let inside_out = |error| Error::Io(std::io::Error::other(error));
+        let mut connection =
+            ClientConnection::new(Arc::clone(&self.config), name).map_err(inside_out)?;
+        let mut socket = TransportAdapter::new(transport, Arc::clone(&details.current_time));
+        socket.set_timeout(details.timeout);
+        connection.complete_io(&mut socket)?;
+        let config = details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        let stream = StreamOwned::new(connection, socket);
+        Ok(Some(Either::B(TlsTransport { buffers, stream })))
+    }
+}
+
+/// A connection with TLS.
+pub(super) struct TlsTransport<In: Transport> {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter<In>>,
+}
+
+impl<In: Transport> fmt::Debug for TlsTransport<In> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTransport(..)")
+    }
+}
+
+impl<In: Transport> Transport for TlsTransport<In> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream.sock.set_timeout(timeout);
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        Ok(self.stream.write_all(output)?)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream.sock.set_timeout(timeout);
+        let read = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(read);
+        Ok(read > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(reach: &Reach) -> String {
-        format!("{:#}", tls(reach).map(drop).unwrap_err())
+    fn error_of(ca_file: Option<&Path>, client_cert: Option<&Path>) -> String {
+        format!("{:#}", client(ca_file, client_cert).map(drop).unwrap_err())
     }
 
     #[test]
     fn a_file_without_a_certificate_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         files::put(dir.path(), "none.pem", b"hello\n", 0o600).unwrap();
-        let none = Some(dir.path().join("none.pem"));
-        let reach = Reach { ca_file: none.clone(), ..Reach::default() };
-        assert!(told(&reach).contains("none.pem cannot be used: it holds no certificate"));
-        let reach = Reach { client_cert: none, ..Reach::default() };
-        assert!(told(&reach).contains("none.pem cannot be used: it holds no certificate"));
-        let gone = Some(dir.path().join("gone.pem"));
-        let reach = Reach { ca_file: gone, ..Reach::default() };
-        assert!(told(&reach).contains("gone.pem cannot be used: it is not there"));
+        let (none, gone) = (dir.path().join("none.pem"), dir.path().join("gone.pem"));
+        let nothing = "none.pem cannot be used: it holds no certificate";
+        assert!(error_of(Some(&none), None).contains(nothing));
+        assert!(error_of(None, Some(&none)).contains(nothing));
+        assert!(error_of(Some(&gone), None).contains("gone.pem cannot be used: it is not there"));
     }
 }

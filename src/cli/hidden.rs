@@ -1,0 +1,83 @@
+//! The arguments of commands that nobody types: how processes of ours start one another.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::domain::repository::action::Trigger;
+
+/// `worker REPO --trigger T …`: how a tick starts the process that works on one repository.
+#[derive(Args, Debug)]
+pub struct WorkerArgs {
+    /// Its name
+    pub repo: String,
+    /// Why it works now
+    #[arg(long)]
+    pub trigger: Trigger,
+    /// A person named the repository
+    #[arg(long)]
+    pub named: bool,
+    /// Wait for the lock
+    #[arg(long)]
+    pub wait: bool,
+    /// Wait until then, in milliseconds since boot
+    #[arg(long, requires = "wait")]
+    pub until: Option<u64>,
+    /// Apply the same revision again
+    #[arg(long)]
+    pub redo: bool,
+    /// Go back to this revision
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept"])]
+    pub rollback: Option<String>,
+    /// Take this rewritten revision
+    #[arg(long, value_name = "REVISION", conflicts_with = "redo")]
+    pub accept: Option<String>,
+}
+
+/// `helper --user NAME COMMAND`: how root does something as another user.
+#[derive(Args, Debug)]
+pub struct HelperArgs {
+    /// Who to become
+    #[arg(long)]
+    pub user: String,
+    /// What to do then: a command line of ours
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<OsString>,
+}
+
+/// `stage PROGRAM [ARGUMENT…]`: the process that becomes a script.
+#[derive(Args, Debug)]
+pub struct StageArgs {
+    /// As whom; root becomes this user first
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+
+    /// Device and inode of the directory to begin in
+    #[arg(long, value_name = "DEV:INO")]
+    pub directory: Option<String>,
+
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub program: Vec<OsString>,
+}
+
+/// `index-pack --largest BYTES DIR`: the process that takes in the pack in its standard input.
+#[derive(Args, Debug)]
+pub struct IndexPackArgs {
+    /// Bytes of the largest object that may be made from another
+    #[arg(long, value_name = "BYTES")]
+    pub largest: u64,
+    /// The git directory that it is for
+    pub git_dir: PathBuf,
+}
+
+/// `pack-objects --into DIR DIR`: the process that reads a remote on this machine.
+#[derive(Args, Debug)]
+pub struct PackObjectsArgs {
+    /// The git directory of the clone that the pack is for
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// The repository to read
+    pub from: PathBuf,
+}

@@ -1,0 +1,307 @@
+//! Formats text for people, the same in every command: times, durations, foreign text, tables. Knows no
+//! command and decides nothing; only [`print()`] writes.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, Duration, Local, TimeZone, Utc};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row as Line, Table, Width};
+
+use crate::domain::remote::LastPoll;
+use crate::domain::report::error_report::ErrorReport;
+use crate::domain::report::notices::{Notice, StateChange};
+use crate::domain::repository::state::Severity;
+use crate::domain::repository::status::StatusRow;
+use crate::domain::text::EscapeControls;
+
+/// A time relative to `now`: `7 min ago, 03:12 +0100`; with the date when it is a day or more away.
+pub fn when(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    when_in(&Local, at, now)
+}
+
+fn when_in<Z>(zone: &Z, at: DateTime<Utc>, now: DateTime<Utc>) -> String
+where
+    Z: TimeZone<Offset: Display>,
+{
+    let local = at.with_timezone(zone);
+    let format =
+        if (now - at).abs() < Duration::days(1) { "%H:%M %z" } else { "%Y-%m-%d %H:%M %z" };
+    format!("{}, {}", ago(at, now), local.format(format))
+}
+
+/// The first half of [`when`]: `7 min ago`, `in 3 days`.
+pub fn ago(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let away = now - at;
+    if away.num_seconds() == 0 {
+        "just now".to_owned()
+    } else if away > Duration::zero() {
+        format!("{} ago", span(away))
+    } else {
+        format!("in {}", span(-away))
+    }
+}
+
+/// [`when`] for a table on a terminal of `width` columns: under 80 columns without the clock time.
+pub fn when_fitting(width: Option<u16>, at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    match width {
+        Some(..80) => ago(at, now),
+        _ => when(at, now),
+    }
+}
+
+/// A duration in its largest unit: `31 s`, `7 min`, `5 h`, `3 days`.
+pub fn span(length: Duration) -> String {
+    let seconds = length.num_seconds().max(0);
+    match seconds {
+        ..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        86_400..172_800 => "1 day".to_owned(),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A measured duration: `0.8 s`, `42 s`, `3 min 5 s`, `2 h 0 min`.
+pub fn seconds(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        ..10 => format!("{:.1} s", seconds.max(0.0)),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// Foreign text made safe for one line of a terminal: characters that could move the cursor, break the
+/// line or hide are written as escapes. Quotes and backslashes cannot, and stay.
+pub fn escaped(text: &str) -> String {
+    text.escape_controls()
+}
+
+/// Splits a reason into its sentence and the optional hint, both escaped.
+pub fn reason_and_hint(reason: &str) -> (String, Option<String>) {
+    let report = ErrorReport::parse(reason);
+    (escaped(&report.sentence()), report.hint().map(|hint| escaped(&hint)))
+}
+
+/// The details of a row besides its state, in one line: the reason, the attempt and the time of the next
+/// one; `None` when there are none.
+pub fn details(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
+    let mut parts = Vec::new();
+    parts.extend(row.reason.as_deref().map(|reason| reason_and_hint(reason).0));
+    if row.attempt > 0 {
+        parts.push(format!("attempt {}", row.attempt));
+        parts.push(match row.next_try.filter(|&next| next > now) {
+            Some(next) => format!("next try {}", when(next, now)),
+            None => "next try at the next tick".to_owned(),
+        });
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// A notice as one line, such as
+/// `spog: failing (was current): 1234abc exited 1, attempt 1, next try in 2 min, 03:12 +0100`.
+pub fn notice(notice: &Notice, now: DateTime<Utc>) -> String {
+    let row = &notice.row;
+    let name = escaped(&row.name);
+    let state = row.state;
+    let head = match (notice.change, &notice.was) {
+        (StateChange::Moved, was) => {
+            let old = was.as_ref().and_then(|was| was.branch.as_deref()).unwrap_or("another one");
+            let new = row.branch.as_deref().unwrap_or_default();
+            return format!("{name}: now follows {} (was {})", escaped(new), escaped(old));
+        }
+        (StateChange::Worse, Some(was)) => format!("{name}: {state} (was {})", was.state),
+        (StateChange::Worse, None) => format!("{name}: {state}"),
+        (StateChange::Still, was) => {
+            let since = was.as_ref().map_or(row.since, |was| was.since);
+            format!("{name}: still {state}, since {}", when(since, now))
+        }
+        (StateChange::Better, Some(was)) => {
+            format!("{name}: {state} (was {} for {})", was.state, span(now - was.since))
+        }
+        (StateChange::Better, None) => format!("{name}: {state}"),
+    };
+    let acted = row.acted.as_ref().filter(|_| notice.change == StateChange::Better).map(|acted| {
+        let subject =
+            acted.subject.as_deref().map_or(String::new(), |s| format!(" {}", escaped(s)));
+        format!("{}{subject}", acted.revision.short())
+    });
+    // The notice may be read in a mail, far from the machine.
+    let hint = row.reason.as_deref().and_then(|reason| reason_and_hint(reason).1);
+    let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
+    match details(row, now).or(acted) {
+        Some(details) => format!("{head}: {details}{hint}"),
+        None => head,
+    }
+}
+
+/// The colour of a severity.
+pub fn colour(severity: Severity) -> Color {
+    match severity {
+        Severity::Ok => Color::Green,
+        Severity::Warning => Color::Yellow,
+        Severity::Critical => Color::Red,
+    }
+}
+
+/// The width of the terminal on stdout in columns; `None` when it is a pipe or a file.
+pub fn width() -> Option<u16> {
+    Table::new().width()
+}
+
+/// One line of text for each row, in aligned columns without borders. Where they do not fit into `width`,
+/// the column `elastic` is cut. Always coloured: [`print()`] removes the colours if needed.
+pub fn table(rows: Vec<Vec<Cell>>, elastic: usize, width: Option<u16>) -> Vec<String> {
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).force_no_tty().enforce_styling();
+    // The padding stays unstyled, because it is trimmed at the end of the line.
+    table.style_text_only();
+    for cells in rows {
+        let mut line = Line::from(cells);
+        line.max_height(1);
+        table.add_row(line);
+    }
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        column.set_constraint(if at == elastic {
+            // Room for a short revision, the sign of a cut, and the padding.
+            ColumnConstraint::LowerBoundary(Width::Fixed(10))
+        } else {
+            ColumnConstraint::ContentWidth
+        });
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// Writes to stdout, without colours when that is no terminal or `NO_COLOR` is set. A closed pipe, as of
+/// `head`, is no error.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to the standard output"),
+    }
+}
+
+/// The remote that answered last, how it was polled, and since when in that way.
+pub fn last_poll(asked: &LastPoll, now: DateTime<Utc>) -> String {
+    let mirror = if asked.mirror { " (a mirror)" } else { "" };
+    let since = asked.way.since.map_or(String::new(), |since| format!(", {}", when(since, now)));
+    format!("{}{mirror}: {}{since}", escaped(&asked.remote), asked.way)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::FixedOffset;
+
+    use crate::cmd::format::*;
+    use crate::domain::report::notices::ReportedState;
+    use crate::domain::repository::state::State;
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-22T02:19:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn times_are_relative_plus_local_with_offset() {
+        let zone = FixedOffset::east_opt(3600).unwrap();
+        for (away, text) in [
+            (Duration::zero(), "just now, 03:19 +0100"),
+            (Duration::seconds(31), "31 s ago, 03:18 +0100"),
+            (Duration::minutes(7), "7 min ago, 03:12 +0100"),
+            (Duration::hours(23), "23 h ago, 04:19 +0100"),
+            (Duration::hours(25), "1 day ago, 2026-11-21 02:19 +0100"),
+            (Duration::days(40), "40 days ago, 2026-10-13 03:19 +0100"),
+            (Duration::minutes(-4), "in 4 min, 03:23 +0100"),
+            (Duration::days(-2), "in 2 days, 2026-11-24 03:19 +0100"),
+        ] {
+            assert_eq!(when_in(&zone, now() - away, now()), text);
+        }
+    }
+
+    #[test]
+    fn durations_have_the_precision_that_matters() {
+        for (length, text) in [
+            (0.84, "0.8 s"),
+            (42.6, "42 s"),
+            (185.0, "3 min 5 s"),
+            (7260.0, "2 h 1 min"),
+            (-1.0, "0.0 s"),
+            (f64::NAN, "0.0 s"),
+        ] {
+            assert_eq!(seconds(length), text);
+        }
+    }
+
+    #[test]
+    fn foreign_text_cannot_steer_the_terminal_and_stays_readable() {
+        for (text, shown) in [
+            ("don't \"quote\" C:\\x", "don't \"quote\" C:\\x"),
+            ("Grüße, 世界", "Grüße, 世界"),
+            ("\u{1b}[2Jx\r\ny\t\0", "\\u{1b}[2Jx\\r\\ny\\t\\0"),
+            ("evil\u{202e}txt\u{9b}", "evil\\u{202e}txt\\u{9b}"),
+            ("", ""),
+        ] {
+            assert_eq!(escaped(text), shown);
+        }
+    }
+
+    fn row(state: State) -> StatusRow {
+        StatusRow::bare("spog", state, now())
+    }
+
+    #[test]
+    fn a_notice_says_what_it_was_why_and_what_comes_next() {
+        let failing = StatusRow {
+            reason: Some("1234abc exited 1\nhint: not in one line".into()),
+            attempt: 1,
+            next_try: Some(now() + Duration::minutes(2)),
+            ..row(State::Failing)
+        };
+        let was = ReportedState { state: State::Current, branch: None, since: now(), at: now() };
+        let reported = Notice { change: StateChange::Worse, was: Some(was), row: failing.clone() };
+        let text = notice(&reported, now());
+        let start = "spog: failing (was current): 1234abc exited 1, attempt 1, next try in 2 min, ";
+        assert!(text.starts_with(start), "{text}");
+
+        let was = ReportedState {
+            state: State::Failing,
+            branch: None,
+            since: now() - Duration::days(3),
+            at: now(),
+        };
+        let reported = Notice { change: StateChange::Still, was: Some(was.clone()), row: failing };
+        let text = notice(&reported, now());
+        assert!(text.starts_with("spog: still failing, since 3 days ago, "), "{text}");
+
+        let reported =
+            Notice { change: StateChange::Better, was: Some(was), row: row(State::Current) };
+        assert_eq!(notice(&reported, now()), "spog: current (was failing for 3 days)");
+    }
+
+    #[test]
+    fn a_table_fits_its_terminal_by_cutting_the_elastic_column() {
+        let rows = || {
+            ["short", "a subject that is far too long for any narrow terminal"]
+                .map(|subject| vec![Cell::new("spog"), Cell::new(subject), Cell::new("7 min ago")])
+                .to_vec()
+        };
+        let lines = table(rows(), 1, Some(40));
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.chars().count() <= 40), "{lines:?}");
+        assert!(lines[1].contains('…') && lines[1].ends_with("7 min ago"), "{lines:?}");
+        assert!(table(rows(), 1, None)[1].contains("narrow terminal"));
+        assert_eq!(table(Vec::new(), 0, None), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,392 @@
+//! One run of a repository's scripts: its trigger, its outcome, and the time of the next attempt after a
+//! failure. Knows neither processes nor files.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::git::Commit;
+use crate::domain::hash;
+use crate::domain::text::EscapeControls;
+
+/// The reason for an action; scripts see it as `AGENT_TRIGGER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    /// The cron line.
+    Cron,
+    /// The timer of a resident agent.
+    Timer,
+    /// A message on the bus.
+    Bus,
+    /// A web hook.
+    Webhook,
+    /// A person at a terminal.
+    Manual,
+    /// The first action in a clone that the agent made.
+    Bootstrap,
+    /// A person asked to deploy the same revision again.
+    Redo,
+    /// A person went back to an older revision.
+    Rollback,
+}
+
+impl Trigger {
+    /// All triggers, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::Cron,
+        Self::Timer,
+        Self::Bus,
+        Self::Webhook,
+        Self::Manual,
+        Self::Bootstrap,
+        Self::Redo,
+        Self::Rollback,
+    ];
+
+    /// The word in scripts, JSON and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cron => "cron",
+            Self::Timer => "timer",
+            Self::Bus => "bus",
+            Self::Webhook => "webhook",
+            Self::Manual => "manual",
+            Self::Bootstrap => "bootstrap",
+            Self::Redo => "redo",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Trigger {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|trigger| trigger.as_str() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            format!(
+                "\"{}\" is not a known trigger\nhint: write one of {known}",
+                text.escape_controls()
+            )
+        })
+    }
+}
+
+/// The result of an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every script exited 0.
+    Succeeded,
+    /// A script exited with another code than 0 and 75.
+    Failed {
+        /// The exit code of the script.
+        code: i32,
+    },
+    /// The scripts ran out of time and were terminated.
+    TimedOut,
+    /// A script was killed by a signal.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// A script exited 75 (`EX_TEMPFAIL`, sysexits.h): not now.
+    Deferred,
+    /// The machine or the worker died while a script ran.
+    Interrupted,
+    /// The agent itself failed, for example on a full disk. Not counted as an attempt.
+    Hindered {
+        /// The failure, as a sentence.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// One word for tables and JSON.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::TimedOut => "timed-out",
+            Self::Killed { .. } => "killed",
+            Self::Deferred => "deferred",
+            Self::Interrupted => "interrupted",
+            Self::Hindered { .. } => "hindered",
+        }
+    }
+
+    /// Returns `true` if the next attempt has to wait.
+    fn backs_off(&self) -> bool {
+        !matches!(self, Self::Succeeded | Self::Deferred | Self::Hindered { .. })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Succeeded => f.write_str("succeeded"),
+            Self::Failed { code } => write!(f, "exited {code}"),
+            Self::TimedOut => f.write_str("timed out and was terminated"),
+            Self::Killed { signal } => write!(f, "was killed by signal {signal}"),
+            Self::Deferred => f.write_str("said \"not now\" (exit 75)"),
+            Self::Interrupted => f.write_str("was interrupted"),
+            Self::Hindered { reason } => f.write_str(reason),
+        }
+    }
+}
+
+/// The latest unsuccessful attempt at a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The attempted revision.
+    pub revision: Commit,
+    /// The number of the attempt from 1, per revision; deferred and hindered attempts do not count.
+    pub number: u32,
+    /// The result.
+    pub outcome: Outcome,
+    /// The script that caused the outcome, where there is one and it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// When the first attempt in this series of equal failures ended.
+    pub since: DateTime<Utc>,
+    /// When the next attempt may start; `None`: at the next tick.
+    pub next_try: Option<DateTime<Utc>>,
+}
+
+/// The start of a run, as a worker reports it to the waiting process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunStarted {
+    /// The name of the repository.
+    pub repo: String,
+    /// The full name of the ref, where each of several is deployed by itself.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The revision that is deployed.
+    pub revision: Commit,
+    /// The revision deployed before it.
+    pub previous: Option<Commit>,
+    /// When it began.
+    pub at: DateTime<Utc>,
+}
+
+/// The progress that a worker reports to the waiting process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgressEvent {
+    /// An action begins.
+    Begun(RunStarted),
+    /// The remotes of a repository were polled.
+    Polled {
+        /// The name of the repository.
+        repo: String,
+        /// The bytes sent and received; `None`: no remote answered.
+        bytes: Option<u64>,
+    },
+    /// A fetch ended, successful or not.
+    Fetched {
+        /// The name of the repository.
+        repo: String,
+        /// The bytes received.
+        bytes: u64,
+    },
+}
+
+impl ProgressEvent {
+    /// The name of the repository concerned.
+    pub fn repo(&self) -> &str {
+        match self {
+            Self::Begun(begun) => &begun.repo,
+            Self::Polled { repo, .. } | Self::Fetched { repo, .. } => repo,
+        }
+    }
+}
+
+/// One finished run, as `history` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FinishedRun {
+    /// The id of the run: the same in every record of it, so that recording it twice leaves one.
+    pub id: String,
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// The revision that was deployed.
+    pub revision: Commit,
+    /// The first line of that commit's message, at most 200 characters.
+    pub subject: String,
+    /// The full name of the ref, where each of several is deployed by itself.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The revision deployed before it.
+    pub previous: Option<Commit>,
+    /// The reason for the run.
+    pub trigger: Trigger,
+    /// The result.
+    pub outcome: Outcome,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// The run time of the scripts in seconds.
+    pub seconds: f64,
+    /// The file name in the repository's log directory; `None` when nothing ran.
+    pub log: Option<String>,
+}
+
+/// The longest wait between two attempts, before the ±20 %.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+impl Attempt {
+    /// The record of attempt `number` at `revision` after `outcome`. The next one waits 1, 2, 4 …
+    /// minutes, at most an hour, ±20 % by `host` and revision so that a fleet does not retry in step.
+    ///
+    /// After the first interruption the next tick tries again: a reboot is not the script's fault. From
+    /// the second on it backs off like a failure, so that a script which brings the machine down cannot
+    /// do so every minute.
+    pub fn after(
+        outcome: Outcome,
+        revision: Commit,
+        number: u32,
+        before: Option<&Self>,
+        host: &str,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let first_cut_off = outcome == Outcome::Interrupted && number <= 1;
+        let next_try =
+            (outcome.backs_off() && !first_cut_off).then(|| now + wait(number, host, &revision));
+        let since = before
+            .filter(|before| before.revision == revision && before.outcome.word() == outcome.word())
+            .map_or(now, |before| before.since.min(now));
+        Self { revision, number, outcome, script: None, since, next_try }
+    }
+
+    /// The script, the revision and the outcome, as a message.
+    pub fn sentence(&self) -> String {
+        let (revision, outcome) = (self.revision.short(), &self.outcome);
+        match &self.script {
+            Some(script) => format!("{} {outcome} at {revision}", script.escape_controls()),
+            None => format!("{revision} {outcome}"),
+        }
+    }
+
+    /// The number of the next attempt: a deferred or hindered one does not count.
+    pub fn next_number(&self) -> u32 {
+        match self.outcome {
+            Outcome::Deferred | Outcome::Hindered { .. } => self.number,
+            _ => self.number.saturating_add(1),
+        }
+    }
+
+    /// The time until which the next attempt has to wait; `None`: it may start at `now`. A time further
+    /// away than the rule allows was written under a clock that has since been set back, and does not
+    /// count.
+    pub fn must_wait(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let furthest = now + LONGEST_WAIT.mul_f64(1.2);
+        self.next_try.filter(|&next| next > now && next <= furthest)
+    }
+}
+
+/// The wait after failed attempt `number` (1, 2, …).
+fn wait(number: u32, host: &str, revision: &Commit) -> Duration {
+    let doublings = number.saturating_sub(1).min(16);
+    let plain = Duration::from_secs(60 << doublings).min(LONGEST_WAIT);
+    let share = hash::fraction(&[host.as_bytes(), revision.0.as_bytes()]);
+    plain.mul_f64(0.8 + 0.4 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use crate::domain::repository::action::*;
+
+    fn revision(digit: char) -> Commit {
+        digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-22T09:00:00Z".parse().unwrap()
+    }
+
+    fn failed(number: u32) -> Attempt {
+        Attempt::after(Outcome::Failed { code: 1 }, revision('a'), number, None, "web01", now())
+    }
+
+    #[test]
+    fn the_script_that_failed_is_named_where_it_is_known() {
+        let unknown =
+            Attempt::after(Outcome::Failed { code: 3 }, revision('a'), 1, None, "web01", now());
+        assert_eq!(unknown.sentence(), "aaaaaaa exited 3");
+        let known = Attempt { script: Some("bin/init/common/init.sh".to_owned()), ..unknown };
+        assert_eq!(known.sentence(), "bin/init/common/init.sh exited 3 at aaaaaaa");
+    }
+
+    #[test]
+    fn not_now_and_hindered_are_tried_again_at_the_next_tick() {
+        for outcome in [Outcome::Deferred, Outcome::Hindered { reason: "disk full".into() }] {
+            let attempt = Attempt::after(outcome, revision('a'), 3, None, "web01", now());
+            assert_eq!(attempt.next_try, None);
+        }
+    }
+
+    #[test]
+    fn the_first_cut_off_is_resumed_at_once_and_the_second_backs_off() {
+        let cut = |n| Attempt::after(Outcome::Interrupted, revision('a'), n, None, "h", now());
+        assert_eq!(cut(1).next_try, None);
+        assert!(cut(2).next_try.is_some());
+    }
+
+    #[test]
+    fn a_wait_written_under_a_clock_a_year_ahead_does_not_count() {
+        let attempt = failed(1);
+        assert_eq!(attempt.must_wait(now() - chrono::Duration::days(365)), None);
+        assert_eq!(attempt.must_wait(now()), attempt.next_try);
+        assert_eq!(attempt.must_wait(now() + chrono::Duration::days(365)), None);
+    }
+
+    #[test]
+    fn a_row_of_equal_failures_keeps_its_beginning() {
+        let first = failed(1);
+        let later = now() + chrono::Duration::minutes(5);
+        let second = Attempt::after(
+            Outcome::Failed { code: 2 },
+            revision('a'),
+            2,
+            Some(&first),
+            "web01",
+            later,
+        );
+        assert_eq!(second.since, now());
+        let other =
+            Attempt::after(Outcome::TimedOut, revision('a'), 3, Some(&second), "web01", later);
+        assert_eq!(other.since, later);
+    }
+
+    #[test]
+    fn every_trigger_is_read_back() {
+        for trigger in Trigger::ALL {
+            assert_eq!(trigger.as_str().parse(), Ok(trigger));
+        }
+        assert!("Cron".parse::<Trigger>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn waits_grow_stay_within_an_hour_and_are_the_same_each_time(
+            host in "[a-z]{1,12}", number in 1u32..60
+        ) {
+            let this = wait(number, &host, &revision('b'));
+            prop_assert_eq!(this, wait(number, &host, &revision('b')));
+            prop_assert!(this >= Duration::from_secs(48));
+            prop_assert!(this <= LONGEST_WAIT.mul_f64(1.2));
+            prop_assert!(wait(number + 1, &host, &revision('b')) >= this);
+        }
+    }
+}

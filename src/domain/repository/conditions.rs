@@ -1,0 +1,210 @@
+//! The conditions of a repository: every state that applies, with its reason.
+
+use crate::domain::git::Relation;
+use crate::domain::publish::state::TargetDiff;
+use crate::domain::repository::action::Outcome;
+use crate::domain::repository::desired::{ActionTarget, DesiredHead, goal};
+use crate::domain::repository::finding::Finding;
+use crate::domain::repository::observed::{Observed, Policy, UpstreamTip};
+use crate::domain::repository::state::{Condition, State, rewritten};
+
+mod refs;
+
+/// Every condition of a repository as `seen`, most important first; never empty. `target_diff` is the
+/// difference at its targets, where its refs are published one by one.
+pub fn conditions(
+    seen: &Observed,
+    policy: &Policy,
+    target_diff: Option<&TargetDiff>,
+) -> Vec<Condition> {
+    if !policy.active {
+        return vec![Condition::new(State::Inactive)];
+    }
+    let mut all = Vec::new();
+    if let Some(running) = &seen.running {
+        let what = match running.revision {
+            Some(revision) => format!("applying {} (pid {})", revision.short(), running.pid),
+            None => format!("fetching (pid {})", running.pid),
+        };
+        all.push(match &running.stalled {
+            Some(why) => Condition::new(State::Failing).because(why).since(running.since),
+            None => Condition::new(State::Acting).because(what).since(running.since),
+        });
+    }
+    if let Some(reason) = seen.broken.as_ref().or(seen.damaged.as_ref()) {
+        all.push(Condition::new(State::Broken).because(reason));
+    }
+    for hold in &seen.holds {
+        let until = hold.until.map_or(String::new(), |until| {
+            format!(", until {}", until.format("%Y-%m-%d %H:%M UTC"))
+        });
+        all.push(
+            Condition::new(State::Held)
+                .because(format!("by {}: {}{until}", hold.by, hold.reason))
+                .since(hold.since),
+        );
+    }
+    if let Some(pin) = &seen.pin {
+        all.push(
+            Condition::new(State::Pinned)
+                .because(format!("rolled back to {} by {}", pin.revision.short(), pin.by))
+                .since(pin.since),
+        );
+    }
+    if let (Some(refs), Some(target_diff)) = (&seen.refs, target_diff) {
+        all = in_order(all);
+        all.extend(refs::conditions(refs, &target_diff.ref_statuses, seen));
+        return all;
+    }
+    let goal = goal(seen, policy);
+    let target = match goal {
+        DesiredHead::Go { target, .. } => Some(target),
+        _ => None,
+    };
+    let tried = match goal {
+        DesiredHead::Fetch(tip) => Some(ActionTarget::Commit(tip)),
+        _ => target,
+    };
+    if let Some(attempt) = tried.and_then(|target| seen.attempt_at(target)) {
+        let state = match attempt.outcome {
+            Outcome::Deferred => State::Waiting,
+            _ => State::Failing,
+        };
+        let mut condition = Condition::new(state).because(attempt.sentence()).since(attempt.since);
+        if state == State::Failing {
+            condition.attempt = attempt.number;
+            condition.next_try = attempt.next_try;
+        }
+        all.push(condition);
+    }
+    let standing = target.and_then(|target| seen.standing(target)).or_else(|| seen.blocked());
+    let found_at = seen.verdict.as_ref().map(|verdict| verdict.since);
+    if let Some(finding) = standing {
+        let (state, reason) = finding.state_and_reason();
+        let mut condition = Condition::new(state).because(reason);
+        condition.since = found_at;
+        all.push(condition);
+    }
+    if goal == DesiredHead::Rewritten {
+        let lost = seen.lost.map_or_else(String::new, |lost| lost.short());
+        let tip = match seen.upstream {
+            UpstreamTip::Tip { commit, .. } => commit.to_string(),
+            _ => String::new(),
+        };
+        let is_older = seen.relation == Some(Relation::Ahead);
+        all.push(Condition::new(State::Rewritten).because(rewritten(&lost, &tip, is_older)));
+    }
+    if goal == DesiredHead::Diverged {
+        all.push(Condition::new(State::Diverged).because(
+            "local and upstream commits, and update = \"fast-forward\" does not merge; \
+             push or drop the local ones, or set update = \"merge\"",
+        ));
+    }
+    all.extend(no_ref(seen));
+    all.extend(unreachable(seen));
+    if !all.iter().any(|condition| condition.state == State::Current) {
+        all.push(standing_of_the_revision(seen, target));
+    }
+    in_order(all)
+}
+
+pub(in crate::domain) fn in_order(mut all: Vec<Condition>) -> Vec<Condition> {
+    all.sort_by_key(|condition| condition.state);
+    all.dedup_by_key(|condition| (condition.state, condition.reason.clone()));
+    all
+}
+
+/// The condition when no remote answers, or none can be followed.
+pub(in crate::domain) fn unreachable(seen: &Observed) -> Option<Condition> {
+    let (state, why) = match (&seen.other_format, &seen.unreachable) {
+        (Some(why), _) => (State::Rewritten, why),
+        (None, Some(why)) => (State::Unreachable, why),
+        (None, None) => return None,
+    };
+    Some(Condition::new(state).because(why.reason.clone()).since(why.since))
+}
+
+/// The condition when the remote answers and lacks the branch.
+pub(in crate::domain) fn no_ref(seen: &Observed) -> Option<Condition> {
+    if seen.upstream != UpstreamTip::Empty
+        || seen.unreachable.is_some()
+        || seen.other_format.is_some()
+    {
+        return None;
+    }
+    let condition = Condition::new(State::NoRef);
+    match (&seen.no_ref, seen.acted) {
+        (Some(why), _) => Some(condition.because(why.reason.clone()).since(why.since)),
+        (None, Some(_)) => Some(condition.because(
+            "the remote has no refs at all any more\nhint: see whether it was set up anew, and push",
+        )),
+        (None, None) => None,
+    }
+}
+
+/// One of `behind`, `new`, `ahead` and `current`: exactly one applies.
+pub(in crate::domain) fn standing_of_the_revision(
+    seen: &Observed,
+    target: Option<ActionTarget>,
+) -> Condition {
+    let Some(acted) = seen.acted else {
+        let condition = Condition::new(State::New);
+        return match seen.upstream {
+            UpstreamTip::Empty if seen.no_ref.is_none() => condition.because("the remote is empty"),
+            _ => condition,
+        };
+    };
+    let waits = match (target, seen.upstream) {
+        (Some(target), _) => target != ActionTarget::Commit(acted) || seen.head != Some(acted),
+        (None, UpstreamTip::Tip { commit, .. }) => commit != acted || seen.head != Some(acted),
+        (None, _) => seen.head != Some(acted),
+    };
+    if waits {
+        let reason = match (target, seen.upstream) {
+            (Some(ActionTarget::Commit(commit)), _) | (_, UpstreamTip::Tip { commit, .. })
+                if commit != acted =>
+            {
+                Some(format!("{} is known and not applied yet", commit.short()))
+            }
+            _ => seen.head.map(|head| format!("HEAD is at {}", head.short())),
+        };
+        return Condition { reason, ..Condition::new(State::Behind) };
+    }
+    if seen.relation == Some(Relation::Ahead) && !seen.lagging && seen.pin.is_none() {
+        return Condition::new(State::Ahead).because("local commits that the remote lacks");
+    }
+    let current = Condition::new(State::Current);
+    match (seen.lagging, &seen.late, &seen.doubt) {
+        (true, ..) => current.because("the mirror that answered lags behind"),
+        (_, Some(late), _) => current.because(format!("the mirror {late} lags behind")),
+        (_, None, Some(doubt)) => current.because(doubt),
+        (_, None, None) => Condition { reason: seen.repaired.clone(), ..current },
+    }
+}
+
+impl Finding {
+    /// The state that follows from the finding, and the reason as a message.
+    pub fn state_and_reason(&self) -> (State, String) {
+        match self {
+            Self::Refused { reason } | Self::TooLarge { reason, .. } => {
+                (State::Refused, reason.clone())
+            }
+            Self::Held { reason } => (State::Held, format!("by .pmpy.toml: {reason}")),
+            Self::Conflict { paths } => {
+                (State::Diverged, format!("the merge has conflicts in {}", paths.join(", ")))
+            }
+            Self::Dirty { paths } => (
+                State::Dirty,
+                format!(
+                    "local changes in the way: {}\n\
+                     hint: to keep them, commit and push them or move them away; to drop them: \
+                     git checkout HEAD -- FILE; or for a new file: git reset -- FILE && rm FILE",
+                    paths.join(", ")
+                ),
+            ),
+            Self::Irrelevant { since_revision } => {
+                (State::Current, format!("nothing relevant since {}", since_revision.short()))
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The decision about one repository: from the observed facts to a plan. Pure; the same decision is made
+//! before the lock and again under it.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::git::{Commit, RefName};
+use crate::domain::publish::state::{PublishPlan, PublishState, RefOverrides, TargetDiff};
+use crate::domain::repository::action::{Attempt, Outcome, Trigger};
+use crate::domain::repository::conditions::conditions;
+use crate::domain::repository::desired::{ActionTarget, DesiredHead, goal};
+use crate::domain::repository::finding::Finding;
+use crate::domain::repository::observed::{
+    Observed, OnRewrite, Policy, RerunPolicy, UpdateMethod, UpstreamTip,
+};
+use crate::domain::repository::request::ActionRequest;
+use crate::domain::repository::state::{Condition, State};
+
+/// The plan for one repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Plan {
+    /// Do nothing, and write nothing.
+    Idle,
+    /// Clean up after a dead run or repair damage, then decide again.
+    Recover,
+    /// Fetch the tip, then decide again.
+    Fetch {
+        /// The commit to fetch.
+        tip: Commit,
+    },
+    /// Run an action.
+    Run(PlannedAction),
+    /// Bring the targets up to date, ref by ref.
+    Publish(PublishPlan),
+    /// Wait until a failed attempt, or a remote in backoff, may be tried again.
+    Wait {
+        /// The end of the wait.
+        until: DateTime<Utc>,
+    },
+    /// Only a person, a commit or time can help; [`super::status`] says which.
+    Stopped,
+}
+
+impl Plan {
+    /// Returns `true` if a worker has something to do.
+    pub fn is_work(&self) -> bool {
+        match self {
+            Self::Recover | Self::Fetch { .. } | Self::Run(_) | Self::Publish(_) => true,
+            Self::Idle | Self::Wait { .. } | Self::Stopped => false,
+        }
+    }
+}
+
+/// The parameters of one action for its worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedAction {
+    /// The checked-out commit; `None` while the branch is unborn.
+    pub head: Option<Commit>,
+    /// The commit to check out.
+    pub target: ActionTarget,
+    /// Commits of ours or revisions seen earlier leave the branch: the old HEAD is kept as a ref.
+    pub saves_head: bool,
+    /// The revision deployed last.
+    pub previous: Option<Commit>,
+    /// The reason for the run.
+    pub trigger: Trigger,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// An earlier run of the same revision was interrupted.
+    pub resumed: bool,
+    /// Run only if a relevant path changed (`paths` counts); else run in any case.
+    pub only_if_relevant: bool,
+}
+
+/// The rule behind a plan. `agent explain` has a sentence for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// `active = false`.
+    Inactive,
+    /// Never a second action at the same time.
+    ActionRuns,
+    /// What cannot be read safely is left alone.
+    Unreadable,
+    /// A dead run or damage is cleaned up before anything else.
+    Recovery,
+    /// A repository that is not here is cloned first.
+    Clone,
+    /// A hold stops everything but recovery.
+    Hold,
+    /// A lagging mirror moves nothing back.
+    LaggingMirror,
+    /// Upstream has no branch to follow.
+    NoUpstreamBranch,
+    /// `paths` selects nothing that changed.
+    Irrelevant,
+    /// Upstream names its objects by another hash.
+    OtherFormat,
+    /// The desired revision is deployed.
+    UpToDate,
+    /// Upstream's revision has to be fetched before it is judged.
+    Fetch,
+    /// Targets follow their refs.
+    Targets,
+    /// Local changes are never overwritten.
+    LocalChanges,
+    /// The script asked to be run again.
+    Deferred,
+    /// An interrupted run is repeated.
+    Interrupted,
+    /// The wait after a failed attempt is over.
+    RetryDue,
+    /// The revision was never deployed.
+    FirstDeployment,
+    /// The revision is another one than the last that was deployed.
+    NewRevision,
+    /// `when` asks for a run without a new revision.
+    RerunDue,
+    /// A person asked for it.
+    Requested,
+    /// A remote in backoff is left alone.
+    RemoteBackoff,
+    /// A failed attempt is repeated after a wait.
+    AttemptBackoff,
+    /// `rewritten = "refuse"`.
+    Rewritten,
+    /// The tree of the revision breaks the rules.
+    TreeRefused,
+    /// A file of the revision is larger than `max_file`.
+    FileTooLarge,
+    /// The revision's own `.pmpy.toml` holds it.
+    TreeHold,
+    /// A merge has conflicts.
+    MergeConflict,
+    /// `update = "fast-forward"` neither merges nor drops local commits.
+    FastForwardOnly,
+    /// Only a person or a new revision can help.
+    NeedsPerson,
+}
+
+/// What was decided about a repository, and by which rule. `status`, `explain`, a dry run and the metrics only
+/// render it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The plan.
+    pub plan: Plan,
+    /// The rule behind the plan.
+    pub rule: Rule,
+    /// Every condition that applies, the most important first; never empty.
+    pub conditions: Vec<Condition>,
+    /// The difference at the targets; `None` where refs are not published one by one.
+    pub target_diff: Option<TargetDiff>,
+}
+
+impl Decision {
+    /// The decision about a repository that is not here: it is cloned.
+    pub fn clone_first(seen: &Observed, policy: &Policy) -> Self {
+        let conditions = conditions(seen, policy, None);
+        Self { plan: Plan::Recover, rule: Rule::Clone, conditions, target_diff: None }
+    }
+}
+
+/// Decides what to do at `now` about a repository as `seen`.
+pub fn decide(
+    seen: &Observed,
+    policy: &Policy,
+    request: ActionRequest,
+    now: DateTime<Utc>,
+) -> Decision {
+    let overrides = RefOverrides {
+        accepted: seen.accepted,
+        named: request.named,
+        redo: request.trigger == Trigger::Redo,
+    };
+    let target_diff = seen.refs.as_ref().map(|refs| refs.target_diff(overrides, now));
+    let (plan, rule) = plan_by_rule(seen, policy, request, target_diff.as_ref(), now);
+    let conditions = conditions(seen, policy, target_diff.as_ref());
+    Decision { plan, rule, conditions, target_diff }
+}
+
+/// One table: its rows in the order of their precedence.
+fn plan_by_rule(
+    seen: &Observed,
+    policy: &Policy,
+    request: ActionRequest,
+    target_diff: Option<&TargetDiff>,
+    now: DateTime<Utc>,
+) -> (Plan, Rule) {
+    if !policy.active {
+        return (Plan::Idle, Rule::Inactive);
+    }
+    if seen.running.is_some() {
+        return (Plan::Idle, Rule::ActionRuns);
+    }
+    if seen.broken.is_some() {
+        return (Plan::Stopped, Rule::Unreadable);
+    }
+    // Even when held: half-written and damaged files are never wanted.
+    if seen.stale_journal || seen.damaged.is_some() {
+        return (Plan::Recover, Rule::Recovery);
+    }
+    if !seen.holds.is_empty() {
+        return (Plan::Stopped, Rule::Hold);
+    }
+    if let (Some(refs), Some(target_diff)) = (&seen.refs, target_diff) {
+        let plan = refs.plan(seen, target_diff);
+        let rule = match &plan {
+            Plan::Publish(plan) if plan.fetch => Rule::Fetch,
+            Plan::Publish(_) => Rule::Targets,
+            Plan::Wait { .. } => Rule::AttemptBackoff,
+            Plan::Stopped => stopped_rule(seen, policy),
+            _ => idle_rule(seen),
+        };
+        return (plan, rule);
+    }
+    let (target, saves_head) = match goal(seen, policy) {
+        DesiredHead::Go { target, saves_head } => (target, saves_head),
+        DesiredHead::Fetch(tip) => {
+            return match seen.left_alone.filter(|_| !request.named) {
+                Some(until) => (Plan::Wait { until }, Rule::RemoteBackoff),
+                None => (Plan::Fetch { tip }, Rule::Fetch),
+            };
+        }
+        DesiredHead::Nowhere => return (Plan::Idle, idle_rule(seen)),
+        DesiredHead::Rewritten | DesiredHead::Diverged => {
+            return (Plan::Stopped, stopped_rule(seen, policy));
+        }
+    };
+    let asked = matches!(request.trigger, Trigger::Redo | Trigger::Rollback);
+    let moves = seen.head.map(ActionTarget::Commit) != Some(target);
+    let acted = seen.acted.map(ActionTarget::Commit) == Some(target);
+    let due = match policy.when {
+        RerunPolicy::Changed => false,
+        RerunPolicy::Always => true,
+        RerunPolicy::Every(period) => seen.acted_at.is_none_or(|at| {
+            // A success in the future was recorded under a clock that has since been set back.
+            at > now || (now - at).to_std().unwrap_or_default() >= period
+        }),
+    };
+    let attempt = seen.attempt_at(target);
+    // An unsuccessful attempt counts until one succeeds, even at a revision that was deployed before.
+    let rests = !moves && !due && !asked && attempt.is_none();
+    let finding = seen.standing(target);
+    match finding {
+        Some(
+            Finding::Refused { .. }
+            | Finding::TooLarge { .. }
+            | Finding::Held { .. }
+            | Finding::Conflict { .. },
+        ) => return (Plan::Stopped, stopped_rule(seen, policy)),
+        Some(Finding::Irrelevant { .. }) if rests => return (Plan::Idle, idle_rule(seen)),
+        Some(Finding::Irrelevant { .. } | Finding::Dirty { .. }) | None => {}
+    }
+    if acted && rests {
+        return (Plan::Idle, idle_rule(seen));
+    }
+    if let (Some(until), false) =
+        (attempt.and_then(|attempt| attempt.must_wait(now)), request.named || asked)
+    {
+        return (Plan::Wait { until }, Rule::AttemptBackoff);
+    }
+    let rule = match (attempt, finding) {
+        (Some(attempt), _) if attempt.outcome == Outcome::Deferred => Rule::Deferred,
+        (Some(attempt), _) if attempt.outcome == Outcome::Interrupted => Rule::Interrupted,
+        (Some(attempt), _) if attempt.next_number() > 1 => Rule::RetryDue,
+        (None, Some(Finding::Dirty { .. })) => Rule::LocalChanges,
+        _ if seen.acted.is_none() => Rule::FirstDeployment,
+        _ if moves || !acted => Rule::NewRevision,
+        _ if policy.when == RerunPolicy::Changed => Rule::Requested,
+        _ => Rule::RerunDue,
+    };
+    let plan = Plan::Run(PlannedAction {
+        head: seen.head,
+        target,
+        saves_head: saves_head && moves,
+        previous: seen.acted,
+        trigger: request.trigger,
+        attempt: attempt.map_or(1, Attempt::next_number),
+        resumed: attempt.is_some_and(|attempt| attempt.outcome == Outcome::Interrupted),
+        // Moving HEAD back by hand asks for the same revision once more.
+        only_if_relevant: !asked && !due && !acted && attempt.is_none(),
+    });
+    (plan, rule)
+}
+
+/// The rule by which nothing is to do.
+fn idle_rule(seen: &Observed) -> Rule {
+    let finding = seen.verdict.as_ref().map(|verdict| &verdict.finding);
+    match finding {
+        _ if seen.lagging => Rule::LaggingMirror,
+        _ if matches!(seen.upstream, UpstreamTip::Empty | UpstreamTip::Unknown) => {
+            Rule::NoUpstreamBranch
+        }
+        Some(Finding::Irrelevant { .. }) => Rule::Irrelevant,
+        _ if seen.other_format.is_some() => Rule::OtherFormat,
+        _ => Rule::UpToDate,
+    }
+}
+
+/// The rule that stops a repository that is readable and not held.
+fn stopped_rule(seen: &Observed, policy: &Policy) -> Rule {
+    if seen.lost.is_some() && policy.rewritten == OnRewrite::Refuse {
+        return Rule::Rewritten;
+    }
+    match seen.verdict.as_ref().map(|verdict| &verdict.finding) {
+        Some(Finding::Refused { .. }) => Rule::TreeRefused,
+        Some(Finding::TooLarge { .. }) => Rule::FileTooLarge,
+        Some(Finding::Held { .. }) => Rule::TreeHold,
+        Some(Finding::Conflict { .. }) => Rule::MergeConflict,
+        _ if policy.update == UpdateMethod::FastForward => Rule::FastForwardOnly,
+        _ => Rule::NeedsPerson,
+    }
+}
+
+impl PublishState {
+    /// The followed branch's tip, to be recorded as deployed; `None`: not yet, or already recorded.
+    pub fn to_record(&self, seen: &Observed, target_diff: &TargetDiff) -> Option<Commit> {
+        let followed = seen.branch.as_ref().map(RefName::local);
+        let is_open = target_diff.ref_statuses.iter().any(|status| {
+            Some(&status.name) == followed.as_ref()
+                && !matches!(status.state, State::Current | State::Inactive)
+        });
+        self.tip.filter(|tip| !is_open && seen.acted != Some(*tip))
+    }
+
+    /// The plan for the targets, once nothing else prevents it.
+    fn plan(&self, seen: &Observed, target_diff: &TargetDiff) -> Plan {
+        let record = self.to_record(seen, target_diff);
+        if self.unfetched || !target_diff.is_empty() || record.is_some() {
+            let TargetDiff { remove, publish, .. } = target_diff.clone();
+            return Plan::Publish(PublishPlan { fetch: self.unfetched, remove, publish, record });
+        }
+        match target_diff.next_try() {
+            Some(until) => Plan::Wait { until },
+            None if target_diff.ref_statuses.iter().all(|it| !it.state.needs_a_person()) => {
+                Plan::Idle
+            }
+            None => Plan::Stopped,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! Reasons that keep a pass from deploying a revision, as they are recorded.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::git::Commit;
+use crate::domain::repository::change::{ChangeError, ObjectError};
+
+/// The reason why a worker did not deploy a revision, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Finding {
+    /// The revision's tree breaks the rules.
+    Refused {
+        /// The rule and the path, as a message.
+        reason: String,
+    },
+    /// A file of the revision is larger than `max_file`.
+    TooLarge {
+        /// The size and the limit, as a message.
+        reason: String,
+        /// The size of the file in bytes: a `max_file` of at least this accepts it.
+        bytes: u64,
+    },
+    /// Local changes are in the way. Every tick checks them again.
+    Dirty {
+        /// The changed paths, at most a few.
+        paths: Vec<String>,
+    },
+    /// The merge has conflicts.
+    Conflict {
+        /// The paths with conflicts.
+        paths: Vec<String>,
+    },
+    /// The revision's own `.pmpy.toml` holds it.
+    Held {
+        /// The reason that `.pmpy.toml` gives.
+        reason: String,
+    },
+    /// No path of `paths` changed since the deployed revision.
+    Irrelevant {
+        /// The deployed revision.
+        since_revision: Commit,
+    },
+}
+
+impl Finding {
+    /// The finding for a tree that the agent does not take.
+    ///
+    /// # Errors
+    /// The object that cannot be read, where that is the reason.
+    pub fn of(error: ChangeError) -> Result<Self, ObjectError> {
+        match error {
+            ChangeError::Refused(refusal) => Ok(Self::Refused { reason: refusal.to_string() }),
+            ChangeError::TooLarge(refusal, bytes) => {
+                Ok(Self::TooLarge { reason: refusal.to_string(), bytes })
+            }
+            ChangeError::Unreadable(error) => Err(error),
+        }
+    }
+
+    /// Returns `true` if the finding still applies when files may now have `max_file` bytes.
+    pub fn counts(&self, max_file: impl FnOnce() -> u64) -> bool {
+        !matches!(self, Self::TooLarge { bytes, .. } if *bytes <= max_file())
+    }
+}

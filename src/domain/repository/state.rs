@@ -1,0 +1,249 @@
+//! The states of a repository, in the order of their precedence.
+
+use std::fmt;
+
+use chrono::{DateTime, Duration, Utc};
+use serde::{Deserialize, Serialize};
+
+/// What can be said of a repository; the first that applies, in this order, is its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// An action runs now.
+    Acting,
+    /// It cannot be read or worked on.
+    Broken,
+    /// Somebody stopped it.
+    Held,
+    /// Rolled back, and staying there.
+    Pinned,
+    /// The last attempt failed.
+    Failing,
+    /// The script said "not now".
+    Waiting,
+    /// The revision's tree breaks the rules.
+    Refused,
+    /// Upstream was force-pushed or rewound, and that is refused.
+    Rewritten,
+    /// Local and upstream commits, not merged.
+    Diverged,
+    /// Local changes in the way.
+    Dirty,
+    /// The remote answers and lacks the branch.
+    #[serde(rename = "no-ref")]
+    NoRef,
+    /// No remote answered.
+    Unreachable,
+    /// A newer revision is known and not applied yet.
+    Behind,
+    /// Never acted upon, or an empty remote.
+    New,
+    /// Acted upon, with local commits that the remote lacks.
+    Ahead,
+    /// Acted upon.
+    Current,
+    /// Switched off.
+    Inactive,
+}
+
+impl State {
+    /// All of them in the order of precedence.
+    pub const ALL: [Self; 17] = [
+        Self::Acting,
+        Self::Broken,
+        Self::Held,
+        Self::Pinned,
+        Self::Failing,
+        Self::Waiting,
+        Self::Refused,
+        Self::Rewritten,
+        Self::Diverged,
+        Self::Dirty,
+        Self::NoRef,
+        Self::Unreachable,
+        Self::Behind,
+        Self::New,
+        Self::Ahead,
+        Self::Current,
+        Self::Inactive,
+    ];
+
+    /// The table of states: everything that follows from the state alone.
+    const fn rules(self) -> StateRules {
+        use Onset::{AfterMinutes, AtOnce, FromAttempt, Never};
+        const DAY: Onset = AfterMinutes(24 * 60);
+        const GRACE: Onset = AfterMinutes(UNREACHABLE_GRACE);
+        // The word, exit code 1, warning, critical, whether it lasts, whether one ref can have it.
+        let row = StateRules::new;
+        match self {
+            Self::Acting => row("acting", Never, Never, Never, false, false),
+            Self::Broken => row("broken", AtOnce, Never, AtOnce, false, true),
+            Self::Held => row("held", Never, DAY, Never, true, true),
+            Self::Pinned => row("pinned", Never, DAY, Never, true, false),
+            Self::Failing => row("failing", AtOnce, AtOnce, FromAttempt(3), false, true),
+            Self::Waiting => row("waiting", Never, AfterMinutes(6 * 60), Never, false, true),
+            Self::Refused => row("refused", AtOnce, Never, AtOnce, false, true),
+            Self::Rewritten => row("rewritten", AtOnce, Never, AtOnce, false, true),
+            Self::Diverged => row("diverged", AtOnce, AtOnce, Never, false, false),
+            Self::Dirty => row("dirty", AtOnce, AtOnce, Never, false, false),
+            Self::NoRef => row("no-ref", AtOnce, AtOnce, DAY, false, false),
+            Self::Unreachable => row("unreachable", GRACE, GRACE, Never, false, false),
+            Self::Behind => row("behind", Never, Never, Never, false, false),
+            Self::New => row("new", Never, Never, Never, false, false),
+            Self::Ahead => row("ahead", Never, Never, Never, true, false),
+            Self::Current => row("current", Never, Never, Never, true, false),
+            Self::Inactive => row("inactive", Never, Never, Never, true, false),
+        }
+    }
+
+    /// The word that people, JSON and metrics see.
+    pub fn as_str(self) -> &'static str {
+        self.rules().word
+    }
+
+    /// Whether the state lasts and is as somebody wants it: a change to it ends a series of bad news.
+    pub fn is_settled(self) -> bool {
+        self.rules().is_settled
+    }
+
+    /// Whether a repository whose refs are published one by one has this state because of one of them.
+    pub(super) fn is_of_a_ref(self) -> bool {
+        self.rules().is_of_a_ref
+    }
+
+    /// Whether it stays until a person or a new revision comes.
+    pub fn needs_a_person(self) -> bool {
+        self.is_of_a_ref() && !matches!(self, Self::Failing | Self::Waiting)
+    }
+}
+
+/// When a state begins to count for something.
+#[derive(Clone, Copy)]
+enum Onset {
+    Never,
+    AtOnce,
+    AfterMinutes(i64),
+    FromAttempt(u32),
+}
+
+impl Onset {
+    fn is_reached(self, lasted: Duration, attempt: u32) -> bool {
+        match self {
+            Self::Never => false,
+            Self::AtOnce => true,
+            Self::AfterMinutes(minutes) => lasted >= Duration::minutes(minutes),
+            Self::FromAttempt(first) => attempt >= first,
+        }
+    }
+}
+
+/// A row of the table of states.
+struct StateRules {
+    word: &'static str,
+    attention: Onset,
+    warning: Onset,
+    critical: Onset,
+    is_settled: bool,
+    is_of_a_ref: bool,
+}
+
+impl StateRules {
+    const fn new(
+        word: &'static str,
+        attention: Onset,
+        warning: Onset,
+        critical: Onset,
+        is_settled: bool,
+        is_of_a_ref: bool,
+    ) -> Self {
+        Self { word, attention, warning, critical, is_settled, is_of_a_ref }
+    }
+}
+
+/// Minutes without an answer of any remote before that counts.
+const UNREACHABLE_GRACE: i64 = 15;
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `pad`, so that tables may ask for a width.
+        f.pad(self.as_str())
+    }
+}
+
+/// What monitoring makes of a state, by the plug-in convention: the exit code of `--nagios`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// 0
+    Ok,
+    /// 1
+    Warning,
+    /// 2
+    Critical,
+}
+
+/// A state that applies, with its reason and its beginning where they are known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The word.
+    pub state: State,
+    /// Why, as a sentence without its full stop; `None` where the word says it all.
+    pub reason: Option<String>,
+    /// Since when, where the cause itself tells.
+    pub since: Option<DateTime<Utc>>,
+    /// Which attempt failed last (only `failing`, else 0).
+    pub attempt: u32,
+    /// When the next attempt may start (only `failing`).
+    pub next_try: Option<DateTime<Utc>>,
+}
+
+impl Condition {
+    pub(super) fn new(state: State) -> Self {
+        Self { state, reason: None, since: None, attempt: 0, next_try: None }
+    }
+
+    pub(super) fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    pub(super) fn since(mut self, since: DateTime<Utc>) -> Self {
+        self.since = Some(since);
+        self
+    }
+
+    /// Whether a person should look: the part of a repository in the exit code. `since` is when the state
+    /// began.
+    pub fn needs_attention(&self, since: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        self.state.rules().attention.is_reached(now - since, self.attempt)
+    }
+
+    /// The severity for monitoring; `since` is when the state began.
+    pub fn severity(&self, since: DateTime<Utc>, now: DateTime<Utc>) -> Severity {
+        let rules = self.state.rules();
+        let reached = |onset: Onset| onset.is_reached(now - since, self.attempt);
+        match (reached(rules.critical), reached(rules.warning)) {
+            (true, _) => Severity::Critical,
+            (false, true) => Severity::Warning,
+            (false, false) => Severity::Ok,
+        }
+    }
+}
+
+/// The reason for `rewritten`: `lost` is what upstream no longer contains, `tip` what it has now.
+pub(in crate::domain) fn rewritten(lost: &str, tip: &str, is_older: bool) -> String {
+    if is_older {
+        format!(
+            "upstream went back to an older revision and no longer contains {lost}; \
+             to go back to the older one: agent accept REPO {tip}"
+        )
+    } else {
+        format!(
+            "upstream no longer contains {lost}; to take what it has now: agent accept REPO {tip}"
+        )
+    }
+}
+
+/// How long no remote may answer before that counts.
+pub fn unreachable_grace() -> Duration {
+    Duration::minutes(UNREACHABLE_GRACE)
+}

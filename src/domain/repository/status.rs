@@ -1,0 +1,168 @@
+//! The status of a repository: its state, the reason, and the result for exit codes and monitoring. The
+//! order of [`State`] is the order of precedence. Pure.
+
+use chrono::{DateTime, Duration, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::git::Commit;
+use crate::domain::remote::{BackoffList, LastPoll};
+use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::state::{Condition, Severity, State};
+
+/// The status of this machine, as in `status --json` and `status.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// The version of the agent that wrote the status.
+    pub agent: String,
+    /// This machine's host name.
+    pub host: String,
+    /// The configured part of the machine.
+    pub part: Option<String>,
+    /// The configured stack of the machine.
+    pub stack: Option<String>,
+    /// The directory of the repositories.
+    pub root: String,
+    /// When the status was taken.
+    pub at: DateTime<Utc>,
+    /// When the last tick ended.
+    pub last_tick: Option<DateTime<Utc>>,
+    /// Ticks happen, there are repositories, and none of them needs attention.
+    pub healthy: bool,
+    /// The repositories, by name.
+    pub repositories: Vec<StatusRow>,
+}
+
+/// One repository in a [`MachineStatus`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusRow {
+    /// The name: the configured one, or that of the directory.
+    pub name: String,
+    /// The path of the repository.
+    pub path: String,
+    /// The remote, without credentials.
+    pub remote: Option<String>,
+    /// The followed branch.
+    pub branch: Option<String>,
+    /// The state: the first of the conditions.
+    pub state: State,
+    /// The reason for the state.
+    pub reason: Option<String>,
+    /// The states that apply, most important first.
+    pub conditions: Vec<State>,
+    /// When this state began.
+    pub since: DateTime<Utc>,
+    /// The checked-out commit.
+    pub head: Option<Commit>,
+    /// Upstream's tip, as last polled.
+    pub upstream: Option<Commit>,
+    /// The last revision deployed with success.
+    pub acted: Option<LastDeployed>,
+    /// The number of the last failed attempt; 0 when none failed.
+    pub attempt: u32,
+    /// When the next attempt may start; `None`: there is no failed one, or at the next tick.
+    pub next_try: Option<DateTime<Utc>>,
+    /// The remote that answered last, and how it was polled.
+    #[serde(default)]
+    pub asked: Option<LastPoll>,
+    /// The remotes in backoff, with end and reason.
+    #[serde(default, skip_serializing_if = "BackoffList::is_empty")]
+    pub left_alone: BackoffList,
+    /// Only a mirror that lags behind answered: upstream may have a newer revision.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mirror_lags: bool,
+    /// What the deployed revision names and the agent does not fetch; `None`: nothing, or it was not
+    /// counted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaps: Option<ContentGaps>,
+    /// Branches and tags at their targets (publish modes).
+    pub published: Vec<PublishedRef>,
+}
+
+/// The last revision deployed with success.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastDeployed {
+    /// The revision.
+    pub revision: Commit,
+    /// The first line of the commit message.
+    pub subject: Option<String>,
+    /// When it was deployed; `None` when the record was written by hand.
+    pub at: Option<DateTime<Utc>>,
+    /// The trigger of the run.
+    pub trigger: Option<String>,
+    /// The outcome of the run.
+    pub outcome: Option<String>,
+    /// The duration of the run in seconds.
+    pub seconds: Option<f64>,
+}
+
+/// One branch or tag at its target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublishedRef {
+    /// The full ref name.
+    #[serde(rename = "ref")]
+    pub name: String,
+    /// The revision at the target.
+    pub revision: Option<Commit>,
+    /// The path of the target.
+    pub path: String,
+    /// The state of this ref.
+    pub state: State,
+    /// The reason for the state.
+    pub reason: Option<String>,
+}
+
+impl StatusRow {
+    /// The condition that this row's state comes from.
+    pub fn condition(&self) -> Condition {
+        Condition {
+            state: self.state,
+            reason: self.reason.clone(),
+            since: Some(self.since),
+            attempt: self.attempt,
+            next_try: self.next_try,
+        }
+    }
+
+    /// Returns `true` if upstream's revision is deployed here, as far as any remote told; also for a
+    /// repository that is not to be worked on.
+    pub fn is_at_upstream(&self) -> bool {
+        match self.state {
+            State::Current => !self.mirror_lags,
+            State::Ahead | State::Inactive => true,
+            _ => false,
+        }
+    }
+
+    /// Returns `true` if a person should look.
+    pub fn needs_attention(&self, now: DateTime<Utc>) -> bool {
+        self.condition().needs_attention(self.since, now)
+    }
+
+    /// The severity for monitoring.
+    pub fn severity(&self, now: DateTime<Utc>) -> Severity {
+        self.condition().severity(self.since, now)
+    }
+}
+
+impl MachineStatus {
+    /// The age of the last tick from which ticks count as missing.
+    pub fn longest_silence() -> Duration {
+        Duration::minutes(5)
+    }
+
+    /// Returns `true` if ticks happen: a time in the future was written under a clock since set back.
+    pub fn ticks(&self) -> bool {
+        self.last_tick.is_some_and(|last| self.at - last <= Self::longest_silence())
+    }
+
+    /// Computes [`MachineStatus::healthy`] from the other fields.
+    pub fn with_health(mut self) -> Self {
+        self.healthy = self.ticks()
+            && !self.repositories.is_empty()
+            && !self.repositories.iter().any(|row| row.needs_attention(self.at));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,12 @@
+//! The action on one repository, carried out by its worker process: clone, fetch, apply, recover,
+//! repair, housekeeping.
+
+pub mod apply;
+pub mod clone;
+pub mod deploy;
+pub mod failure;
+pub mod fetch;
+pub mod housekeeping;
+pub mod reconcile;
+pub mod recover;
+pub mod repair;

@@ -1,0 +1,318 @@
+//! Deploys one revision: checks it and what it would overwrite, writes it, runs its scripts, and records
+//! the result. Which revision is decided before; how a target shows a tree is known to `publish`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+use chrono::{DateTime, Utc};
+
+use crate::config::RepoSettings;
+use crate::domain::git::{Commit, RefName};
+use crate::domain::paths::PathPatterns;
+use crate::domain::publish::rules::PublishTarget;
+use crate::domain::repository::action::{Outcome, Trigger};
+use crate::domain::repository::change::{ChangeError, TreeChange};
+use crate::domain::repository::decision::PlannedAction;
+use crate::domain::repository::desired::ActionTarget;
+use crate::domain::repository::finding::Finding;
+use crate::engine::action::apply::{self, ReadyUpdate};
+use crate::engine::publish::single_ref::{self, HookMode};
+use crate::engine::repository::script_files::ScriptPlan;
+use crate::engine::repository::tree::{self, TreeFileError};
+use crate::engine::repository::{Repository, machine_id, upstream_refs};
+use crate::engine::run::guard::{RunGuard, RunResult};
+use crate::engine::run::{log, record, scripts};
+use crate::system::git::Head;
+use crate::system::git::merge::MergeOutcome;
+use crate::system::lock::{ActionLock, Journal, JournalStep};
+use crate::system::logs::ActionLog;
+use crate::system::worktree::ApplyRefusal;
+use crate::system::{host, stale_files};
+
+/// The time to wait for a lock file of git's.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A revision that may be deployed.
+struct Deployment {
+    target: Commit,
+    /// The settings, with those of the revision's `.pmpy.toml`.
+    settings: RepoSettings,
+    /// The change of the worktree.
+    change: TreeChange,
+    /// The paths that changed since the last deployment; `None`: unknown, so any may have.
+    changed_paths: Option<Vec<Vec<u8>>>,
+    /// The deployed revision, when no relevant path changed since: then no script runs.
+    irrelevant_since: Option<Commit>,
+}
+
+/// The place where the revision appears.
+enum Destination<'c> {
+    /// The worktree, which may be written.
+    Worktree(ReadyUpdate<'c>),
+    /// A target outside the clone.
+    Target(PublishTarget),
+}
+
+/// The reason why a revision is not deployed now.
+enum DeployRefusal {
+    /// A finding about the revision, which is recorded.
+    Finding(Finding),
+    /// Something cannot be read, written or started.
+    Failed(Error),
+}
+
+impl From<Error> for DeployRefusal {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl DeployRefusal {
+    fn of_change(error: ChangeError) -> Self {
+        Finding::of(error).map_or_else(|error| Self::Failed(error.into()), Self::Finding)
+    }
+
+    fn of_tree(error: TreeFileError) -> Self {
+        match error {
+            TreeFileError::Refused(reason) => Self::Finding(Finding::Refused { reason }),
+            TreeFileError::Unreadable(error) => Self::Failed(error),
+        }
+    }
+
+    fn of_worktree(refusal: ApplyRefusal) -> Self {
+        match refusal {
+            ApplyRefusal::Dirty(paths) => {
+                Self::Finding(Finding::Dirty { paths: tree::printable_paths(&paths) })
+            }
+            ApplyRefusal::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// Deploys the planned revision on the first of `branches`, the local one that follows the second, or records
+/// the finding that prevents it.
+///
+/// # Errors
+/// When something cannot be read, written or started. The journal stays, and the next worker recovers.
+pub fn deploy(
+    repository: &Repository,
+    lock: &ActionLock,
+    journal: Journal,
+    act: &PlannedAction,
+    branches: (Option<&RefName>, Option<&RefName>),
+) -> Result<()> {
+    let now = host::now();
+    match carry_out(repository, lock, journal, act, branches, now) {
+        Ok(()) => Ok(()),
+        Err(DeployRefusal::Finding(finding)) => {
+            let (ActionTarget::Commit(revision) | ActionTarget::MergeOf(revision)) = act.target;
+            record::verdict(repository, revision, finding, now)?;
+            lock.remove_journal()
+        }
+        Err(DeployRefusal::Failed(error)) => Err(error),
+    }
+}
+
+fn carry_out(
+    repository: &Repository,
+    lock: &ActionLock,
+    journal: Journal,
+    act: &PlannedAction,
+    branches: (Option<&RefName>, Option<&RefName>),
+    now: DateTime<Utc>,
+) -> Result<(), DeployRefusal> {
+    let (local, followed) = branches;
+    let branch = match (local, &repository.head) {
+        (Some(branch), _) | (None, Head::Branch(branch, _)) => branch.clone(),
+        _ => return Err(anyhow!("HEAD is on no branch").into()),
+    };
+    let deployment = inspect(repository, act, &branch)?;
+    let Deployment { target, settings, change, .. } = &deployment;
+    let irrelevant = || match deployment.irrelevant_since {
+        Some(since_revision) => {
+            record::verdict(repository, *target, Finding::Irrelevant { since_revision }, now)
+        }
+        None => Ok(()),
+    };
+    let is_relevant = deployment.irrelevant_since.is_none();
+    if !is_relevant && act.head == Some(*target) {
+        irrelevant()?;
+        return Ok(lock.remove_journal()?);
+    }
+    // Before the check of the worktree, whose result is kept: the git command that is waited for may
+    // change what it reads. Local changes are reported before a lock.
+    let unlocked = wait_for_git_locks(repository);
+    let destination = match settings.target() {
+        Some(place) => Destination::Target(place),
+        None => Destination::Worktree(
+            ReadyUpdate::check(repository, change).map_err(DeployRefusal::of_worktree)?,
+        ),
+    };
+    record::no_verdict(repository)?;
+    unlocked?;
+    if act.saves_head
+        && let Some(head) = act.head
+    {
+        let name = upstream_refs::saved_at(head, now);
+        repository.git.set_ref(&name, head, "before it left the branch")?;
+    }
+    let step = JournalStep {
+        followed: followed.cloned().filter(|followed| *followed != branch),
+        branch,
+        reference: None,
+        head: act.head,
+        target: *target,
+        previous: act.previous,
+        attempt: act.attempt,
+        resumed: act.resumed,
+        log: None,
+    };
+    let Some(run) = RunGuard::begin(repository, lock, journal, &step)? else { return Ok(()) };
+    match destination {
+        Destination::Worktree(ready) => {
+            ready.write(repository)?;
+            apply::move_branch(repository, &step)?;
+            apply::report_submodules(repository, change)?;
+            if is_relevant {
+                run_scripts(repository, run, step, &deployment, act.trigger)?;
+            } else {
+                run.finish(Ok(None), irrelevant)?;
+            }
+        }
+        Destination::Target(place) => {
+            let hooks = if is_relevant { HookMode::Run } else { HookMode::Rest };
+            single_ref::follow(repository, run, step, settings, place, hooks, act.trigger)?;
+            irrelevant()?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the planned revision. Writes nothing but a merge commit.
+fn inspect(
+    repository: &Repository,
+    act: &PlannedAction,
+    branch: &RefName,
+) -> Result<Deployment, DeployRefusal> {
+    let git = &repository.git;
+    let target = match act.target {
+        ActionTarget::Commit(commit) => commit,
+        ActionTarget::MergeOf(tip) => merge(repository, act.head, tip, branch)?,
+    };
+    let tree = tree::tree_settings(git, target).map_err(DeployRefusal::of_tree)?;
+    if let Some(reason) = &tree.hold {
+        return Err(DeployRefusal::Finding(Finding::Held { reason: reason.clone() }));
+    }
+    let settings = repository.repo.settings.with_tree(&tree);
+    let change = tree::change_between(git, act.head, target).map_err(DeployRefusal::of_change)?;
+    let changed_paths = tree::changed_since(git, act.previous, target);
+    let is_relevant = match (&changed_paths, act.only_if_relevant) {
+        (Some(paths), true) => {
+            PathPatterns::new(&settings.paths).map_err(Error::from)?.match_any(paths)
+        }
+        _ => true,
+    };
+    let irrelevant_since = act.previous.filter(|_| !is_relevant);
+    Ok(Deployment { target, settings, change, changed_paths, irrelevant_since })
+}
+
+/// Merges upstream's `tip` into `head`, and returns the merge commit.
+fn merge(
+    repository: &Repository,
+    head: Option<Commit>,
+    tip: Commit,
+    branch: &RefName,
+) -> Result<Commit, DeployRefusal> {
+    let git = &repository.git;
+    let head = head.context("there is nothing to merge into")?;
+    // Checked before libgit2 merges: the merge would hold files that are too large in memory.
+    tree::change_between(git, git.merge_base(head, tip)?, tip).map_err(DeployRefusal::of_change)?;
+    match git.merge(head, tip, branch, &repository.context.node.host)? {
+        MergeOutcome::Commit(commit) => Ok(commit),
+        MergeOutcome::Conflicts(paths) => Err(DeployRefusal::Finding(Finding::Conflict { paths })),
+    }
+}
+
+/// Runs the scripts for the checked-out revision, and finishes the run.
+fn run_scripts(
+    repository: &Repository,
+    mut run: RunGuard,
+    mut step: JournalStep,
+    deployment: &Deployment,
+    trigger: Trigger,
+) -> Result<()> {
+    let (context, settings) = (repository.context, &deployment.settings);
+    let init_due = machine_id::init_due(context, &repository.records.memory()?);
+    let trigger = if init_due { Trigger::Bootstrap } else { trigger };
+    let plan = match ScriptPlan::of(repository, settings, init_due) {
+        Ok(plan) => plan,
+        Err(error) => {
+            // No script has started, so a later worker has nothing to recover.
+            drop(run.finish(Ok(None), || Ok(())));
+            return Err(error);
+        }
+    };
+    let last_action = repository.records.prepare_last_action(step.target)?;
+    let started = host::now();
+    scripts::report_step(repository, &step, started);
+    let (mut outcome, mut failed_script, mut kept_log) = (Outcome::Succeeded, None, None);
+    if !plan.is_empty() {
+        let dir = log::log_dir(context, &repository.repo.name);
+        let log = ActionLog::create(&dir, started, &step.target)?;
+        log.start(&format!(
+            "{} {} (previous {}, {trigger}, attempt {})",
+            repository.repo.name,
+            step.target,
+            step.previous.map_or_else(|| "none".to_owned(), |id| id.short()),
+            step.attempt
+        ));
+        step.log = Some(log.name().to_owned());
+        let changed = match &deployment.changed_paths {
+            Some(paths) => tree::nul_separated(paths),
+            None => tree::nul_separated(&tree::every_path(&repository.git, step.target)),
+        };
+        let list = repository.records.put_changed(&changed)?;
+        let env = scripts::environment(repository, settings, &step, trigger, &list)?;
+        let deadline = scripts::deadline(settings.timeout);
+        let mut run_list = |names: &[String]| {
+            let list = scripts::CommandList::scripts(context, &repository.repo.path, names, &env)?;
+            run.run_scripts(&step, list, &log, deadline)
+        };
+        (outcome, failed_script) = run_list(&plan.init)?;
+        if outcome == Outcome::Succeeded {
+            if init_due {
+                scripts::init_succeeded(repository)?;
+            }
+            (outcome, failed_script) = run_list(&plan.work)?;
+        }
+        kept_log = scripts::log_to_keep(log, &dir, &mut step, trigger, &outcome)?;
+    }
+    if init_due && plan.init.is_empty() && outcome == Outcome::Succeeded {
+        scripts::init_succeeded(repository)?;
+    }
+    let log = kept_log;
+    let result = RunResult { step, trigger, started, outcome, failed_script, log, last_action };
+    run.finish(Ok(Some(result)), || Ok(()))
+}
+
+/// Fails while git's lock files prevent writing. Called before the first write: a lock that is met
+/// half-way leaves files behind that no commit explains.
+pub fn wait_for_git_locks(repository: &Repository) -> Result<()> {
+    let start = host::since_boot();
+    loop {
+        let Some(found) = stale_files::locks(repository.git.git_dir())?.into_iter().next() else {
+            return Ok(());
+        };
+        // A person's git command usually ends in a moment.
+        if host::since_boot() - start < LOCK_PATIENCE {
+            std::thread::sleep(LOCK_PATIENCE / 20);
+            continue;
+        }
+        bail!(
+            "{} exists since {}: another git command runs here, or one was killed\n\
+             hint: it is removed once it is ten minutes old and no process has it open",
+            found.path.display(),
+            found.since.format("%Y-%m-%d %H:%M:%S UTC")
+        );
+    }
+}

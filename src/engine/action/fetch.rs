@@ -1,0 +1,314 @@
+//! Fetches what upstream has, and records how far it was seen. Decides nothing about deploying it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::domain::git::{Commit, RefName, Remote};
+use crate::domain::remote::{BackoffPolicy, FormatMismatch, PollScope, RefTip, RemoteHints};
+use crate::domain::report::error_report::join_reasons;
+use crate::domain::repository::action::ProgressEvent;
+use crate::domain::text::EscapeControls;
+use crate::engine::action::repair;
+use crate::engine::repository::poll::{self, leave_alone, without_answer};
+use crate::engine::repository::upstream_refs::{TAGS, TRACKED, kept_at};
+use crate::engine::repository::{Repository, limits};
+use crate::engine::run::scripts;
+use crate::system::files::DiskFault;
+use crate::system::git::Git;
+use crate::system::remote::{FetchGoal, FetchOrder, FetchProgress, FetchedRef};
+use crate::system::repo_state::{ListedRef, PollRecord, RefListing};
+use crate::system::{host, watchdog};
+
+/// Fetches `tip`, or a newer tip. `false`: no remote delivered it; that is recorded.
+///
+/// # Errors
+/// When the disk fails, or an object cannot be read.
+pub fn fetch(
+    repository: &Repository,
+    tip: Commit,
+    backoff: BackoffPolicy,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<bool> {
+    let mut polled = repository.polled();
+    let Some(branch) = polled.branch.clone() else { return Ok(false) };
+    make_room(repository, &branch)?;
+    let mut failures = Vec::new();
+    let mut has_other_format = false;
+    let mut remotes: Vec<_> = repository.remotes.iter().enumerate().collect();
+    // The remote that named the tip comes first; a stable sort keeps the order of the others.
+    remotes.sort_by_key(|(_, remote)| polled.way_of(remote).is_none());
+    for (number, remote) in remotes {
+        let now = host::now();
+        if let (BackoffPolicy::Respect, Some(left)) = (backoff, polled.leaves_alone(remote, now)) {
+            failures.push(left.reason.clone());
+            continue;
+        }
+        tracing::info!(repository = %repository.repo.name, %remote, %branch, "fetching");
+        let delivered = match polled.way_of(remote) {
+            Some(way) => fetch_branch(repository, remote, (&branch, tip), way, progress)
+                .map(|tip| PollRecord { tip: Some(tip), ..polled.clone() }),
+            None => fetch_from_mirror(repository, remote, (&branch, tip), progress)
+                .map(|said| PollRecord { mirror: number > 0, ..said }),
+        };
+        match delivered {
+            Ok(said) => {
+                let mut left_alone = polled.left_alone;
+                left_alone.remove(&remote.to_string());
+                repository.records.put_polled(&PollRecord {
+                    unreachable: None,
+                    other_format: None,
+                    left_alone,
+                    ..said.clone()
+                })?;
+                if let Some(tip) = said.tip {
+                    raise_mark(&repository.git, &branch, tip)?;
+                }
+                return Ok(true);
+            }
+            // Another remote does not help against a full disk or an unreadable object.
+            Err(error) if DiskFault::of(&error).is_some() || error.is::<UnreadableFetch>() => {
+                return Err(error);
+            }
+            Err(error) => {
+                let before = polled.clone();
+                failures.push(leave_alone(&mut polled.left_alone, &before, remote, &error, now));
+                has_other_format |= error.is::<FormatMismatch>();
+            }
+        }
+    }
+    put_unreachable(repository, &polled, join_reasons(&failures), has_other_format)?;
+    Ok(false)
+}
+
+/// Removes the refs of a default branch that upstream renamed, where they are in the way of those of its
+/// new name `followed`: `main` and `main/v2` cannot both exist.
+///
+/// # Errors
+/// When a ref cannot be read or written.
+pub fn make_room(repository: &Repository, followed: &RefName) -> Result<()> {
+    let PollScope::WithHead(old) = repository.wanted() else { return Ok(()) };
+    if !old.is_in_the_way_of(followed) {
+        return Ok(());
+    }
+    repository.git.remove_ref(&repository.tracking(&old))?;
+    let (from, to) = (old.seen(), followed.seen());
+    if let Some(mark) = repository.git.ref_id(&from)? {
+        // A person sees the mark in the log of the new one; without it only a rewind is missed.
+        repository.git.remove_ref(&from)?;
+        repository.git.set_logged_ref(&to, mark, "renamed upstream")?;
+    }
+    Ok(())
+}
+
+/// Fetches, and emits the number of bytes received.
+fn fetch_counted(
+    repository: &Repository,
+    order: &FetchOrder,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<()> {
+    let mut bytes = 0;
+    let limit = limits::fetch(&repository.repo.settings);
+    let _step = watchdog::within("fetching", limit);
+    let fetched = repository.context.wire.fetch(&repository.git, order, &mut |now| {
+        bytes = now.bytes as u64;
+        progress(now);
+    });
+    scripts::emit(ProgressEvent::Fetched { repo: repository.repo.name.clone(), bytes });
+    fetched.map_err(|error| repository.with_remedy(error, order.remote))
+}
+
+#[derive(Debug)]
+struct UnreadableFetch(Commit);
+
+impl fmt::Display for UnreadableFetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was fetched and cannot be read", self.0)
+    }
+}
+
+impl std::error::Error for UnreadableFetch {}
+
+/// Fetches a branch from `remote`, which was polled as `way` and has the tip. Returns the fetched tip:
+/// the branch may have moved since the poll.
+fn fetch_branch(
+    repository: &Repository,
+    remote: &Remote,
+    (branch, tip): (&RefName, Commit),
+    way: &RemoteHints,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<Commit> {
+    let to = repository.tracking(branch);
+    let before = repository.git.ref_id(&to)?;
+    let goal = FetchGoal::Branch { branch, to: &to, tip: Some(tip) };
+    let order = FetchOrder { remote, reach: &repository.repo.settings.reach, goal, way: Some(way) };
+    fetch_counted(repository, &order, progress)?;
+    let there = repository.git.ref_id(&to)?.unwrap_or(tip);
+    if !repository.git.has(there) {
+        return Err(UnreadableFetch(there).into());
+    }
+    // A backend that lags behind the one that was polled.
+    if let Some(before) = before.filter(|before| there != tip && there != *before)
+        && repository.git.contains(before, there)?
+    {
+        repository.git.set_ref(&to, before, "the remote answers with an older tip")?;
+        bail!("{remote} delivers an older {branch}, {}, than it listed", there.short());
+    }
+    Ok(there)
+}
+
+/// Fetches a branch from `remote` in place of the remote that named `tip`. The mirror must have `tip` as
+/// well, because one that lags behind must not move the branch back; where nothing was ever fetched, any
+/// tip is accepted.
+fn fetch_from_mirror(
+    repository: &Repository,
+    remote: &Remote,
+    (branch, tip): (&RefName, Commit),
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<PollRecord> {
+    let before = repository.git.ref_id(&repository.tracking(branch))?;
+    let wanted = PollScope::Branch(branch.clone());
+    let answer = repository.ask(remote, &wanted, None)?;
+    let said = poll::said(remote, answer, &wanted, None, host::now());
+    let (Some(known), Some(way)) = (said.tip, &said.way) else {
+        bail!("{remote} has no branch {branch}")
+    };
+    let late = |known: Commit| {
+        anyhow!(
+            "{remote} lags behind: it has {branch} at {}, and not {}",
+            known.short(),
+            tip.short()
+        )
+    };
+    if repository.git.has(known) {
+        return Err(late(known));
+    }
+    let there = fetch_branch(repository, remote, (branch, known), way, progress)?;
+    let is_enough = repository.git.has(tip) && repository.git.contains(there, tip)?;
+    if let (Some(before), false) = (before, is_enough) {
+        repository.git.set_ref(&repository.tracking(branch), before, "a mirror lags behind")?;
+        return Err(late(there));
+    }
+    Ok(PollRecord { tip: Some(there), ..said })
+}
+
+/// Records that no remote delivered what was asked for, and why.
+fn put_unreachable(
+    repository: &Repository,
+    polled: &PollRecord,
+    reason: String,
+    has_other_format: bool,
+) -> Result<()> {
+    repair::must_be_sound(repository, &reason)?;
+    let after = without_answer(polled.clone(), reason, has_other_format, host::now());
+    repository.records.put_polled(&after)
+}
+
+/// Fetches every ref of `tips`, which the remote named in `polled` listed, and removes the refs that are
+/// gone. `false`: the remote did not deliver them; that is recorded.
+///
+/// # Errors
+/// When the disk fails, or an object cannot be read.
+pub fn fetch_all_refs(
+    repository: &Repository,
+    polled: &PollRecord,
+    tips: &[RefTip],
+    backoff: BackoffPolicy,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<bool> {
+    let before = repository.records.listing()?;
+    let is_lost = before.is_none();
+    let before = before.unwrap_or_default();
+    let listed = |name: &str| tips.binary_search_by(|tip| tip.name.as_str().cmp(name)).is_ok();
+    let mut gone = Vec::new();
+    for fetched in before.0.iter().filter(|fetched| !listed(&fetched.tip.name)) {
+        if let Some(name) = kept_at(&fetched.tip.name)
+            && repository.git.ref_id(&name)? == Some(fetched.tip.id)
+        {
+            gone.push((name, None));
+        }
+    }
+    if is_lost
+        && !polled.mirror
+        && repository.repo.settings.mode.fetched().is_some_and(|it| it.branches)
+    {
+        // As git does when it prunes: a stale branch may be in the way of a new one's name.
+        let tracked = repository.git.refs_below(TRACKED)?.into_iter();
+        let stale = tracked.filter(|name| {
+            let short = name.strip_prefix(TRACKED).unwrap_or_default();
+            short != "HEAD" && !listed(&format!("refs/heads/{short}"))
+        });
+        gone.extend(stale.map(|name| (name, None)));
+    }
+    repository.git.move_refs(&gone, "gone upstream")?;
+    let mut updates = Vec::new();
+    for tip in tips {
+        let Some(to) = kept_at(&tip.name) else { continue };
+        let context = repository.git.ref_id(&to)?;
+        let known = before.get(&tip.name).map(|fetched| fetched.tip.id);
+        if context == Some(tip.id) {
+            continue;
+        }
+        if tip.name.starts_with(TAGS) && context.is_some() && context != known {
+            tracing::warn!(repository = %repository.repo.name, tag = %tip.name.escape_controls(),
+                "is another one here, made by hand; it stays");
+            continue;
+        }
+        updates.push(FetchedRef { from: tip.name.clone(), to, id: tip.id });
+    }
+    // The followed branch, where the list has only tags.
+    if let (Some(branch), Some(tip)) = (&polled.branch, polled.tip)
+        && !listed(&branch.local())
+        && repository.git.ref_id(&repository.tracking(branch))? != Some(tip)
+    {
+        updates.push(FetchedRef { from: branch.local(), to: repository.tracking(branch), id: tip });
+    }
+    let asked = repository.remotes.iter().find(|remote| polled.way_of(remote).is_some());
+    if let (Some(remote), false) = (asked, updates.is_empty()) {
+        let (reach, way, now) =
+            (&repository.repo.settings.reach, polled.way_of(remote), host::now());
+        if let (BackoffPolicy::Respect, Some(left)) = (backoff, polled.leaves_alone(remote, now)) {
+            put_unreachable(repository, polled, left.reason.clone(), false)?;
+            return Ok(false);
+        }
+        tracing::info!(repository = %repository.repo.name, %remote, refs = updates.len(), "fetching");
+        let order = FetchOrder { remote, reach, goal: FetchGoal::Refs(&updates), way };
+        match fetch_counted(repository, &order, progress) {
+            Ok(()) => {}
+            Err(error) if DiskFault::of(&error).is_some() => return Err(error),
+            Err(error) => {
+                let mut after = polled.clone();
+                let why = leave_alone(&mut after.left_alone, polled, remote, &error, now);
+                put_unreachable(repository, &after, why, error.is::<FormatMismatch>())?;
+                return Ok(false);
+            }
+        }
+    }
+    let updated: HashSet<&str> = updates.iter().map(|update| update.from.as_str()).collect();
+    let mut listing = Vec::with_capacity(tips.len());
+    for tip in tips {
+        // A local remote may have moved between list and fetch: the fetched ref counts.
+        let context = match kept_at(&tip.name) {
+            Some(name) => repository.git.ref_id(&name)?,
+            None => None,
+        };
+        let is_ours = updated.contains(tip.name.as_str()) || context == Some(tip.id);
+        let id = context.filter(|_| is_ours).unwrap_or(tip.id);
+        let commit = context.filter(|_| is_ours).and_then(|context| repository.git.peeled(context));
+        listing.push(ListedRef { tip: RefTip { name: tip.name.clone(), id }, commit });
+    }
+    repository.records.put_listing(&RefListing(listing))?;
+    let (unreachable, other_format) = (None, None);
+    repository.records.put_polled(&PollRecord { unreachable, other_format, ..polled.clone() })?;
+    Ok(true)
+}
+
+/// Moves the high-water mark forward to `tip`, never back: only a person or a setting moves it back.
+fn raise_mark(git: &Git, branch: &RefName, tip: Commit) -> Result<()> {
+    let mark = git.kept_ref(&branch.seen())?;
+    match mark {
+        Some(mark) if mark == tip || !git.contains(tip, mark)? => Ok(()),
+        _ => git.set_logged_ref(&branch.seen(), tip, "seen upstream"),
+    }
+}

@@ -1,0 +1,266 @@
+//! Reconciles one repository in its worker process: lock, recover, observe again, decide again, fetch,
+//! deploy. May die between any two lines. The decisions come from `domain::repository`.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::domain::repository::action::Trigger;
+use crate::domain::repository::decision::{Plan, decide};
+use crate::domain::repository::observed::{Pin, UpstreamTip};
+use crate::engine::action::failure::record_failure;
+use crate::engine::action::recover::{self, RecoveryOutcome};
+use crate::engine::action::repair::{self, DamageSearch};
+use crate::engine::action::{clone, deploy, fetch, housekeeping};
+use crate::engine::context::Context;
+use crate::engine::discovery::{CloneState, RepoEntry};
+use crate::engine::error::{self, one_line};
+use crate::engine::publish::multi_ref;
+use crate::engine::repository::observe::{self, OpenOutcome};
+use crate::engine::repository::{Repository, limits, upstream_refs};
+use crate::engine::request::{LockWait, WorkerCommand, WorkerJob};
+use crate::engine::run::scripts;
+use crate::system::git::{git_dir_of, ownership};
+use crate::system::lock::{self, ActionLock, TryLock};
+use crate::system::remote::FetchProgress;
+use crate::system::repo_state::{ActionState, PollRecord, RepoRecords};
+use crate::system::{host, process, stale_files, watchdog};
+
+/// The interval at which a taken lock is tried again.
+const LOCK_BEAT: Duration = Duration::from_millis(100);
+
+/// The result of a worker's job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerOutcome {
+    /// The job is done; the records say how it ended.
+    Seen,
+    /// Another worker has the lock.
+    Busy,
+}
+
+/// Works on one repository until nothing is left to do. `progress` is called during a fetch.
+///
+/// # Errors
+/// When the agent itself fails; that is recorded as an attempt where possible.
+pub fn work(
+    context: &Context,
+    repo: &RepoEntry,
+    order: &WorkerJob,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<WorkerOutcome> {
+    let cloned;
+    let repo = match &repo.found {
+        CloneState::Missing => {
+            clone::make(context, repo)?;
+            cloned = RepoEntry { found: CloneState::Clone, ..repo.clone() };
+            &cloned
+        }
+        _ => repo,
+    };
+    loop {
+        let git_dir = git_dir_of(&repo.path);
+        let (git_dir, records) = match (observe::open(context, repo), git_dir) {
+            (OpenOutcome::Ready(repository), _) => {
+                (repository.git.git_dir().to_owned(), repository.records)
+            }
+            (OpenOutcome::Damaged(_), Some(git_dir)) => {
+                let records = RepoRecords::of(&git_dir, &repo.path);
+                (git_dir, records)
+            }
+            (OpenOutcome::Broken(reason) | OpenOutcome::Damaged(reason), _) => bail!(reason),
+            (OpenOutcome::Missing, _) => bail!("{} is not there", repo.path.display()),
+        };
+        records.make(&git_dir)?;
+        if matches!(order.request.trigger, Trigger::Bus | Trigger::Webhook) {
+            // Before trying the lock: its present holder checks this request after the release.
+            records.request_rerun()?;
+        }
+        // A command that was killed while it waited must not be carried out afterwards.
+        let waits = || lasts(order.wait) && !process::lost_reader();
+        let Some(lock) = take_lock(context, &records, &waits)? else {
+            return Ok(WorkerOutcome::Busy);
+        };
+        watchdog::begin("working on it", limits::STANDSTILL);
+        records.take_rerun_request()?;
+        // Checks all files that the pass may read or write, before it touches any of them.
+        ownership::prepare_to_write(&repo.path, &repo.trust)?;
+        housekeeping::wait_for_running_gc(context, &lock, &git_dir)?;
+        let mut outcome = pass(context, repo, &lock, order, progress);
+        if let Err(error) = &outcome {
+            watchdog::begin("repairing it", limits::STANDSTILL);
+            outcome = match repair::repair(context, repo, &lock, &one_line(error), progress) {
+                Ok(DamageSearch::Repaired) => pass(context, repo, &lock, order, progress)
+                    .inspect_err(|again| repair::mark_ineffective(&records, &one_line(again))),
+                Ok(DamageSearch::Sound) => outcome,
+                Err(remains) => Err(remains),
+            };
+        }
+        match &outcome {
+            Ok(()) => {
+                watchdog::begin("clearing up", limits::STANDSTILL);
+                housekeeping::tidy(context, repo, &lock);
+            }
+            // No attempt is recorded: only a person can fix this, and a backoff must not delay the next
+            // run.
+            Err(error) if error::is_untrusted(error) => {}
+            Err(error) => record_failure(context, repo, order, &records, error),
+        }
+        drop(lock);
+        outcome?;
+        if !records.take_rerun_request()? {
+            return Ok(WorkerOutcome::Seen);
+        }
+    }
+}
+
+/// Whether the wait for a lock is not over yet.
+fn lasts(wait: LockWait) -> bool {
+    match wait {
+        LockWait::No => false,
+        LockWait::Unlimited => true,
+        LockWait::Until(end) => host::since_boot() < end,
+    }
+}
+
+/// Takes the lock of `records`; `None`: another worker holds it, and `waits` says that the wait is over.
+///
+/// # Errors
+/// When it cannot be taken at all, or its holder is stopped (SIGSTOP) and cannot release it.
+pub(in crate::engine) fn take_lock(
+    context: &Context,
+    records: &RepoRecords,
+    waits: &dyn Fn() -> bool,
+) -> Result<Option<ActionLock>> {
+    loop {
+        let holder = match ActionLock::acquire(records)? {
+            // The lock file may have been deleted under a worker; its journal still counts.
+            TryLock::Held(lock) => match lock::other_worker(records, &context.node.boot_id)? {
+                None => return Ok(Some(lock)),
+                worker => worker,
+            },
+            TryLock::Busy => lock::holder(records),
+        };
+        if let Some(holder) = holder.filter(|holder| holder.is_stopped()) {
+            bail!(observe::stopped(holder));
+        }
+        if !waits() {
+            return Ok(None);
+        }
+        // The holder has its own deadlines.
+        watchdog::progress();
+        std::thread::sleep(LOCK_BEAT);
+    }
+}
+
+/// One pass under the lock: recover, observe, decide, carry out.
+fn pass(
+    context: &Context,
+    repo: &RepoEntry,
+    lock: &ActionLock,
+    order: &WorkerJob,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<()> {
+    // Opened again under the lock: another worker may have changed everything since.
+    let mut repository = reopen(context, repo)?;
+    repository.git.no_torn_object()?;
+    if recover::recover(context, lock, &repository)? == RecoveryOutcome::Blocked {
+        return Ok(());
+    }
+    stale_files::stale(repository.git.git_dir(), host::now())?;
+    watchdog::begin(limits::LOOKING, 2 * limits::evaluation_timeout(&repo.settings));
+    repository = reopen(context, repo)?;
+    persist_request(&repository, order)?;
+    scripts::adopt_id(&repository)?;
+    let backoff = order.request.backoff();
+    let (mut journal, mut listed) = (None, false);
+    // One round to fetch, one to deploy; a tip that moves between the two is left to the next tick.
+    for round in 0..2 {
+        let now = host::now();
+        let mut polled = PollRecord { listed, ..repository.polled() };
+        // Poll if no poll is recorded, or if all refs are fetched: only a fresh list shows which are
+        // gone.
+        let is_new = !polled.known || (round == 0 && repository.fetches_all());
+        if is_new && order.command == WorkerCommand::Follow {
+            polled = repository.take_or_poll(polled, order.request, now)?;
+        }
+        let mut seen = repository.observe(&polled, now);
+        if order.command == WorkerCommand::Redo {
+            // `redo` keeps the revision, whatever upstream has by now.
+            seen.upstream = UpstreamTip::Unknown;
+            if let Some(refs) = &mut seen.refs {
+                refs.unfetched = false;
+            }
+        }
+        if let Some(reason) = seen.damaged {
+            bail!(reason);
+        }
+        match decide(&seen, &repository.policy(&seen), order.request, now).plan {
+            Plan::Fetch { tip } => {
+                deploy::wait_for_git_locks(&repository)?;
+                journal = Some(lock.begin(order.request.trigger, &context.node.boot_id, now)?);
+                if !fetch::fetch(&repository, tip, backoff, progress)? {
+                    return lock.remove_journal();
+                }
+                repository = reopen(context, repo)?;
+            }
+            Plan::Run(act) => {
+                let journal = match journal.take() {
+                    Some(journal) => journal,
+                    None => lock.begin(order.request.trigger, &context.node.boot_id, now)?,
+                };
+                watchdog::begin("applying it", limits::STANDSTILL);
+                let branches = (seen.local_branch.as_ref(), seen.branch.as_ref());
+                return deploy::deploy(&repository, lock, journal, &act, branches);
+            }
+            Plan::Publish(plan) => {
+                let trigger = order.request.trigger;
+                let begun = match journal.take() {
+                    Some(journal) => journal,
+                    None => lock.begin(trigger, &context.node.boot_id, now)?,
+                };
+                if !plan.fetch {
+                    watchdog::begin("publishing it", limits::STANDSTILL);
+                    return multi_ref::carry_out(&repository, lock, begun, &plan, trigger);
+                }
+                deploy::wait_for_git_locks(&repository)?;
+                journal = Some(begun);
+                // Without a fresh list no ref is known to be gone.
+                let listing = repository.records.listing()?;
+                let Some(tips) = upstream_refs::upstream(&repository, &polled, listing.as_ref())
+                else {
+                    break;
+                };
+                if !fetch::fetch_all_refs(&repository, &polled, &tips, backoff, progress)? {
+                    return lock.remove_journal();
+                }
+                listed = !polled.is_doubtful();
+                repository = reopen(context, repo)?;
+            }
+            Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover => break,
+        }
+    }
+    lock.remove_journal()
+}
+
+fn reopen<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Box<Repository<'a>>> {
+    match observe::open(context, repo) {
+        OpenOutcome::Ready(repository) => Ok(repository),
+        OpenOutcome::Broken(reason) | OpenOutcome::Damaged(reason) => bail!(reason),
+        OpenOutcome::Missing => bail!("{} is gone", repo.path.display()),
+    }
+}
+
+/// Records a person's command, so that the next run continues it after an interruption.
+fn persist_request(repository: &Repository, order: &WorkerJob) -> Result<()> {
+    match order.command {
+        WorkerCommand::Follow | WorkerCommand::Redo => Ok(()),
+        WorkerCommand::Rollback(revision) => {
+            let (by, since) = (host::person(), host::now());
+            repository.records.put_pin(&Pin { revision, by, since })
+        }
+        WorkerCommand::Accept(revision) => {
+            let memory = ActionState { accepted: Some(revision), ..repository.records.memory()? };
+            repository.records.put_memory(&memory)
+        }
+    }
+}

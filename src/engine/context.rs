@@ -1,0 +1,62 @@
+//! The context of every step: settings, identity of this machine, connections to remotes. Knows nothing
+//! of single repositories.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use crate::config::Settings;
+use crate::system::host::{Host, runtime_dir};
+use crate::system::remote::Wire;
+
+/// Settings, machine identity and connections, shared by every step. A clone shares them, for a thread
+/// that may be left behind.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// Host name, user, machine id and boot id.
+    pub node: Host,
+    /// The part of this machine, for `{part}` and script names; `None`: unknown.
+    pub part: Option<String>,
+    /// The stack of this machine, for `{stack}` and script names; `None`: unknown.
+    pub stack: Option<String>,
+    /// The connections to remotes.
+    pub wire: Arc<Wire>,
+    /// In a helper process: the file with settings and secrets from root's tick; `None`: this process is
+    /// no helper.
+    pub helper_input: Option<Arc<File>>,
+    /// In a helper process: the socket on which root's tick accepts requests to run `after`, because the
+    /// helper cannot become `after_user`.
+    pub requests: Option<String>,
+}
+
+impl Context {
+    /// Takes part and stack from the settings, else from the files under `nodeinfo`.
+    ///
+    /// # Errors
+    /// When a file under `nodeinfo` holds no valid part or stack.
+    pub fn new(settings: Settings, node: Host) -> anyhow::Result<Self> {
+        use crate::system::host::word;
+        let nodeinfo = &settings.world.nodeinfo;
+        let part = match &settings.part {
+            Some(part) => Some(part.clone()),
+            None => word(nodeinfo, &["nodepart.txt"])?,
+        };
+        let stack = match &settings.stack {
+            Some(stack) => Some(stack.clone()),
+            None => word(nodeinfo, &["stacktype.txt", "stackkey.txt"])?,
+        };
+        Ok(Self { part, stack, ..Self::bare(settings, node) })
+    }
+
+    /// Builds a context without part and stack.
+    pub fn bare(settings: Settings, node: Host) -> Self {
+        // With a root of its own (`--root`), sockets lie within it; else in the runtime directory, which
+        // vanishes with the machine.
+        let state = settings.world.state.join("ssh");
+        let runtime = runtime_dir().filter(|_| !settings.world.own).map(|it| it.join("ssh"));
+        let wire = Arc::new(Wire::new(runtime.into_iter().chain([state]).collect()));
+        let settings = Arc::new(settings);
+        Self { settings, node, part: None, stack: None, wire, helper_input: None, requests: None }
+    }
+}

@@ -1,0 +1,481 @@
+//! Publishes many refs at their targets: removes what is gone, stages new trees in parallel, runs
+//! `before`, shows them, runs `after`. One bad ref stops no other, and the next run repairs what a crash
+//! at any point leaves. Which refs are due is decided in the plan.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+
+use crate::domain::git::Commit;
+use crate::domain::publish::rules::PublishTarget;
+use crate::domain::publish::state::{PendingRef, PublishPlan, PublishRecord, RefOverrides};
+use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, RunStarted, Trigger};
+use crate::domain::repository::observed::TreeRerunPolicy;
+use crate::domain::text::EscapeControls;
+use crate::engine::error::one_line;
+use crate::engine::publish::hooks::RefHooks;
+use crate::engine::publish::stage::{self, ExistingRelease, ReadyTree, StageError};
+use crate::engine::repository::targets::{TargetStore, high_water, short_name};
+use crate::engine::repository::{Repository, tree};
+use crate::engine::run::guard::RunGuard;
+use crate::engine::run::log;
+use crate::engine::run::scripts::{self, seconds_since};
+use crate::system::git::{ACTED, Head};
+use crate::system::lock::{ActionLock, Journal, JournalStep};
+use crate::system::logs::{self, ActionLog};
+use crate::system::release::StagedRelease;
+use crate::system::{host, syslog};
+
+mod remove;
+
+/// Updates the targets as `plan` says, and records the result.
+///
+/// # Errors
+/// When the repository cannot be read, or a record cannot be written. A failure of a single ref is
+/// recorded as its attempt.
+pub fn carry_out(
+    repository: &Repository,
+    lock: &ActionLock,
+    journal: Journal,
+    plan: &PublishPlan,
+    trigger: Trigger,
+) -> Result<()> {
+    let (id, since) = (journal.id.clone(), journal.since);
+    // This run may have completed the deployment of the followed branch.
+    let record_followed = || {
+        let now = host::now();
+        let seen = repository.observe(&repository.polled(), now);
+        let overrides = RefOverrides { accepted: seen.accepted, ..RefOverrides::default() };
+        let recorded = seen
+            .refs
+            .as_ref()
+            .and_then(|refs| refs.to_record(&seen, &refs.target_diff(overrides, now)));
+        match recorded {
+            Some(revision) => record(repository, &id, since, revision, trigger),
+            None => Ok(()),
+        }
+    };
+    match repository.repo.settings.target() {
+        Some(target) if !(plan.publish.is_empty() && plan.remove.is_empty()) => {
+            let step = first_step(repository, plan)?;
+            let Some(mut run) = RunGuard::begin(repository, lock, journal, &step)? else {
+                return Ok(());
+            };
+            let done = PublishRun::new(repository, &mut run, target, trigger)
+                .and_then(|publish| publish.carry_out(plan));
+            run.finish(done.map(|()| None), record_followed)
+        }
+        _ => {
+            record_followed()?;
+            lock.remove_journal()
+        }
+    }
+}
+
+/// The step for `currentaction.txt`: the followed branch's revision, or the first that is due.
+fn first_step(repository: &Repository, plan: &PublishPlan) -> Result<JournalStep> {
+    let seen = repository.records.last_action().0;
+    let acted = match seen {
+        crate::system::repo_state::LastAction::Revision(commit) => Some(commit),
+        _ => None,
+    };
+    let first = plan.publish.first().map(|due| due.revision);
+    let Some(target) = plan.record.or(first).or(acted).or(repository.head_commit()) else {
+        bail!("there is no revision to name")
+    };
+    step(repository, target, acted, 1)
+}
+
+fn step(
+    repository: &Repository,
+    target: Commit,
+    previous: Option<Commit>,
+    attempt: u32,
+) -> Result<JournalStep> {
+    let branch = match (&repository.branch, &repository.head) {
+        (Some(branch), _) | (None, Head::Branch(branch, _)) => branch.clone(),
+        _ => "main".parse()?,
+    };
+    Ok(JournalStep {
+        branch,
+        followed: None,
+        reference: None,
+        head: None,
+        target,
+        previous,
+        attempt,
+        resumed: false,
+        log: None,
+    })
+}
+
+/// Records that the followed branch's revision is deployed.
+fn record(
+    repository: &Repository,
+    id: &str,
+    since: DateTime<Utc>,
+    revision: Commit,
+    trigger: Trigger,
+) -> Result<()> {
+    let mut memory = repository.records.memory()?;
+    let known = repository.records.history()?;
+    // Where the branch was published, its own history entry says more than one made here.
+    let known = known.iter().rev().find(|run| {
+        run.revision == revision && run.outcome == Outcome::Succeeded && run.reference.is_some()
+    });
+    let finished = match known {
+        Some(run) => run.clone(),
+        None => FinishedRun {
+            id: format!("{id}-fetched"),
+            at: host::now(),
+            revision,
+            subject: repository.git.subject(revision),
+            reference: None,
+            previous: memory.acted.as_ref().map(|run| run.revision),
+            trigger,
+            outcome: Outcome::Succeeded,
+            attempt: 1,
+            seconds: seconds_since(since, host::now()),
+            log: None,
+        },
+    };
+    repository.records.prepare_last_action(revision)?.commit()?;
+    if known.is_none() {
+        repository.records.add_to_history(&finished)?;
+    }
+    repository.git.set_logged_ref(ACTED, revision, &format!("{trigger}: fetched"))?;
+    (memory.attempt, memory.verdict, memory.accepted) = (None, None, None);
+    memory.acted = Some(finished);
+    // `when` of a revision has no meaning here; this entry saves a look-up.
+    memory.tree_when = Some(TreeRerunPolicy { revision, when: None });
+    memory.gaps = tree::gaps(&repository.git, memory.gaps.as_ref(), revision);
+    repository.records.put_memory(&memory)
+}
+
+/// Records that `after` or `before` of a ref was interrupted.
+///
+/// # Errors
+/// When the record cannot be written.
+pub fn cut_off(repository: &Repository, step: &JournalStep) -> Result<()> {
+    let Some(name) = &step.reference else { return Ok(()) };
+    let mut book = repository.records.book()?;
+    let Some(entry) = book.get_mut(name) else { return Ok(()) };
+    if entry.good == Some(step.target) {
+        // The hook ended and was recorded; the run died after that.
+        return Ok(());
+    }
+    let (host, now) = (&repository.context.node.host, host::now());
+    entry.attempt = Some(Attempt::after(
+        Outcome::Interrupted,
+        step.target,
+        step.attempt,
+        entry.attempt.as_ref(),
+        host,
+        now,
+    ));
+    repository.records.put_book(&book)
+}
+
+/// One run over the targets.
+struct PublishRun<'a, 'r> {
+    repository: &'a Repository<'a>,
+    run: &'a mut RunGuard<'r>,
+    target_store: TargetStore,
+    book: PublishRecord,
+    trigger: Trigger,
+    began: DateTime<Utc>,
+    logs: BTreeMap<String, ActionLog>,
+    finished: Vec<FinishedRun>,
+}
+
+impl<'a, 'r> PublishRun<'a, 'r> {
+    fn new(
+        repository: &'a Repository<'a>,
+        run: &'a mut RunGuard<'r>,
+        target: PublishTarget,
+        trigger: Trigger,
+    ) -> Result<Self> {
+        let target_store = TargetStore::make(repository, target)?;
+        target_store.sweep(repository);
+        let book = crate::engine::repository::targets::actual(repository)?;
+        let (logs, finished) = (BTreeMap::new(), Vec::new());
+        let began = host::now();
+        Ok(Self { repository, run, target_store, book, trigger, began, logs, finished })
+    }
+
+    fn carry_out(mut self, plan: &PublishPlan) -> Result<()> {
+        self.remove(&plan.remove)?;
+        let staged = stage::all(self.repository, &self.target_store, &plan.publish, self.known())?;
+        let ready = self.run_before_hooks(&plan.publish, staged)?;
+        let shown = self.show(ready)?;
+        let left = self.remove_moved(&shown)?;
+        self.run_after_hooks(&shown)?;
+        let retired = self.retire(&shown);
+        // What was done is recorded even if retiring failed.
+        self.save()?;
+        self.repository.records.add_all_to_history(&self.finished)?;
+        let retired = retired?;
+        if retired {
+            // After the records, which wait for the same disk: this sync costs little then.
+            self.target_store.store.sync()?;
+        }
+        let renewed = self.known() == ExistingRelease::Rewrite;
+        if retired || left || renewed || !plan.remove.is_empty() {
+            self.target_store.sweep(self.repository);
+        }
+        let ended = host::now();
+        let dir = log::log_dir(self.repository.context, &self.repository.repo.name);
+        if self.finished.iter().any(|run| run.log.is_some()) {
+            logs::prune(&dir, ended)?;
+        }
+        Ok(())
+    }
+
+    /// Retires the surplus releases of the refs that were `shown`; returns whether there was one.
+    fn retire(&mut self, shown: &[PendingRef]) -> Result<bool> {
+        let keep = self.repository.repo.settings.publish.keep;
+        let mut surplus = Vec::new();
+        for due in shown {
+            let Some(entry) = self.book.get_mut(&due.name) else { continue };
+            let place = self.target_store.place(&due.directory)?;
+            surplus.extend(self.target_store.store.surplus(&place, &entry.keep(keep))?);
+        }
+        if surplus.is_empty() {
+            return Ok(false);
+        }
+        // The links are on disk by now; else one that a power cut brings back would show nothing.
+        surplus.iter().try_for_each(|release| self.target_store.store.retire(release))?;
+        Ok(true)
+    }
+
+    /// Runs `before` on each staged tree, and gives each due ref its entry in the record. Returns the
+    /// refs that may be shown.
+    fn run_before_hooks(
+        &mut self,
+        pending_refs: &[PendingRef],
+        staged: Vec<Result<ReadyTree, StageError>>,
+    ) -> Result<Vec<(PendingRef, Option<StagedRelease>)>> {
+        let mut ready = Vec::new();
+        let mut new_place = false;
+        let holders = self.book.iter();
+        let holders: BTreeMap<String, String> = holders
+            .filter_map(|(name, entry)| Some((entry.directory.clone()?, name.clone())))
+            .collect();
+        for (due, staged) in pending_refs.iter().zip(staged) {
+            let now = self.began;
+            new_place |= self.give_place(due, &holders);
+            let staged = match staged {
+                Ok(ReadyTree::Existing) => None,
+                Ok(ReadyTree::Staged(staged)) => Some(staged),
+                Err(StageError::Verdict(finding)) => {
+                    self.log_line(&due.name, &finding.state_and_reason().1);
+                    if let Some(entry) = self.book.get_mut(&due.name) {
+                        entry.verdict = Some((due.revision, finding));
+                        entry.since = now;
+                    }
+                    continue;
+                }
+                Err(StageError::Hindered(reason)) => {
+                    self.failed(due, Outcome::Hindered { reason }, None);
+                    continue;
+                }
+            };
+            scripts::report_begun(RunStarted {
+                repo: self.repository.repo.name.clone(),
+                reference: Some(due.name.clone()),
+                revision: due.revision,
+                previous: self.book.get(&due.name).and_then(|entry| entry.good),
+                at: now,
+            });
+            if let Some(staged) = &staged
+                && !self.repository.repo.settings.publish.before.is_empty()
+            {
+                // Recorded before a program may kill this process.
+                self.save()?;
+                let outcome = self.with_hooks(due, |hooks, run| hooks.before(run, staged.path()));
+                let outcome = apply_error(outcome);
+                if outcome != Outcome::Succeeded {
+                    let log = self.end_log(due, &outcome);
+                    self.failed(due, outcome, log);
+                    continue;
+                }
+            }
+            ready.push((due.clone(), staged));
+        }
+        if new_place {
+            // Recorded before the tree is shown: a directory without an entry may never be removed
+            // again.
+            self.save()?;
+        }
+        Ok(ready)
+    }
+
+    /// Shows the trees that are ready, all at about the same time.
+    fn show(&mut self, ready: Vec<(PendingRef, Option<StagedRelease>)>) -> Result<Vec<PendingRef>> {
+        if ready.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.target_store.store.sync()?;
+        let mut shown = Vec::new();
+        for (due, staged) in ready {
+            let sealed = staged.map_or(Ok(()), |staged| self.known().publish(staged));
+            shown.push((due, sealed));
+        }
+        self.target_store.store.sync()?;
+        let mut done = Vec::new();
+        for (due, sealed) in shown {
+            let place = self.target_store.place(&due.directory)?;
+            match sealed.and_then(|()| self.target_store.store.show(&place, due.revision)) {
+                Ok(()) => {
+                    if let Some(entry) = self.book.get_mut(&due.name) {
+                        entry.show(due.revision, self.began);
+                    }
+                    high_water::raise(self.repository, &due.name, due.revision);
+                    done.push(due);
+                }
+                Err(error) => {
+                    let reason = one_line(&error);
+                    self.failed(&due, Outcome::Hindered { reason }, None);
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.target_store.store.sync()?;
+        }
+        if self.has_after() {
+            self.save()?;
+        }
+        Ok(done)
+    }
+
+    /// Runs `after` for each shown ref, and records the result.
+    fn run_after_hooks(&mut self, shown: &[PendingRef]) -> Result<()> {
+        for due in shown {
+            if let Some(entry) = self.book.get_mut(&due.name)
+                && entry.good == Some(due.revision)
+            {
+                // A revision that is deployed again is good only once `after` succeeds: a crash before
+                // that must not hide it.
+                entry.good = None;
+                self.save()?;
+            }
+            let outcome = if self.has_after() {
+                apply_error(self.with_hooks(due, |hooks, run| hooks.after(run)))
+            } else {
+                Outcome::Succeeded
+            };
+            let log = self.end_log(due, &outcome);
+            if outcome == Outcome::Succeeded {
+                self.succeeded(due, log);
+            } else {
+                self.failed(due, outcome, log);
+            }
+            if self.has_after() {
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The handling of releases that exist already.
+    fn known(&self) -> ExistingRelease {
+        ExistingRelease::when(self.trigger)
+    }
+
+    fn has_after(&self) -> bool {
+        !self.repository.repo.settings.publish.after.is_empty()
+    }
+
+    fn with_hooks(
+        &mut self,
+        due: &PendingRef,
+        run: impl FnOnce(&mut RefHooks, &mut RunGuard) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        let previous = self.book.get(&due.name).and_then(|entry| entry.good);
+        let mut step = step(self.repository, due.revision, previous, due.attempt)?;
+        step.resumed = due.resumed;
+        step.reference = Some(due.name.clone());
+        let mut hooks = RefHooks {
+            repository: self.repository,
+            settings: &self.repository.repo.settings,
+            step,
+            reference: due.name.clone(),
+            trigger: self.trigger,
+            target: &self.target_store.path(&due.directory),
+            log: self.logs.remove(&due.name),
+        };
+        let outcome = run(&mut hooks, self.run);
+        if let Some(log) = hooks.log {
+            self.logs.insert(due.name.clone(), log);
+        }
+        outcome
+    }
+
+    /// Closes the log of `due`; returns its name, or `None` where there is none.
+    fn end_log(&mut self, due: &PendingRef, outcome: &Outcome) -> Option<String> {
+        let log = self.logs.remove(&due.name)?;
+        let name = log.name().to_owned();
+        let now = host::now();
+        log.finish(now, outcome, seconds_since(self.began, now));
+        Some(name)
+    }
+
+    fn succeeded(&mut self, due: &PendingRef, log: Option<String>) {
+        let finished = self.finish(due, Outcome::Succeeded, log);
+        if let Some(entry) = self.book.get_mut(&due.name) {
+            entry.good = Some(due.revision);
+            entry.attempt = None;
+        }
+        self.finished.push(finished);
+    }
+
+    fn failed(&mut self, due: &PendingRef, outcome: Outcome, log: Option<String>) {
+        let finished = self.finish(due, outcome.clone(), log);
+        let host = &self.repository.context.node.host;
+        if let Some(entry) = self.book.get_mut(&due.name) {
+            let before = entry.attempt.as_ref();
+            let at = finished.at;
+            entry.attempt =
+                Some(Attempt::after(outcome, due.revision, due.attempt, before, host, at));
+        }
+        self.finished.push(finished);
+    }
+
+    fn finish(&self, due: &PendingRef, outcome: Outcome, log: Option<String>) -> FinishedRun {
+        let at = host::now();
+        let level = match outcome {
+            Outcome::Succeeded => syslog::SyslogLevel::Info,
+            _ => syslog::SyslogLevel::Warning,
+        };
+        let (repo, name) = (&self.repository.repo.name, short_name(&due.name).escape_controls());
+        let revision = due.revision.short();
+        syslog::send(level, &format!("{repo}: {name} {revision} {outcome}"));
+        FinishedRun {
+            id: format!("{}-{}", self.run.id(), due.name),
+            at,
+            revision: due.revision,
+            subject: self.repository.git.subject(due.revision),
+            reference: Some(due.name.clone()),
+            previous: self.book.get(&due.name).and_then(|entry| entry.good),
+            trigger: self.trigger,
+            outcome,
+            attempt: due.attempt,
+            seconds: seconds_since(self.began, at),
+            log,
+        }
+    }
+
+    fn log_line(&self, name: &str, what: &str) {
+        tracing::info!(repository = %self.repository.repo.name, reference = %name.escape_controls(), what);
+    }
+
+    fn save(&self) -> Result<()> {
+        self.repository.records.put_book(&self.book)
+    }
+}
+
+/// A hook that cannot be run fails its own ref only.
+fn apply_error(outcome: Result<Outcome>) -> Outcome {
+    outcome.unwrap_or_else(|error| Outcome::Hindered { reason: one_line(&error) })
+}

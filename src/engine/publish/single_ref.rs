@@ -1,0 +1,162 @@
+//! Publishes one tree at one target: a followed branch, or a revision that a person asks for.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+
+use crate::config::RepoSettings;
+use crate::domain::git::Commit;
+use crate::domain::publish::rules::PublishTarget;
+use crate::domain::publish::state::PendingRef;
+use crate::domain::repository::action::{Outcome, Trigger};
+use crate::engine::publish::hooks::RefHooks;
+use crate::engine::publish::stage::{self, ExistingRelease, ReadyTree, StageError};
+use crate::engine::repository::Repository;
+use crate::engine::repository::targets::{TargetStore, high_water, kept};
+use crate::engine::run::guard::{RunGuard, RunResult};
+use crate::engine::run::scripts;
+use crate::system::host;
+use crate::system::lock::JournalStep;
+use crate::system::release::StagedRelease;
+
+/// Whether the hooks `before` and `after` run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookMode {
+    /// Run them, and record the result.
+    Run,
+    /// Skip them and record nothing, because no relevant path changed. The last deployed revision stays
+    /// recorded.
+    Rest,
+}
+
+/// Shows the revision of `step` at `target`, and finishes the run.
+///
+/// # Errors
+/// When a file cannot be read or written, or a program cannot be started.
+pub fn follow(
+    repository: &Repository,
+    mut run: RunGuard,
+    step: JournalStep,
+    settings: &RepoSettings,
+    target: PublishTarget,
+    programs: HookMode,
+    trigger: Trigger,
+) -> Result<()> {
+    let last_action = repository.records.prepare_last_action(step.target)?;
+    let started = host::now();
+    if programs == HookMode::Run {
+        scripts::report_step(repository, &step, started);
+    }
+    let (reference, revision) = (step.branch.local(), step.target);
+    let path = target.links_dir.join(target.link(""));
+    let mut hooks =
+        RefHooks { repository, settings, step, reference, trigger, target: &path, log: None };
+    let shown = show(&mut hooks, &mut run, target, programs).and_then(|shown| {
+        if programs == HookMode::Run {
+            // Before the run is recorded: after a crash behind the record, no later run would do it.
+            high_water::lower_mark(repository, &hooks.step)?;
+        }
+        Ok(shown)
+    });
+    let RefHooks { step, log, .. } = hooks;
+    let (ended, store) = match shown {
+        Ok((store, outcome)) => {
+            let failed_script = None;
+            let result =
+                RunResult { step, trigger, started, outcome, failed_script, log, last_action };
+            (Ok((programs == HookMode::Run).then_some(result)), Some(store))
+        }
+        Err(error) => (Err(error), None),
+    };
+    run.finish(ended, || {
+        store.map_or(Ok(()), |store| retire(repository, &store, &kept(repository, revision)?))
+    })
+}
+
+/// Stages and shows the revision, between `before` and `after`.
+fn show(
+    hooks: &mut RefHooks,
+    run: &mut RunGuard,
+    target: PublishTarget,
+    programs: HookMode,
+) -> Result<(TargetStore, Outcome)> {
+    let (repository, revision) = (hooks.repository, hooks.step.target);
+    let target_store = TargetStore::make(repository, target)?;
+    target_store.sweep(repository);
+    let known = ExistingRelease::when(hooks.trigger);
+    if let ReadyTree::Staged(staged) = stage_one(repository, &target_store, revision, known)? {
+        if programs == HookMode::Run {
+            let outcome = hooks.before(run, staged.path())?;
+            if outcome != Outcome::Succeeded {
+                return Ok((target_store, outcome));
+            }
+        }
+        publish(&target_store, staged, known)?;
+    }
+    target_store.store.show(&target_store.place("")?, revision)?;
+    target_store.store.sync()?;
+    let outcome = match programs {
+        HookMode::Run => hooks.after(run)?,
+        HookMode::Rest => Outcome::Succeeded,
+    };
+    Ok((target_store, outcome))
+}
+
+/// Makes `target` show `revision`, without running anything. Removes the release shown before.
+///
+/// # Errors
+/// When the tree breaks the rules, or a file cannot be read or written.
+pub fn put(repository: &Repository, target: PublishTarget, revision: Commit) -> Result<()> {
+    let target_store = TargetStore::make(repository, target)?;
+    target_store.sweep(repository);
+    let known = ExistingRelease::Rewrite;
+    if let ReadyTree::Staged(staged) = stage_one(repository, &target_store, revision, known)? {
+        publish(&target_store, staged, known)?;
+    }
+    target_store.store.show(&target_store.place("")?, revision)?;
+    target_store.store.sync()?;
+    retire(repository, &target_store, &[revision].into())
+}
+
+/// Makes a release of `staged`. A sync before the rename puts the content on disk, one after it the
+/// name.
+fn publish(
+    target_store: &TargetStore,
+    staged: StagedRelease,
+    known: ExistingRelease,
+) -> Result<()> {
+    target_store.store.sync()?;
+    known.publish(staged)?;
+    target_store.store.sync()
+}
+
+/// Retires the releases that are not in `kept`, and sweeps what a rewritten release left.
+fn retire(
+    repository: &Repository,
+    target_store: &TargetStore,
+    kept: &BTreeSet<Commit>,
+) -> Result<()> {
+    let surplus = target_store.store.surplus(&target_store.place("")?, kept)?;
+    if !surplus.is_empty() {
+        surplus.iter().try_for_each(|release| target_store.store.retire(release))?;
+        target_store.store.sync()?;
+    }
+    target_store.sweep(repository);
+    Ok(())
+}
+
+fn stage_one(
+    repository: &Repository,
+    target_store: &TargetStore,
+    revision: Commit,
+    known: ExistingRelease,
+) -> Result<ReadyTree> {
+    let (name, directory) = (String::new(), String::new());
+    let due = PendingRef { name, revision, directory, attempt: 1, resumed: false };
+    match stage::all(repository, target_store, std::slice::from_ref(&due), known)?.pop() {
+        Some(Ok(ready)) => Ok(ready),
+        Some(Err(StageError::Hindered(reason))) => bail!(reason),
+        Some(Err(StageError::Verdict(finding))) => bail!(finding.state_and_reason().1),
+        None => bail!("nothing was staged"),
+    }
+}

@@ -1,0 +1,440 @@
+//! Opens one repository and reads it once into an `Observed`: the last answer of the remote, records,
+//! refs, lock and journal. Changes nothing, decides nothing.
+
+use std::time::Duration;
+
+use anyhow::{Error, Result, bail};
+use chrono::{DateTime, Utc};
+
+use crate::config::RepoMode;
+use crate::domain::git::{Commit, RefName, Relation};
+use crate::domain::remote::{DoubtedAnswer, PollScope};
+use crate::domain::repository::finding::Finding;
+use crate::domain::repository::observed::{
+    BranchSwitch, Observed, Policy, RunningAction, UpstreamTip,
+};
+use crate::engine::context::Context;
+use crate::engine::discovery::{CloneState, RepoEntry};
+use crate::engine::error::{one_line, reason};
+use crate::engine::repository::damage::{self, RepositoryFault};
+use crate::engine::repository::{Repository, machine_id, script_files, targets, tree};
+use crate::system::git::{self, Git, Head};
+use crate::system::host::{self, since_boot};
+use crate::system::lock::{self, Journal};
+use crate::system::pid::Process;
+use crate::system::repo_state::{ActionState, LastAction, PollRecord, RepoRecords};
+
+/// The time after its deadline within which a script and all its processes have ended.
+const ENDING: Duration = Duration::from_secs(20);
+
+/// The result of opening a repository.
+pub enum OpenOutcome<'a> {
+    /// It is open.
+    Ready(Box<Repository<'a>>),
+    /// It is not cloned yet.
+    Missing,
+    /// It cannot be read and may be repairable: a worker has to look. Holds the symptom.
+    Damaged(String),
+    /// It cannot be read or worked on. Holds the reason with the remedy.
+    Broken(String),
+}
+
+impl From<RepositoryFault> for OpenOutcome<'_> {
+    fn from(trouble: RepositoryFault) -> Self {
+        match trouble {
+            RepositoryFault::Damaged(what) => Self::Damaged(what),
+            RepositoryFault::Broken(what) => Self::Broken(what),
+        }
+    }
+}
+
+/// Opens a repository and checks the files that its settings name.
+pub fn open<'a>(context: &'a Context, repo: &'a RepoEntry) -> OpenOutcome<'a> {
+    match &repo.found {
+        // An invalid branch name is an error before there is a clone, too.
+        CloneState::Missing => {
+            return match (repo.branch(context), repo.paths.settings_fault(context, repo)) {
+                (Ok(_), None) => OpenOutcome::Missing,
+                (Ok(_), Some(reason)) => OpenOutcome::Broken(reason),
+                (Err(error), _) => OpenOutcome::Broken(one_line(&error)),
+            };
+        }
+        CloneState::Unfit(reason) => return OpenOutcome::Broken(reason.clone()),
+        CloneState::Clone => {}
+    }
+    if let Some(reason) = repo.paths.settings_fault(context, repo) {
+        return OpenOutcome::Broken(reason);
+    }
+    let repository = repository(context, repo);
+    let doubtful = match &repository {
+        Ok(Repository { head: Head::Branch(_, Some(_)) | Head::Detached, git, .. }) => {
+            git.is_suspicious()
+        }
+        // HEAD is unborn or invalid; mostly a new clone.
+        Ok(_) | Err(_) => true,
+    };
+    if doubtful && let Some(trouble) = damage::visible(repo, host::now()) {
+        return trouble.into();
+    }
+    match repository {
+        Ok(repository) => match repository.obstacle() {
+            Some(reason) => OpenOutcome::Broken(reason),
+            None => OpenOutcome::Ready(Box::new(repository)),
+        },
+        Err(error) => OpenOutcome::Broken(one_line(&error)),
+    }
+}
+
+/// Opens a repository as [`open`] does, and checks the owners of everything in its `.git`, not only of
+/// what [`open`] reads: for commands of a person, and before the clone is changed.
+pub fn open_whole<'a>(context: &'a Context, repo: &'a RepoEntry) -> OpenOutcome<'a> {
+    judged_whole(open(context, repo))
+}
+
+/// The checks of [`open_whole`] on a repository that is already open.
+pub fn judged_whole(opened: OpenOutcome<'_>) -> OpenOutcome<'_> {
+    let OpenOutcome::Ready(repository) = opened else { return opened };
+    match repository.foreign_part() {
+        None => OpenOutcome::Ready(repository),
+        Some(reason) => OpenOutcome::Broken(reason),
+    }
+}
+
+fn repository<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Repository<'a>> {
+    let branch = repo.branch(context)?;
+    let mut git = Git::open_trusting(&repo.path, &repo.trust)?;
+    if let Some(bytes) = repo.settings.max_file {
+        git.limit_files(bytes);
+    }
+    let records = RepoRecords::of(git.git_dir(), &repo.path).in_format(git.format());
+    let head = git.head()?;
+    let (checked_out, is_unborn) = match &head {
+        Head::Branch(name, commit) => (Some(name), commit.is_none()),
+        _ => (None, false),
+    };
+    let source = match (&branch, repo.settings.mode.fetched()) {
+        (Some(branch), _) => git.configured_source(branch, checked_out),
+        (None, Some(_)) => git.pull_source(None).map_err(Error::msg)?,
+        (None, None) => git.pull_source(checked_out).map_err(Error::msg)?,
+    };
+    let is_fresh = is_unborn && records.memory().is_ok_and(|memory| memory.init_due);
+    let remotes = match repo.settings.urls.as_slice() {
+        [] => source.urls.clone(),
+        urls => urls.to_vec(),
+    };
+    Ok(Repository { context, repo, git, records, head, branch, source, is_fresh, remotes })
+}
+
+/// The message for a stopped worker `process`, with the way to continue it.
+pub fn stopped(process: Process) -> String {
+    let pid = process.pid;
+    format!(
+        "its worker (process {pid}) was stopped and holds its lock: nothing is done here until it \
+         continues\nhint: continue it: kill -CONT {pid}; or end it, and the next tick recovers: kill -KILL {pid}"
+    )
+}
+
+/// The message for a worker `process` that has not ended in time.
+pub fn overdue(process: Process) -> String {
+    let pid = process.pid;
+    format!(
+        "process {pid}, which works on it, exceeded its time\n\
+         hint: see what it waits for: cat /proc/{pid}/wchan; mount again a disk that does not answer; \
+         or end it, and the next tick recovers: kill -KILL {pid}"
+    )
+}
+
+impl Repository<'_> {
+    /// The reason why another user could change something in `.git`, or on the way to a script of the
+    /// worktree; `None`: all is safe.
+    pub fn foreign_part(&self) -> Option<String> {
+        let fault = match git::ownership::check_all(&self.repo.path, &self.repo.trust) {
+            Ok(()) => script_files::foreign_part(self)?,
+            Err(part) => part.into(),
+        };
+        Some(reason(&fault))
+    }
+
+    /// The reason to leave this repository alone, if any.
+    fn obstacle(&self) -> Option<String> {
+        let not_ours = || self.records.obstacle();
+        self.git.obstacle(&self.repo.path).or_else(not_ours).or_else(|| match &self.head {
+            _ if self.publishes() => None,
+            Head::Branch(..) => self.git.sparse_checkout(&self.repo.path),
+            Head::Detached => Some(format!(
+                "HEAD is detached: no branch is checked out; go back to one with: git -C {} switch {}",
+                self.repo.path.display(),
+                self.branch.as_ref().map_or("main", RefName::as_str)
+            )),
+            Head::NonBranch(target) => {
+                Some(format!("HEAD names {target}, which is no branch under refs/heads/"))
+            }
+        })
+    }
+
+    /// The revision from which the next action starts: the one that is checked out now, or the one shown
+    /// at the target where one branch is published.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a foreign file is at the target.
+    pub fn is_at(&self) -> Result<Option<Commit>> {
+        match (self.repo.settings.mode, self.git.head()?) {
+            (RepoMode::Checkout, _) => targets::published_revision(self),
+            (_, Head::Branch(_, commit)) => Ok(commit),
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads everything that a decision depends on. `polled`: the last answer of the remote.
+    pub fn observe(&self, polled: &PollRecord, now: DateTime<Utc>) -> Observed {
+        let branch = polled.branch.clone().or_else(|| self.wanted().branch().cloned());
+        let mut seen = Observed {
+            head: self.head_commit(),
+            local_branch: self.local_branch(branch.as_ref()),
+            branch,
+            no_ref: polled.no_ref.clone(),
+            doubt: DoubtedAnswer::reason(&polled.doubts, now),
+            unreachable: polled.unreachable.clone(),
+            other_format: polled.other_format.clone(),
+            left_alone: polled.all_left_alone(&self.remotes, now),
+            late: polled.lags.clone(),
+            asked: polled.last_poll(),
+            ..Observed::default()
+        };
+        if let Err(error) = self.fill_records(&mut seen, now) {
+            seen.broken = Some(reason(&error));
+            return seen;
+        }
+        if let Some(reason) = self.no_upstream_branch(&seen) {
+            seen.broken = Some(reason);
+            return seen;
+        }
+        // An obstacle at a target is no damage of the repository.
+        let found = match self.repo.settings.mode {
+            RepoMode::Checkout => targets::published_revision(self).map(|shown| seen.head = shown),
+            _ if self.fetches_all() => self.fill_refs(&mut seen, polled),
+            _ => Ok(()),
+        };
+        if let Err(error) = found {
+            seen.broken = Some(one_line(&error));
+            return seen;
+        }
+        let known = self.records.repair();
+        let lacking = known.as_ref().and_then(|known| damage::lacking(self, known, now));
+        let trouble = lacking.or_else(|| {
+            if self.fetches_all() {
+                return None;
+            }
+            let error = self.fill_upstream(&mut seen, polled).err()?;
+            Some(damage::diagnose(&self.records, one_line(&error), now))
+        });
+        match trouble {
+            Some(RepositoryFault::Damaged(what)) => seen.damaged = Some(what),
+            Some(RepositoryFault::Broken(what)) => seen.broken = Some(what),
+            None => seen.repaired = known.and_then(|known| damage::mentioned(&known, now)),
+        }
+        seen
+    }
+
+    /// Fills in the refs, where each of several refs is published by itself.
+    fn fill_refs(&self, seen: &mut Observed, polled: &PollRecord) -> Result<()> {
+        let refs = targets::refs(self, polled)?;
+        seen.head = seen.acted;
+        seen.upstream = match (polled.known, polled.tip) {
+            (false, _) => UpstreamTip::Unknown,
+            (true, None) => UpstreamTip::Empty,
+            (true, Some(commit)) => UpstreamTip::Tip { commit, fetched: !refs.unfetched },
+        };
+        seen.refs = Some(refs);
+        Ok(())
+    }
+
+    fn fill_upstream(&self, seen: &mut Observed, polled: &PollRecord) -> Result<()> {
+        seen.upstream = match (polled.known, polled.tip) {
+            (false, _) => match self.last_fetched(seen.branch.as_ref())? {
+                Some(commit) => UpstreamTip::Tip { commit, fetched: true },
+                None => UpstreamTip::Unknown,
+            },
+            (true, None) => UpstreamTip::Empty,
+            (true, Some(commit)) => {
+                // On an idle tick the tip is checked out: no object needs to be looked up.
+                let fetched = seen.head == Some(commit) || self.git.has(commit);
+                UpstreamTip::Tip { commit, fetched }
+            }
+        };
+        let UpstreamTip::Tip { commit: tip, fetched: true } = seen.upstream else { return Ok(()) };
+        if let Some(head) = seen.head
+            && head != tip
+            && !self.git.has(head)
+        {
+            bail!("the revision {head} that is checked out cannot be read");
+        }
+        seen.switch = self.switch(seen)?;
+        if let Some(local) = seen.switch.map_or(seen.head, |switch| switch.local) {
+            seen.relation = Some(match self.repo.settings.mode {
+                // A target holds no local work: upstream's revision replaces whatever it shows.
+                RepoMode::Checkout if local == tip => Relation::Same,
+                RepoMode::Checkout => Relation::Behind,
+                _ => self.git.relation(local, tip)?,
+            });
+        }
+        if seen.relation == Some(Relation::Same) {
+            return Ok(());
+        }
+        let mark = match &seen.branch {
+            Some(branch) => match (self.git.kept_ref(&branch.seen())?, self.wanted()) {
+                // What the branch had under its old name.
+                (None, PollScope::WithHead(old)) => self.git.kept_ref(&old.seen())?,
+                (mark, _) => mark,
+            },
+            None => None,
+        };
+        if let Some(mark) = mark
+            && !self.git.contains(tip, mark)?
+        {
+            if !self.git.has(mark) {
+                // It was here before. That it is missing proves nothing about upstream.
+                bail!("the revision {mark} that upstream had cannot be read");
+            }
+            seen.lagging = polled.lags.is_some() && self.git.contains(mark, tip)?;
+            seen.lost = (!seen.lagging).then_some(mark);
+        }
+        Ok(())
+    }
+
+    /// The switch to the configured or renamed branch, where another one is checked out; `None`: not
+    /// needed. Otherwise there is none: a person may want to stay on another branch.
+    fn switch(&self, seen: &Observed) -> Result<Option<BranchSwitch>> {
+        match (&seen.local_branch, &self.head) {
+            _ if self.publishes() => Ok(None),
+            (Some(wanted), Head::Branch(current, Some(head))) if wanted != current => {
+                let local = self.git.ref_id(&wanted.local())?;
+                // Under its new name the branch goes on from where it was.
+                let local = local.or(Some(*head).filter(|_| self.branch.is_none()));
+                Ok(Some(BranchSwitch { local }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The reason why the checked-out branch has nothing to follow, with the remedy: its configuration
+    /// names no upstream, and the remote never had a branch of its name.
+    fn no_upstream_branch(&self, seen: &Observed) -> Option<String> {
+        let branch = &self.without_upstream()?;
+        let is_lacking = !self.fetches_all()
+            && seen.no_ref.is_some()
+            && seen.unreachable.is_none()
+            && seen.other_format.is_none();
+        if !is_lacking || !matches!(self.newest_seen(branch), Ok(None)) {
+            return None;
+        }
+        let remote = &self.source.remote;
+        Some(format!(
+            "the branch {branch} has no upstream here, and {remote} has no branch of that name\n\
+             hint: git -C {} branch --set-upstream-to={remote}/BRANCH {branch}; or push it to {remote}; \
+             or set branch",
+            self.repo.path.display()
+        ))
+    }
+
+    /// The tip that was fetched last, where the agent has fetched before: what only a person fetched is
+    /// not taken without an answer of the remote.
+    fn last_fetched(&self, branch: Option<&RefName>) -> Result<Option<Commit>> {
+        let Some(branch) = branch else { return Ok(None) };
+        match self.git.kept_ref(&branch.seen())? {
+            Some(_) => self.git.ref_id(&self.tracking(branch)),
+            None => Ok(None),
+        }
+    }
+
+    fn fill_records(&self, seen: &mut Observed, now: DateTime<Utc>) -> Result<()> {
+        let memory = self.records.memory();
+        let (last, at) = self.records.last_action();
+        // What another machine deployed before this one was made from its disk is not deployed here.
+        let elsewhere = |memory| machine_id::made_elsewhere(self.context, memory);
+        if let LastAction::Revision(commit) = last
+            && !memory.as_ref().is_ok_and(elsewhere)
+        {
+            seen.acted = Some(commit);
+            seen.acted_at = at;
+        }
+        let memory = memory?;
+        seen.id_is_late = machine_id::id_is_late(self.context, &memory);
+        let ActionState { attempt, verdict, accepted, acted, tree_when, gaps, .. } = memory;
+        seen.gaps = gaps.filter(|gaps| Some(gaps.revision) == seen.acted);
+        let counts = |finding: &Finding| finding.counts(|| self.git.max_file());
+        let verdict = verdict.filter(|verdict| counts(&verdict.finding));
+        (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
+        seen.pin = self.records.pin()?;
+        (seen.last_success, seen.tree_when) = (acted, tree_when);
+        seen.holds.extend(
+            self.records.hold(now).filter(|hold| hold.until.is_none_or(|until| until > now)),
+        );
+        self.fill_run(seen)
+    }
+
+    /// Fills in the run in progress, the one that died, and a foreign `currentaction.txt`.
+    fn fill_run(&self, seen: &mut Observed) -> Result<()> {
+        let current = lock::current_action(&self.records);
+        let journal = lock::journal(&self.records)?;
+        if let Some(journal) = &journal {
+            if let Some(running) = self.going_on(journal) {
+                seen.running = Some(running);
+                return Ok(());
+            }
+            // A worker that observes again during its own run left no stale journal.
+            seen.stale_journal = journal.worker != Process::current();
+        }
+        let Some(current) = current else { return Ok(()) };
+        let ours = match &journal {
+            Some(journal) => current.is_of(journal),
+            // A run may have ended between the two reads: then this file is gone as well.
+            None => lock::current_action(&self.records)
+                .is_none_or(|again| again.identity != current.identity),
+        };
+        if !ours {
+            seen.holds.push(current.as_hold());
+        }
+        Ok(())
+    }
+
+    /// The policy for the checked-out revision: its own `.pmpy.toml` may set `when`.
+    pub fn policy(&self, seen: &Observed) -> Policy {
+        let settings = &self.repo.settings;
+        let mut policy = settings.policy.clone();
+        let known = seen.tree_when.filter(|known| Some(known.revision) == seen.head);
+        let when = match (known, seen.head) {
+            (Some(known), _) => known.when,
+            (None, Some(head)) => tree::tree_settings(&self.git, head).unwrap_or_default().when,
+            (None, None) => None,
+        };
+        if let (Some(when), false) = (when, settings.fixed.when) {
+            policy.when = when;
+        }
+        policy
+    }
+
+    /// The run of `journal`, if another process continues it: its worker, or a script that outlived the
+    /// worker and has time left.
+    fn going_on(&self, journal: &Journal) -> Option<RunningAction> {
+        if journal.boot_id != self.context.node.boot_id || journal.worker == Process::current() {
+            return None;
+        }
+        let script = journal.phase.script();
+        let in_time = script.filter(|script| since_boot() < script.deadline);
+        let (pid, works) = match in_time.filter(|script| script.process.lives()) {
+            Some(script) => (script.process.pid, journal.worker.lives()),
+            None if journal.worker.lives() => (journal.worker.pid, true),
+            None => return None,
+        };
+        // Only a live worker ends a script at its deadline.
+        let late = script.filter(|it| since_boot() > it.deadline + ENDING && it.process.lives());
+        let stalled = match late {
+            _ if works && journal.worker.is_stopped() => Some(stopped(journal.worker)),
+            Some(script) if works => Some(overdue(script.process)),
+            _ => None,
+        };
+        let revision = journal.phase.step().map(|step| step.target);
+        Some(RunningAction { revision, since: journal.since, pid, stalled })
+    }
+}

@@ -1,0 +1,439 @@
+//! Polls the remotes of one repository in their order and records their answers. Decides nothing about
+//! what to do with a new tip.
+
+use anyhow::{Error, Result};
+use chrono::{DateTime, Utc};
+
+use crate::domain::git::{Remote, RemoteScheme};
+use crate::domain::remote::{
+    Backoff, BackoffList, BackoffPolicy, ConnectionSettings, FormatMismatch, PollAnswer, PollScope,
+    RemoteFailure, RemoteHead, RemoteHints, UnansweredProbe,
+};
+use crate::domain::report::error_report::join_reasons;
+use crate::domain::repository::observed::Unreachable;
+use crate::domain::repository::request::ActionRequest;
+use crate::engine::context::Context;
+use crate::engine::discovery::RepoEntry;
+use crate::engine::error::reason;
+use crate::engine::repository::{Repository, doubt, limits};
+use crate::system::git::upstream;
+use crate::system::repo_state::{PollRecord, RefListing};
+use crate::system::watchdog;
+
+/// One poll: the remotes, the settings and the refs to ask for.
+#[derive(Clone, Copy)]
+pub struct PollRequest<'a> {
+    /// The remotes, in order.
+    pub remotes: &'a [Remote],
+    /// The connection settings.
+    pub reach: &'a ConnectionSettings,
+    /// The refs to ask for.
+    pub wanted: &'a PollScope,
+    /// Whether to skip remotes in backoff.
+    pub backoff: BackoffPolicy,
+    /// The clone that the poll is for; `None`: it is not cloned yet.
+    pub repository: Option<&'a Repository<'a>>,
+}
+
+/// How an answer relates to what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerRelation {
+    /// The answer is to be believed.
+    Sound,
+    /// The answer lacks revisions that were already seen here.
+    Behind,
+    /// Another remote named a tip that is not here yet, and this answer has nothing new.
+    Outdone,
+}
+
+impl Repository<'_> {
+    /// Polls one remote for `wanted`. `known`: hints from its last answer.
+    ///
+    /// # Errors
+    /// As [`Wire::poll`](crate::system::remote::Wire::poll), with the remedy.
+    pub fn ask(
+        &self,
+        remote: &Remote,
+        wanted: &PollScope,
+        known: Option<&RemoteHints>,
+    ) -> Result<PollAnswer> {
+        let (reach, format) = (&self.repo.settings.reach, Some(self.git.format()));
+        let answer = self.context.wire.poll(remote, wanted, reach, known, format);
+        answer.map_err(|error| self.with_remedy(error, remote))
+    }
+
+    /// Adds the remedy to `error`, where `remote` has another object format than the clone.
+    pub(in crate::engine) fn with_remedy(&self, error: Error, remote: &Remote) -> Error {
+        if !error.is::<FormatMismatch>() {
+            return match self.explained_by(remote) {
+                Some(text) => error.context(text),
+                None => error,
+            };
+        }
+        let (path, root) = (&self.repo.path, &self.context.settings.world.root);
+        // Below the root the old clone would be one more repository.
+        let sibling = if path.parent() == Some(root) { root } else { path };
+        let aside = sibling.with_file_name(format!("{}.{}", self.repo.name, self.git.format()));
+        let (path, aside) = (path.display(), aside.display());
+        let clone = match (self.repo.settings.urls.is_empty(), &self.context.helper_input) {
+            (false, _) => String::new(),
+            (true, None) => format!(" && git clone {remote} {path}"),
+            // A clone of root's in its place would be worked on as root from the next tick on.
+            (true, Some(_)) => {
+                let user = &self.context.node.user.name;
+                format!(
+                    " && install -d -o {user} {path} \
+                     && su -s /bin/sh -c 'git clone {remote} {path}' {user}"
+                )
+            }
+        };
+        let name = &self.repo.name;
+        error.context(format!(
+            "none of its objects can be fetched into this clone\n\
+             hint: to clone it anew: mv {path} {aside}{clone} && agent tick {name}"
+        ))
+    }
+
+    /// What the clone's configuration has for `remote` that the agent does not use, with what replaces it.
+    fn explained_by(&self, remote: &Remote) -> Option<String> {
+        let scheme = remote.scheme()?;
+        let mut unused = self.git.unused_settings(&self.source);
+        unused.retain(|setting| upstream::concerns(setting, scheme));
+        let unused = Some(unused.join(", ")).filter(|unused| !unused.is_empty())?;
+        let instead = match scheme {
+            RemoteScheme::Ssh => "key_file and known_hosts, or a Host in ~/.ssh/config",
+            RemoteScheme::Http | RemoteScheme::Https => {
+                "username, password_file, ca_file, client_cert and proxy"
+            }
+            RemoteScheme::Local | RemoteScheme::Git => "the address itself as url",
+        };
+        Some(format!(
+            "the clone's configuration has {unused}, which git uses and the agent does not\n\
+             hint: set {instead}; for another address set url"
+        ))
+    }
+
+    /// The sentence about what the agent does not use of the clone's configuration; `None`: nothing.
+    pub fn unused_settings(&self) -> Option<String> {
+        let unused = self.git.unused_settings(&self.source);
+        (!unused.is_empty()).then(|| {
+            format!(
+                "git pull uses these settings of the clone, and the agent does not: {}\n\
+                 hint: what replaces them is in docs/moving.md; where nothing is needed, remove them",
+                unused.join(", ")
+            )
+        })
+    }
+
+    /// Polls the remotes in order; the first answer that is not behind what was seen here counts. The
+    /// answer is recorded when it differs from `before`.
+    ///
+    /// # Errors
+    /// When the record cannot be written, or the clone cannot be read.
+    pub fn poll(
+        &self,
+        before: &PollRecord,
+        request: ActionRequest,
+        now: DateTime<Utc>,
+    ) -> Result<PollRecord> {
+        let (remotes, reach) = (self.remotes.as_slice(), &self.repo.settings.reach);
+        let (wanted, backoff) = (&self.wanted(), request.backoff());
+        let question = PollRequest { remotes, reach, wanted, backoff, repository: Some(self) };
+        let listing = match self.fetches_all() {
+            true => self.records.listing()?.unwrap_or_default(),
+            false => RefListing::default(),
+        };
+        let standing = |answer: &PollRecord| self.standing(answer, before, &listing);
+        let mut after = ask(self.context, question, before, &standing, now)?;
+        if let Some(tip) = after.tip
+            && before.unreachable.is_some()
+            && before.tip == Some(tip)
+            && !self.git.has(tip)
+        {
+            // The remote answers, but a fetch of the tip that it names failed. Only a fetch that
+            // succeeds ends this.
+            after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
+        }
+        let after = doubt::weigh(self, after, before, &listing, request, now);
+        if after.says_the_same(before) {
+            return Ok(PollRecord { refs: after.refs, bytes: after.bytes, ..before.clone() });
+        }
+        if self.records.exist() {
+            self.records.put_polled(&after)?;
+        }
+        Ok(after)
+    }
+
+    /// The refs that the tick which started this worker has just listed, or else the answer of
+    /// [`Repository::poll`].
+    ///
+    /// # Errors
+    /// As [`Repository::poll`].
+    pub fn take_or_poll(
+        &self,
+        before: PollRecord,
+        request: ActionRequest,
+        now: DateTime<Utc>,
+    ) -> Result<PollRecord> {
+        match self.records.take_heard(now) {
+            Some(tips) if before.known => Ok(PollRecord { refs: Some(tips), ..before }),
+            _ => self.poll(&before, request, now),
+        }
+    }
+
+    /// How `answer` relates to what was seen here, and to another remote's answer. With one remote
+    /// alone there is no other to ask.
+    fn standing(
+        &self,
+        answer: &PollRecord,
+        before: &PollRecord,
+        listing: &RefListing,
+    ) -> Result<AnswerRelation> {
+        if self.remotes.len() < 2 {
+            return Ok(AnswerRelation::Sound);
+        }
+        for tip in answer.refs.iter().flatten() {
+            if let Some(seen) = listing.get(&tip.name).filter(|seen| seen.tip.id != tip.id)
+                && let (Some(seen), Some(context)) = (seen.commit, self.git.peeled(tip.id))
+                && self.git.contains(seen, context)?
+            {
+                return Ok(AnswerRelation::Behind);
+            }
+        }
+        let tip = answer.tip.filter(|_| !self.fetches_all());
+        let Some(tip) = tip.filter(|&tip| self.git.has(tip)) else {
+            return Ok(AnswerRelation::Sound);
+        };
+        if answer.remote != before.remote
+            && before.tip.is_some_and(|expected| !self.git.has(expected))
+        {
+            return Ok(AnswerRelation::Outdone);
+        }
+        let mark = match &answer.branch {
+            Some(branch) => self.git.kept_ref(&branch.seen())?,
+            None => None,
+        };
+        Ok(match mark {
+            Some(mark) if mark != tip && self.git.contains(mark, tip)? => AnswerRelation::Behind,
+            _ => AnswerRelation::Sound,
+        })
+    }
+}
+
+/// Polls the remotes in order until an answer is not behind what was seen.
+///
+/// # Errors
+/// The errors of `standing`.
+pub fn ask(
+    context: &Context,
+    question: PollRequest,
+    before: &PollRecord,
+    standing: &dyn Fn(&PollRecord) -> Result<AnswerRelation>,
+    now: DateTime<Utc>,
+) -> Result<PollRecord> {
+    let PollRequest { remotes, reach, wanted, backoff, repository } = question;
+    let mut failures = Vec::new();
+    let mut left_alone = BackoffList::new();
+    let mut late: Option<(AnswerRelation, PollRecord)> = None;
+    let mut lacking = None;
+    let mut rest = remotes.iter().enumerate();
+    let mut newest = None;
+    let mut has_other_format = false;
+    let mut discovery_first = before.discovery_first.clone();
+    for (number, remote) in rest.by_ref() {
+        let left = before.leaves_alone(remote, now).filter(|left| left.pack.is_none());
+        if let (BackoffPolicy::Respect, Some(left)) = (backoff, left) {
+            failures.push(left.reason.clone());
+            left_alone.insert(remote.to_string(), left.clone());
+            continue;
+        }
+        let known = before.hints_for(remote);
+        let known = known.as_ref();
+        let _step =
+            watchdog::within("asking its remote", reach.limit.saturating_add(limits::SLACK));
+        let answer = match repository {
+            Some(repository) => repository.ask(remote, wanted, known),
+            None => context.wire.poll(remote, wanted, reach, known, None),
+        };
+        match answer {
+            Ok(answer) => {
+                let mirror = number > 0;
+                let head = answer.head.clone().filter(|_| !mirror);
+                let said = PollRecord { mirror, ..said(remote, answer, wanted, known, now) };
+                let said = under_its_new_name(said, head, before);
+                let kept = before.left_alone.get(&remote.to_string());
+                if let Some(left) = kept.filter(|left| left.pack == Some(said.listed_as())) {
+                    left_alone.insert(remote.to_string(), left.clone());
+                }
+                match standing(&said)? {
+                    // Another remote may have the branch.
+                    AnswerRelation::Sound if said.tip.is_none() => {
+                        lacking.get_or_insert(said);
+                    }
+                    AnswerRelation::Sound => {
+                        newest = Some(said);
+                        break;
+                    }
+                    behind => drop(late.get_or_insert((behind, said))),
+                }
+            }
+            Err(error) => {
+                failures.push(leave_alone(&mut left_alone, before, remote, &error, now));
+                has_other_format |= error.is::<FormatMismatch>();
+                if error.is::<UnansweredProbe>() {
+                    discovery_first.insert(remote.to_string());
+                }
+            }
+        }
+    }
+    // A remote that was not asked keeps its backoff.
+    for remote in rest.map(|(_, remote)| remote.to_string()) {
+        let left = before.left_alone.get(&remote).cloned();
+        left_alone.extend(left.map(|left| (remote, left)));
+    }
+    let lags = late.as_ref().and_then(|(_, late)| late.remote.clone());
+    let reason = match (newest, late, failures.is_empty()) {
+        (Some(newest), ..) => return Ok(PollRecord { lags, left_alone, ..newest }),
+        // All remotes answered and lack what was seen: upstream went back.
+        (None, Some((_, late)), true) if lacking.is_none() => {
+            return Ok(PollRecord { left_alone, ..late });
+        }
+        // A remote that did not answer may have what was seen.
+        (None, Some((AnswerRelation::Behind, late)), _) => {
+            return Ok(PollRecord { lags, left_alone, ..late });
+        }
+        (None, None, _) if let Some(lacking) = lacking => {
+            return Ok(PollRecord { left_alone, ..lacking });
+        }
+        (None, None, true) => "no remote: neither a url in the configuration nor an origin in the \
+                               clone\nhint: set url, or: git remote add origin URL"
+            .to_owned(),
+        (None, _, _) => {
+            // Two remotes may be on one server and fail alike.
+            failures.dedup();
+            join_reasons(&failures)
+        }
+    };
+    let way = before.way.clone().map(RemoteHints::after_failure);
+    let polled =
+        PollRecord { left_alone, discovery_first, refs: None, way, bytes: None, ..before.clone() };
+    Ok(without_answer(polled, reason, has_other_format, now))
+}
+
+/// The record of a poll without a usable answer, for this `reason`.
+pub(in crate::engine) fn without_answer(
+    before: PollRecord,
+    reason: String,
+    has_other_format: bool,
+    now: DateTime<Utc>,
+) -> PollRecord {
+    let known = if has_other_format { &before.other_format } else { &before.unreachable };
+    // A time later than now was written before the clock was set back.
+    let since = known.as_ref().map_or(now, |known| known.since.min(now));
+    let why = Some(Unreachable { since, reason });
+    let (unreachable, other_format) = if has_other_format { (None, why) } else { (why, None) };
+    PollRecord { unreachable, other_format, ..before }
+}
+
+/// The record of an answer of `remote`; `known`: hints from its answer before.
+pub(in crate::engine) fn said(
+    remote: &Remote,
+    answer: PollAnswer,
+    wanted: &PollScope,
+    known: Option<&RemoteHints>,
+    now: DateTime<Utc>,
+) -> PollRecord {
+    let same = known.filter(|known| known.is_the_same(&answer.way));
+    let since = answer.way.since.or(same.and_then(|known| known.since));
+    // A time later than now was written before the clock was set back.
+    let since = since.filter(|since| *since <= now).or(Some(now));
+    let no_ref = answer.no_ref(remote).map(|reason| Unreachable { since: now, reason });
+    PollRecord {
+        wanted: wanted.branch().cloned(),
+        remote_head: answer.head.map(|head| head.branch),
+        no_ref,
+        branch: answer.branch,
+        tip: answer.tip,
+        known: true,
+        refs: matches!(wanted, PollScope::Every { .. }).then_some(answer.refs),
+        bytes: Some(answer.way.bytes),
+        remote: Some(remote.to_string()),
+        way: Some(RemoteHints { since, ..answer.way }),
+        ..PollRecord::default()
+    }
+}
+
+/// What `said` means where the wanted branch was the first remote's `head` and goes by another name now.
+/// Also keeps what is known of that HEAD and since when the branch is missing.
+fn under_its_new_name(
+    said: PollRecord,
+    head: Option<RemoteHead>,
+    before: &PollRecord,
+) -> PollRecord {
+    if said.tip.is_some() {
+        let is_first = !said.mirror && said.remote_head.is_some();
+        let remote_head = if is_first { said.remote_head } else { before.remote_head.clone() };
+        return PollRecord { remote_head, ..said };
+    }
+    let remote_head = before.remote_head.clone();
+    let was_head = said.wanted.is_some() && remote_head == said.wanted;
+    match head.filter(|head| was_head && Some(&head.branch) != said.wanted.as_ref()) {
+        Some(RemoteHead { branch, tip }) if tip.is_some() => {
+            PollRecord { branch: Some(branch), tip, no_ref: None, remote_head, ..said }
+        }
+        _ => {
+            let no_ref = said.no_ref.map(|why| match &before.no_ref {
+                Some(known) => Unreachable { since: known.since.min(why.since), ..why },
+                None => why,
+            });
+            PollRecord { no_ref, remote_head, ..said }
+        }
+    }
+}
+
+/// Records in `left_alone` the backoff that follows from the `error` of `remote`; returns the reason.
+pub(in crate::engine) fn leave_alone(
+    left_alone: &mut BackoffList,
+    before: &PollRecord,
+    remote: &Remote,
+    error: &Error,
+    now: DateTime<Utc>,
+) -> String {
+    let remote = remote.to_string();
+    let trouble = error.downcast_ref::<RemoteFailure>().copied();
+    let known = before.left_alone.get(&remote);
+    let pack = (trouble == Some(RemoteFailure::Pack)).then(|| before.listed_as());
+    let known = known.filter(|known| known.pack == pack);
+    let reason = reason(error);
+    match trouble.and_then(|it| Backoff::after(it, &reason, known, now)) {
+        Some(left) => {
+            let left = Backoff { pack, ..left };
+            left_alone.entry(remote).insert_entry(left).get().reason.clone()
+        }
+        None => {
+            left_alone.remove(&remote);
+            reason
+        }
+    }
+}
+
+/// Polls the remotes of a repository that is not cloned yet.
+///
+/// # Errors
+/// When the configured branch cannot be resolved.
+pub fn ask_before_cloning(
+    context: &Context,
+    repo: &RepoEntry,
+    before: &PollRecord,
+    backoff: BackoffPolicy,
+    now: DateTime<Utc>,
+) -> Result<PollRecord> {
+    let branch = repo.branch(context)?;
+    let wanted = match repo.settings.mode.fetched() {
+        Some(kinds) => PollScope::Every { branch, kinds },
+        None => branch.map_or(PollScope::Default, PollScope::Branch),
+    };
+    let (remotes, reach) = (repo.settings.urls.as_slice(), &repo.settings.reach);
+    let question = PollRequest { remotes, reach, wanted: &wanted, backoff, repository: None };
+    ask(context, question, before, &|_| Ok(AnswerRelation::Sound), now)
+}

@@ -1,0 +1,101 @@
+//! Requests to a tick and to a worker. Knows the request, not how it is carried out.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::config::RepoSettings;
+use crate::domain::git::Commit;
+use crate::domain::repository::action::{FinishedRun, ProgressEvent, Trigger};
+use crate::domain::repository::request::ActionRequest;
+
+/// The job of one worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerJob {
+    /// The trigger, and what it may override.
+    pub request: ActionRequest,
+    /// How long to wait for a lock that is taken.
+    pub wait: LockWait,
+    /// The command of a person, besides following upstream.
+    pub command: WorkerCommand,
+}
+
+/// How long a worker waits for a lock that another one holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockWait {
+    /// Not at all.
+    No,
+    /// Until it is free, or the process that started this worker has ended.
+    Unlimited,
+    /// Until this time since boot at the latest.
+    Until(Duration),
+}
+
+/// The command of a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerCommand {
+    /// No command: follow upstream.
+    Follow,
+    /// Run the scripts again for the checked-out revision.
+    Redo,
+    /// Go back to this revision and pin it.
+    Rollback(Commit),
+    /// Accept this rewritten upstream revision.
+    Accept(Commit),
+}
+
+/// Receiver of each progress event, called at once while a tick works.
+pub type ProgressSink<'a> = dyn Fn(ProgressEvent) + Sync + 'a;
+
+/// The options of one tick.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TickOptions {
+    /// The repositories of this tick; all when empty.
+    pub names: Vec<String>,
+    /// Why this tick happens.
+    pub trigger: Trigger,
+    /// Poll and decide only; change nothing but the record of the remotes' answers.
+    pub dry_run: bool,
+    /// How long to wait for repositories whose lock is taken.
+    pub wait: LockWait,
+    /// The command of a person.
+    pub command: WorkerCommand,
+}
+
+impl TickOptions {
+    /// Whether this tick follows upstream. A person's command concerns the clone only and needs no
+    /// remote.
+    pub fn follow(&self) -> bool {
+        self.command == WorkerCommand::Follow
+    }
+
+    /// Whether a person named repositories and so wants them polled now. A message also names one, but
+    /// anybody can have written it: it overrides nothing.
+    pub fn is_named(&self) -> bool {
+        let by_a_message = matches!(self.trigger, Trigger::Bus | Trigger::Webhook);
+        !self.names.is_empty() && !by_a_message
+    }
+
+    /// Whether to poll the remotes of a repository with these settings.
+    pub fn asks(&self, settings: &RepoSettings) -> bool {
+        // A bus that is connected again says nothing about any single repository.
+        let by_itself = matches!(self.trigger, Trigger::Cron | Trigger::Timer)
+            || (self.names.is_empty() && matches!(self.trigger, Trigger::Bus | Trigger::Webhook));
+        self.follow() && (self.is_named() || settings.poll || !by_itself)
+    }
+
+    /// The request on which a decision is based.
+    pub fn request(&self) -> ActionRequest {
+        ActionRequest { trigger: self.trigger, named: self.is_named() }
+    }
+
+    /// Whether to start a worker even where one is busy: to wait for it, or to ask it for one more pass.
+    /// The news of a message reaches the busy worker in no other way.
+    pub fn joins(&self) -> bool {
+        self.wait != LockWait::No || matches!(self.trigger, Trigger::Bus | Trigger::Webhook)
+    }
+}
+
+/// The finished runs of one repository by name, oldest first, or why they cannot be read.
+pub type RunHistory = (String, Result<Vec<FinishedRun>, String>);

@@ -1,0 +1,133 @@
+//! Records how a run ended. Every step here may be repeated: a run that dies in the middle is recorded
+//! again by the next.
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+
+use crate::domain::git::Commit;
+use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, Trigger};
+use crate::domain::repository::finding::Finding;
+use crate::domain::repository::observed::{RecordedFinding, TreeRerunPolicy};
+use crate::engine::repository::{Repository, tree};
+use crate::system::files::PreparedFile;
+use crate::system::git::ACTED;
+use crate::system::lock::{JournalStep, ScriptEnding};
+use crate::system::syslog;
+
+/// A finished run that is to be recorded.
+pub struct RunRecord<'a> {
+    /// The id, the same in every record of this run.
+    pub id: &'a str,
+    /// The trigger.
+    pub trigger: Trigger,
+    /// The step: revision, branch, attempt.
+    pub step: &'a JournalStep,
+    /// The outcome and duration.
+    pub ending: &'a ScriptEnding,
+}
+
+/// Records a run: `lastaction.txt` first where it succeeded (the commit point), then `refs/pmpy/acted`,
+/// the history and the state.
+///
+/// # Errors
+/// When a file cannot be written. What is written already stays; a repetition does no harm.
+pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFile>) -> Result<()> {
+    let RunRecord { step, ending, .. } = run;
+    let succeeded = ending.outcome == Outcome::Succeeded;
+    if succeeded {
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None => repository.records.prepare_last_action(step.target)?,
+        };
+        prepared.commit()?;
+    }
+    let finished = FinishedRun {
+        id: run.id.to_owned(),
+        at: ending.at,
+        revision: step.target,
+        subject: repository.git.subject(step.target),
+        reference: None,
+        previous: step.previous,
+        trigger: run.trigger,
+        outcome: ending.outcome.clone(),
+        attempt: step.attempt,
+        seconds: ending.seconds,
+        log: step.log.clone(),
+    };
+    let known =
+        repository.records.history()?.iter().rev().take(8).any(|entry| entry.id == finished.id);
+    if !known {
+        if succeeded {
+            let message = format!("{}: {} in {:.1} s", run.trigger, ending.outcome, ending.seconds);
+            repository.git.set_logged_ref(ACTED, step.target, &message)?;
+        }
+        repository.records.add_to_history(&finished)?;
+        syslog::send(
+            if succeeded { syslog::SyslogLevel::Info } else { syslog::SyslogLevel::Warning },
+            &format!(
+                "{}: {} {} ({}, {:.1} s)",
+                repository.repo.name,
+                step.target.short(),
+                ending.outcome,
+                run.trigger,
+                ending.seconds
+            ),
+        );
+    }
+    let mut memory = repository.records.memory()?;
+    if succeeded {
+        memory.attempt = None;
+        memory.verdict = None;
+        memory.accepted = None;
+        memory.acted = Some(finished);
+        let tree = tree::tree_settings(&repository.git, step.target).ok();
+        memory.tree_when =
+            tree.map(|tree| TreeRerunPolicy { revision: step.target, when: tree.when });
+        memory.gaps = tree::gaps(&repository.git, memory.gaps.as_ref(), step.target);
+    } else {
+        let attempt = Attempt::after(
+            ending.outcome.clone(),
+            step.target,
+            step.attempt,
+            memory.attempt.as_ref(),
+            &repository.context.node.host,
+            ending.at,
+        );
+        memory.attempt = Some(Attempt { script: ending.failed_script.clone(), ..attempt });
+    }
+    repository.records.put_memory(&memory)
+}
+
+/// Records the finding about going to `revision`, unless it is recorded already.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn verdict(
+    repository: &Repository,
+    revision: Commit,
+    finding: Finding,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let mut memory = repository.records.memory()?;
+    let head = repository.is_at().unwrap_or_default();
+    if let Some(known) = &memory.verdict
+        && (known.revision, known.head, &known.finding) == (revision, head, &finding)
+    {
+        return Ok(());
+    }
+    tracing::info!(repository = %repository.repo.name, revision = %revision.short(), ?finding, "not applied");
+    memory.verdict = Some(RecordedFinding { revision, head, finding, since: now });
+    repository.records.put_memory(&memory)
+}
+
+/// Removes the recorded finding, which no longer applies.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn no_verdict(repository: &Repository) -> Result<()> {
+    let mut memory = repository.records.memory()?;
+    if memory.verdict.take().is_none() {
+        return Ok(());
+    }
+    repository.records.put_memory(&memory)
+}

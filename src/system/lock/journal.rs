@@ -1,0 +1,348 @@
+//! The journal of a run: its phase with all that recovery needs in that phase, and its reading, also of
+//! the format of older agents. Does not know the other files of a run.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::git::{Commit, ObjectFormat, RefName};
+use crate::domain::repository::action::{Outcome, Trigger};
+use crate::system::pid::Process;
+use crate::system::repo_state::ids::ContainsIds;
+use crate::system::repo_state::{RepoRecords, is_newer};
+use crate::system::{files, host};
+
+/// Name of the journal's file.
+pub(super) const JOURNAL: &str = "journal";
+/// Format version of the journal. Format 1 is read as well: [`JournalV1`].
+const FORMAT: u32 = 2;
+
+/// Phase of a run, and all that is needed to repair it after a crash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    /// Format version of the journal.
+    pub format: u32,
+    /// Id that every record of this run shares.
+    pub id: String,
+    /// Reason for the run.
+    pub trigger: Trigger,
+    /// Start of the run.
+    pub since: DateTime<Utc>,
+    /// Boot id of the run: after a reboot none of its processes is alive.
+    pub boot_id: String,
+    /// Worker process.
+    pub worker: Process,
+    /// Identity of the `currentaction.txt` that this run wrote; `None` in `Fetch`.
+    pub current: Option<FileIdentity>,
+    /// Current phase of the run.
+    #[serde(flatten)]
+    pub phase: RunPhase,
+}
+
+/// Phase of a run, with its data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "lowercase")]
+pub enum RunPhase {
+    /// Fetches; the worktree and the branch are unchanged.
+    Fetch,
+    /// Writes the worktree, the index and the branch. Recovery must complete it.
+    Apply {
+        /// Deployment that is applied.
+        step: JournalStep,
+    },
+    /// Runs the scripts; the worktree and the branch are at the target.
+    Run {
+        /// Deployment whose scripts run.
+        step: JournalStep,
+        /// Running script; `None`: root's tick runs it for this worker.
+        script: Option<RunningScript>,
+    },
+    /// The scripts ended; their result is yet to be recorded.
+    Done {
+        /// Deployment whose scripts ended.
+        step: JournalStep,
+        /// Result of the scripts.
+        ending: ScriptEnding,
+    },
+}
+
+/// The deployment that a run makes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JournalStep {
+    /// The local branch that moves; where trees are published, the followed branch.
+    pub branch: RefName,
+    /// The followed branch, where its name is another one.
+    #[serde(default)]
+    pub followed: Option<RefName>,
+    /// Full name of the ref, where each of several refs is deployed separately.
+    #[serde(default)]
+    pub reference: Option<String>,
+    /// Commit before the deployment; `None` when there is none.
+    pub head: Option<Commit>,
+    /// Commit to deploy.
+    pub target: Commit,
+    /// Content of `lastaction.txt` before the deployment.
+    pub previous: Option<Commit>,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// Whether an earlier run of the same revision was interrupted.
+    pub resumed: bool,
+    /// Name of the log file; `None` until a script runs.
+    pub log: Option<String>,
+}
+
+impl JournalStep {
+    /// The branch that is followed.
+    pub fn upstream(&self) -> &RefName {
+        self.followed.as_ref().unwrap_or(&self.branch)
+    }
+}
+
+/// A running script in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningScript {
+    /// Process of the script.
+    pub process: Process,
+    /// Timeout of the script, as time since boot.
+    pub deadline: Duration,
+}
+
+/// Result of the scripts in the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScriptEnding {
+    /// Outcome of the scripts.
+    pub outcome: Outcome,
+    /// Name of the script that failed; `None` when none did, or it is unknown.
+    #[serde(default)]
+    pub failed_script: Option<String>,
+    /// Duration in seconds.
+    pub seconds: f64,
+    /// End of the last script.
+    pub at: DateTime<Utc>,
+}
+
+/// Identity of our `currentaction.txt`, as distinct from another writer's file: a person's `echo` or
+/// `touch` changes the time. Device and inode are left out because they change when a disk is moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// Seconds of the modification time.
+    pub seconds: i64,
+    /// Nanoseconds of the modification time.
+    pub nanoseconds: i64,
+    /// Content of the file.
+    pub text: String,
+}
+
+impl Journal {
+    /// The journal of this process's new run.
+    pub(super) fn new(trigger: Trigger, boot_id: &str, now: DateTime<Utc>) -> Self {
+        let worker = Process::current();
+        Self {
+            format: FORMAT,
+            id: format!("{}-{}", now.format("%Y%m%dT%H%M%S%.9fZ"), worker.pid),
+            trigger,
+            since: now,
+            boot_id: boot_id.to_owned(),
+            worker,
+            current: None,
+            phase: RunPhase::Fetch,
+        }
+    }
+
+    /// What a damaged journal is read as: a run that died while fetching.
+    fn damaged() -> Self {
+        Self {
+            format: FORMAT,
+            id: "damaged".to_owned(),
+            trigger: Trigger::Cron,
+            since: host::now(),
+            boot_id: String::new(),
+            worker: Process { pid: 0, start: 0 },
+            current: None,
+            phase: RunPhase::Fetch,
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        if is_newer(bytes, 1) {
+            return serde_json::from_slice(bytes);
+        }
+        serde_json::from_slice(bytes).map(JournalV1::upgrade)
+    }
+}
+
+impl RunPhase {
+    /// The deployment; `None` in `Fetch`.
+    pub fn step(&self) -> Option<&JournalStep> {
+        match self {
+            Self::Fetch => None,
+            Self::Apply { step } | Self::Run { step, .. } | Self::Done { step, .. } => Some(step),
+        }
+    }
+
+    /// The running script; `None` when this worker runs none.
+    pub fn script(&self) -> Option<RunningScript> {
+        match self {
+            Self::Run { script, .. } => *script,
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for RunPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fetch => "Fetch",
+            Self::Apply { .. } => "Apply",
+            Self::Run { .. } => "Run",
+            Self::Done { .. } => "Done",
+        })
+    }
+}
+
+impl ContainsIds for Journal {
+    fn are_of(&self, format: ObjectFormat) -> bool {
+        self.phase.step().is_none_or(|JournalStep { head, target, previous, .. }| {
+            head.are_of(format) && target.are_of(format) && previous.are_of(format)
+        })
+    }
+}
+
+/// The journal in format 1, whose step has the data of every phase. A run of an older agent may have
+/// died, or may still work, when this agent is installed.
+#[derive(Deserialize)]
+struct JournalV1 {
+    id: String,
+    phase: PhaseV1,
+    trigger: Trigger,
+    since: DateTime<Utc>,
+    boot_id: String,
+    worker: Process,
+    step: Option<StepV1>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum PhaseV1 {
+    Fetch,
+    Apply,
+    Run,
+    Done,
+}
+
+#[derive(Deserialize)]
+struct StepV1 {
+    #[serde(flatten)]
+    step: JournalStep,
+    current: Option<FileIdentity>,
+    script: Option<RunningScript>,
+    culprit: Option<String>,
+    ended: Option<ScriptEnding>,
+}
+
+impl JournalV1 {
+    fn upgrade(self) -> Journal {
+        let (current, phase) = match self.step {
+            None => (None, RunPhase::Fetch),
+            Some(StepV1 { step, current, script, culprit, ended }) => {
+                let phase = match (self.phase, ended) {
+                    (PhaseV1::Fetch, _) => RunPhase::Fetch,
+                    (PhaseV1::Apply, _) => RunPhase::Apply { step },
+                    (PhaseV1::Done, Some(ended)) => RunPhase::Done {
+                        step,
+                        ending: ScriptEnding { failed_script: culprit, ..ended },
+                    },
+                    (PhaseV1::Run | PhaseV1::Done, _) => RunPhase::Run { step, script },
+                };
+                (current, phase)
+            }
+        };
+        let Self { id, trigger, since, boot_id, worker, .. } = self;
+        Journal { format: FORMAT, id, trigger, since, boot_id, worker, current, phase }
+    }
+}
+
+/// Reads the journal of a running or dead run; `None` when there is none.
+///
+/// # Errors
+/// When it is not a regular file, or a newer agent wrote it. A damaged one counts as a run that died
+/// while fetching: the lock, not the journal, keeps runs apart.
+pub fn journal(records: &RepoRecords) -> Result<Option<Journal>> {
+    let path = records.private.join(JOURNAL);
+    let Some(bytes) = files::read_small(&path, 64 * 1024)? else { return Ok(None) };
+    if is_newer(&bytes, FORMAT) {
+        bail!("{} was written by a newer agent\nhint: let that one finish its run", path.display());
+    }
+    let found = Journal::parse(&bytes).map_err(Into::into);
+    let found = found.and_then(|journal| records.belonging(journal));
+    Ok(Some(found.unwrap_or_else(|_: anyhow::Error| Journal::damaged())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The journal of an agent that has format 1, when a script has failed. `PHASE` is the phase.
+    const OLDER: &str = r#"{"format":1,"id":"20261122T090000.718092508Z-2883","phase":"PHASE",
+        "trigger":"cron","since":"2026-11-22T09:00:00.718092508Z","boot_id":"boot",
+        "worker":{"pid":2883,"start":2867471},"step":{"branch":"main",
+        "reference":"refs/heads/main","head":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "target":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb","previous":null,"attempt":2,
+        "resumed":true,"current":{"seconds":1795914830,"nanoseconds":876846447,"text":"bb\n"},
+        "script":{"process":{"pid":2892,"start":2867499},"deadline":{"secs":32274,"nanos":9}},
+        "culprit":"work.sh","log":"a.log","ended":{"outcome":{"kind":"failed","code":3},
+        "seconds":0.5,"at":"2026-11-22T09:00:01Z"}}}"#;
+
+    fn read_older(phase: &str) -> Journal {
+        Journal::parse(OLDER.replace("PHASE", phase).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_journal_of_an_older_agent_keeps_the_data_of_its_phase() {
+        let step = JournalStep {
+            branch: "main".parse().unwrap(),
+            followed: None,
+            reference: Some("refs/heads/main".to_owned()),
+            head: Some("a".repeat(40).parse().unwrap()),
+            target: "b".repeat(40).parse().unwrap(),
+            previous: None,
+            attempt: 2,
+            resumed: true,
+            log: Some("a.log".to_owned()),
+        };
+        let script = Some(RunningScript {
+            process: Process { pid: 2892, start: 2_867_499 },
+            deadline: Duration::new(32_274, 9),
+        });
+        let ending = ScriptEnding {
+            outcome: Outcome::Failed { code: 3 },
+            failed_script: Some("work.sh".to_owned()),
+            seconds: 0.5,
+            at: "2026-11-22T09:00:01Z".parse().unwrap(),
+        };
+        let current = Some(FileIdentity {
+            seconds: 1_795_914_830,
+            nanoseconds: 876_846_447,
+            text: "bb\n".to_owned(),
+        });
+        let phases = [
+            ("fetch", RunPhase::Fetch),
+            ("apply", RunPhase::Apply { step: step.clone() }),
+            ("run", RunPhase::Run { step: step.clone(), script }),
+            ("done", RunPhase::Done { step, ending }),
+        ];
+        for (word, phase) in phases {
+            let journal = read_older(word);
+            assert_eq!(journal.phase, phase);
+            assert_eq!(journal.current, current);
+            assert_eq!(journal.id, "20261122T090000.718092508Z-2883");
+            assert_eq!(journal.worker, Process { pid: 2883, start: 2_867_471 });
+            // In the present format it is read as it was written.
+            let written = serde_json::to_vec(&journal).unwrap();
+            assert_eq!(Journal::parse(&written).unwrap(), journal);
+        }
+    }
+}

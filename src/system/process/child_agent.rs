@@ -1,0 +1,223 @@
+//! Agent processes that work on repositories, and their messages to the waiting parent: a line when an
+//! action begins, and at the end what they could not record. They may run longer than the parent, and a
+//! worker never blocks on a missing reader. Does not know the format of the messages.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{cannot_start, input, is_ready, open, ours_with, wait};
+use crate::system::host::since_boot;
+use crate::system::pid::Process;
+
+/// Bytes read from a worker's output at a time.
+const PIECE: usize = 64 << 10;
+/// Interval of the checks for a stopped child.
+const BEAT: Duration = Duration::from_secs(1);
+/// Consecutive checks after which a child counts as stopped: a debugger stops one for a moment.
+const STOPPED: u32 = 3;
+/// Time for a helper to end after SIGTERM, and again after SIGKILL.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Detached workers; each is reaped once it has ended.
+static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// An agent process for one repository, or for all repositories of a user.
+pub struct ChildAgent {
+    child: Child,
+    process: Process,
+}
+
+/// Destination of the standard output of an agent process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputMode {
+    /// A pipe that [`ChildAgent::wait_for_exit`] reads.
+    Piped,
+    /// Our own standard output.
+    Inherit,
+}
+
+/// Result of waiting for an agent process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildFinish {
+    /// The process ended with this exit code, encoded as the shell does.
+    Code(u8),
+    /// The time limit passed; the process continues.
+    Overdue,
+    /// A signal such as `kill -STOP` stopped the process; it waits for SIGCONT.
+    Stopped,
+}
+
+impl ChildAgent {
+    /// Starts `agent ARGS…`, with `helper_input` as its standard input; [`ChildAgent::wait_for_exit`] reads
+    /// its output. It starts its own session and may run longer than this process.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn start(args: &[OsString], helper_input: Option<&File>) -> Result<Self> {
+        let child = ours_with(args)
+            .stdin(input(helper_input)?)
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| cannot_start("a worker"))?;
+        Ok(Self::of(child))
+    }
+
+    /// Starts `agent ARGS…` with only `env` as its environment; the child changes its user itself.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn start_for(
+        args: &[OsString],
+        env: &[(OsString, OsString)],
+        helper_input: &File,
+        speaks: OutputMode,
+    ) -> Result<Self> {
+        let mut command = ours_with(args);
+        command.env_clear().envs(env.iter().map(|(key, value)| (key, value)));
+        command.stdin(input(Some(helper_input))?);
+        if speaks == OutputMode::Piped {
+            command.stdout(Stdio::piped());
+        }
+        Ok(Self::of(command.spawn().with_context(|| cannot_start("a helper"))?))
+    }
+
+    fn of(child: Child) -> Self {
+        let pid = child.id() as i32;
+        // Only this process can reap it, so the number cannot belong to another process.
+        let process = Process::find(pid).unwrap_or(Process { pid, start: 0 });
+        Self { child, process }
+    }
+
+    /// Identity of the process.
+    pub fn process(&self) -> Process {
+        self.process
+    }
+
+    /// Passes its output to `hear`, line by line and long lines in pieces, until the child ends,
+    /// `patience` passes, or the child is stopped. A duration that `hear` returns replaces the
+    /// remaining time.
+    ///
+    /// # Errors
+    /// When the wait fails.
+    pub fn wait_for_exit(
+        &mut self,
+        patience: Duration,
+        mut hear: impl FnMut(&[u8]) -> Option<Duration>,
+    ) -> Result<ChildFinish> {
+        let mut deadline = since_boot().saturating_add(patience);
+        let mut stopped = 0;
+        let mut line = Vec::new();
+        let mut piece = [0; PIECE];
+        // After the end of its output, its exit status says the rest.
+        while let Some(words) = &mut self.child.stdout {
+            let left = deadline.saturating_sub(since_boot());
+            if !is_ready(words, PollFlags::IN, left.min(BEAT))? {
+                stopped = if self.process.is_stopped() { stopped + 1 } else { 0 };
+                match left.is_zero() {
+                    _ if stopped >= STOPPED => return Ok(ChildFinish::Stopped),
+                    true => return Ok(ChildFinish::Overdue),
+                    false => continue,
+                }
+            }
+            let read = words.read(&mut piece).unwrap_or_default();
+            for part in piece.get(..read).unwrap_or_default().split_inclusive(|&byte| byte == b'\n')
+            {
+                line.extend_from_slice(part);
+                if line.ends_with(b"\n") || line.len() >= PIECE {
+                    if let Some(more) = hear(&line) {
+                        deadline = since_boot().saturating_add(more);
+                    }
+                    line.clear();
+                }
+            }
+            if read == 0 {
+                self.child.stdout = None;
+            }
+        }
+        if !line.is_empty() {
+            hear(&line);
+        }
+        self.end_before(deadline)
+    }
+
+    /// Waits for its end until `deadline` (time since boot), or until it is stopped.
+    fn end_before(&mut self, deadline: Duration) -> Result<ChildFinish> {
+        let mut stopped = 0;
+        while let Some(end) = open(self.process) {
+            let beat = since_boot() + BEAT;
+            if wait(&end, deadline.min(beat), || {})? {
+                break;
+            }
+            stopped = if self.process.is_stopped() { stopped + 1 } else { 0 };
+            if stopped >= STOPPED {
+                return Ok(ChildFinish::Stopped);
+            }
+            if since_boot() >= deadline {
+                return Ok(ChildFinish::Overdue);
+            }
+        }
+        Ok(ChildFinish::Code(code_of(
+            self.child.wait().context("cannot wait for a process of ours")?,
+        )))
+    }
+
+    /// Ends the process with SIGTERM, then SIGKILL. Only for one that holds no lock and runs no action.
+    /// Returns a thread that the kernel keeps alive; `None` when the process is gone.
+    pub fn end(mut self) -> Option<Process> {
+        for signal in [Signal::TERM, Signal::KILL] {
+            if let Some(pid) = Pid::from_raw(self.process.pid) {
+                // Not reaped yet, so the number is still its own; an ended process is the wanted
+                // result.
+                let _ = kill_process(pid, signal);
+            }
+            if let Ok(ChildFinish::Code(_)) = self.end_before(since_boot() + GRACE) {
+                return None;
+            }
+        }
+        let remains = self.process.remains();
+        self.detach();
+        remains
+    }
+
+    /// Stops waiting for the process. It continues; a later call here, also for another child, reaps
+    /// it.
+    pub fn detach(self) {
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        left.push(self.child);
+    }
+}
+
+fn code_of(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// Sends a line from a helper to the waiting parent; blocks until it is written.
+///
+/// # Errors
+/// When the parent is gone.
+pub fn report(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("{line}\n").as_bytes())?;
+    out.flush()
+}
+
+/// Sends a short line from a worker to the waiting parent, unless there is no reader or its pipe is
+/// full: a worker must not block on that.
+pub fn print_line(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let is_ready = poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&Timespec::default()));
+    if is_ready == Ok(1) {
+        let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
+    }
+}
