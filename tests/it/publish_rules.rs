@@ -164,7 +164,7 @@ fn what_does_not_go_together_is_refused_at_its_place() {
         (branches, "before = [\"../x\"]", "4:11", "leaves the repository", "from the top"),
         (branches, "before = []", "4:10", "empty", "leave the key out"),
         (branches, "after = []", "4:9", "empty", "a program"),
-        (branches, "after = \"systemctl reload nginx\"", "4:9", "string", "a list"),
+        (branches, "after = \"systemctl reload nginx\"", "4:9", "expected a list", ""),
         (branches, "after = [\"bin/x\"]", "4:9", "\"bin/x\" is not an absolute path", "whole path"),
         (branches, "after_user = \"\"", "4:14", "empty", "leave the key out"),
         (branches, "match = []", "4:9", "empty", "leave the key out"),

@@ -27,6 +27,7 @@ use crate::engine::repository::damage::{RepositoryFault, diagnose};
 use crate::engine::repository::{Repository, limits};
 use crate::system::git::damage::Damage;
 use crate::system::git::quarantine::Quarantine;
+use crate::system::git::size_limits;
 use crate::system::git::upstream::ORIGIN;
 use crate::system::git::{self, ACTED, Git, Head, repair as files};
 use crate::system::lock::{self, ActionLock, RunPhase};
@@ -363,7 +364,8 @@ impl RepairRun<'_> {
             let refs = files::refs(&self.git_dir).into_iter();
             refs.filter(|(_, id)| !git.reads(id.0)).map(|(name, _)| name).collect::<Vec<_>>()
         };
-        if git.unreadable(&needed)?.is_none() && lost(git).is_empty() {
+        let oversized = size_limits::oversized_pack(&self.git_dir);
+        if git.unreadable(&needed)?.is_none() && lost(git).is_empty() && oversized.is_none() {
             return Ok(());
         }
         let sorted_out = git.sort_out(&self.quarantine)?;

@@ -221,7 +221,8 @@ impl Repository<'_> {
         }
         let known = self.records.repair();
         let lacking = known.as_ref().and_then(|known| damage::lacking(self, known, now));
-        let trouble = lacking.or_else(|| {
+        let oversized = || damage::oversized(self, now);
+        let trouble = lacking.or_else(oversized).or_else(|| {
             if self.fetches_all() {
                 return None;
             }

@@ -119,6 +119,16 @@ pub fn check_size(path: &Path, name: &str, bytes: u64) -> Result<(), OversizedFi
     }
 }
 
+/// The first pack, or file that belongs to one, that is larger than its limit. libgit2 skips a pack that it
+/// cannot open, so that reading the objects of the others does not show it.
+pub fn oversized_pack(git_dir: &Path) -> Option<OversizedFile> {
+    let packs = fs::read_dir(git_dir.join("objects/pack")).ok()?;
+    packs.flatten().find_map(|entry| {
+        let name = format!("objects/pack/{}", entry.file_name().to_string_lossy());
+        check(git_dir, &name).err()
+    })
+}
+
 /// The files below `directory/below`, by their paths from `directory`, sorted; without locks and names that
 /// are not UTF-8.
 ///
