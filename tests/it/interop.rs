@@ -195,6 +195,11 @@ fn node_git_server() {
 }
 
 #[test]
+fn gitolite_behind_apache() {
+    everything_works(servers::gitolite);
+}
+
+#[test]
 fn haproxy_with_two_backends() {
     everything_works(servers::haproxy);
 }

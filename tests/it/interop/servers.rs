@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::sandbox::{Ran, Sandbox, set_mode, text};
@@ -127,6 +128,47 @@ pub fn apache_v0(machine: &Sandbox) -> Route {
     let site = backend(machine, "RequestHeader unset Git-Protocol early\n");
     let (port, server) = apache(machine, "apache", &site);
     Route::plain("Apache httpd, git-http-backend, v0", apache_version(machine), port, server)
+}
+
+/// Apache httpd with gitolite: a user with a password, who may read the repositories that are listed.
+pub fn gitolite(machine: &Sandbox) -> Route {
+    const RULES: &str = "repo ops site tags short empty\n    R = pat\n";
+    let home = dir(machine, "gitolite");
+    let run = |line: &[&str]| {
+        let mut command = machine.command(line[0]);
+        Ran::of(command.env("HOME", &home).args(&line[1..])).ok().stdout
+    };
+    symlink(machine.path("server"), home.join("repositories")).unwrap();
+    run(&["gitolite", "setup", "--admin", "pat"]);
+    fs::write(home.join(".gitolite/conf/gitolite.conf"), RULES).unwrap();
+    run(&["gitolite", "compile"]);
+    // Its hook refuses pushes that come without gitolite, as those of the tests do. It has to be there.
+    fs::write(home.join(".gitolite/hooks/common/update"), "#!/bin/sh\n").unwrap();
+    for place in [&home, &machine.path("server")] {
+        // Its own files are for its user alone, who here is the one of the web server.
+        run(&["chmod", "-R", "a+rwX", text(place)]);
+    }
+    let password = machine.path("password");
+    fs::write(&password, "xyzzy\n").unwrap();
+    set_mode(&password, 0o600);
+    let hash = run(&["openssl", "passwd", "-apr1", "-in", text(&password)]);
+    let users = home.join("users");
+    fs::write(&users, format!("pat:{hash}")).unwrap();
+    let site = format!(
+        "SetEnv GITOLITE_HTTP_HOME {home}\nSetEnv GIT_PROJECT_ROOT {home}/repositories\n\
+         SetEnv GIT_HTTP_EXPORT_ALL\nScriptAlias / /usr/share/gitolite3/gitolite-shell/\n\
+         <Location />\nAuthType Basic\nAuthName git\nAuthBasicProvider file\n\
+         AuthUserFile {users}\nRequire valid-user\n</Location>\n",
+        home = text(&home),
+        users = text(&users),
+    );
+    let (port, server) = apache(machine, "apache", &site);
+    let package = run(&["dpkg-query", "--show", "gitolite3"]);
+    let gitolite = package.split(['\t', '-']).nth(1).unwrap().to_owned();
+    let version = format!("gitolite {gitolite}, {}", apache_version(machine));
+    let route = Route::plain("Apache httpd with gitolite", version, port, server);
+    let login = format!("username = \"pat\"\npassword_file = {password:?}\n");
+    Route { settings: format!("{}{login}", route.settings), ..route }
 }
 
 /// HAProxy before two Apaches.
