@@ -322,9 +322,11 @@ fn facts(row: &StatusRow, now: DateTime<Utc>) -> Vec<String> {
     ];
     let gaps = row.gaps.iter().flat_map(ContentGaps::sentences);
     let gaps = gaps.map(|sentence| ("left out", Some(format::escaped(&sentence))));
+    let left = row.left.iter().map(|left| ("kept", Some(format::escaped(&left.sentence()))));
     facts
         .into_iter()
         .chain(gaps)
+        .chain(left)
         .filter_map(|(name, value)| value.map(|value| format!("{name:<11} {value}")))
         .collect()
 }

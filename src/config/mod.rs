@@ -229,6 +229,9 @@ pub struct PublishSettings {
     pub after: Vec<String>,
     /// `after_user`: the user who runs `after`; `None`: the same as for all else.
     pub after_user: Option<String>,
+    /// `shared`: directories in the store that are linked into each release, as paths in a tree.
+    #[serde(default)]
+    pub shared: Vec<String>,
 }
 
 /// The complete settings of one repository.

@@ -116,6 +116,15 @@ impl Dir {
         }
     }
 
+    /// Opens the file `name` for reading; never follows a link and never blocks.
+    ///
+    /// # Errors
+    /// When it is missing, is a link, or may not be read.
+    pub fn open_file(&self, name: &[u8]) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?))
+    }
+
     /// Names and types of the entries, in no particular order.
     ///
     /// # Errors

@@ -14,11 +14,15 @@
 //!   .repository                               the path of that repository's git directory
 //!   .pmpy-link-NUMBER                         a link before its rename to its place
 //!   [SLOT/]REVISION/                          a complete release, synced to disk
-//!   [SLOT/].pmpy-tmp-NUMBER/                  a release during writing or removal
+//!   [SLOT/].pmpy-tmp-NUMBER/                  a release during writing
+//!   [SLOT/].pmpy-tmp-old-REVISION-NUMBER/     a release that is to be removed
+//!   .shared/[SLOT/]PATH/                      a directory that each release has a link to
+//!   .left/REVISION/PATH                       a file that a removed release had and its revision not
 //! ```
 //!
 //! A release has its revision's name only while it is complete: it gets the name after all of it is on
-//! disk, and loses it before any of it is removed. Anything at a place except our own link with this
+//! disk, and loses it before any of it is removed. The name alone proves nothing: whoever restores a
+//! backup can make such a directory, so a release is used again only after [`ReleaseStore::is_whole`]. Anything at a place except our own link with this
 //! exact text or an empty directory belongs to somebody else, and stays.
 //!
 //! Publishing takes these steps, each for all places at once, with [`ReleaseStore::sync`] between them:
@@ -32,7 +36,7 @@
 //! place and the releases to keep.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -41,7 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttributes};
+use rustix::fs::{AtFlags, FileType, RenameFlags, Statx, StatxAttributes};
 use rustix::io::Errno;
 
 use super::files::{self, Dir};
@@ -49,11 +53,17 @@ use crate::domain::git::Commit;
 use crate::domain::repository::change::{MAX_NAME, TEMPORARY};
 use crate::domain::text::EscapeControls;
 
+mod left;
 mod link;
 mod remove;
+mod salvage;
+mod shared;
+mod sweep;
+mod verify;
 mod write;
 
-pub use link::{LinkState, in_the_way};
+pub use link::{LinkState, link_without_store};
+pub use salvage::ReleasePaths;
 pub use write::StagedRelease;
 
 /// File in a store that names its repository.
@@ -104,8 +114,10 @@ impl Slot {
 /// A complete tree that can be shown at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
-    place: Slot,
-    revision: Commit,
+    /// Its place.
+    pub place: Slot,
+    /// Its revision.
+    pub revision: Commit,
 }
 
 /// The opened release directory of one repository.
@@ -267,8 +279,7 @@ impl ReleaseStore {
     fn is_of(&self, repository: &Path) -> Result<bool> {
         let shown = self.path.display();
         let message = || format!("cannot read {shown}/{MARKER}");
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&*self.dir, MARKER, flags, Mode::empty()) {
+        let file = match self.dir.open_file(MARKER.as_bytes()) {
             Err(Errno::NOENT) => {
                 let entries = self.dir.entries().with_context(|| format!("cannot list {shown}"))?;
                 // Another process may have written the marker in the meantime.
@@ -281,7 +292,7 @@ impl ReleaseStore {
                 );
                 return Ok(false);
             }
-            file => File::from(file.with_context(message)?),
+            file => file.with_context(message)?,
         };
         let mut text = Vec::new();
         file.take(MAX_MARKER).read_to_end(&mut text).with_context(message)?;
@@ -319,15 +330,50 @@ impl ReleaseStore {
         Ok(self.links_dir.sync()?)
     }
 
-    /// Whether there is a complete release of `revision` for `place`.
+    /// Whether there is a release of `revision` for `place`, by its name.
     ///
     /// # Errors
     /// When its attributes cannot be read.
     pub fn has(&self, place: &Slot, revision: Commit) -> Result<bool> {
-        let Some(slot) = self.slot(place)? else { return Ok(false) };
-        let found = slot.look_at(revision.to_string().as_bytes());
-        let found = found.with_context(|| format!("cannot look at {}", self.path.display()))?;
+        let found = self.look_at_release(place, revision)?;
         Ok(found.is_some_and(|found| kind(&found) == FileType::Directory))
+    }
+
+    /// Whether something that is no directory has the name of the release of `revision` for `place`.
+    ///
+    /// # Errors
+    /// When its attributes cannot be read.
+    pub fn is_obstructed(&self, place: &Slot, revision: Commit) -> Result<bool> {
+        let found = self.look_at_release(place, revision)?;
+        Ok(found.is_some_and(|found| kind(&found) != FileType::Directory))
+    }
+
+    /// Whether the release of `revision` that the link of `place` shows is missing, or was emptied. Its
+    /// content is not compared: an idle tick has to cost next to nothing.
+    ///
+    /// # Errors
+    /// When its attributes cannot be read.
+    pub fn is_lost(&self, place: &Slot, revision: Commit) -> Result<bool> {
+        let message = || format!("cannot look at {}", self.path.display());
+        let found = self.look_at_release(place, revision)?;
+        let Some(found) = found.filter(|found| kind(found) == FileType::Directory) else {
+            return Ok(true);
+        };
+        let link = self.links_dir.look_at(place.link.as_bytes()).with_context(message)?;
+        let changed = |it: &Statx| (it.stx_ctime.tv_sec, it.stx_ctime.tv_nsec);
+        if link.is_some_and(|link| changed(&found) <= changed(&link)) {
+            // Nothing was added to the directory or removed since it was linked.
+            return Ok(false);
+        }
+        let Some(slot) = self.slot(place)? else { return Ok(true) };
+        let dir = slot.beneath(revision.to_string().as_bytes()).with_context(message)?;
+        Ok(dir.entries().with_context(message)?.is_empty())
+    }
+
+    fn look_at_release(&self, place: &Slot, revision: Commit) -> Result<Option<Statx>> {
+        let Some(slot) = self.slot(place)? else { return Ok(None) };
+        slot.look_at(revision.to_string().as_bytes())
+            .with_context(|| format!("cannot look at {}", self.path.display()))
     }
 
     /// Syncs everything done so far to disk, once for any number of places.
@@ -369,8 +415,25 @@ impl ReleaseStore {
     pub fn slots(&self) -> Result<Vec<String>> {
         let message = || format!("cannot list {}", self.path.display());
         let entries = self.dir.entries().with_context(message)?.into_iter();
+        let entries = entries.filter(|(_, kind)| *kind == FileType::Directory);
         let names = entries.filter_map(|(name, _)| String::from_utf8(name).ok());
         Ok(names.filter(|it| !it.starts_with('.') && revision(it.as_bytes()).is_none()).collect())
+    }
+
+    /// Releases of every place, by their names. Their places have no link that could be used.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn all_releases(&self) -> Result<Vec<Release>> {
+        let slots = self.slots()?.into_iter().map(Some);
+        let places = slots.chain([None]).map(|slot| Slot { link: String::new(), slot });
+        let releases: Result<Vec<_>> = places.map(|place| self.releases(&place)).collect();
+        Ok(releases?.concat())
+    }
+
+    /// Path of the release of `revision` for `place`.
+    pub fn release_path(&self, place: &Slot, revision: Commit) -> PathBuf {
+        self.slot_path(place).join(revision.to_string())
     }
 
     fn slot_path(&self, place: &Slot) -> PathBuf {

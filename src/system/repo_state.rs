@@ -16,6 +16,7 @@
 //!     refs                               refs of the remote at the last fetch (RefListing)
 //!     heard                              refs just polled, for the worker (RefListing)
 //!     published                          what is published at the targets (PublishRecord)
+//!     sealed                             releases that were written completely, one per line
 //!     history                            finished runs, one JSON object per line
 //!     changed                            changed paths of the current action, for the scripts
 //! ```

@@ -308,9 +308,13 @@ fn a_target_that_cannot_be_is_bad_with_what_to_do_and_one_that_can_is_not() {
         let keys = format!("mode = \"checkout\"\ntarget = \"{}\"\n{keys}", text(&target));
         configure(&machine, &format!("[repo.ops]\n{keys}\n"));
     };
-    publishes("nowhere/site", "");
+    fs::write(machine.path("file"), "").unwrap();
+    publishes("file/site", "");
     let found = verdicts(&machine, &[], 1);
-    assert_has(&found, "bad ops", "does not exist");
+    assert_has(&found, "bad ops", "file is no directory to enter");
+    publishes("nowhere/site", "");
+    // The first publication makes the directory.
+    assert_has(&verdicts(&machine, &[], 0), "ok ops", "publishes to");
     fs::create_dir(machine.path("nowhere")).unwrap();
     assert_has(&verdicts(&machine, &[], 0), "ok ops", "publishes to");
 

@@ -15,6 +15,7 @@ use crate::sandbox::{Ran, Sandbox, text};
 
 mod by_hand;
 mod examples;
+mod left;
 mod life;
 mod lost;
 mod names;
@@ -23,6 +24,7 @@ mod programs;
 mod readers;
 mod refused;
 mod steered;
+mod stores;
 mod watched;
 
 /// The repository that is published.
@@ -64,6 +66,21 @@ impl Publisher {
     pub fn page(&self, directory: &str) -> Option<String> {
         let page = fs::read_to_string(self.at(directory).join("page")).ok()?;
         Some(page.trim_end().to_owned())
+    }
+
+    /// The store of the target, in its mode.
+    pub fn store(&self) -> PathBuf {
+        let inside = self.at(".pmpy");
+        if inside.is_dir() { inside } else { self.machine.path("targets/.site.pmpy") }
+    }
+
+    /// The files that releases left behind, below `.left`; sorted.
+    pub fn left(&self) -> Vec<String> {
+        let left = self.store().join(".left");
+        let files = if left.is_dir() { self.machine.files_below(&left) } else { Vec::new() };
+        let mut files: Vec<String> = files.iter().map(|file| text(file).to_owned()).collect();
+        files.sort();
+        files
     }
 
     /// The revision whose tree is seen in `directory`.

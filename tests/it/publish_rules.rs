@@ -101,6 +101,7 @@ fn a_repository_that_publishes_has_all_that_it_was_given() {
             before: vec!["bin/validate".to_owned()],
             after: ["systemctl", "reload", "puppetserver"].map(str::to_owned).to_vec(),
             after_user: Some("root".to_owned()),
+            shared: Vec::new(),
         }
     );
     assert_eq!(env.target().unwrap().links_dir, Path::new("/etc/puppet/environments"));

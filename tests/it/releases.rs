@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use pmpy::domain::git::Commit;
 use pmpy::system::git::Git;
-use pmpy::system::release::{self, LinkState, ReleaseStore, Slot};
+use pmpy::system::release::{self, LinkState, ReleasePaths, ReleaseStore, Slot};
 
 use crate::worktree::{Lab, Leaf, Tree, expected, file, link, snapshot, tree};
 
@@ -79,7 +79,7 @@ impl Sites {
     /// All steps for one place; of the older releases those of `keep` stay.
     pub fn publish(&self, place: &Slot, number: usize, keep: &[usize]) -> anyhow::Result<()> {
         let store = self.make()?;
-        store.sweep()?;
+        self.sweep(&store)?;
         if !store.has(place, self.revisions[number])? {
             self.write(&store, place, number)?;
         }
@@ -89,7 +89,22 @@ impl Sites {
         let keep: BTreeSet<Commit> = keep.iter().map(|&number| self.revisions[number]).collect();
         store.surplus(place, &keep)?.iter().try_for_each(|release| store.retire(release))?;
         store.sync()?;
-        store.sweep()
+        self.sweep(&store)
+    }
+
+    /// Removes retired releases; keeps what their revisions do not have.
+    pub fn sweep(&self, store: &ReleaseStore) -> anyhow::Result<()> {
+        let of_revision = |revision| {
+            let change = self.lab.change(None, &revision);
+            Some(change.ops.into_iter().map(|op| op.path).collect())
+        };
+        store.sweep(&ReleasePaths { of_revision: &of_revision, shared: &[] })
+    }
+
+    /// Takes the link of `place` away, and retires all its releases.
+    pub fn remove(&self, store: &ReleaseStore, place: &Slot) -> anyhow::Result<()> {
+        store.unlink(place)?;
+        store.releases(place)?.iter().try_for_each(|release| store.retire(release))
     }
 
     /// What stands at `place`.
@@ -193,13 +208,13 @@ fn branches_have_a_slot_each_and_go_without_touching_each_other() {
     assert_eq!(names(&sites.at(STORE)), [".repository", "feature%2Fnext", "main"]);
 
     let store = sites.make().unwrap();
-    store.unlink(&main).unwrap();
+    sites.remove(&store, &main).unwrap();
     store.sync().unwrap();
-    store.sweep().unwrap();
+    sites.sweep(&store).unwrap();
     assert_eq!(names(&sites.dir()), [STORE, "feature%2Fnext"]);
     assert_eq!(names(&sites.at(STORE)), [".repository", "feature%2Fnext"]);
     assert_eq!(snapshot(&sites.at("feature%2Fnext/")), expected(&new()));
-    store.unlink(&main).unwrap();
+    sites.remove(&store, &main).unwrap();
 
     sites.publish(&main, 1, &[]).unwrap();
     assert_eq!(snapshot(&sites.at("main/")), expected(&new()));

@@ -237,6 +237,7 @@ fn row(seen: &Observed, decision: &Decision) -> StatusRow {
         asked: None,
         mirror_lags: false,
         gaps: None,
+        left: None,
         left_alone: Default::default(),
         published: Vec::new(),
     }

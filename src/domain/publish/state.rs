@@ -40,6 +40,9 @@ pub struct RefRecord {
     /// Foreign content at the target, as a message; checked each time.
     #[serde(skip)]
     pub in_the_way: Option<String>,
+    /// Our link is there, and its release is missing or was emptied; checked each time.
+    #[serde(skip)]
+    pub is_lost: bool,
     /// When this record last changed.
     pub since: DateTime<Utc>,
 }
@@ -341,6 +344,7 @@ impl RefRecord {
     pub fn show(&mut self, revision: Commit, now: DateTime<Utc>) {
         self.sees(Some(revision));
         (self.in_the_way, self.verdict, self.removal_failure) = (None, None, None);
+        self.is_lost = false;
         self.since = now;
     }
 

@@ -189,6 +189,13 @@ impl Finding {
             Self::Refused { reason } | Self::TooLarge { reason, .. } => {
                 (State::Refused, reason.clone())
             }
+            Self::Shared { path } => (
+                State::Refused,
+                format!(
+                    "\"{path}\" is a shared directory here, and the revision has that path itself\n\
+                     hint: remove it from the repository, or from the key shared"
+                ),
+            ),
             Self::Held { reason } => (State::Held, format!("by .pmpy.toml: {reason}")),
             Self::Conflict { paths } => {
                 (State::Diverged, format!("the merge has conflicts in {}", paths.join(", ")))

@@ -244,6 +244,7 @@ fn plan_by_rule(
         Some(
             Finding::Refused { .. }
             | Finding::TooLarge { .. }
+            | Finding::Shared { .. }
             | Finding::Held { .. }
             | Finding::Conflict { .. },
         ) => return (Plan::Stopped, stopped_rule(seen, policy)),
@@ -302,7 +303,7 @@ fn stopped_rule(seen: &Observed, policy: &Policy) -> Rule {
         return Rule::Rewritten;
     }
     match seen.verdict.as_ref().map(|verdict| &verdict.finding) {
-        Some(Finding::Refused { .. }) => Rule::TreeRefused,
+        Some(Finding::Refused { .. } | Finding::Shared { .. }) => Rule::TreeRefused,
         Some(Finding::TooLarge { .. }) => Rule::FileTooLarge,
         Some(Finding::Held { .. }) => Rule::TreeHold,
         Some(Finding::Conflict { .. }) => Rule::MergeConflict,

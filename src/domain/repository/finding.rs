@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::git::Commit;
-use crate::domain::repository::change::{ChangeError, ObjectError};
+use crate::domain::publish::release_paths::shared_conflict;
+use crate::domain::repository::change::{ChangeError, ObjectError, RepoPath};
 
 /// The reason why a worker did not deploy a revision, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,11 @@ pub enum Finding {
         reason: String,
         /// The size of the file in bytes: a `max_file` of at least this accepts it.
         bytes: u64,
+    },
+    /// The revision has a path that `shared` names.
+    Shared {
+        /// The path in `shared`.
+        path: String,
     },
     /// Local changes are in the way. Every tick checks them again.
     Dirty {
@@ -58,8 +64,23 @@ impl Finding {
         }
     }
 
-    /// Returns `true` if the finding still applies when files may now have `max_file` bytes.
-    pub fn counts(&self, max_file: impl FnOnce() -> u64) -> bool {
-        !matches!(self, Self::TooLarge { bytes, .. } if *bytes <= max_file())
+    /// The finding for a tree with `paths`, of which one lies at or in one of the directories `shared`, or
+    /// has it inside; `None`: the tree has none of them.
+    pub fn of_shared<'p>(
+        paths: impl Iterator<Item = &'p RepoPath>,
+        shared: &[RepoPath],
+    ) -> Option<Self> {
+        let path = shared_conflict(paths, shared)?.to_string();
+        Some(Self::Shared { path })
+    }
+
+    /// Returns `true` if the finding still applies when files may now have `max_file` bytes and `shared`
+    /// names these directories.
+    pub fn counts(&self, max_file: impl FnOnce() -> u64, shared: &[String]) -> bool {
+        match self {
+            Self::TooLarge { bytes, .. } => *bytes > max_file(),
+            Self::Shared { path } => shared.contains(path),
+            _ => true,
+        }
     }
 }

@@ -5,6 +5,7 @@ use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::git::Commit;
+use crate::domain::publish::release_paths::LeftFiles;
 use crate::domain::remote::{BackoffList, LastPoll};
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::state::{Condition, Severity, State};
@@ -74,6 +75,10 @@ pub struct StatusRow {
     /// counted yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gaps: Option<ContentGaps>,
+    /// Files that published releases had and their revisions do not; `None`: there is none, or a tick
+    /// wrote this row, which does not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<LeftFiles>,
     /// Branches and tags at their targets (publish modes).
     pub published: Vec<PublishedRef>,
 }

@@ -19,7 +19,7 @@ use crate::engine::action::apply::{self, ReadyUpdate};
 use crate::engine::publish::single_ref::{self, HookMode};
 use crate::engine::repository::script_files::ScriptPlan;
 use crate::engine::repository::tree::{self, TreeFileError};
-use crate::engine::repository::{Repository, machine_id, upstream_refs};
+use crate::engine::repository::{Repository, machine_id, targets, upstream_refs};
 use crate::engine::run::guard::{RunGuard, RunResult};
 use crate::engine::run::{log, record, scripts};
 use crate::system::git::Head;
@@ -205,6 +205,9 @@ fn inspect(
     }
     let settings = repository.repo.settings.with_tree(&tree);
     let change = tree::change_between(git, act.head, target).map_err(DeployRefusal::of_change)?;
+    if let Some(finding) = shared_conflict(repository, target).map_err(DeployRefusal::of_change)? {
+        return Err(DeployRefusal::Finding(finding));
+    }
     let changed_paths = tree::changed_since(git, act.previous, target);
     let is_relevant = match (&changed_paths, act.only_if_relevant) {
         (Some(paths), true) => {
@@ -214,6 +217,20 @@ fn inspect(
     };
     let irrelevant_since = act.previous.filter(|_| !is_relevant);
     Ok(Deployment { target, settings, change, changed_paths, irrelevant_since })
+}
+
+/// The finding that `target` has a path that its releases share; `None`: it has none.
+fn shared_conflict(
+    repository: &Repository,
+    target: Commit,
+) -> Result<Option<Finding>, ChangeError> {
+    let shared = targets::shared(repository);
+    if shared.is_empty() {
+        return Ok(None);
+    }
+    let tree = tree::tree_of(&repository.git, target)?;
+    let paths = TreeChange::paths(None, tree, &repository.git)?;
+    Ok(Finding::of_shared(paths.iter(), &shared))
 }
 
 /// Merges upstream's `tip` into `head`, and returns the merge commit.

@@ -185,8 +185,13 @@ fn pass(
         }
         let mut seen = repository.observe(&polled, now);
         if order.command == WorkerCommand::Redo {
-            // `redo` keeps the revision, whatever upstream has by now.
-            seen.upstream = UpstreamTip::Unknown;
+            // `redo` keeps the revision, whatever upstream has by now, and shows it again where the target
+            // lost it.
+            let lost = seen.acted.filter(|_| repository.publishes() && seen.head.is_none());
+            seen.upstream = match lost.filter(|lost| repository.git.has(*lost)) {
+                Some(commit) => UpstreamTip::Tip { commit, fetched: true },
+                None => UpstreamTip::Unknown,
+            };
             if let Some(refs) = &mut seen.refs {
                 refs.unfetched = false;
             }

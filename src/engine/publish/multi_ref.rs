@@ -245,7 +245,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             return Ok(false);
         }
         // The links are on disk by now; else one that a power cut brings back would show nothing.
-        surplus.iter().try_for_each(|release| self.target_store.store.retire(release))?;
+        self.target_store.retire(self.repository, &surplus)?;
         Ok(true)
     }
 
@@ -317,9 +317,14 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             return Ok(Vec::new());
         }
         self.target_store.store.sync()?;
+        let written = ready.iter().filter(|(_, staged)| staged.is_some());
+        let written: Result<Vec<_>> = written
+            .map(|(due, _)| Ok((self.target_store.place(&due.directory)?, due.revision)))
+            .collect();
+        self.target_store.seal(self.repository, &written?)?;
         let mut shown = Vec::new();
         for (due, staged) in ready {
-            let sealed = staged.map_or(Ok(()), |staged| self.known().publish(staged));
+            let sealed = staged.map_or(Ok(()), StagedRelease::publish);
             shown.push((due, sealed));
         }
         self.target_store.store.sync()?;

@@ -91,7 +91,7 @@ fn show(
                 return Ok((target_store, outcome));
             }
         }
-        publish(&target_store, staged, known)?;
+        publish(repository, &target_store, staged, revision)?;
     }
     target_store.store.show(&target_store.place("")?, revision)?;
     target_store.store.sync()?;
@@ -111,7 +111,7 @@ pub fn put(repository: &Repository, target: PublishTarget, revision: Commit) -> 
     target_store.sweep(repository);
     let known = ExistingRelease::Rewrite;
     if let ReadyTree::Staged(staged) = stage_one(repository, &target_store, revision, known)? {
-        publish(&target_store, staged, known)?;
+        publish(repository, &target_store, staged, revision)?;
     }
     target_store.store.show(&target_store.place("")?, revision)?;
     target_store.store.sync()?;
@@ -121,12 +121,14 @@ pub fn put(repository: &Repository, target: PublishTarget, revision: Commit) -> 
 /// Makes a release of `staged`. A sync before the rename puts the content on disk, one after it the
 /// name.
 fn publish(
+    repository: &Repository,
     target_store: &TargetStore,
     staged: StagedRelease,
-    known: ExistingRelease,
+    revision: Commit,
 ) -> Result<()> {
     target_store.store.sync()?;
-    known.publish(staged)?;
+    target_store.seal(repository, &[(target_store.place("")?, revision)])?;
+    staged.publish()?;
     target_store.store.sync()
 }
 
@@ -138,7 +140,7 @@ fn retire(
 ) -> Result<()> {
     let surplus = target_store.store.surplus(&target_store.place("")?, kept)?;
     if !surplus.is_empty() {
-        surplus.iter().try_for_each(|release| target_store.store.retire(release))?;
+        target_store.retire(repository, &surplus)?;
         target_store.store.sync()?;
     }
     target_store.sweep(repository);

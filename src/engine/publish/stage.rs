@@ -9,12 +9,12 @@ use anyhow::Result;
 
 use crate::domain::publish::state::PendingRef;
 use crate::domain::repository::action::Trigger;
-use crate::domain::repository::change::ObjectSource;
+use crate::domain::repository::change::{ObjectSource, TreeChange};
 use crate::domain::repository::finding::Finding;
 use crate::engine::error::one_line;
 use crate::engine::publish::object_cache::ObjectCache;
 use crate::engine::repository::Repository;
-use crate::engine::repository::targets::TargetStore;
+use crate::engine::repository::targets::{ReleaseState, Seals, TargetStore};
 use crate::engine::repository::tree::{self, TreeFileError};
 use crate::system::git::Git;
 use crate::system::release::StagedRelease;
@@ -40,7 +40,7 @@ pub enum StageError {
 /// The handling of a release that exists already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExistingRelease {
-    /// Use it as it is.
+    /// Use it if it is still what was written.
     Reuse,
     /// Write it anew, because it may have been changed. Readers see the old one until then.
     Rewrite,
@@ -50,17 +50,6 @@ impl ExistingRelease {
     /// Rewrites for [`Trigger::Redo`] only: `agent redo` repairs a changed release.
     pub fn when(trigger: Trigger) -> Self {
         if trigger == Trigger::Redo { Self::Rewrite } else { Self::Reuse }
-    }
-
-    /// Makes a release of `staged`.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn publish(self, staged: StagedRelease) -> Result<()> {
-        match self {
-            Self::Reuse => staged.publish(),
-            Self::Rewrite => staged.renew(),
-        }
     }
 }
 
@@ -74,12 +63,13 @@ pub fn all(
     pending_refs: &[PendingRef],
     known: ExistingRelease,
 ) -> Result<Vec<Result<ReadyTree, StageError>>> {
+    let store = StagingStore { target_store, seals: Seals::read(repository)?, known };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(pending_refs.len());
     if threads <= 1 {
         let objects = ObjectCache::of(&repository.git);
         return pending_refs
             .iter()
-            .map(|due| one(&repository.git, &objects, target_store, due, known))
+            .map(|due| one(&repository.git, &objects, &store, due))
             .collect();
     }
     let next = AtomicUsize::new(0);
@@ -89,7 +79,7 @@ pub fn all(
         let git = Git::open_trusting(&repository.repo.path, &repository.repo.trust)?;
         let objects = ObjectCache::of(&git);
         while let Some(due) = pending_refs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = one(&git, &objects, target_store, due, known)?;
+            let answer = one(&git, &objects, &store, due)?;
             done.lock().unwrap_or_else(PoisonError::into_inner).push((&due.name, answer));
         }
         Ok(())
@@ -114,19 +104,25 @@ pub fn all(
     let again = |(answer, due): (Result<ReadyTree, StageError>, &PendingRef)| match answer {
         // Trees that are written in parallel may have taken each other's disk space.
         Err(StageError::Hindered(_)) => {
-            one(&repository.git, &ObjectCache::of(&repository.git), target_store, due, known)
+            one(&repository.git, &ObjectCache::of(&repository.git), &store, due)
         }
         answer => Ok(answer),
     };
     done.into_iter().map(|(_, answer)| answer).zip(pending_refs).map(again).collect()
 }
 
+/// The store that trees are staged in.
+struct StagingStore<'a> {
+    target_store: &'a TargetStore,
+    seals: Seals,
+    known: ExistingRelease,
+}
+
 fn one(
     git: &Git,
     objects: &impl ObjectSource,
-    target_store: &TargetStore,
+    store: &StagingStore<'_>,
     due: &PendingRef,
-    known: ExistingRelease,
 ) -> Result<Result<ReadyTree, StageError>> {
     let verdict = |finding| Ok(Err(StageError::Verdict(finding)));
     let failed = |error: anyhow::Error| Ok(Err(StageError::Hindered(one_line(&error))));
@@ -139,21 +135,35 @@ fn one(
             }
         }
     }
-    let place = match target_store.place(&due.directory) {
-        Ok(place) => place,
-        Err(error) => return failed(error),
-    };
-    match target_store.store.has(&place, due.revision) {
-        Ok(true) if known == ExistingRelease::Reuse => return Ok(Ok(ReadyTree::Existing)),
-        Ok(_) => {}
-        Err(error) => return failed(error),
-    }
     let tree = match tree::whole_tree(git, objects, due.revision) {
         Ok(tree) => tree,
         Err(error) => return verdict(Finding::of(error)?),
     };
-    match target_store.store.stage(&place, due.revision, &tree, objects) {
-        Ok(staged) => Ok(Ok(ReadyTree::Staged(staged))),
-        Err(error) => failed(error),
+    let shared = &store.target_store.shared;
+    if let Some(finding) = Finding::of_shared(tree.ops.iter().map(|op| &op.path), shared) {
+        return verdict(finding);
+    }
+    Ok(store.stage(due, &tree, objects).map_err(|error| StageError::Hindered(one_line(&error))))
+}
+
+impl StagingStore<'_> {
+    /// Writes `tree` for `due`, unless a release of it can be used again.
+    fn stage(
+        &self,
+        due: &PendingRef,
+        tree: &TreeChange,
+        objects: &impl ObjectSource,
+    ) -> Result<ReadyTree> {
+        let TargetStore { store, shared, .. } = self.target_store;
+        let place = self.target_store.place(&due.directory)?;
+        let state =
+            self.target_store.release_state(&self.seals, &place, due.revision, tree, objects)?;
+        if (state, self.known) == (ReleaseState::Whole, ExistingRelease::Reuse) {
+            return Ok(ReadyTree::Existing);
+        }
+        store.make_shared(&place, shared)?;
+        let staged = store.stage(&place, due.revision, tree, objects)?;
+        staged.link_shared(shared)?;
+        Ok(ReadyTree::Staged(staged))
     }
 }

@@ -363,7 +363,9 @@ impl Repository<'_> {
         seen.id_is_late = machine_id::id_is_late(self.context, &memory);
         let ActionState { attempt, verdict, accepted, acted, tree_when, gaps, .. } = memory;
         seen.gaps = gaps.filter(|gaps| Some(gaps.revision) == seen.acted);
-        let counts = |finding: &Finding| finding.counts(|| self.git.max_file());
+        let counts = |finding: &Finding| {
+            finding.counts(|| self.git.max_file(), &self.repo.settings.publish.shared)
+        };
         let verdict = verdict.filter(|verdict| counts(&verdict.finding));
         (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
         seen.pin = self.records.pin()?;

@@ -2,32 +2,41 @@
 //! only through [`release`], which knows which files are the agent's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::domain::git::Commit;
+use crate::domain::publish::release_paths::LeftFiles;
 use crate::domain::publish::rules::{self, AssignedRef, PublishRules, PublishTarget, TargetLayout};
 use crate::domain::publish::state::{DesiredRefs, PublishRecord, PublishState, SkippedRef};
 use crate::domain::repository::action::Outcome;
+use crate::domain::repository::change::{ObjectSource, RepoPath, TreeChange};
 use crate::domain::repository::decision::Decision;
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::observed::{Observed, OnRewrite};
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::PublishedRef;
+use crate::domain::text::EscapeControls;
 use crate::engine::discovery::safe_paths::SafePaths;
 use crate::engine::error::one_line;
-use crate::engine::repository::{Repository, upstream_refs};
-use crate::system::release::{self, LinkState, ReleaseStore, Slot};
+use crate::engine::repository::{Repository, tree, upstream_refs};
+use crate::system::release::{self, LinkState, ReleasePaths, ReleaseStore, Slot};
 use crate::system::repo_state::{PollRecord, RefListing};
+use crate::system::{files, host};
 
 pub(in crate::engine) mod high_water;
 mod orphans;
+mod seals;
+
+pub(in crate::engine) use seals::{ReleaseState, Seals};
 
 /// The targets of one repository and the store of their releases.
 pub struct TargetStore {
     target: PublishTarget,
     pub(in crate::engine) store: ReleaseStore,
+    /// The directories that its releases share.
+    pub(in crate::engine) shared: Vec<RepoPath>,
 }
 
 impl TargetStore {
@@ -42,7 +51,7 @@ impl TargetStore {
             release::check_dir(&target.links_dir)?;
         }
         let store = ReleaseStore::open(&directory, &target.store(), repository.git.git_dir())?;
-        Ok(store.map(|store| Self { target, store }))
+        Ok(store.map(|store| Self { target, store, shared: shared(repository) }))
     }
 
     /// Opens the store, and first makes what is missing.
@@ -51,20 +60,30 @@ impl TargetStore {
     /// When it may not be made, or is not the agent's.
     pub fn make(repository: &Repository, target: PublishTarget) -> Result<Self> {
         // Checked anew: the path may have changed since the start of a long action.
+        SafePaths::new(repository.context).target(repository.repo, &target.links_dir)?;
+        make_parents(repository, &target)?;
+        // Once more, because some of its directories may be new.
         let directory =
             SafePaths::new(repository.context).target(repository.repo, &target.links_dir)?;
         if target.layout == TargetLayout::Inside {
             release::make_dir(&target.links_dir)?;
         }
         let store = ReleaseStore::make(&directory, &target.store(), repository.git.git_dir())?;
-        Ok(Self { target, store })
+        Ok(Self { target, store, shared: shared(repository) })
     }
 
-    /// Removes retired releases and what dead runs left. A failure is only logged: the rest does no
-    /// harm.
+    /// Removes retired releases and what dead runs left, and keeps for a time what an application wrote
+    /// into them. A failure is only logged: the rest does no harm.
     pub(in crate::engine) fn sweep(&self, repository: &Repository) {
-        if let Err(error) = self.store.sweep() {
-            tracing::warn!(repository = %repository.repo.name, error = %one_line(&error), "old releases");
+        let of_revision = |revision| {
+            let tree = tree::tree_of(&repository.git, revision).ok()?;
+            TreeChange::paths(None, tree, &repository.git).ok()
+        };
+        let paths = ReleasePaths { of_revision: &of_revision, shared: &self.shared };
+        for outcome in [self.store.sweep(&paths), self.store.expire_left(host::now())] {
+            if let Err(error) = outcome {
+                tracing::warn!(repository = %repository.repo.name, error = %one_line(&error), "old releases");
+            }
         }
     }
 
@@ -73,16 +92,14 @@ impl TargetStore {
         place(&self.target, directory)
     }
 
-    /// The revision that the link shows, or else the obstacle there in words.
-    fn seen(&self, place: &Slot) -> Result<(Option<Commit>, Option<String>)> {
-        Ok(match self.store.standing(place)? {
-            // A link whose release was removed shows nothing.
-            LinkState::Ours(revision) => {
-                (self.store.has(place, revision)?.then_some(revision), None)
-            }
-            LinkState::Absent | LinkState::EmptyDir => (None, None),
-            LinkState::Foreign(words) => (None, Some(words)),
-        })
+    /// What the link of `place` shows.
+    fn seen(&self, repository: &Repository, place: &Slot) -> Result<ShownTree> {
+        let mut seen = ShownTree::of(self.store.standing(place)?);
+        if let Some(revision) = seen.revision {
+            seen.is_lost = self.store.is_lost(place, revision)?
+                && (!self.store.has(place, revision)? || !is_empty_tree(repository, revision));
+        }
+        Ok(seen)
     }
 
     /// The key in the record for `directory`, after its ref was moved to another directory.
@@ -94,6 +111,81 @@ impl TargetStore {
     pub(in crate::engine) fn path(&self, directory: &str) -> PathBuf {
         self.target.links_dir.join(self.target.link(directory))
     }
+}
+
+/// What a target shows.
+#[derive(Default)]
+struct ShownTree {
+    /// The revision of our link.
+    revision: Option<Commit>,
+    /// Its release is missing or was emptied: readers find nothing there.
+    is_lost: bool,
+    /// The obstacle at the target, as a message.
+    in_the_way: Option<String>,
+}
+
+impl ShownTree {
+    fn of(link: LinkState) -> Self {
+        match link {
+            LinkState::Ours(revision) => Self { revision: Some(revision), ..Self::default() },
+            LinkState::Absent | LinkState::EmptyDir => Self::default(),
+            LinkState::Foreign(words) => Self { in_the_way: Some(words), ..Self::default() },
+        }
+    }
+
+    /// The same for `place` of a `target` whose store is missing.
+    fn without_store(target: &PublishTarget, place: &Slot) -> Result<Self> {
+        let link = release::link_without_store(&target.links_dir, &target.store(), place)?;
+        Ok(Self { is_lost: true, ..Self::of(link) })
+    }
+
+    /// The revision that readers find.
+    fn shown(&self) -> Option<Commit> {
+        self.revision.filter(|_| !self.is_lost)
+    }
+}
+
+/// Returns `true` if `revision` is known to have no files.
+fn is_empty_tree(repository: &Repository, revision: Commit) -> bool {
+    tree::tree_of(&repository.git, revision)
+        .is_ok_and(|tree| repository.git.tree(&tree).is_ok_and(|content| content.is_empty()))
+}
+
+/// The directories that the releases of `repository` share.
+pub(in crate::engine) fn shared(repository: &Repository) -> Vec<RepoPath> {
+    let settings = &repository.repo.settings;
+    // [defaults] may name them for other repositories.
+    let shared = settings.target().map_or(&[][..], |_| &settings.publish.shared);
+    shared.iter().map(|path| RepoPath::new(path.as_bytes())).collect()
+}
+
+/// The directory that has to exist before `target` can be used.
+pub(in crate::engine) fn needed_dir(target: &PublishTarget) -> &Path {
+    match target.layout {
+        TargetLayout::Inside => target.links_dir.parent().unwrap_or(&target.links_dir),
+        TargetLayout::Checkout | TargetLayout::Sibling => &target.links_dir,
+    }
+}
+
+/// The outermost directory on the way to `needed` that does not exist, or may not be entered.
+pub(in crate::engine) fn missing_dir(needed: &Path) -> &Path {
+    needed.ancestors().take_while(|dir| !dir.is_dir()).last().unwrap_or(needed)
+}
+
+/// Makes the directory of a target, and those above it, with the rights of this process's user.
+fn make_parents(repository: &Repository, target: &PublishTarget) -> Result<()> {
+    let needed = needed_dir(target);
+    files::ensure_dir(needed, 0o755).with_context(|| {
+        let us = repository.context.node.user.name.escape_controls();
+        let missing = missing_dir(needed);
+        let above = missing.parent().unwrap_or(missing).display();
+        format!(
+            "the directory {} of the target is missing, and {us} cannot make it in {above}\n\
+             hint: as root: install -d -o {us} {}",
+            missing.display(),
+            needed.display()
+        )
+    })
 }
 
 fn place(target: &PublishTarget, directory: &str) -> Result<Slot> {
@@ -113,6 +205,17 @@ pub fn clear_up(repository: &Repository) {
     }
 }
 
+/// Files that the releases of a repository had and their revisions do not; `None`: none, or they cannot be
+/// read.
+pub(in crate::engine) fn left_files(repository: &Repository) -> Option<LeftFiles> {
+    let target = repository.repo.settings.target()?;
+    let left = TargetStore::open(repository, target).ok()??.store.left_files();
+    left.unwrap_or_else(|error| {
+        tracing::warn!(repository = %repository.repo.name, error = %one_line(&error), "not counted");
+        None
+    })
+}
+
 /// The revision that the one target of a repository shows; `None`: none, or one published from another
 /// clone with another object format, which has no relation to the commits here.
 ///
@@ -121,12 +224,12 @@ pub fn clear_up(repository: &Repository) {
 pub fn published_revision(repository: &Repository) -> Result<Option<Commit>> {
     let Some(target) = repository.repo.settings.target() else { return Ok(None) };
     let place = place(&target, "")?;
-    let dir = target.links_dir.clone();
-    let (shown, in_the_way) = match TargetStore::open(repository, target)? {
-        Some(target_store) => target_store.seen(&place)?,
-        None => (None, release::in_the_way(&dir, &place)?),
+    let seen = match TargetStore::open(repository, target.clone())? {
+        Some(target_store) => target_store.seen(repository, &place)?,
+        None => ShownTree::without_store(&target, &place)?,
     };
-    match in_the_way {
+    let shown = seen.shown();
+    match seen.in_the_way {
         Some(words) => bail!(words),
         None => Ok(shown.filter(|shown| shown.0.format() == repository.git.format())),
     }
@@ -154,11 +257,18 @@ pub fn refs(repository: &Repository, polled: &PollRecord) -> Result<PublishState
     // Without a remote of the clone's object format nothing can be fetched.
     let unfetched = polled.other_format.is_none() && (others || polled.tip.is_some_and(is_new));
     let book = actual(repository)?;
-    let desired = desired(repository, polled, listing.as_ref(), &book)?;
+    let mut desired = desired(repository, polled, listing.as_ref(), &book)?;
     let (book, by_hand) = match settings.mode.refs() {
         Some(_) => (book, PublishRecord::new()),
-        None => (PublishRecord::new(), book),
+        // Only a tree that was lost is published again.
+        None => book.into_iter().partition(|(_, entry)| entry.is_lost && entry.good.is_some()),
     };
+    if settings.mode.refs().is_none() {
+        desired.extend(book.iter().filter_map(|(name, entry)| {
+            let release = Ok((entry.good?, entry.directory.clone()?));
+            Some(DesiredRefs { name: name.clone(), release, rewrites: None, goes_back: false })
+        }));
+    }
     Ok(PublishState { unfetched, tip, desired, book, by_hand })
 }
 
@@ -178,29 +288,33 @@ fn has_way_again(repository: &Repository, listing: &RefListing) -> Result<bool> 
 pub(in crate::engine) fn actual(repository: &Repository) -> Result<PublishRecord> {
     let mut book = repository.records.book()?;
     for entry in book.values_mut() {
-        let counts = |finding: &Finding| finding.counts(|| repository.git.max_file());
+        let counts = |finding: &Finding| {
+            let shared = &repository.repo.settings.publish.shared;
+            finding.counts(|| repository.git.max_file(), shared)
+        };
         entry.verdict = entry.verdict.take().filter(|(_, finding)| counts(finding));
     }
     let Some(target) = repository.repo.settings.target() else { return Ok(book) };
     // What was published in another layout is in other places.
     book.retain(|_, entry| entry.directory.as_ref().is_none_or(|it| fits(&target, it)));
-    let target_store = TargetStore::open(repository, target)?;
+    let target_store = TargetStore::open(repository, target.clone())?;
     if let Some(target_store) = &target_store {
         orphans::found_by_links(repository, target_store, &mut book)?;
     }
     for entry in book.values_mut() {
         let Some(directory) = &entry.directory else { continue };
-        let seen = match &target_store {
-            Some(target_store) => {
-                target_store.place(directory).and_then(|place| target_store.seen(&place))
-            }
-            None => Ok((None, None)),
-        };
+        let seen = place(&target, directory).and_then(|place| match &target_store {
+            Some(target_store) => target_store.seen(repository, &place),
+            None => ShownTree::without_store(&target, &place),
+        });
         // An error at one target does not stop the others.
-        let (shown, in_the_way) =
-            seen.unwrap_or_else(|error| (entry.shown, Some(one_line(&error))));
-        entry.sees(shown);
-        entry.in_the_way = in_the_way;
+        let seen = seen.unwrap_or_else(|error| ShownTree {
+            revision: entry.shown,
+            is_lost: false,
+            in_the_way: Some(one_line(&error)),
+        });
+        entry.sees(seen.shown());
+        (entry.is_lost, entry.in_the_way) = (seen.is_lost, seen.in_the_way);
     }
     Ok(book)
 }

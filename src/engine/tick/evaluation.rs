@@ -140,7 +140,7 @@ impl<'a> RepoTask<'a> {
         let Self { context, repo, opened, was, options, now } = self;
         let opened = if options.is_none() { observe::judged_whole(opened) } else { opened };
         let (mut trouble, mut poll) = (None, None);
-        let mut published = Vec::new();
+        let (mut published, mut left) = (Vec::new(), None);
         let mut left_alone = BackoffList::new();
         let (seen, conditions, remote, plan) = match opened {
             OpenOutcome::Ready(repository) => {
@@ -180,6 +180,8 @@ impl<'a> RepoTask<'a> {
                     plan = Some(decision.plan.clone());
                 }
                 published = targets::published(&repository, &seen, &decision);
+                // Counted for a person only: it may be many files.
+                left = options.is_none().then(|| targets::left_files(&repository)).flatten();
                 left_alone.clone_from(&polled.left_alone);
                 if let (Some(tips), Some(plan)) = (&polled.refs, &plan)
                     && plan.is_work()
@@ -227,7 +229,7 @@ impl<'a> RepoTask<'a> {
         let remote = remote.map(|remote| remote.to_string());
         let last_acted = was.as_ref().and_then(|was| was.acted.clone());
         let mut row = row(repo, &seen, conditions, remote, was.clone(), now);
-        row.published = published;
+        (row.published, row.left) = (published, left);
         row.left_alone = left_alone;
         if seen.broken.is_some() && row.acted.is_none() {
             // What cannot be read now is in the last tick's row.
@@ -336,6 +338,7 @@ fn row(
         left_alone: BackoffList::new(),
         mirror_lags: seen.lagging,
         gaps: seen.gaps.clone().filter(|gaps| !gaps.is_empty()),
+        left: None,
         published: Vec::new(),
     }
 }

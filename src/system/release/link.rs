@@ -27,20 +27,39 @@ pub enum LinkState {
     Foreign(String),
 }
 
-/// Describes the obstacle at `place` in `directory`, while the agent has no store there; `None` when the
-/// place is free.
+impl LinkState {
+    /// Whether it is our link to `revision`.
+    pub fn shows(&self, revision: Commit) -> bool {
+        *self == Self::Ours(revision)
+    }
+}
+
+/// State of the link of `place` in `directory` while the store `name` is missing there. Our own link is
+/// recognized by its text.
 ///
 /// # Errors
 /// When its attributes cannot be read.
-pub fn in_the_way(directory: &Path, place: &Slot) -> Result<Option<String>> {
+pub fn link_without_store(directory: &Path, name: &str, place: &Slot) -> Result<LinkState> {
     let dir = match Dir::open(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LinkState::Absent),
         dir => dir.with_context(|| format!("cannot open {}", directory.display()))?,
     };
-    Ok(match link_state(&dir, &directory.join(&place.link), place, &|_| None)? {
-        LinkState::Foreign(words) => Some(words),
-        LinkState::Absent | LinkState::EmptyDir | LinkState::Ours(_) => None,
-    })
+    let is_ours = |text: &[u8]| linked_revision(name, place, text);
+    link_state(&dir, &directory.join(&place.link), place, &is_ours)
+}
+
+/// Text of the link of `place` to `revision` in the store `name`.
+fn link_text(name: &str, place: &Slot, revision: Commit) -> String {
+    match &place.slot {
+        Some(slot) => format!("{name}/{slot}/{revision}"),
+        None => format!("{name}/{revision}"),
+    }
+}
+
+/// Revision of a link of `place` with this text; `None` when the link is not ours.
+fn linked_revision(name: &str, place: &Slot, text: &[u8]) -> Option<Commit> {
+    let last = text.rsplit(|&byte| byte == b'/').next()?;
+    revision(last).filter(|revision| link_text(name, place, *revision).as_bytes() == text)
 }
 
 /// State of `link`, the path of `place` in `directory`; `is_ours` maps the text of our own link to its
@@ -89,7 +108,7 @@ impl ReleaseStore {
     /// # Errors
     /// When its attributes cannot be read.
     pub fn standing(&self, place: &Slot) -> Result<LinkState> {
-        let is_ours = |text: &[u8]| self.linked_revision(place, text);
+        let is_ours = |text: &[u8]| linked_revision(&self.name, place, text);
         link_state(&self.links_dir, &self.link(place), place, &is_ours)
     }
 
@@ -126,7 +145,7 @@ impl ReleaseStore {
         }
     }
 
-    /// Removes the link of `place` if it is ours, and retires all its releases.
+    /// Removes the link of `place` if it is ours. Its releases stay.
     ///
     /// # Errors
     /// When the directory or the store is not writable.
@@ -140,7 +159,7 @@ impl ReleaseStore {
                 }
             }
         }
-        self.releases(place)?.iter().try_for_each(|release| self.retire(release))
+        Ok(())
     }
 
     /// Creates a link with `text` under a temporary name in the store, where a leftover of a crash does
@@ -198,15 +217,6 @@ impl ReleaseStore {
 
     /// Text of the link of `place` to `revision`.
     fn text(&self, place: &Slot, revision: Commit) -> String {
-        match &place.slot {
-            Some(slot) => format!("{}/{slot}/{revision}", self.name),
-            None => format!("{}/{revision}", self.name),
-        }
-    }
-
-    /// Revision of a link of `place` with this text; `None` when the link is not ours.
-    fn linked_revision(&self, place: &Slot, text: &[u8]) -> Option<Commit> {
-        let name = text.rsplit(|&byte| byte == b'/').next()?;
-        revision(name).filter(|revision| self.text(place, *revision).as_bytes() == text)
+        link_text(&self.name, place, revision)
     }
 }

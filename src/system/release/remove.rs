@@ -1,122 +1,12 @@
-//! Removes releases: first their name, and after a sync their content. Works on open directories: never
-//! follows a link, never enters another file system, never leaves the store, and handles any depth.
-//! Does not know which releases are needed.
+//! Removes directories with all their content. Works on open directories: never follows a link, never
+//! enters another file system, never leaves the store, and handles any depth.
 
-use std::collections::BTreeSet;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, FileType, Mode, Statx};
 use rustix::io::Errno;
 
-use super::{
-    Dir, LINK, LinkState, Release, ReleaseStore, Slot, fresh, is_mount_point, number, revision,
-};
-use crate::domain::git::Commit;
-use crate::domain::repository::change::TEMPORARY;
-use crate::domain::text::EscapeControls;
+use super::{Dir, is_mount_point};
 use crate::system::watchdog;
-
-impl ReleaseStore {
-    /// Releases for `place` except those in `keep` and the one that its link shows.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn surplus(&self, place: &Slot, keep: &BTreeSet<Commit>) -> Result<Vec<Release>> {
-        let shown = match self.standing(place)? {
-            LinkState::Ours(shown) => Some(shown),
-            _ => None,
-        };
-        let mut all = self.releases(place)?;
-        all.retain(|it| !keep.contains(&it.revision) && shown != Some(it.revision));
-        Ok(all)
-    }
-
-    /// All releases for `place`.
-    pub(super) fn releases(&self, place: &Slot) -> Result<Vec<Release>> {
-        let Some(slot) = self.slot(place)? else { return Ok(Vec::new()) };
-        let message = || format!("cannot list {}", self.slot_path(place).display());
-        let entries = slot.entries().with_context(message)?.into_iter();
-        let directories = entries.filter(|(_, kind)| *kind == FileType::Directory);
-        let revisions = directories.filter_map(|(name, _)| revision(&name));
-        Ok(revisions.map(|revision| Release { place: place.clone(), revision }).collect())
-    }
-
-    /// Retires `release`: it loses its name, and the next [`ReleaseStore::sweep`] removes its content.
-    ///
-    /// # Errors
-    /// When the store is not writable.
-    pub fn retire(&self, release: &Release) -> Result<()> {
-        let Release { place, revision } = release;
-        let Some(slot) = self.slot(place)? else { return Ok(()) };
-        let name = revision.to_string();
-        fresh(TEMPORARY, |temporary| rustix::fs::renameat(&slot, &name, &slot, temporary))
-            .map(drop)
-            .with_context(|| {
-                let path = self.slot_path(place).join(&name);
-                format!("cannot retire the release {}", path.display())
-            })
-    }
-
-    /// Removes retired releases, leftovers of dead runs, and empty slots. No release may be staged
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// The first removal that fails; all others are made nevertheless.
-    pub fn sweep(&self) -> Result<()> {
-        let message = || format!("cannot clean up {}", self.path.display());
-        let mut outcome = Ok(());
-        for (name, kind) in self.dir.entries().with_context(message)? {
-            let swept = if number(&name, LINK).is_some() {
-                self.sweep_link(&name)
-            } else if number(&name, TEMPORARY).is_some() {
-                remove_tree(&self.dir, &name)
-            } else if kind == FileType::Directory && revision(&name).is_none() {
-                self.sweep_slot(&name)
-            } else {
-                Ok(())
-            };
-            let swept = swept.with_context(|| {
-                let name = String::from_utf8_lossy(&name);
-                format!("cannot clean up {}/{}", self.path.display(), name.escape_controls())
-            });
-            outcome = outcome.and(swept);
-        }
-        outcome
-    }
-
-    /// Removes a link that did not reach its place, or the empty directory that it replaced.
-    fn sweep_link(&self, name: &[u8]) -> Result<()> {
-        let removed = match rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => rustix::fs::unlinkat(&*self.dir, name, AtFlags::REMOVEDIR),
-            removed => removed,
-        };
-        match removed {
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                bail!(
-                    "another process put something into it while a link took its place; move it away"
-                )
-            }
-            removed => Ok(removed?),
-        }
-    }
-
-    fn sweep_slot(&self, name: &[u8]) -> Result<()> {
-        let slot = self.dir.beneath(name)?;
-        let mut outcome = Ok(());
-        let mut left = 0;
-        for (name, _) in slot.entries()? {
-            match number(&name, TEMPORARY) {
-                Some(_) => outcome = outcome.and(remove_tree(&slot, &name)),
-                None => left += 1,
-            }
-        }
-        outcome?;
-        if left == 0 {
-            rustix::fs::unlinkat(&*self.dir, name, AtFlags::REMOVEDIR)?;
-        }
-        Ok(())
-    }
-}
 
 /// A directory in removal, between the top and the current one.
 struct RemovalLevel {

@@ -12,6 +12,7 @@ use rustix::fs::{Mode as Permissions, RenameFlags};
 use rustix::io::Errno;
 
 use super::remove::remove_tree;
+use super::salvage::retired_name;
 use super::{Dir, ReleaseStore, Slot, fresh, is_taken};
 use crate::domain::git::Commit;
 use crate::domain::repository::change::{
@@ -25,9 +26,9 @@ use crate::system::watchdog;
 pub struct StagedRelease {
     store: Arc<Dir>,
     /// Name of the slot, empty where the store has none.
-    slot: String,
+    pub(super) slot: String,
     name: String,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     revision: Commit,
     /// Permissions of the published tree's directory.
     mode: u32,
@@ -87,50 +88,40 @@ impl StagedRelease {
         &self.path
     }
 
-    /// Publishes the tree atomically in place of the release of the same revision, if there is one,
-    /// which the next [`ReleaseStore::sweep`] removes. Call after [`ReleaseStore::sync`].
+    /// Opens the tree's directory.
+    pub(super) fn top(&self) -> Result<Dir, Errno> {
+        self.store.beneath(self.slot.as_bytes())?.beneath(self.name.as_bytes())
+    }
+
+    /// Publishes the tree as a release; call after [`ReleaseStore::sync`]. A directory that has the name
+    /// of the release is exchanged atomically and retired: the next [`ReleaseStore::sweep`] removes it.
     ///
     /// # Errors
     /// When the store is not writable, or its file system cannot exchange two names. The tree is then
     /// removed, and the old release stays.
-    pub fn renew(mut self) -> Result<()> {
-        let message = format!("cannot write the release {} anew", self.revision);
-        let exchange = || -> Result<(), Errno> {
-            let slot = self.store.beneath(self.slot.as_bytes())?;
-            let top = slot.beneath(self.name.as_bytes())?;
-            rustix::fs::fchmod(&top, Permissions::from(self.mode))?;
-            let name = self.revision.to_string();
-            rustix::fs::renameat_with(&slot, &self.name, &slot, name, RenameFlags::EXCHANGE)
-        };
-        match exchange() {
-            Err(Errno::NOENT) => self.publish(),
-            exchanged => {
-                self.sealed = exchanged.is_ok();
-                exchanged.context(message)
-            }
-        }
-    }
-
-    /// Publishes the tree as a release; call after [`ReleaseStore::sync`]. A release of the same
-    /// revision that a dead run left stays.
-    ///
-    /// # Errors
-    /// When the store is not writable. The tree is then removed.
     pub fn publish(mut self) -> Result<()> {
         let message = format!("cannot make {} the release {}", self.path.display(), self.revision);
-        let seal = || -> Result<(), Errno> {
-            let slot = self.store.beneath(self.slot.as_bytes())?;
-            let top = slot.beneath(self.name.as_bytes())?;
-            rustix::fs::fchmod(&top, Permissions::from(self.mode))?;
-            rustix::fs::renameat(&slot, &self.name, &slot, self.revision.to_string())
-        };
-        match seal().map_err(io::Error::from) {
-            Err(error) if is_taken(&error) => Ok(()),
-            outcome => {
-                self.sealed = outcome.is_ok();
-                outcome.context(message)
-            }
+        let placed = self.take_name();
+        self.sealed = placed.is_ok();
+        placed.context(message)
+    }
+
+    fn take_name(&mut self) -> io::Result<()> {
+        let slot = self.store.beneath(self.slot.as_bytes())?;
+        rustix::fs::fchmod(&self.top()?, Permissions::from(self.mode))?;
+        let name = self.revision.to_string();
+        match rustix::fs::renameat(&slot, &self.name, &slot, &name).map_err(io::Error::from) {
+            Err(error) if is_taken(&error) => {}
+            renamed => return renamed,
         }
+        // First under the name of a retired release: what an application wrote into the old one must not
+        // be removed as a leftover, wherever this process dies.
+        let staged = &self.name;
+        self.name = retired_name(self.revision, |retired| {
+            rustix::fs::renameat(&slot, staged, &slot, retired)
+        })?;
+        let flags = RenameFlags::EXCHANGE;
+        Ok(rustix::fs::renameat_with(&slot, &self.name, &slot, name, flags)?)
     }
 }
 

@@ -38,6 +38,7 @@ impl ContainsIds for Finding {
             Self::Irrelevant { since_revision } => since_revision.are_of(format),
             Self::Refused { .. }
             | Self::TooLarge { .. }
+            | Self::Shared { .. }
             | Self::Dirty { .. }
             | Self::Conflict { .. }
             | Self::Held { .. } => true,

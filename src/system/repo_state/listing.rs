@@ -1,6 +1,7 @@
 //! The refs of a remote at the last complete fetch, and the refs published at the targets. Does not
 //! know which of them to publish.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
@@ -162,6 +163,28 @@ impl RepoRecords {
     /// When it cannot be written.
     pub fn put_book(&self, book: &PublishRecord) -> Result<()> {
         self.put("published", book)
+    }
+
+    /// Reads `sealed`: the paths of the releases that were written completely. `None`: no
+    /// build that seals releases published yet. An unreadable one counts as empty: then a release is
+    /// written anew before it is shown again.
+    pub fn sealed(&self) -> Option<BTreeSet<String>> {
+        let read = files::read_small(&self.private.join("sealed"), LIST_CAP);
+        let bytes = read.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no release counts as sealed");
+            Some(Vec::new())
+        })?;
+        Some(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+    }
+
+    /// Replaces `sealed`, without a sync: a seal that a power cut takes costs one more writing of the
+    /// release.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_sealed(&self, sealed: &BTreeSet<String>) -> Result<()> {
+        let text: String = sealed.iter().flat_map(|line| [line, "\n"]).collect();
+        files::put_lazily(&self.private, "sealed", text.as_bytes(), 0o600)
     }
 }
 

@@ -7,10 +7,7 @@ use std::io::Read;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use ring::digest;
-use rustix::fs::{
-    Access, AtFlags, FileType, Mode as Permissions, OFlags, StatVfsMountFlags, Statx,
-    StatxAttributes,
-};
+use rustix::fs::{Access, AtFlags, FileType, StatVfsMountFlags, Statx, StatxAttributes};
 
 use super::{
     ApplyRefusal, Dir, DirState, PathStep, ReadyChange, RecentDir, Worktree, is_temporary, kind,
@@ -335,9 +332,8 @@ fn is_unchanged(
         && let Some(pointer) =
             objects.blob(&id).ok().and_then(|blob| LfsPointer::parse(blob.as_ref()))
     {
-        return Ok(
-            pointer.size == found.stx_size && hash_lfs(&mut open(dir, name)?)? == pointer.sha256
-        );
+        return Ok(pointer.size == found.stx_size
+            && hash_lfs(&mut dir.open_file(name)?)? == pointer.sha256);
     }
     // Git recorded another size than the blob's, so it converts this file. Where it does not, other
     // line endings are somebody's work.
@@ -346,7 +342,7 @@ fn is_unchanged(
         return Ok(false);
     }
     let mut bytes = Vec::new();
-    open(dir, name)?.take(found.stx_size).read_to_end(&mut bytes)?;
+    dir.open_file(name)?.take(found.stx_size).read_to_end(&mut bytes)?;
     for form in committed_forms(&bytes) {
         if form.len() as u64 == size && objects.hash_blob(size, &mut form.as_slice())? == id {
             return Ok(true);
@@ -356,7 +352,7 @@ fn is_unchanged(
 }
 
 fn hash_file(dir: &Dir, name: &[u8], size: u64, objects: &impl ObjectSource) -> Result<ObjectId> {
-    Ok(objects.hash_blob(size, &mut open(dir, name)?)?)
+    Ok(objects.hash_blob(size, &mut dir.open_file(name)?)?)
 }
 
 /// The SHA-256 of a file, as git-lfs names it.
@@ -370,9 +366,4 @@ fn hash_lfs(file: &mut File) -> Result<[u8; 32]> {
             count => digest.update(piece.get(..count).unwrap_or_default()),
         }
     }
-}
-
-fn open(dir: &Dir, name: &[u8]) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::openat(dir, name, flags, Permissions::empty())?))
 }

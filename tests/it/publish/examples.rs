@@ -214,6 +214,42 @@ fn a_target_that_its_user_may_not_write_is_reported_with_the_remedy() {
     assert!(row["reason"].as_str().unwrap().contains("belongs to user 0"), "{row:#}");
 }
 
+#[test]
+fn a_missing_directory_above_a_target_is_made_by_its_user_or_reported_with_the_command() {
+    let _alone = alone();
+    let machine = machine(&["sites"]);
+    machine.serve("site", &[("page", "one")]);
+    machine.clone_to_root("site");
+    give_all(&machine.clone_of("site"), NOBODY);
+    give_all(&machine.server("site"), NOBODY);
+    let above = machine.path("sites/a/b");
+    let target = above.join("site");
+    machine
+        .configure(&format!("[repo.site]\nmode = \"checkout\"\ntarget = \"{}\"\n", text(&target)));
+    machine.tick().exits(1);
+    let row = machine.row("site");
+    let reason = row["reason"].as_str().unwrap();
+    let missing =
+        format!("the directory {} of the target is missing", text(&machine.path("sites/a")));
+    assert!(reason.contains(&missing), "{row:#}");
+    let check = machine.agent(&["check", "--offline"]).stdout;
+    let command = format!("install -d -o nobody {}", text(&above));
+    assert!(check.contains(&command), "{check}");
+
+    lchown(machine.path("sites"), Some(NOBODY), None).unwrap();
+    machine.agent(&["tick", "site"]).ok();
+    assert_eq!(
+        (page(target.clone()), machine.state("site")),
+        ("one".to_owned(), "current".to_owned())
+    );
+    assert_eq!(fs::metadata(&above).unwrap().uid(), NOBODY);
+    // As that user it also mends a store that was lost.
+    fs::remove_dir_all(above.join(".site.pmpy")).unwrap();
+    machine.tick().ok();
+    assert_eq!(page(target), "one");
+    assert_eq!(fs::metadata(above.join(".site.pmpy")).unwrap().uid(), NOBODY);
+}
+
 /// A machine with the example's repository `name` on its server, and the example laid over it:
 /// below its own directory instead of `/`, from its own server, as `user`.
 fn with_example(name: &str, example: &str, user: u32, branch: &str) -> Sandbox {

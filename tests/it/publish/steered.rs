@@ -61,8 +61,10 @@ fn redo_mends_a_tree_that_somebody_changed() {
         site.machine.tick().ok();
         let releases = fs::read_dir(site.machine.path("targets").join(store)).unwrap();
         let names = releases.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let names: Vec<_> = names.filter(|name| name != ".repository").collect();
-        assert_eq!(names, [revision], "nothing else is left");
+        let names: Vec<_> =
+            names.filter(|name| ![".repository", ".left"].contains(&&**name)).collect();
+        assert_eq!(names, [&*revision], "no other release is left");
+        assert_eq!(site.left(), [format!("{revision}/more")]);
     }
 }
 

@@ -130,7 +130,7 @@ fn a_slot_that_is_a_link_is_refused_and_others_continue() {
 
     let error = format!("{:#}", sites.publish(&branch("main"), 1, &[]).unwrap_err());
     assert!(error.contains("symbolic link"), "{error}");
-    assert!(sites.make().unwrap().unlink(&branch("main")).is_err());
+    assert!(sites.remove(&sites.make().unwrap(), &branch("main")).is_err());
     sites.publish(&branch("next"), 1, &[]).unwrap();
     assert_eq!(snapshot(&sites.at("next/")), expected(&new()));
     assert_eq!(snapshot(&victim), before);
@@ -151,8 +151,17 @@ fn removing_a_release_follows_no_link_and_spares_other_names_of_its_files() {
     assert!(!release.exists());
     assert_eq!(fs::read(victim.join("precious")).unwrap(), b"precious");
     assert_eq!(fs::read(sites.lab.path("kept")).unwrap(), b"old");
-    assert_eq!(victim.join("precious").metadata().unwrap().nlink(), 1);
+    let left = sites.at(STORE).join(".left").join(sites.revisions[0].to_string());
+    assert_eq!(names(&left), ["a", "hard", "to-directory", "to-file"]);
+    assert_eq!(fs::read_link(left.join("to-directory")).unwrap(), victim);
+    assert_eq!(victim.join("precious").metadata().unwrap().nlink(), 2);
     assert_eq!(names(&sites.dir()), [STORE, "spog"]);
+    // Nor does the removal of what was kept.
+    let store = sites.make().unwrap();
+    store.expire_left(chrono::Utc::now() + chrono::Duration::days(31)).unwrap();
+    assert!(!left.exists());
+    assert_eq!(fs::read(victim.join("precious")).unwrap(), b"precious");
+    assert_eq!(names(&victim), ["precious"]);
 }
 
 #[test]
@@ -165,7 +174,14 @@ fn a_release_is_removed_however_deep_somebody_made_it() {
     fs::write(release.join("closed/file"), "").unwrap();
     set_mode(&release.join("closed"), 0o500);
     sites.publish(&spog(), 1, &[]).unwrap();
-    assert_eq!(names(&sites.at(STORE)), [".repository", &sites.revisions[1].to_string()]);
+    let left = [".left", ".repository", &sites.revisions[1].to_string()];
+    assert_eq!(names(&sites.at(STORE)), left);
+    let store = sites.make().unwrap();
+    let counted = store.left_files().unwrap().unwrap();
+    assert!(counted.is_more && counted.files < 5_000, "{counted:?}");
+    store.expire_left(chrono::Utc::now() + chrono::Duration::days(31)).unwrap();
+    assert_eq!(store.left_files().unwrap(), None);
+    assert!(names(&sites.at(STORE).join(".left")).is_empty());
 }
 
 /// Makes `depth` directories within directories in `top`, with a file in each.

@@ -37,7 +37,7 @@ fn die_after(sites: &Sites, place: &Slot, steps: usize) {
         surplus.iter().for_each(|release| store.retire(release).unwrap());
     }
     if permitted() {
-        store.sweep().unwrap();
+        sites.sweep(&store).unwrap();
     }
 }
 
@@ -107,7 +107,7 @@ fn an_empty_directory_whose_place_was_taken_goes_and_one_that_was_filled_stays()
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("mine"), "").unwrap();
     fs::create_dir(sites.at(STORE).join(".pmpy-tmp-00000007")).unwrap();
-    let error = format!("{:#}", sites.make().unwrap().sweep().unwrap_err());
+    let error = format!("{:#}", sites.sweep(&sites.make().unwrap()).unwrap_err());
     assert!(
         error.contains(".pmpy-link-00000007: another process put something into it"),
         "{error}"
@@ -127,15 +127,18 @@ fn a_slot_that_readers_could_not_enter_yet_is_opened_to_them() {
 }
 
 #[test]
-fn a_release_that_was_written_twice_is_the_one_that_was_there_first() {
+fn a_release_that_was_written_twice_is_the_second_one_and_keeps_what_was_added_to_the_first() {
     let sites = Sites::new();
     let store = sites.make().unwrap();
     sites.write(&store, &spog(), 0).unwrap();
     let first = sites.at(STORE).join(sites.revisions[0].to_string());
     fs::write(first.join("first"), "").unwrap();
     sites.write(&store, &spog(), 0).unwrap();
-    assert!(first.join("first").exists());
-    assert_eq!(names(&sites.at(STORE)).len(), 2, "the second one went away");
+    assert_eq!(snapshot(&first), expected(&old()));
+    sites.sweep(&store).unwrap();
+    let revision = sites.revisions[0].to_string();
+    assert_eq!(names(&sites.at(STORE)), [".left", ".repository", &revision]);
+    assert_eq!(names(&sites.at(STORE).join(".left").join(revision)), ["first"]);
 }
 
 #[test]

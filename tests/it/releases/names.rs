@@ -42,8 +42,8 @@ fn thousands_of_names_are_written_in_the_target_and_nowhere_else() {
     }
     assert_eq!(around(), before);
 
-    directories.iter().for_each(|directory| store.unlink(&branch(directory)).unwrap());
-    store.sweep().unwrap();
+    directories.iter().for_each(|directory| sites.remove(&store, &branch(directory)).unwrap());
+    sites.sweep(&store).unwrap();
     assert_eq!(names(&sites.dir()), [STORE]);
     assert_eq!(names(&sites.at(STORE)), [".repository"]);
     assert_eq!(around(), before);

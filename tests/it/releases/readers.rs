@@ -109,7 +109,7 @@ fn readers_meet_the_old_tree_or_the_new_one_through_a_thousand_publishes() {
             let keep = keep.map(|number| sites.revisions[number]).collect();
             let surplus = store.surplus(&spog(), &keep).unwrap();
             surplus.iter().for_each(|release| store.retire(release).unwrap());
-            store.sweep().unwrap();
+            sites.sweep(&store).unwrap();
         }
         done.store(true, Ordering::Relaxed);
     });

@@ -35,6 +35,7 @@ impl StatusRow {
             left_alone: BackoffList::new(),
             mirror_lags: false,
             gaps: None,
+            left: None,
             published: Vec::new(),
         }
     }

@@ -84,6 +84,7 @@ pub fn verdicts(
             found.extend(programs(&repository));
             found.extend(target::verdicts(context, repo));
             found.extend(target::in_the_way(&repository));
+            found.extend(target::left_files(&repository));
         }
     }
     found

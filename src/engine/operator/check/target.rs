@@ -35,22 +35,35 @@ pub fn in_the_way(repository: &Repository) -> Option<CheckFinding> {
     Some(CheckFinding::of(FindingLevel::Bad, &repository.repo.name, &error))
 }
 
+/// The finding for files that an application wrote into releases.
+pub fn left_files(repository: &Repository) -> Option<CheckFinding> {
+    let left = targets::left_files(repository)?.sentence();
+    Some(CheckFinding::warn(
+        &repository.repo.name,
+        format!(
+            "{left}\n\
+             hint: move away what is needed; name the directories that an application writes in shared"
+        ),
+    ))
+}
+
 /// Checks whether releases can be put there.
 fn reachable(context: &Context, repo: &RepoEntry, target: &PublishTarget) -> CheckFinding {
     let us = &context.node.user.name;
     let dir = target.links_dir.display();
     let shown = repo.settings.publish.target.as_deref().unwrap_or(&target.links_dir).display();
-    let is_there = match target.layout {
-        // The target itself is created when its parent exists.
-        TargetLayout::Inside => target.links_dir.parent().is_some_and(Path::is_dir),
-        TargetLayout::Checkout | TargetLayout::Sibling => target.links_dir.is_dir(),
-    };
-    if !is_there {
+    // A missing directory is made by the first publication, where that is possible.
+    let needed = targets::needed_dir(target);
+    if !needed.is_dir() && permissions::writable(needed).is_err() {
+        let missing = targets::missing_dir(needed);
         return CheckFinding::bad(
             &repo.name,
             format!(
-                "its target {shown} cannot be used: {dir} does not exist, or {us} may not read it\n\
-                 hint: make it: install -d -o {us} {dir}"
+                "its target {shown} cannot be used: {} {}, and {us} cannot make it\n\
+                 hint: as root: install -d -o {us} {}",
+                missing.display(),
+                if missing.exists() { "is no directory to enter" } else { "does not exist" },
+                needed.display()
             ),
         );
     }

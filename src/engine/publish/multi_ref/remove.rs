@@ -37,10 +37,11 @@ impl PublishRun<'_, '_> {
         for name in names {
             let Some(entry) = self.book.get_mut(name) else { continue };
             let hidden = match &entry.directory {
-                Some(directory) => self
-                    .target_store
-                    .place(directory)
-                    .and_then(|place| self.target_store.store.unlink(&place)),
+                Some(directory) => self.target_store.place(directory).and_then(|place| {
+                    self.target_store.store.unlink(&place)?;
+                    let releases = self.target_store.store.releases(&place)?;
+                    self.target_store.retire(self.repository, &releases)
+                }),
                 None => Ok(()),
             };
             match hidden {
