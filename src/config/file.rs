@@ -12,7 +12,7 @@ use super::RepoMode;
 use super::list::{AbsoluteArgv, NonEmptyList, OneOrMany, PathPatternList, ProgramArgv};
 use super::value::{
     AbsolutePath, Address, Branch, BrokerAddress, ByteSize, Cadence, DirectoryName, Line, Proxy,
-    RefPattern, RepoName, Script, ShortRef, Socket, Time, Token, TopicName, Variable,
+    RefPattern, RepoName, Script, SharedDir, ShortRef, Socket, Time, Token, TopicName, Variable,
     VariableValue, Wait,
 };
 use crate::domain::publish::rules::NamingRule;
@@ -83,6 +83,7 @@ pub struct RepoSection {
     pub before: Option<Spanned<NonEmptyList<Script>>>,
     pub after: Option<Spanned<ProgramArgv>>,
     pub after_user: Option<Spanned<Line>>,
+    pub shared: Option<Spanned<NonEmptyList<Spanned<SharedDir>>>>,
     pub topic_name: Option<Line>,
     pub listen_topic: Option<Spanned<OneOrMany<TopicName>>>,
 }

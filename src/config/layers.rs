@@ -208,6 +208,9 @@ fn lay_publish_over(publish: &mut PublishSettings, keys: &RepoSection) {
     if let Some(user) = &keys.after_user {
         publish.after_user = Some(user.get_ref().0.clone());
     }
+    if let Some(shared) = &keys.shared {
+        publish.shared = shared.get_ref().0.iter().map(|it| it.get_ref().0.clone()).collect();
+    }
 }
 
 fn words(scripts: &Spanned<NonEmptyList<Script>>) -> Vec<String> {

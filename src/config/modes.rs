@@ -9,8 +9,10 @@ use serde_spanned::Spanned;
 use super::RepoMode;
 use super::file::{ConfigFile, RepoSection};
 use super::source::{ConfigError, ConfigTexts};
-use super::value::{DirectoryName, ShortRef};
+use super::value::{DirectoryName, SharedDir, ShortRef};
+use crate::domain::publish::release_paths::overlap;
 use crate::domain::publish::rules::{NamingRule, directory};
+use crate::domain::repository::change::RepoPath;
 use crate::domain::repository::observed::{RerunPolicy, UpdateMethod};
 
 const WORKTREE: &[RepoMode] = &[RepoMode::Work, RepoMode::InPlace];
@@ -37,6 +39,7 @@ pub fn of(file: &ConfigFile, own: &RepoSection) -> RepoMode {
 pub fn check_modes(source: &ConfigTexts, file: &ConfigFile) -> Result<(), ConfigError> {
     for repo in [&file.defaults].into_iter().chain(file.repo.values()) {
         repo.rename.as_ref().map_or(Ok(()), |rename| refuse_same_names(source, rename))?;
+        repo.shared.as_ref().map_or(Ok(()), |shared| refuse_nested(source, &shared.get_ref().0))?;
     }
     for (name, own) in &file.repo {
         let mode = of(file, own);
@@ -100,6 +103,7 @@ fn refuse_misplaced(
         ("before", span(own.before.as_ref()), PUBLISHING),
         ("after", span(own.after.as_ref()), PUBLISHING),
         ("after_user", span(own.after_user.as_ref()), PUBLISHING),
+        ("shared", span(own.shared.as_ref()), PUBLISHING),
     ];
     for (key, span, modes) in keys {
         let Some(span) = span else { continue };
@@ -138,6 +142,24 @@ fn refuse_same_names(source: &ConfigTexts, rename: &RefRenames) -> Result<(), Co
                 source.place(first.start)
             );
             return Err(source.error(directory.span(), &reason));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses shared directories of which one lies in another.
+fn refuse_nested(source: &ConfigTexts, shared: &[Spanned<SharedDir>]) -> Result<(), ConfigError> {
+    let path = |it: &Spanned<SharedDir>| RepoPath::new(it.get_ref().0.as_bytes());
+    for (number, one) in shared.iter().enumerate() {
+        let earlier = shared.iter().take(number);
+        if let Some(other) = earlier.rev().find(|other| overlap(&path(one), &path(other))) {
+            let reason = format!(
+                "\"{}\" and \"{}\" lie in each other\n\
+                 hint: name only the outer one, or directories next to each other",
+                one.get_ref().0,
+                other.get_ref().0
+            );
+            return Err(source.error(one.span(), &reason));
         }
     }
     Ok(())

@@ -17,6 +17,7 @@ use crate::domain::bus::broker::BrokerEntry;
 use crate::domain::bus::message::Topic;
 use crate::domain::git::{RefName, Remote, RemoteScheme};
 use crate::domain::publish::rules::LONGEST as LONGEST_NAME;
+use crate::domain::repository::change::{MAX_DEPTH, MAX_PATH, TEMPORARY};
 use crate::domain::repository::observed::RerunPolicy;
 use crate::domain::text::EscapeControls;
 
@@ -213,6 +214,34 @@ pub fn script(text: &str) -> Result<String, String> {
     }
     if !Path::new(text).components().all(plain) {
         return Err(format!("{} leaves the repository\n{hint}", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+/// A directory of `shared`: a path in the tree.
+pub fn shared_dir(text: &str) -> Result<String, String> {
+    let hint =
+        "hint: write a path from the top of the repository, such as \"uploads\" or \"var/cache\"";
+    let refused = |why: &str| Err(format!("{} {why}\n{hint}", quoted(text)));
+    if text.is_empty() || text.contains(char::is_control) {
+        return refused("is not the path of a directory");
+    }
+    for name in text.split('/') {
+        match name {
+            "" => return refused("is not a plain relative path"),
+            "." | ".." => return refused("has \".\" or \"..\" in it"),
+            name if name.len() > LONGEST_NAME => return refused("has a name that is too long"),
+            name if [".git", ".temp"].iter().any(|own| name.eq_ignore_ascii_case(own)) => {
+                return refused("is a name that git and the agent keep for themselves");
+            }
+            name if name.starts_with(TEMPORARY) => {
+                return refused("is a name that the agent keeps for itself");
+            }
+            _ => {}
+        }
+    }
+    if text.len() > MAX_PATH || text.split('/').count() > MAX_DEPTH {
+        return refused("is too long");
     }
     Ok(text.to_owned())
 }
@@ -463,6 +492,8 @@ judged_text! {
     /// See [`short_ref`].
     #[derive(Eq, PartialOrd, Ord)]
     ShortRef(String) = short_ref;
+    /// See [`shared_dir`].
+    SharedDir(String) = shared_dir;
     /// See [`directory_name`].
     DirectoryName(String) = directory_name;
     /// See [`variable`].

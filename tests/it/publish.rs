@@ -23,6 +23,7 @@ mod obstacles;
 mod programs;
 mod readers;
 mod refused;
+mod shared;
 mod steered;
 mod stores;
 mod watched;
