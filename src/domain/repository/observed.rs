@@ -123,6 +123,8 @@ pub struct Observed {
     pub gaps: Option<ContentGaps>,
     /// The latest attempt, unless it succeeded.
     pub attempt: Option<Attempt>,
+    /// An attempt at some revision since the last success: it may have changed the machine.
+    pub is_tried: bool,
     /// The reason why an earlier pass did not deploy a revision.
     pub verdict: Option<RecordedFinding>,
     /// The checked-out branch, where the clone's configuration names no upstream for it: the branch of

@@ -361,11 +361,12 @@ impl Repository<'_> {
         }
         let memory = memory?;
         seen.id_is_late = machine_id::id_is_late(self.context, &memory);
-        let ActionState { attempt, verdict, accepted, acted, tree_when, gaps, .. } = memory;
+        let ActionState { attempt, tried, verdict, accepted, acted, tree_when, gaps, .. } = memory;
         seen.gaps = gaps.filter(|gaps| Some(gaps.revision) == seen.acted);
         let counts = |finding: &Finding| finding.counts(|| self.git.max_file());
         let verdict = verdict.filter(|verdict| counts(&verdict.finding));
         (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
+        seen.is_tried = !tried.is_empty();
         seen.pin = self.records.pin()?;
         (seen.last_success, seen.tree_when) = (acted, tree_when);
         seen.holds.extend(
