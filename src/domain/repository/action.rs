@@ -278,6 +278,17 @@ pub struct FinishedRun {
     pub log: Option<String>,
 }
 
+impl FinishedRun {
+    /// Returns `true` if it succeeded and there was no program to run. Periodic runs that succeed keep no
+    /// log, so of them it is not known.
+    pub fn ran_nothing(&self) -> bool {
+        let is_periodic = matches!(self.trigger, Trigger::Cron | Trigger::Timer)
+            && self.previous == Some(self.revision);
+        let is_plain = self.outcome == Outcome::Succeeded && self.reference.is_none();
+        is_plain && self.log.is_none() && !is_periodic
+    }
+}
+
 /// The longest wait between two attempts, before the ±20 %.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 

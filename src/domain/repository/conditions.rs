@@ -186,7 +186,10 @@ pub(in crate::domain) fn standing_of_the_revision(
         (true, ..) => current.because("the mirror that answered lags behind"),
         (_, Some(late), _) => current.because(format!("the mirror {late} lags behind")),
         (_, None, Some(doubt)) => current.because(doubt),
-        (_, None, None) => Condition { reason: seen.repaired.clone(), ..current },
+        (_, None, None) => {
+            let reason = seen.repaired.clone().or_else(|| seen.no_script.clone());
+            Condition { reason, ..current }
+        }
     }
 }
 

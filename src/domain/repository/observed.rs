@@ -119,6 +119,8 @@ pub struct Observed {
     pub last_success: Option<FinishedRun>,
     /// The `when` of a revision's own `.pmpy.toml`, as last read.
     pub tree_when: Option<TreeRerunPolicy>,
+    /// No script was there to run for the deployed revision, as a message.
+    pub no_script: Option<String>,
     /// What the deployed revision names and the agent does not fetch, as last counted.
     pub gaps: Option<ContentGaps>,
     /// The latest attempt, unless it succeeded.

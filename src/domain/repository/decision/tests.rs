@@ -608,6 +608,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             id_is_late: false,
             tree_when: None,
             gaps: None,
+            no_script: None,
             asked: None,
             left_alone: None,
             late: None,
