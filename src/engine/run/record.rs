@@ -5,7 +5,7 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
-use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, Trigger};
+use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, TriedRevisions, Trigger};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::observed::{RecordedFinding, TreeRerunPolicy};
 use crate::engine::repository::{Repository, tree};
@@ -77,6 +77,7 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
     let mut memory = repository.records.memory()?;
     if succeeded {
         memory.attempt = None;
+        memory.tried = TriedRevisions::default();
         memory.verdict = None;
         memory.accepted = None;
         memory.acted = Some(finished);
@@ -85,6 +86,7 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
             tree.map(|tree| TreeRerunPolicy { revision: step.target, when: tree.when });
         memory.gaps = tree::gaps(&repository.git, memory.gaps.as_ref(), step.target);
     } else {
+        memory.tried.add(step.target);
         let attempt = Attempt::after(
             ending.outcome.clone(),
             step.target,

@@ -47,6 +47,20 @@ fn a_store_that_was_lost_comes_back_with_the_next_tick_and_by_redo() {
 }
 
 #[test]
+fn a_store_that_was_lost_comes_back_where_nothing_relevant_was_pushed() {
+    let site = Publisher::new("checkout", "paths = [\"page\"]");
+    site.machine.tick().ok();
+    site.push_files("main", &[("notes", "irrelevant\n")]);
+    site.machine.tick().ok();
+    fs::remove_dir_all(site.store()).unwrap();
+    site.machine.tick().ok();
+    assert_eq!(
+        (site.page("").as_deref(), site.machine.state(NAME)),
+        (Some("one"), "current".into())
+    );
+}
+
+#[test]
 fn a_release_that_is_missing_empty_or_something_else_is_written_anew() {
     type Accident = fn(&Path);
     let accidents: [(&str, Accident); 4] = [
