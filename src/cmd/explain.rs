@@ -280,6 +280,9 @@ fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<S
     if seen.stale_journal {
         sentences.push("An interrupted run left its journal.".to_owned());
     }
+    if seen.release_lost {
+        sentences.push("A release that a target shows is missing; it is written again.".to_owned());
+    }
     sentences
 }
 

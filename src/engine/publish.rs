@@ -3,5 +3,6 @@
 pub(crate) mod hooks;
 pub(crate) mod multi_ref;
 pub(crate) mod object_cache;
+pub(crate) mod restore;
 pub(crate) mod single_ref;
 pub(crate) mod stage;

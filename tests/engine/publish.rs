@@ -22,6 +22,8 @@ tests![
     a_checkout_by_hand_shows_a_tag_without_the_network,
     a_checkout_of_nothing_known_names_what_was_asked,
     no_person_can_check_out_into_a_configured_target,
+    a_store_that_was_lost_is_written_again,
+    a_directory_named_by_a_revision_is_not_shown,
 ];
 
 /// A machine that publishes in `mode`, after its first tick.
@@ -70,6 +72,32 @@ fn one_branch_appears_at_the_target_and_follows_upstream() {
     says(release.to_str().unwrap(), &[&tip.to_string()]);
     assert_eq!(machine.differences(NAME), "", "the clone's own worktree is left alone");
     assert_eq!(machine.file("page").as_deref(), Some("one"));
+}
+
+fn a_store_that_was_lost_is_written_again() {
+    for (mode, shown, store) in
+        [("checkout", "site", ".site.pmpy"), ("branches", "site/main", "site/.pmpy")]
+    {
+        let machine = publisher(mode, "");
+        fs::remove_dir_all(machine.path("targets").join(store)).unwrap();
+        assert_eq!(page(&machine, shown), None);
+        machine.tick();
+        machine.is("current");
+        assert_eq!(page(&machine, shown).as_deref(), Some("one"), "{mode}");
+    }
+}
+
+fn a_directory_named_by_a_revision_is_not_shown() {
+    let machine = publisher("checkout", "");
+    let tip = machine.pushed("page", "two");
+    let store = machine.path("targets/.site.pmpy");
+    fs::create_dir(store.join(tip.to_string())).unwrap();
+    fs::write(store.join(tip.to_string()).join("page"), "half").unwrap();
+    machine.tick();
+    assert_eq!(page(&machine, "site").as_deref(), Some("two"));
+    let left = machine.status().left.unwrap();
+    assert_eq!((left.files, left.bytes), (1, 4));
+    assert!(store.join(".left").join(tip.to_string()).join("page").exists());
 }
 
 fn every_branch_appears_and_goes_with_its_branch() {

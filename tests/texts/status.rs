@@ -3,6 +3,7 @@
 use chrono::Duration;
 use pmpy::cmd::format;
 use pmpy::cmd::status::{self, DetailLevel};
+use pmpy::domain::publish::release_paths::LeftFiles;
 use pmpy::domain::remote::{LastPoll, RemoteHints, WireDialect};
 use pmpy::domain::report::notices::{Notice, ReportedState, StateChange};
 use pmpy::domain::repository::state::State;
@@ -89,6 +90,12 @@ fn publisher() -> StatusRow {
     StatusRow {
         name: "publisher".into(),
         asked: Some(asked),
+        left: Some(LeftFiles {
+            path: "/data/sites/.pmpy/.left".into(),
+            files: 3,
+            bytes: 70_215,
+            is_more: false,
+        }),
         published: vec![
             entry("main", State::Current, None),
             entry("next", State::Refused, Some("a path .temp/x\nhint: remove it")),

@@ -66,10 +66,12 @@ impl LeftFiles {
     pub fn sentence(&self) -> String {
         let Self { path, files, bytes, is_more } = self;
         let least = if *is_more { "at least " } else { "" };
-        let plural = if *files == 1 { "" } else { "s" };
+        let plural = |number: &u64| if *number == 1 { "" } else { "s" };
         format!(
-            "{least}{files} file{plural} ({bytes} bytes) that the published revisions did not have, in \
-             {path}; each is kept for {LEFT_DAYS} days, and at most 1 GiB in all"
+            "{least}{files} file{} ({bytes} byte{}) that the published revisions did not have, in \
+             {path}; each is kept for {LEFT_DAYS} days, and at most 1 GiB in all",
+            plural(files),
+            plural(bytes)
         )
     }
 }

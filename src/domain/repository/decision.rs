@@ -196,8 +196,8 @@ fn plan_by_rule(
     if seen.broken.is_some() {
         return (Plan::Stopped, Rule::Unreadable);
     }
-    // Even when held: half-written and damaged files are never wanted.
-    if seen.stale_journal || seen.damaged.is_some() {
+    // Even when held: half-written and damaged files are never wanted, nor is a target that shows nothing.
+    if seen.stale_journal || seen.damaged.is_some() || seen.release_lost {
         return (Plan::Recover, Rule::Recovery);
     }
     if !seen.holds.is_empty() {

@@ -73,6 +73,8 @@ pub struct Observed {
     pub running: Option<RunningAction>,
     /// An interrupted run left its journal.
     pub stale_journal: bool,
+    /// A target shows a release of ours that is missing or was emptied, and that can be written again.
+    pub release_lost: bool,
     /// The init scripts ran before this machine had an id; the id is still to be recorded.
     pub id_is_late: bool,
     /// Everything that holds the repository, in the order of display.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use crate::domain::repository::action::{Attempt, Outcome};
 use crate::domain::repository::decision::{Plan, PlannedAction, decide};
 use crate::domain::repository::desired::ActionTarget;
-use crate::domain::repository::observed::{Observed, UpstreamTip};
+use crate::domain::repository::observed::UpstreamTip;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
 use crate::engine::error::one_line;
@@ -50,8 +50,8 @@ pub(super) fn record_failure(
     let OpenOutcome::Ready(repository) = observe::open(context, repo) else { return };
     let Ok(mut memory) = records.memory() else { return };
     let now = host::now();
-    let mut seen =
-        Observed { stale_journal: false, ..repository.observe(&repository.polled(), now) };
+    let mut seen = repository.observe(&repository.polled(), now);
+    (seen.stale_journal, seen.release_lost) = (false, false);
     if order.command == WorkerCommand::Redo {
         seen.upstream = UpstreamTip::Unknown;
     }

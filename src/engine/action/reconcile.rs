@@ -15,7 +15,7 @@ use crate::engine::action::{clone, deploy, fetch, housekeeping};
 use crate::engine::context::Context;
 use crate::engine::discovery::{CloneState, RepoEntry};
 use crate::engine::error::{self, one_line};
-use crate::engine::publish::multi_ref;
+use crate::engine::publish::{multi_ref, restore};
 use crate::engine::repository::observe::{self, OpenOutcome};
 use crate::engine::repository::{Repository, limits, upstream_refs};
 use crate::engine::request::{LockWait, WorkerCommand, WorkerJob};
@@ -169,6 +169,7 @@ fn pass(
     stale_files::stale(repository.git.git_dir(), host::now())?;
     watchdog::begin(limits::LOOKING, 2 * limits::evaluation_timeout(&repo.settings));
     repository = reopen(context, repo)?;
+    restore::restore_lost_releases(&repository);
     persist_request(&repository, order)?;
     scripts::adopt_id(&repository)?;
     let backoff = order.request.backoff();
@@ -184,14 +185,11 @@ fn pass(
             polled = repository.take_or_poll(polled, order.request, now)?;
         }
         let mut seen = repository.observe(&polled, now);
+        // What could not be restored is published anew like a revision that was never there.
+        seen.release_lost = false;
         if order.command == WorkerCommand::Redo {
-            // `redo` keeps the revision, whatever upstream has by now, and shows it again where the target
-            // lost it.
-            let lost = seen.acted.filter(|_| repository.publishes() && seen.head.is_none());
-            seen.upstream = match lost.filter(|lost| repository.git.has(*lost)) {
-                Some(commit) => UpstreamTip::Tip { commit, fetched: true },
-                None => UpstreamTip::Unknown,
-            };
+            // `redo` keeps the revision, whatever upstream has by now.
+            seen.upstream = UpstreamTip::Unknown;
             if let Some(refs) = &mut seen.refs {
                 refs.unfetched = false;
             }

@@ -216,9 +216,13 @@ impl Repository<'_> {
             _ if self.fetches_all() => self.fill_refs(&mut seen, polled),
             _ => Ok(()),
         };
-        if let Err(error) = found {
-            seen.broken = Some(one_line(&error));
-            return seen;
+        let lost = found.and_then(|()| self.has_lost_release(&seen));
+        match lost {
+            Ok(lost) => seen.release_lost = lost,
+            Err(error) => {
+                seen.broken = Some(one_line(&error));
+                return seen;
+            }
         }
         let known = self.records.repair();
         let lacking = known.as_ref().and_then(|known| damage::lacking(self, known, now));
@@ -236,6 +240,15 @@ impl Repository<'_> {
             None => seen.repaired = known.and_then(|known| damage::mentioned(&known, now)),
         }
         seen
+    }
+
+    /// Whether a target shows a release that was lost and can be written again.
+    fn has_lost_release(&self, seen: &Observed) -> Result<bool> {
+        let shows_nothing = match &seen.refs {
+            Some(refs) => refs.book.values().chain(refs.by_hand.values()).any(|it| it.is_lost),
+            None => self.repo.settings.mode == RepoMode::Checkout && seen.head.is_none(),
+        };
+        Ok(shows_nothing && !targets::lost_releases(self)?.is_empty())
     }
 
     /// Fills in the refs, where each of several refs is published by itself.

@@ -223,16 +223,60 @@ pub(in crate::engine) fn left_files(repository: &Repository) -> Option<LeftFiles
 /// When a foreign file is in the way, or the target cannot be read.
 pub fn published_revision(repository: &Repository) -> Result<Option<Commit>> {
     let Some(target) = repository.repo.settings.target() else { return Ok(None) };
-    let place = place(&target, "")?;
-    let seen = match TargetStore::open(repository, target.clone())? {
-        Some(target_store) => target_store.seen(repository, &place)?,
-        None => ShownTree::without_store(&target, &place)?,
-    };
+    let target_store = TargetStore::open(repository, target.clone())?;
+    let seen = seen_at(repository, &target, target_store.as_ref(), "")?;
     let shown = seen.shown();
     match seen.in_the_way {
         Some(words) => bail!(words),
         None => Ok(shown.filter(|shown| shown.0.format() == repository.git.format())),
     }
+}
+
+/// What the link of `directory` shows; `target_store`: `None` while the store is missing.
+fn seen_at(
+    repository: &Repository,
+    target: &PublishTarget,
+    target_store: Option<&TargetStore>,
+    directory: &str,
+) -> Result<ShownTree> {
+    let place = place(target, directory)?;
+    match target_store {
+        Some(target_store) => target_store.seen(repository, &place),
+        None => ShownTree::without_store(target, &place),
+    }
+}
+
+/// The directories whose links show a release that is missing or was emptied, and its revision: those
+/// that this clone published and still has the objects of.
+///
+/// # Errors
+/// When a record or a target cannot be used.
+pub(in crate::engine) fn lost_releases(repository: &Repository) -> Result<Vec<(String, Commit)>> {
+    let Some(target) = repository.repo.settings.target() else { return Ok(Vec::new()) };
+    let target_store = TargetStore::open(repository, target.clone())?;
+    let directories: Vec<String> = match target.layout {
+        TargetLayout::Checkout => vec![String::new()],
+        TargetLayout::Inside | TargetLayout::Sibling => {
+            let book = repository.records.book()?.into_values();
+            book.filter_map(|entry| entry.directory).filter(|it| fits(&target, it)).collect()
+        }
+    };
+    let seals = Seals::read(repository)?;
+    let mut lost = Vec::new();
+    for directory in directories {
+        let Ok(seen) = seen_at(repository, &target, target_store.as_ref(), &directory) else {
+            // It is reported with its own ref, and does not stop the others.
+            continue;
+        };
+        if let (Some(revision), true) = (seen.revision, seen.is_lost)
+            && seals.knows(revision)
+            && revision.0.format() == repository.git.format()
+            && repository.git.has(revision)
+        {
+            lost.push((directory, revision));
+        }
+    }
+    Ok(lost)
 }
 
 /// The desired and the shown refs of a repository that publishes each ref by itself.
@@ -257,18 +301,11 @@ pub fn refs(repository: &Repository, polled: &PollRecord) -> Result<PublishState
     // Without a remote of the clone's object format nothing can be fetched.
     let unfetched = polled.other_format.is_none() && (others || polled.tip.is_some_and(is_new));
     let book = actual(repository)?;
-    let mut desired = desired(repository, polled, listing.as_ref(), &book)?;
+    let desired = desired(repository, polled, listing.as_ref(), &book)?;
     let (book, by_hand) = match settings.mode.refs() {
         Some(_) => (book, PublishRecord::new()),
-        // Only a tree that was lost is published again.
-        None => book.into_iter().partition(|(_, entry)| entry.is_lost && entry.good.is_some()),
+        None => (PublishRecord::new(), book),
     };
-    if settings.mode.refs().is_none() {
-        desired.extend(book.iter().filter_map(|(name, entry)| {
-            let release = Ok((entry.good?, entry.directory.clone()?));
-            Some(DesiredRefs { name: name.clone(), release, rewrites: None, goes_back: false })
-        }));
-    }
     Ok(PublishState { unfetched, tip, desired, book, by_hand })
 }
 
@@ -303,10 +340,7 @@ pub(in crate::engine) fn actual(repository: &Repository) -> Result<PublishRecord
     }
     for entry in book.values_mut() {
         let Some(directory) = &entry.directory else { continue };
-        let seen = place(&target, directory).and_then(|place| match &target_store {
-            Some(target_store) => target_store.seen(repository, &place),
-            None => ShownTree::without_store(&target, &place),
-        });
+        let seen = seen_at(repository, &target, target_store.as_ref(), directory);
         // An error at one target does not stop the others.
         let seen = seen.unwrap_or_else(|error| ShownTree {
             revision: entry.shown,

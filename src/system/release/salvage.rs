@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use super::remove::remove_tree;
+use super::shared::open_or_make;
 use super::verify::{dirs_of, is_shared_link};
 use super::{Dir, Release, ReleaseStore, fresh, is_mount_point, revision};
 use crate::domain::git::Commit;
@@ -90,7 +91,11 @@ impl ReleaseStore {
             watchdog::progress();
             let (parent, name) = path.split();
             let from = top.beneath(parent.as_bytes())?;
-            self.move_left(revision, &from, &parent, name, Some(path))?;
+            match self.move_left(revision, &from, &parent, name, Some(path)) {
+                // A directory of another user can be moved only with the one that it is in.
+                Err(error) if is_denied(&error) => return whole(),
+                moved => moved?,
+            }
         }
         remove_tree(dir, name)
     }
@@ -131,9 +136,8 @@ impl ReleaseStore {
 
     fn make_left(&self) -> Result<Dir> {
         let message = || format!("cannot make {}/{LEFT}", self.path.display());
-        match self.dir.beneath(LEFT.as_bytes()) {
-            // What an application wrote may be private.
-            Err(Errno::NOENT) => self.dir.make(LEFT.as_bytes(), 0o700).with_context(message),
+        // What an application wrote may be private.
+        match open_or_make(&self.dir, LEFT.as_bytes(), |dir, name| dir.make(name, 0o700)) {
             Err(Errno::NOTDIR | Errno::LOOP) => bail!(
                 "{}/{LEFT} is not a directory\nhint: move it away; the agent makes it anew",
                 self.path.display()
@@ -204,11 +208,12 @@ fn find_surplus(
 fn make_dirs(left: &Dir, unit: &[u8], path: &RepoPath) -> Result<Dir, Errno> {
     let names = path.as_bytes().split(|&byte| byte == b'/').filter(|name| !name.is_empty());
     std::iter::once(unit).chain(names).try_fold(left.beneath(b"")?, |dir, name| {
-        match dir.beneath(name) {
-            Err(Errno::NOENT) => dir.make(name, 0o755),
-            opened => opened,
-        }
+        open_or_make(&dir, name, |dir, name| dir.make(name, 0o755))
     })
+}
+
+fn is_denied(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(&(Errno::ACCESS | Errno::PERM)))
 }
 
 /// Renames unless the new name is taken.

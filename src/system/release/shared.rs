@@ -33,13 +33,18 @@ impl ReleaseStore {
     }
 }
 
-fn open_or_make(
+/// Opens the directory `name` of `above`, and makes it with `make` where it is missing.
+pub(super) fn open_or_make(
     above: &Dir,
     name: &[u8],
     make: impl Fn(&Dir, &[u8]) -> Result<Dir, Errno>,
 ) -> Result<Dir, Errno> {
     match above.beneath(name) {
-        Err(Errno::NOENT) => make(above, name),
+        Err(Errno::NOENT) => match make(above, name) {
+            // Another thread, which publishes another ref, made it at this moment.
+            Err(Errno::EXIST) => above.beneath(name),
+            made => made,
+        },
         opened => opened,
     }
 }
@@ -52,8 +57,7 @@ fn make_shared_dir(above: &Dir, path: &RepoPath) -> Result<()> {
     }
     let name = path.split().1;
     let Some(found) = dir.look_at(name)? else {
-        dir.make_as_git(name)?;
-        return Ok(());
+        return Ok(open_or_make(&dir, name, Dir::make_as_git).map(drop)?);
     };
     let us = rustix::process::geteuid().as_raw();
     match kind(&found) {

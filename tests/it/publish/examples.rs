@@ -188,11 +188,7 @@ fn a_user_who_is_removed_breaks_the_repository_and_what_is_shown_stays() {
 #[test]
 fn a_target_that_its_user_may_not_write_is_reported_with_the_remedy() {
     let _alone = alone();
-    let machine = machine(&["sites"]);
-    machine.serve("site", &[("page", "one")]);
-    machine.clone_to_root("site");
-    give_all(&machine.clone_of("site"), NOBODY);
-    give_all(&machine.server("site"), NOBODY);
+    let machine = site_of_nobody();
     let target = machine.path("sites/site");
     machine
         .configure(&format!("[repo.site]\nmode = \"checkout\"\ntarget = \"{}\"\n", text(&target)));
@@ -217,11 +213,7 @@ fn a_target_that_its_user_may_not_write_is_reported_with_the_remedy() {
 #[test]
 fn a_missing_directory_above_a_target_is_made_by_its_user_or_reported_with_the_command() {
     let _alone = alone();
-    let machine = machine(&["sites"]);
-    machine.serve("site", &[("page", "one")]);
-    machine.clone_to_root("site");
-    give_all(&machine.clone_of("site"), NOBODY);
-    give_all(&machine.server("site"), NOBODY);
+    let machine = site_of_nobody();
     let above = machine.path("sites/a/b");
     let target = above.join("site");
     machine
@@ -248,6 +240,16 @@ fn a_missing_directory_above_a_target_is_made_by_its_user_or_reported_with_the_c
     machine.tick().ok();
     assert_eq!(page(target), "one");
     assert_eq!(fs::metadata(above.join(".site.pmpy")).unwrap().uid(), NOBODY);
+}
+
+/// A machine whose clone `site` belongs to [`NOBODY`], and the directory `sites`, which does not.
+fn site_of_nobody() -> Sandbox {
+    let machine = machine(&["sites"]);
+    machine.serve("site", &[("page", "one")]);
+    machine.clone_to_root("site");
+    give_all(&machine.clone_of("site"), NOBODY);
+    give_all(&machine.server("site"), NOBODY);
+    machine
 }
 
 /// A machine with the example's repository `name` on its server, and the example laid over it:

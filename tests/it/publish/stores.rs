@@ -61,6 +61,40 @@ fn a_store_that_was_lost_comes_back_where_nothing_relevant_was_pushed() {
 }
 
 #[test]
+fn a_store_that_was_lost_shows_what_readers_had_whatever_stops_the_next_revision() {
+    type Stop = fn(&Publisher);
+    let stops: [(&str, Stop); 4] = [
+        ("a hold", |site| drop(site.machine.agent(&["hold", NAME, "a change"]).ok())),
+        ("a tree that is refused", |site| {
+            site.push_files("main", &[(".temp/x", "")]);
+        }),
+        ("before, which refuses", |site| {
+            site.push_files("main", &[("page", "bad\n")]);
+        }),
+        ("a server that is away", |site| {
+            fs::rename(site.machine.server(NAME), site.machine.path("aside.git")).unwrap();
+        }),
+    ];
+    for mode in ["checkout", "branches"] {
+        let directory = if mode == "checkout" { "" } else { "main" };
+        for (what, stop) in stops {
+            let site = Publisher::new(mode, "before = [\"bin/gate\"]");
+            let gate = "#!/bin/sh\nread page < page\n[ \"$page\" != bad ]\n";
+            site.push_files("main", &[("bin/gate", gate)]);
+            site.machine.tick().ok();
+            stop(&site);
+            for _ in 0..2 {
+                site.machine.tick();
+            }
+            fs::remove_dir_all(site.store()).unwrap();
+            assert_eq!(site.page(directory), None);
+            site.machine.tick();
+            assert_eq!(site.page(directory).as_deref(), Some("one"), "{mode}: {what}");
+        }
+    }
+}
+
+#[test]
 fn a_release_that_is_missing_empty_or_something_else_is_written_anew() {
     type Accident = fn(&Path);
     let accidents: [(&str, Accident); 4] = [

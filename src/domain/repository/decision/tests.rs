@@ -613,6 +613,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             left_alone: None,
             late: None,
             damaged: None,
+            release_lost: false,
             repaired: None,
             head,
             upstream,

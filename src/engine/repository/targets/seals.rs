@@ -145,6 +145,17 @@ impl Seals {
         }
     }
 
+    /// Returns `true` if a release of `revision` was sealed, at whatever place.
+    pub(in crate::engine) fn knows(&self, revision: Commit) -> bool {
+        match self {
+            Self::Lines(lines) => {
+                let name = format!("/{revision}");
+                lines.iter().any(|line| line.ends_with(&name))
+            }
+            Self::Deployed(revisions) => revisions.contains(&revision),
+        }
+    }
+
     /// The paths of the sealed releases.
     fn into_lines(self, target_store: &TargetStore) -> Result<BTreeSet<String>> {
         let revisions = match self {
