@@ -323,6 +323,30 @@ fn foreign_file(sites: &Sites) -> String {
 }
 
 #[test]
+fn of_more_than_a_gibibyte_left_behind_the_oldest_files_go_first() {
+    let sites = Sites::new();
+    let store = sites.make().unwrap();
+    let left = sites.at(STORE).join(".left");
+    let day = std::time::Duration::from_secs(86_400);
+    for (unit, days) in [("old", 3), ("new", 1)] {
+        fs::create_dir_all(left.join(unit).join("d")).unwrap();
+        let file = fs::File::create(left.join(unit).join("d/file")).unwrap();
+        file.set_len(700 << 20).unwrap();
+        file.set_modified(std::time::SystemTime::now() - day * days).unwrap();
+    }
+    fs::write(left.join("old/small"), "small").unwrap();
+    assert_eq!(store.left_files().unwrap().map(|it| it.files), Some(3));
+    store.expire_left(chrono::Utc::now()).unwrap();
+    assert!(!left.join("old/d/file").exists());
+    assert!(left.join("new/d/file").exists() && left.join("old/small").exists());
+    // And all of it after its time.
+    store.expire_left(chrono::Utc::now() + chrono::Duration::days(29)).unwrap();
+    assert_eq!(names(&left), ["new", "old"]);
+    store.expire_left(chrono::Utc::now() + chrono::Duration::days(31)).unwrap();
+    assert!(names(&left).is_empty());
+}
+
+#[test]
 fn a_place_is_made_of_names_that_the_store_does_not_use_itself() {
     let revision = "1234567890123456789012345678901234567890";
     let long = "x".repeat(256);

@@ -242,6 +242,30 @@ fn a_missing_directory_above_a_target_is_made_by_its_user_or_reported_with_the_c
     assert_eq!(fs::metadata(above.join(".site.pmpy")).unwrap().uid(), NOBODY);
 }
 
+#[test]
+fn a_directory_of_another_user_in_a_release_is_kept_with_the_release() {
+    let _alone = alone();
+    let machine = site_of_nobody();
+    lchown(machine.path("sites"), Some(NOBODY), None).unwrap();
+    let target = machine.path("sites/site");
+    let keys = format!("mode = \"checkout\"\ntarget = \"{}\"\nkeep = 0", text(&target));
+    machine.configure(&format!("[repo.site]\n{keys}\n"));
+    machine.tick().ok();
+    let first = fs::read_link(&target).unwrap();
+    let first = first.file_name().unwrap().to_str().unwrap();
+    fs::create_dir(target.join("uploads")).unwrap();
+    fs::write(target.join("uploads/photo"), "photo").unwrap();
+    give_all(&target.join("uploads"), 1);
+    push(&machine, "site", "main", "two", NOBODY);
+    machine.tick().ok();
+    assert_eq!(page(target), "two");
+    let left = machine.path("sites/.site.pmpy/.left");
+    let kept = machine.files_below(&left);
+    let photo = kept.iter().find(|it| it.ends_with("uploads/photo")).expect("it is kept");
+    assert!(text(photo).starts_with(first), "{photo:?}");
+    assert_eq!(fs::read_to_string(left.join(photo)).unwrap(), "photo");
+}
+
 /// A machine whose clone `site` belongs to [`NOBODY`], and the directory `sites`, which does not.
 fn site_of_nobody() -> Sandbox {
     let machine = machine(&["sites"]);

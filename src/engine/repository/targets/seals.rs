@@ -71,6 +71,9 @@ impl TargetStore {
         repository: &Repository,
         written: &[(Slot, Commit)],
     ) -> Result<()> {
+        if written.is_empty() {
+            return Ok(());
+        }
         let mut lines = Seals::read(repository)?.into_lines(self)?;
         lines.extend(written.iter().map(|(place, revision)| self.seal_of(place, *revision)));
         repository.records.put_sealed(&lines)
