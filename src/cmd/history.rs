@@ -130,7 +130,7 @@ fn cells(fold: &RunGroup, several: bool, width: Option<u16>, now: DateTime<Utc>)
     let revision = format!("{of_ref}{} {}", run.revision.short(), format::escaped(&run.subject));
     let ending = match &run.outcome {
         numbered @ (Outcome::Failed { .. } | Outcome::Killed { .. }) => numbered.to_string(),
-        Outcome::Succeeded if run.ran_nothing() => "succeeded, nothing to run".to_owned(),
+        Outcome::Succeeded if run.ran_nothing() => "nothing to run".to_owned(),
         outcome => outcome.word().to_owned(),
     };
     let outcome = match fold.times {
@@ -183,7 +183,7 @@ mod tests {
             outcome,
             attempt: 1,
             seconds: 0.84,
-            log: None,
+            log: Some("log".to_owned()),
         }
     }
 

@@ -312,6 +312,12 @@ impl Remote {
 
     /// The transport; `None` for an unknown scheme.
     pub fn scheme(&self) -> Option<RemoteScheme> {
+        // gitremote-helpers(7): a program with this in its name would be run.
+        let is_name =
+            |word: &str| word.chars().all(|c| c.is_ascii_alphanumeric() || "-_+".contains(c));
+        if self.0.split_once("::").is_some_and(|(helper, _)| is_name(helper)) {
+            return None;
+        }
         if let Some((scheme, _)) = self.0.split_once("://") {
             return match scheme.to_ascii_lowercase().as_str() {
                 "file" => Some(RemoteScheme::Local),
@@ -519,7 +525,8 @@ mod tests {
             ("https://host/a", Some(RemoteScheme::Https)),
             ("git@host:a", Some(RemoteScheme::Ssh)),
             ("ssh://host/a", Some(RemoteScheme::Ssh)),
-            ("ext::sh -c id", Some(RemoteScheme::Ssh)),
+            ("ext::sh -c id", None),
+            ("[2001:db8::1]:a", Some(RemoteScheme::Ssh)),
             ("gopher://host/a", None),
         ] {
             assert_eq!(Remote::new(url).scheme(), scheme, "{url}");

@@ -390,6 +390,20 @@ impl fmt::Display for RemoteFailure {
 
 impl std::error::Error for RemoteFailure {}
 
+/// The remote, or this machine, refuses until somebody acts: no access, no such repository, a host key, a
+/// certificate, an unusable key, an address that is not permitted. Part of an error's chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial;
+
+impl fmt::Display for Denial {
+    /// Empty: the other messages of the chain describe the failure.
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl std::error::Error for Denial {}
+
 /// The server answered neither the request for refs that it had not offered nor the one for its
 /// capabilities after it: the next poll asks for its capabilities first. Part of an error's chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -426,6 +440,10 @@ pub struct Backoff {
     /// that list. Polls continue; a different list may be fetched.
     #[serde(default)]
     pub pack: Option<u64>,
+    /// Set when the remote refuses access: a hash of the attributes of the files with credentials. When
+    /// one of them changed, the pause is over.
+    #[serde(default)]
+    pub credentials: Option<u64>,
 }
 
 /// The remotes of a repository that are in backoff, by display name.
@@ -472,7 +490,7 @@ impl Backoff {
             until.format("%H:%M:%S UTC")
         );
         let reason = error_report::reason(sentence, report.hint());
-        Some(Self { until, times, reason, pack: None })
+        Some(Self { until, times, reason, pack: None, credentials: None })
     }
 
     /// Returns `true` if the pause is not over at `now`. An end further away than the longest pause was
@@ -573,7 +591,7 @@ mod tests {
     fn a_wait_that_was_written_under_a_clock_ahead_is_none() {
         let now = DateTime::UNIX_EPOCH;
         let (until, reason) = (now + TimeDelta::minutes(3), "who?".to_owned());
-        let left = Backoff { until, times: 1, reason, pack: None };
+        let left = Backoff { until, times: 1, reason, pack: None, credentials: None };
         assert!(left.lasts(now) && !left.lasts(now + TimeDelta::minutes(3)));
         assert!(!left.lasts(now - TimeDelta::days(365)));
     }

@@ -39,8 +39,8 @@ pub const IS_A_BUG: &str = "reading it makes the agent panic, which is a bug in 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerError {
-    /// The resulting state: `unreachable` when a remote or the name service is the cause, `no-ref` when
-    /// the remotes lack the branch, `broken` when
+    /// The resulting state: `unreachable` when a remote or the name service is the cause, `denied` when
+    /// one refuses access, `no-ref` when the remotes lack the branch, `broken` when
     /// another user could change a file that is needed, else `failing`.
     pub state: State,
     /// The cause as a sentence, with its remedy.
@@ -54,6 +54,7 @@ impl WorkerError {
             return known.clone();
         }
         let state = match error {
+            _ if error.is::<RemotesDenied>() => State::Denied,
             _ if error.is::<RemotesUnreachable>() || error.is::<NameServiceError>() => {
                 State::Unreachable
             }
@@ -89,6 +90,18 @@ impl fmt::Display for RemotesUnreachable {
 }
 
 impl std::error::Error for RemotesUnreachable {}
+
+/// A remote refuses until somebody acts; holds the reasons.
+#[derive(Debug)]
+pub struct RemotesDenied(pub(in crate::engine) String);
+
+impl fmt::Display for RemotesDenied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for RemotesDenied {}
 
 /// The remotes have no such branch; holds the reason.
 #[derive(Debug)]

@@ -52,7 +52,8 @@ pub(super) fn repository<'a>(
 pub fn not_cloned(context: &Context, repo: &RepoEntry) -> Error {
     let name = &repo.name;
     let reason = |state| tick::reason_before(context, name, state);
-    match reason(State::Unreachable).or_else(|| reason(State::NoRef)) {
+    let states = [State::Unreachable, State::Denied, State::NoRef];
+    match states.into_iter().find_map(reason) {
         Some(Unreachable { reason, .. }) => {
             let report = ErrorReport::parse(&reason);
             let hint = report.hint().unwrap_or_else(|| "agent check".to_owned());
@@ -299,7 +300,8 @@ pub fn explain(context: &Context, repo: &RepoEntry, revision: Option<&str>) -> R
         OpenOutcome::Missing => {
             let no_ref = tick::reason_before(context, &repo.name, State::NoRef);
             let upstream = if no_ref.is_some() { UpstreamTip::Empty } else { UpstreamTip::Unknown };
-            let unreachable = tick::reason_before(context, &repo.name, State::Unreachable);
+            let reason = |state| tick::reason_before(context, &repo.name, state);
+            let unreachable = reason(State::Unreachable).or_else(|| reason(State::Denied));
             Some(Observed { unreachable, no_ref, upstream, ..Observed::default() })
         }
         OpenOutcome::Ready(_) => None,

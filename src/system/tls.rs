@@ -137,6 +137,35 @@ pub fn sentence(error: &rustls::Error, host: &str) -> String {
     }
 }
 
+/// Whether the failure lasts until somebody acts: a certificate, on either side, or what the server offers.
+pub fn lasts(error: &rustls::Error) -> bool {
+    use AlertDescription as Alert;
+    match error {
+        rustls::Error::InvalidCertificate(_)
+        | rustls::Error::PeerIncompatible(_)
+        | rustls::Error::PeerMisbehaved(
+            PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme
+            | PeerMisbehaved::SignedKxWithWrongAlgorithm,
+        ) => true,
+        rustls::Error::AlertReceived(alert) => matches!(
+            alert,
+            Alert::HandshakeFailure
+                | Alert::InsufficientSecurity
+                | Alert::ProtocolVersion
+                | Alert::UnrecognisedName
+                | Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ),
+        _ => false,
+    }
+}
+
 fn unsafe_version(host: &str) -> String {
     format!("{host} speaks no TLS that is safe: 1.2 or 1.3 are needed")
 }

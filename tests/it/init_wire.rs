@@ -62,7 +62,7 @@ fn a_key_that_comes_late_lets_the_next_tick_finish_what_init_began() {
     let keys = ["--key", text(&key), "--known-hosts", text(&hosts)];
     let ran = init(&machine, &server.url("ops"), &keys).exits(1);
     assert!(ran.stdout.contains("Not ready yet: ops. The next tick retries"), "{ran}");
-    assert_eq!(machine.state("ops"), "unreachable", "{ran}");
+    assert_eq!(machine.state("ops"), "denied", "{ran}");
     assert!(machine.runs().is_empty());
     fs::copy(server.known_hosts(), &hosts).unwrap();
     fs::copy(server.client_key(), &key).unwrap();

@@ -316,3 +316,20 @@ fn a_password_in_an_address_is_never_shown() {
     assert!(said.contains("git.example.invalid"), "{said}");
     assert!(!said.contains("canary"), "{said}");
 }
+
+#[test]
+fn a_remote_that_refuses_is_reported_at_the_second_refusal() {
+    let machine = Sandbox::with("ops", &[("work.sh", "true\n")]);
+    machine.tick().ok();
+    machine.configure("[repo.ops]\nurl = \"http://127.0.0.1:1/ops\"\n");
+    let ran = machine.tick().exits(1);
+    assert_eq!(machine.state("ops"), "denied");
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+    let ran = machine.tick().exits(1);
+    assert!(ran.stdout.starts_with("ops: denied (was current): "), "{ran}");
+    assert_eq!(machine.tick().exits(1).stdout, "");
+    machine.agent(&["status", "--nagios"]).exits(2);
+    machine.configure("");
+    let ran = machine.tick().ok();
+    assert!(ran.stdout.contains("current") && ran.stdout.contains("denied"), "{ran}");
+}

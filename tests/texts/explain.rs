@@ -87,8 +87,11 @@ fn publishing(rewrites: bool) -> Observed {
 /// new does not compile until it has a case.
 fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
     let reason = || "HEAD is detached: no branch is checked out".to_owned();
-    let unreachable =
-        || Unreachable { since: now() - Duration::hours(3), reason: "it has SHA-256 ids".into() };
+    let unreachable = || Unreachable {
+        since: now() - Duration::hours(3),
+        reason: "it has SHA-256 ids".into(),
+        refusals: 0,
+    };
     let (next, case) = match rule {
         None => {
             let mut inactive = case(current());
@@ -238,6 +241,7 @@ fn row(seen: &Observed, decision: &Decision) -> StatusRow {
         attempt: first.attempt,
         next_try: first.next_try,
         asked: None,
+        refusals: 0,
         mirror_lags: false,
         gaps: None,
         left: None,

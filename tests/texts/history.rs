@@ -18,7 +18,7 @@ fn run(digit: char, minutes_ago: i64, outcome: Outcome) -> FinishedRun {
         outcome,
         attempt: 1,
         seconds: 0.84,
-        log: None,
+        log: Some("log".to_owned()),
     }
 }
 
@@ -26,6 +26,7 @@ fn run(digit: char, minutes_ago: i64, outcome: Outcome) -> FinishedRun {
 fn each_outcome_has_its_line() {
     let reason = "cannot write /root/gitrepo/site/page: no space left\nhint: make room".into();
     let mut runs: Vec<_> = (0..3).map(|n| run('a', 3000 - n, Outcome::Succeeded)).collect();
+    runs.push(FinishedRun { log: None, ..run('b', 2000, Outcome::Succeeded) });
     let others = [
         Outcome::Failed { code: 3 },
         Outcome::TimedOut,

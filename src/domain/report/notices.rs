@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::repository::observed::MOST_REFUSALS;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::{MachineStatus, StatusRow};
 
@@ -136,7 +137,10 @@ fn compare(
 }
 
 fn standing(row: &StatusRow, now: DateTime<Utc>) -> StateClass {
-    if row.needs_attention(now) {
+    if row.state == State::Denied && row.refusals < MOST_REFUSALS {
+        // A server that restarts, or a token that is being exchanged, refuses once.
+        StateClass::Passing
+    } else if row.needs_attention(now) {
         StateClass::Bad
     } else if row.state.is_settled() {
         StateClass::Good

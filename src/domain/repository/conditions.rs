@@ -118,6 +118,7 @@ pub(in crate::domain) fn in_order(mut all: Vec<Condition>) -> Vec<Condition> {
 pub(in crate::domain) fn unreachable(seen: &Observed) -> Option<Condition> {
     let (state, why) = match (&seen.other_format, &seen.unreachable) {
         (Some(why), _) => (State::Rewritten, why),
+        (None, Some(why)) if why.refusals > 0 => (State::Denied, why),
         (None, Some(why)) => (State::Unreachable, why),
         (None, None) => return None,
     };

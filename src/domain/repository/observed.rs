@@ -218,7 +218,13 @@ pub struct Unreachable {
     pub since: DateTime<Utc>,
     /// The cause, as a message.
     pub reason: String,
+    /// How many polls in a row a remote refused, counted up to [`MOST_REFUSALS`]; 0: none did.
+    #[serde(default)]
+    pub refusals: u32,
 }
+
+/// The number of refusals up to which they are counted: the first is no news to a person yet.
+pub const MOST_REFUSALS: u32 = 2;
 
 /// The finding of a pass on the way from `head` to `revision`. Valid while both stay the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

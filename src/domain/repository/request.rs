@@ -22,8 +22,12 @@ impl ActionRequest {
         self.named && self.trigger == Trigger::Manual
     }
 
-    /// The backoff policy for polling: a person who names a repository wants an answer at any cost.
+    /// The backoff policy for polling: a person who names a repository, or ticks at a terminal, wants an
+    /// answer at any cost.
     pub fn backoff(self) -> BackoffPolicy {
-        if self.named { BackoffPolicy::Ignore } else { BackoffPolicy::Respect }
+        match self.named || self.trigger == Trigger::Manual {
+            true => BackoffPolicy::Ignore,
+            false => BackoffPolicy::Respect,
+        }
     }
 }

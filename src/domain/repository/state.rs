@@ -32,6 +32,8 @@ pub enum State {
     /// The remote answers and lacks the branch.
     #[serde(rename = "no-ref")]
     NoRef,
+    /// A remote refuses until somebody acts.
+    Denied,
     /// No remote answered.
     Unreachable,
     /// A newer revision is known and not applied yet.
@@ -48,7 +50,7 @@ pub enum State {
 
 impl State {
     /// All of them in the order of precedence.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Acting,
         Self::Broken,
         Self::Held,
@@ -60,6 +62,7 @@ impl State {
         Self::Diverged,
         Self::Dirty,
         Self::NoRef,
+        Self::Denied,
         Self::Unreachable,
         Self::Behind,
         Self::New,
@@ -87,6 +90,7 @@ impl State {
             Self::Diverged => row("diverged", AtOnce, AtOnce, Never, false, false),
             Self::Dirty => row("dirty", AtOnce, AtOnce, Never, false, false),
             Self::NoRef => row("no-ref", AtOnce, AtOnce, DAY, false, false),
+            Self::Denied => row("denied", AtOnce, Never, AtOnce, false, false),
             Self::Unreachable => row("unreachable", GRACE, GRACE, Never, false, false),
             Self::Behind => row("behind", Never, Never, Never, false, false),
             Self::New => row("new", Never, Never, Never, false, false),

@@ -68,6 +68,9 @@ pub struct StatusRow {
     /// The remotes in backoff, with end and reason.
     #[serde(default, skip_serializing_if = "BackoffList::is_empty")]
     pub left_alone: BackoffList,
+    /// How many polls in a row a remote refused, counted up to 2; 0: none did.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refusals: u32,
     /// Only a mirror that lags behind answered: upstream may have a newer revision.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mirror_lags: bool,
@@ -81,6 +84,11 @@ pub struct StatusRow {
     pub left: Option<LeftFiles>,
     /// Branches and tags at their targets (publish modes).
     pub published: Vec<PublishedRef>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The last revision deployed with success.

@@ -7,7 +7,7 @@ use crate::domain::remote::BackoffPolicy;
 use crate::domain::repository::observed::Unreachable;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
-use crate::engine::error::{RefMissing, RemotesUnreachable};
+use crate::engine::error::{RefMissing, RemotesDenied, RemotesUnreachable};
 use crate::engine::repository::poll::ask_before_cloning;
 use crate::system::git::Git;
 use crate::system::repo_state::{ActionState, PollRecord, RepoRecords};
@@ -39,8 +39,10 @@ pub fn begin(repo: &RepoEntry, polled: &PollRecord) -> Result<()> {
     let Some(remote) = repo.settings.urls.first() else {
         bail!("no url is configured to clone it from")
     };
-    if let Some(Unreachable { reason, .. }) = &polled.unreachable {
-        bail!(RemotesUnreachable(reason.clone()));
+    match &polled.unreachable {
+        Some(Unreachable { reason, refusals: 0, .. }) => bail!(RemotesUnreachable(reason.clone())),
+        Some(Unreachable { reason, .. }) => bail!(RemotesDenied(reason.clone())),
+        None => {}
     }
     if let Some(Unreachable { reason, .. }) = &polled.no_ref {
         bail!(RefMissing(reason.clone()));

@@ -11,7 +11,7 @@ use crate::domain::report::error_report::join_reasons;
 use crate::domain::repository::action::ProgressEvent;
 use crate::domain::text::EscapeControls;
 use crate::engine::action::repair;
-use crate::engine::repository::poll::{self, leave_alone, without_answer};
+use crate::engine::repository::poll::{self, NoAnswer, is_denial, leave_alone, without_answer};
 use crate::engine::repository::upstream_refs::{TAGS, TRACKED, kept_at};
 use crate::engine::repository::{Repository, limits};
 use crate::engine::run::scripts;
@@ -35,7 +35,7 @@ pub fn fetch(
     let Some(branch) = polled.branch.clone() else { return Ok(false) };
     make_room(repository, &branch)?;
     let mut failures = Vec::new();
-    let mut has_other_format = false;
+    let (mut has_other_format, mut refused) = (false, None);
     let mut remotes: Vec<_> = repository.remotes.iter().enumerate().collect();
     // The remote that named the tip comes first; a stable sort keeps the order of the others.
     remotes.sort_by_key(|(_, remote)| polled.way_of(remote).is_none());
@@ -43,6 +43,7 @@ pub fn fetch(
         let now = host::now();
         if let (BackoffPolicy::Respect, Some(left)) = (backoff, polled.leaves_alone(remote, now)) {
             failures.push(left.reason.clone());
+            refused = refused.or(left.credentials.map(|_| false));
             continue;
         }
         tracing::info!(repository = %repository.repo.name, %remote, %branch, "fetching");
@@ -73,12 +74,15 @@ pub fn fetch(
             }
             Err(error) => {
                 let before = polled.clone();
-                failures.push(leave_alone(&mut polled.left_alone, &before, remote, &error, now));
+                let tried = (remote, &repository.repo.settings.reach);
+                failures.push(leave_alone(&mut polled.left_alone, &before, tried, &error, now));
+                refused = refused.max(is_denial(&error).then_some(true));
                 has_other_format |= error.is::<FormatMismatch>();
             }
         }
     }
-    put_unreachable(repository, &polled, join_reasons(&failures), has_other_format)?;
+    let why = NoAnswer { reason: join_reasons(&failures), refused, has_other_format };
+    put_unreachable(repository, &polled, why)?;
     Ok(false)
 }
 
@@ -194,14 +198,9 @@ fn fetch_from_mirror(
 }
 
 /// Records that no remote delivered what was asked for, and why.
-fn put_unreachable(
-    repository: &Repository,
-    polled: &PollRecord,
-    reason: String,
-    has_other_format: bool,
-) -> Result<()> {
-    repair::must_be_sound(repository, &reason)?;
-    let after = without_answer(polled.clone(), reason, has_other_format, host::now());
+fn put_unreachable(repository: &Repository, polled: &PollRecord, why: NoAnswer) -> Result<()> {
+    repair::must_be_sound(repository, &why.reason)?;
+    let after = without_answer(polled.clone(), why, host::now());
     repository.records.put_polled(&after)
 }
 
@@ -269,7 +268,10 @@ pub fn fetch_all_refs(
         let (reach, way, now) =
             (&repository.repo.settings.reach, polled.way_of(remote), host::now());
         if let (BackoffPolicy::Respect, Some(left)) = (backoff, polled.leaves_alone(remote, now)) {
-            put_unreachable(repository, polled, left.reason.clone(), false)?;
+            let refused = left.credentials.map(|_| false);
+            let reason = left.reason.clone();
+            let why = NoAnswer { reason, refused, has_other_format: false };
+            put_unreachable(repository, polled, why)?;
             return Ok(false);
         }
         tracing::info!(repository = %repository.repo.name, %remote, refs = updates.len(), "fetching");
@@ -279,8 +281,12 @@ pub fn fetch_all_refs(
             Err(error) if DiskFault::of(&error).is_some() => return Err(error),
             Err(error) => {
                 let mut after = polled.clone();
-                let why = leave_alone(&mut after.left_alone, polled, remote, &error, now);
-                put_unreachable(repository, &after, why, error.is::<FormatMismatch>())?;
+                let reason =
+                    leave_alone(&mut after.left_alone, polled, (remote, reach), &error, now);
+                let refused = is_denial(&error).then_some(true);
+                let has_other_format = error.is::<FormatMismatch>();
+                let why = NoAnswer { reason, refused, has_other_format };
+                put_unreachable(repository, &after, why)?;
                 return Ok(false);
             }
         }

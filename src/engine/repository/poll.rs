@@ -1,24 +1,29 @@
 //! Polls the remotes of one repository in their order and records their answers. Decides nothing about
 //! what to do with a new tip.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
 use anyhow::{Error, Result};
 use chrono::{DateTime, Utc};
 
 use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::remote::{
-    Backoff, BackoffList, BackoffPolicy, ConnectionSettings, FormatMismatch, PollAnswer, PollScope,
-    RemoteFailure, RemoteHead, RemoteHints, UnansweredProbe,
+    Backoff, BackoffList, BackoffPolicy, ConnectionSettings, Denial, FormatMismatch, PollAnswer,
+    PollScope, RemoteFailure, RemoteHead, RemoteHints, UnansweredProbe,
 };
 use crate::domain::report::error_report::join_reasons;
-use crate::domain::repository::observed::Unreachable;
+use crate::domain::repository::observed::{MOST_REFUSALS, Unreachable};
 use crate::domain::repository::request::ActionRequest;
+use crate::domain::wire::ProtocolError;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
 use crate::engine::error::reason;
 use crate::engine::repository::{Repository, doubt, limits};
 use crate::system::git::upstream;
 use crate::system::repo_state::{PollRecord, RefListing};
-use crate::system::watchdog;
+use crate::system::{host, watchdog};
 
 /// One poll: the remotes, the settings and the refs to ask for.
 #[derive(Clone, Copy)]
@@ -239,11 +244,17 @@ pub fn ask(
     let mut rest = remotes.iter().enumerate();
     let mut newest = None;
     let mut has_other_format = false;
+    // Whether a remote refuses; and whether it did now, or did so before and is left alone.
+    let mut refused: Option<bool> = None;
     let mut discovery_first = before.discovery_first.clone();
     for (number, remote) in rest.by_ref() {
         let left = before.leaves_alone(remote, now).filter(|left| left.pack.is_none());
+        let left = left.filter(|left| left.credentials.is_none_or(|it| it == stamp(reach)));
         if let (BackoffPolicy::Respect, Some(left)) = (backoff, left) {
             failures.push(left.reason.clone());
+            if left.credentials.is_some() {
+                refused.get_or_insert(false);
+            }
             left_alone.insert(remote.to_string(), left.clone());
             continue;
         }
@@ -278,7 +289,13 @@ pub fn ask(
                 }
             }
             Err(error) => {
-                failures.push(leave_alone(&mut left_alone, before, remote, &error, now));
+                // An error message in git's protocol, in place of the refs, is the server's refusal.
+                let message = error.downcast_ref::<ProtocolError>();
+                let is_denied =
+                    is_denial(&error) || matches!(message, Some(ProtocolError::ServerMessage(_)));
+                let tried = (remote, reach);
+                failures.push(leave_alone(&mut left_alone, before, tried, &error, now));
+                refused = refused.max(is_denied.then_some(true));
                 has_other_format |= error.is::<FormatMismatch>();
                 if error.is::<UnansweredProbe>() {
                     discovery_first.insert(remote.to_string());
@@ -302,7 +319,11 @@ pub fn ask(
         (None, Some((AnswerRelation::Behind, late)), _) => {
             return Ok(PollRecord { lags, left_alone, ..late });
         }
-        (None, None, _) if let Some(lacking) = lacking => {
+        // One that refuses may have the branch.
+        (None, None, _)
+            if refused.is_none()
+                && let Some(lacking) = lacking =>
+        {
             return Ok(PollRecord { left_alone, ..lacking });
         }
         (None, None, true) => "no remote: neither a url in the configuration nor an origin in the \
@@ -317,20 +338,56 @@ pub fn ask(
     let way = before.way.clone().map(RemoteHints::after_failure);
     let polled =
         PollRecord { left_alone, discovery_first, refs: None, way, bytes: None, ..before.clone() };
-    Ok(without_answer(polled, reason, has_other_format, now))
+    Ok(without_answer(polled, NoAnswer { reason, refused, has_other_format }, now))
 }
 
-/// The record of a poll without a usable answer, for this `reason`.
+/// Whether somebody must act before the remote can be polled or fetched from.
+pub(in crate::engine) fn is_denial(error: &Error) -> bool {
+    error.is::<Denial>() || matches!(error.downcast_ref(), Some(RemoteFailure::Credentials))
+}
+
+/// A hash of the attributes of the files that may hold the credentials.
+fn stamp(reach: &ConnectionSettings) -> u64 {
+    let home = host::variable(&["HOME"]).map(PathBuf::from);
+    let of_home = |name: &str| home.as_ref().map(|home| home.join(name));
+    let own = [".netrc", ".ssh", ".ssh/config", ".ssh/known_hosts"].map(of_home);
+    let ConnectionSettings { key_file, known_hosts, password_file, ca_file, client_cert, .. } =
+        reach;
+    let configured = [key_file, known_hosts, password_file, ca_file, client_cert];
+    let mut hasher = DefaultHasher::new();
+    for file in configured.into_iter().chain(&own).flatten() {
+        let found = std::fs::metadata(file).ok();
+        found
+            .map(|it| (it.ino(), it.size(), it.mtime(), it.mtime_nsec(), it.mode()))
+            .hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Why a poll brought no usable answer.
+pub(in crate::engine) struct NoAnswer {
+    /// The reasons, as a message.
+    pub reason: String,
+    /// Whether a remote refuses access: `true`, it did so now; `false`, before, and it is left alone.
+    pub refused: Option<bool>,
+    /// Whether a remote has another object format.
+    pub has_other_format: bool,
+}
+
+/// The record of a poll without a usable answer.
 pub(in crate::engine) fn without_answer(
     before: PollRecord,
-    reason: String,
-    has_other_format: bool,
+    NoAnswer { reason, refused, has_other_format }: NoAnswer,
     now: DateTime<Utc>,
 ) -> PollRecord {
     let known = if has_other_format { &before.other_format } else { &before.unreachable };
+    let known = known.as_ref().filter(|known| (known.refusals > 0) == refused.is_some());
     // A time later than now was written before the clock was set back.
-    let since = known.as_ref().map_or(now, |known| known.since.min(now));
-    let why = Some(Unreachable { since, reason });
+    let since = known.map_or(now, |known| known.since.min(now));
+    let refusals = refused.map_or(0, |again| {
+        known.map_or(1, |known| (known.refusals + u32::from(again)).min(MOST_REFUSALS))
+    });
+    let why = Some(Unreachable { since, reason, refusals });
     let (unreachable, other_format) = if has_other_format { (None, why) } else { (why, None) };
     PollRecord { unreachable, other_format, ..before }
 }
@@ -347,7 +404,8 @@ pub(in crate::engine) fn said(
     let since = answer.way.since.or(same.and_then(|known| known.since));
     // A time later than now was written before the clock was set back.
     let since = since.filter(|since| *since <= now).or(Some(now));
-    let no_ref = answer.no_ref(remote).map(|reason| Unreachable { since: now, reason });
+    let no_ref =
+        answer.no_ref(remote).map(|reason| Unreachable { since: now, reason, refusals: 0 });
     PollRecord {
         wanted: wanted.branch().cloned(),
         remote_head: answer.head.map(|head| head.branch),
@@ -391,11 +449,12 @@ fn under_its_new_name(
     }
 }
 
-/// Records in `left_alone` the backoff that follows from the `error` of `remote`; returns the reason.
+/// Records in `left_alone` the backoff that follows from the `error` of `remote`, tried with the settings
+/// of `reach`; returns the reason.
 pub(in crate::engine) fn leave_alone(
     left_alone: &mut BackoffList,
     before: &PollRecord,
-    remote: &Remote,
+    (remote, reach): (&Remote, &ConnectionSettings),
     error: &Error,
     now: DateTime<Utc>,
 ) -> String {
@@ -407,7 +466,8 @@ pub(in crate::engine) fn leave_alone(
     let reason = reason(error);
     match trouble.and_then(|it| Backoff::after(it, &reason, known, now)) {
         Some(left) => {
-            let left = Backoff { pack, ..left };
+            let credentials = is_denial(error).then(|| stamp(reach));
+            let left = Backoff { pack, credentials, ..left };
             left_alone.entry(remote).insert_entry(left).get().reason.clone()
         }
         None => {

@@ -253,7 +253,8 @@ fn missing(
     now: DateTime<Utc>,
 ) -> (PollRecord, Result<()>) {
     let kept = |state| was.and_then(|row| kept_reason(row, state));
-    let (unreachable, no_ref) = (kept(State::Unreachable), kept(State::NoRef));
+    let unreachable = kept(State::Unreachable).or_else(|| kept(State::Denied));
+    let no_ref = kept(State::NoRef);
     let left_alone = was.map(|row| row.left_alone.clone()).unwrap_or_default();
     let known = no_ref.is_some();
     let before = PollRecord { unreachable, no_ref, known, left_alone, ..PollRecord::default() };
@@ -336,6 +337,7 @@ fn row(
         next_try: first.next_try,
         asked: seen.asked.clone(),
         left_alone: BackoffList::new(),
+        refusals: seen.unreachable.as_ref().map_or(0, |why| why.refusals),
         mirror_lags: seen.lagging,
         gaps: seen.gaps.clone().filter(|gaps| !gaps.is_empty()),
         left: None,
@@ -366,7 +368,10 @@ pub fn waiting_row(
 ) -> StatusRow {
     let before = was.as_ref().filter(|was| was.state == State::Unreachable);
     let since = before.map_or(now, |was| was.since.min(now));
-    let seen = Observed { unreachable: Some(Unreachable { since, reason }), ..Observed::default() };
+    let seen = Observed {
+        unreachable: Some(Unreachable { since, reason, refusals: 0 }),
+        ..Observed::default()
+    };
     let remote = repo.settings.urls.first().map(ToString::to_string);
     let conditions = conditions(&seen, &repo.settings.policy, None);
     let row = row(repo, &seen, conditions, remote, was.clone(), now);
@@ -404,7 +409,8 @@ fn unseen_row(
 /// The reason in the row of a repository that is not cloned yet; `None`: its state is another one.
 pub fn kept_reason(row: &StatusRow, state: State) -> Option<Unreachable> {
     let reason = row.reason.clone().filter(|_| row.state == state)?;
-    Some(Unreachable { since: row.since, reason })
+    let refusals = if state == State::Denied { row.refusals.max(1) } else { 0 };
+    Some(Unreachable { since: row.since, reason, refusals })
 }
 
 /// Adds an error to the row that its worker could not record. A more important state of the row stays.

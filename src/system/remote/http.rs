@@ -27,6 +27,7 @@ use crate::domain::wire::{
 };
 use crate::system::git::Git;
 use crate::system::host::{self, since_boot};
+use crate::system::remote::denied;
 
 mod agents;
 mod byte_counter;
@@ -390,10 +391,12 @@ impl HttpClient<'_> {
             WireDialect::Old => {
                 (request.v0(capabilities), FetchParser::v0(capabilities, delivery.depth()))
             }
-            WireDialect::Dumb | WireDialect::Files => bail!(
-                "{place} is a plain web server, which lists its refs and cannot send their objects\n\
-                 hint: serve it with git-http-backend(1)"
-            ),
+            WireDialect::Dumb | WireDialect::Files => {
+                return Err(denied(format!(
+                    "{place} is a plain web server, which lists its refs and cannot send their \
+                     objects\nhint: serve it with git-http-backend(1)"
+                )));
+            }
         };
         let reply = self.ask(place, HttpRequest::Post(&question))?;
         if reply.status != 200 {

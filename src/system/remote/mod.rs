@@ -4,13 +4,14 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use self::dead_hosts::DeadHosts;
 use super::git::Git;
 use crate::domain::git::{Commit, ObjectFormat, RefName, Remote, RemoteScheme};
 use crate::domain::remote::{
-    ConnectionSettings, FormatMismatch, PollAnswer, PollScope, RefKinds, RemoteHints, WireDialect,
+    ConnectionSettings, Denial, FormatMismatch, PollAnswer, PollScope, RefKinds, RemoteHints,
+    WireDialect,
 };
 use crate::domain::text::EscapeControls;
 
@@ -241,20 +242,32 @@ impl Wire {
 /// When the remote may not be used; says why.
 pub fn permitted(remote: &Remote, reach: &ConnectionSettings) -> Result<RemoteScheme> {
     if remote.hides_its_host() {
-        bail!(
+        return Err(denied(format!(
             "{remote}: it is unclear where its host begins\n\
              hint: in a user and a password write %2F for /, %3F for ?, %23 for # and %40 for @"
-        );
+        )));
     }
     match remote.scheme() {
-        Some(RemoteScheme::Git | RemoteScheme::Http) if !reach.insecure => bail!(
+        Some(RemoteScheme::Git | RemoteScheme::Http) if !reach.insecure => Err(denied(format!(
             "{remote} is neither encrypted nor authenticated\n\
              hint: use https or ssh, or where the network is trusted set insecure = true for it, in \
              agent.toml or its file in agent.d"
-        ),
+        ))),
         Some(scheme) => Ok(scheme),
-        None => bail!("{remote}: its scheme is not known\nhint: use https, ssh, a path or file://"),
+        None => Err(denied(format!(
+            "{remote}: its scheme is not known\nhint: use https, ssh, a path or file://"
+        ))),
     }
+}
+
+/// The error `text`, which lasts until somebody acts.
+fn denied(text: String) -> Error {
+    Error::new(Denial).context(text)
+}
+
+/// `error`, which lasts until somebody acts.
+fn denied_by(error: impl Into<Error>) -> Error {
+    denied(format!("{:#}", error.into()))
 }
 
 /// The progress of a fetch.

@@ -21,6 +21,7 @@ use crate::domain::remote::{
 use crate::system::git::Git;
 use crate::system::host::{self, since_boot};
 use crate::system::process::DuplexChild;
+use crate::system::remote::denied;
 use crate::system::remote::duplex_stream::{self, CONNECT, DuplexStream, GitConversation};
 
 mod control_master;
@@ -241,19 +242,19 @@ fn must_be_private(key: &Path) -> Result<()> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
     let shown = key.display();
-    // The error is no server's refusal, so the remote is asked again as soon as the key is right.
+    // No server refused, so there is no pause: the key is looked at again at each tick.
     // NONBLOCK, so that a pipe in the key's place is not waited for.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let open = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(key);
     let found = open.and_then(|file| file.metadata()).map_err(|error| {
-        anyhow!(
+        denied(format!(
             "the key {shown} cannot be read: {error}\n\
              hint: correct key_file, or let the user who runs this read it"
-        )
+        ))
     })?;
     match found.permissions().mode() & 0o077 {
         0 => Ok(()),
-        _ => bail!("the key {shown} can be read by others\nhint: chmod 600 {shown}"),
+        _ => Err(denied(format!("the key {shown} can be read by others\nhint: chmod 600 {shown}"))),
     }
 }
 

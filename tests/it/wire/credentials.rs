@@ -32,11 +32,12 @@ fn a_password_is_read_anew_each_time() {
     let revision = news(&machine, "ops", "new");
     converges(&machine, "ops", &revision);
     server.change_password("changed");
-    machine.tick().ok();
-    assert_eq!(machine.state("ops"), "unreachable");
+    machine.tick().exits(1);
+    assert_eq!(machine.state("ops"), "denied");
     password_file(&machine, "changed");
     let revision = news(&machine, "ops", "newer");
-    machine.agent(&["tick", "ops"]).ok();
+    // A file that changed ends the pause.
+    machine.tick().ok();
     assert_eq!(machine.lastaction("ops"), Some(revision), "{:#}", machine.row("ops"));
 }
 
@@ -46,8 +47,8 @@ fn a_redirect_to_another_host_takes_no_credentials_along() {
     let server = Https::of(&machine);
     let settings = signed_in(&machine, &server, PASSWORD);
     pull_from(&machine, &settings, &[("ops", server.url_at("elsewhere/", "ops"))]);
-    machine.tick().ok();
-    assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
+    machine.tick().exits(1);
+    assert_eq!(machine.state("ops"), "denied", "{:#}", machine.row("ops"));
     let other = server.port(Face::Other);
     let requests = server.requests();
     assert!(requests.iter().any(|request| request.port == other), "the other host was asked");
@@ -99,7 +100,7 @@ fn no_person_is_ever_asked_for_a_password() {
     agent.env("GIT_ASKPASS", &ask).env("SSH_ASKPASS", &ask).env("DISPLAY", ":0");
     Ran::of(&mut agent).exits(1);
     assert!(!asked.exists());
-    assert_eq!(machine.state("ops"), "unreachable");
+    assert_eq!(machine.state("ops"), "denied");
 }
 
 #[test]
@@ -271,7 +272,7 @@ fn a_proxy_that_wants_a_password_is_distinguished_from_the_server() {
     let proxy = HttpProxy::with_password();
     let through = |url: String| format!("{}proxy = {url:?}\n", trusting(&server));
     pull_from(&machine, &through(proxy.url()), &[("ops", server.url("ops"))]);
-    machine.tick().ok();
+    machine.tick().exits(1);
     let why = reason(&machine, "ops");
     assert!(why.contains("407") && why.contains("proxy"), "{why}");
     assert_eq!(proxy.connected(), 0);

@@ -67,8 +67,10 @@ fn a_plain_web_server_is_polled_and_its_news_are_refused_with_a_reason() {
     assert_eq!(asked_by_a_tick(&machine, &server), ["GET 200"]);
     news(&machine, "ops", "new");
     update(&machine);
-    machine.tick().ok();
-    assert_eq!(machine.state("ops"), "unreachable");
+    for _ in 0..2 {
+        machine.tick().exits(1);
+        assert_eq!(machine.state("ops"), "denied", "{:#}", machine.row("ops"));
+    }
     let why = reason(&machine, "ops");
     assert!(why.contains("plain web server") && why.contains("git-http-backend"), "{why}");
 }
@@ -163,9 +165,9 @@ fn a_netrc_opens_the_door_and_is_asked_only_where_a_password_is_wanted() {
     };
     assert_eq!(with_netrc("localhost", 0o600).0, "current");
     let (state, why) = with_netrc("elsewhere.example.org", 0o600);
-    assert!(state == "unreachable" && why.contains("401"), "{why}");
+    assert!(state == "denied" && why.contains("401"), "{why}");
     let (state, why) = with_netrc("localhost", 0o644);
-    assert!(state == "unreachable" && why.contains("can be read by everybody"), "{why}");
+    assert!(state == "denied" && why.contains("can be read by everybody"), "{why}");
 
     pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
     assert_eq!(with_netrc("localhost", 0o644).0, "current", "nobody asked for it");

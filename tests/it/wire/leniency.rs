@@ -21,7 +21,7 @@ fn pulling_from(fake: Fake, defaults: &str) -> (Sandbox, FakeServer) {
 /// The requests of one tick.
 fn asked_by_a_tick(machine: &Sandbox, server: &FakeServer) -> Vec<String> {
     server.take_requests();
-    machine.tick().ok();
+    machine.tick();
     server.take_requests()
 }
 
@@ -115,6 +115,8 @@ fn a_refusal_is_final_and_not_asked_about_in_another_way() {
         let (machine, server) = pulling_from(Fake::Status(status), "");
         assert_eq!(asked_by_a_tick(&machine, &server), ["POST"], "{status}");
         assert!(reason(&machine, "ops").contains(&status.to_string()));
+        let state = if status == 403 { "denied" } else { "unreachable" };
+        assert_eq!(machine.state("ops"), state);
     }
 }
 

@@ -35,7 +35,7 @@ fn its_time_and_its_name_count_and_another_certificate_does_not() {
         (Face::Own, server.url_on(Face::Good, "ops"), "signed by an unknown CA"),
     ] {
         trusting_itself(&machine, &server, trusted, url);
-        machine.tick().ok();
+        machine.tick().exits(1);
         let why = reason(&machine, "ops");
         assert!(why.contains(words), "{trusted:?}: {why}");
     }
@@ -54,7 +54,7 @@ fn a_kind_of_key_that_is_not_supported_is_named_in_plain_words() {
     };
     for face in [Face::P521, Face::RsaPss] {
         trusting_itself(&machine, &server, face, server.url_on(face, "ops"));
-        machine.tick().ok();
+        machine.tick().exits(1);
         is_plain(&reason(&machine, "ops"));
         let settings = format!(
             "ca_file = {:?}\nclient_cert = {:?}\n",
@@ -62,7 +62,7 @@ fn a_kind_of_key_that_is_not_supported_is_named_in_plain_words() {
             text(&server.certificate(face))
         );
         pull_from(&machine, &settings, &[("ops", server.url_on(Face::ClientCertificate, "ops"))]);
-        machine.tick().ok();
+        machine.tick().exits(1);
         let why = reason(&machine, "ops");
         assert!(why.contains("its key is of a kind that is not supported"), "{why}");
     }

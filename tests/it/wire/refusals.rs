@@ -15,13 +15,13 @@ fn with_https() -> (Sandbox, Https) {
     (machine, server)
 }
 
-/// What `status` says after one tick that pulls from `url`, when nothing could be had.
+/// What `status` says after one tick that pulls from `url`, when nothing could be had: `state` and the reason.
 #[track_caller]
-fn refused(machine: &Sandbox, defaults: &str, url: String) -> String {
+fn refused(machine: &Sandbox, defaults: &str, url: String, state: &str) -> String {
     let good = machine.lastaction("ops");
     pull_from(machine, defaults, &[("ops", url.clone())]);
-    machine.tick().ok();
-    assert_eq!(machine.state("ops"), "unreachable", "{url}: {:#}", machine.row("ops"));
+    machine.tick().exits(i32::from(state == "denied"));
+    assert_eq!(machine.state("ops"), state, "{url}: {:#}", machine.row("ops"));
     assert_eq!(machine.lastaction("ops"), good, "{url}");
     reason(machine, "ops")
 }
@@ -38,17 +38,18 @@ fn says(text: &str, words: &[&str]) {
 #[test]
 fn each_refusal_of_a_web_server_is_reported_in_its_own_words() {
     let (machine, server) = with_https();
-    for (way, words) in [
-        ("status/401/", ["401", "username"]),
-        ("status/403/", ["403", ""]),
-        ("status/404/", ["404", ""]),
-        ("status/429/", ["429", ""]),
-        ("status/500/", ["500", ""]),
-        ("status/503/", ["503", ""]),
-        ("busy/", ["503", ""]),
-        ("loop/", ["redirect", ""]),
+    for (way, state, words) in [
+        ("status/401/", "denied", ["401", "username"]),
+        ("status/403/", "denied", ["403", ""]),
+        ("status/404/", "denied", ["404", ""]),
+        ("status/429/", "unreachable", ["429", ""]),
+        ("status/500/", "unreachable", ["500", ""]),
+        ("status/503/", "unreachable", ["503", ""]),
+        ("busy/", "unreachable", ["503", ""]),
+        ("loop/", "unreachable", ["redirect", ""]),
     ] {
-        let machine_text = refused(&machine, &trusting(&server), server.url_at(way, "ops"));
+        let url = server.url_at(way, "ops");
+        let machine_text = refused(&machine, &trusting(&server), url, state);
         says(&machine_text, &words);
         // A server that wants to be left alone is asked under another name all the same.
         pull_from(&machine, &trusting(&server), &[("ops", server.url("ops"))]);
@@ -61,7 +62,7 @@ fn each_refusal_of_a_web_server_is_reported_in_its_own_words() {
 fn a_server_that_asks_to_be_left_alone_is_left_alone_unless_a_person_asks() {
     let (machine, server) = with_https();
     for way in ["status/429/", "busy/"] {
-        refused(&machine, &trusting(&server), server.url_at(way, "ops"));
+        refused(&machine, &trusting(&server), server.url_at(way, "ops"), "unreachable");
         server.forget_requests();
         machine.tick().ok();
         assert_eq!(server.requests(), [], "{way}");
@@ -75,10 +76,11 @@ fn a_server_that_asks_to_be_left_alone_is_left_alone_unless_a_person_asks() {
 #[test]
 fn a_server_that_is_ill_is_asked_again_at_the_next_tick() {
     let (machine, server) = with_https();
-    for way in ["status/500/", "status/503/", "status/404/"] {
-        refused(&machine, &trusting(&server), server.url_at(way, "ops"));
+    let ways = ["status/500/", "status/503/"].map(|way| (way, "unreachable"));
+    for (way, state) in ways.into_iter().chain([("status/404/", "denied")]) {
+        refused(&machine, &trusting(&server), server.url_at(way, "ops"), state);
         server.forget_requests();
-        machine.tick().ok();
+        machine.tick();
         assert!(!server.requests().is_empty(), "{way}");
     }
 }
@@ -86,10 +88,12 @@ fn a_server_that_is_ill_is_asked_again_at_the_next_tick() {
 #[test]
 fn credentials_that_are_refused_are_not_tried_at_every_tick() {
     let (machine, server) = with_https();
-    refused(&machine, &trusting(&server), server.url_at("auth/", "ops"));
+    refused(&machine, &trusting(&server), server.url_at("auth/", "ops"), "denied");
     server.forget_requests();
-    machine.tick().ok();
-    assert_eq!(server.requests(), []);
+    for _ in 0..2 {
+        machine.tick().exits(1);
+        assert_eq!((server.requests(), machine.state("ops")), (vec![], "denied".to_owned()));
+    }
 }
 
 #[test]
@@ -99,11 +103,14 @@ fn each_certificate_that_cannot_be_trusted_is_reported_in_its_own_words() {
         (Face::Expired, ["expired", "2020"]),
         (Face::SelfSigned, ["certificate", "ca_file"]),
         (Face::WrongHost, ["certificate", "localhost"]),
-        (Face::ClientCertificate, ["client_cert", ""]),
     ] {
-        says(&refused(&machine, &trusting(&server), server.url_on(face, "ops")), &words);
+        let url = server.url_on(face, "ops");
+        says(&refused(&machine, &trusting(&server), url, "denied"), &words);
     }
-    let untrusted = refused(&machine, "", server.url("ops"));
+    // nginx answers 400, which may mean anything.
+    let url = server.url_on(Face::ClientCertificate, "ops");
+    says(&refused(&machine, &trusting(&server), url, "unreachable"), &["client_cert"]);
+    let untrusted = refused(&machine, "", server.url("ops"), "denied");
     says(&untrusted, &["certificate", "ca_file"]);
     assert!(server.requests().iter().all(|request| request.status == 400), "nothing was asked");
 }
@@ -121,12 +128,17 @@ fn a_client_certificate_opens_the_door() {
 fn an_unknown_host_name_and_a_closed_port_are_distinguished() {
     let (machine, server) = with_https();
     let nowhere = "https://git.invalid/ops.git".to_owned();
-    says(&refused(&machine, "", nowhere), &["git.invalid", "name"]);
+    says(&refused(&machine, "", nowhere, "unreachable"), &["git.invalid", "name"]);
     let closed = "https://localhost:1/ops.git".to_owned();
-    says(&refused(&machine, "", closed), &["localhost", "refused"]);
+    says(&refused(&machine, "", closed, "unreachable"), &["localhost", "refused"]);
     let no_git = server.url_on(Face::Good, "nothing-of-this-name");
     // Where the program ends sooner than fcgiwrap looks, that says 502, and 404 when it is asked again.
-    let why = || refused(&machine, &trusting(&server), no_git.clone());
+    pull_from(&machine, &trusting(&server), &[("ops", no_git)]);
+    let why = || {
+        machine.tick();
+        assert_eq!(machine.state("ops") == "denied", reason(&machine, "ops").contains("404"));
+        reason(&machine, "ops")
+    };
     let answers: Vec<String> =
         (0..5).map(|_| why()).take_while(|why| !why.contains("404")).collect();
     assert!(answers.len() < 5, "{answers:?}");
@@ -137,7 +149,7 @@ fn what_is_neither_encrypted_nor_authenticated_is_refused_unless_it_is_allowed()
     let (machine, server) = with_https();
     let daemon = Daemon::of(&machine);
     for url in [server.url_on(Face::Plain, "ops"), daemon.url("ops")] {
-        let why = refused(&machine, "", url.clone());
+        let why = refused(&machine, "", url.clone(), "denied");
         says(&why, &["neither encrypted nor authenticated", "insecure = true"]);
         pull_from(&machine, "insecure = true", &[("ops", url.clone())]);
         let revision = news(&machine, "ops", &url);
@@ -158,7 +170,7 @@ fn a_redirect_from_https_to_http_is_not_followed() {
     server.answer_with("downgrade", &script);
     let url = server.url_at("cgi/downgrade/", "ops");
     let settings = format!("{}insecure = true", trusting(&server));
-    says(&refused(&machine, &settings, url), &["redirect"]);
+    says(&refused(&machine, &settings, url, "unreachable"), &["redirect"]);
     let plain = server.port(Face::Plain);
     assert!(server.requests().iter().all(|request| request.port != plain));
 }
@@ -180,15 +192,16 @@ fn a_server_that_answers_a_fetch_by_not_now_is_asked_once_and_then_left_alone() 
         assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
         news(&machine, "ops", "new");
         server.forget_requests();
-        machine.tick().ok();
+        machine.tick();
         assert!(answered(&server, status) > 0);
         assert_eq!(server.requests().len(), 2, "a poll and a fetch: {:#?}", server.requests());
         says(&reason(&machine, "ops"), &[&status.to_string()]);
 
         server.forget_requests();
-        machine.tick().ok();
+        machine.tick();
         assert_eq!(server.requests(), [], "{status}");
-        assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
+        let state = if status == 403 { "denied" } else { "unreachable" };
+        assert_eq!(machine.state("ops"), state, "{:#}", machine.row("ops"));
         let reported = machine.agent(&["explain", "ops"]).stdout;
         says(&reported, &["is not polled again before", "agent tick ops", "five minutes at most"]);
         machine.agent(&["tick", "ops"]).exits(1);
@@ -240,9 +253,9 @@ fn a_refusal_counts_for_the_remote_that_gave_it_and_for_no_other() {
         assert_eq!(others, [], "{first}");
 
         pull_from(first, "status/500/");
-        machine.tick().ok();
+        machine.tick().exits(1);
         server.forget_requests();
-        machine.tick().ok();
+        machine.tick().exits(1);
         let uris: Vec<String> = server.requests().into_iter().map(|request| request.uri).collect();
         assert!(!uris.is_empty(), "{first}");
         assert!(uris.iter().all(|uri| uri.starts_with("/status/500/")), "{first}: {uris:#?}");
@@ -259,8 +272,9 @@ fn what_is_still_to_be_cloned_leaves_alone_who_asked_for_it_as_well() {
     {
         let name = format!("site{number}");
         pull_from(&machine, &trusting(&server), &[(&name, server.url_at(way, "ops"))]);
-        machine.tick().ok();
-        assert_eq!(machine.state(&name), "unreachable");
+        machine.tick();
+        let state = if *word == "401" { "denied" } else { "unreachable" };
+        assert_eq!(machine.state(&name), state);
         says(&reason(&machine, &name), &[word]);
         let since = machine.row(&name)["since"].clone();
         // What was cloned before is asked for at its own place.
@@ -270,7 +284,7 @@ fn what_is_still_to_be_cloned_leaves_alone_who_asked_for_it_as_well() {
         };
         assert!(asked() > 0, "{way}");
         server.forget_requests();
-        machine.tick().ok();
+        machine.tick();
         assert_eq!(asked(), 0, "{way}");
         says(&reason(&machine, &name), &[word]);
         assert_eq!(machine.row(&name)["since"], since, "{way}");

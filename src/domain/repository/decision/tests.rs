@@ -242,7 +242,7 @@ fn diverged_histories_stop_unless_they_may_be_merged() {
 
 #[test]
 fn nothing_is_fetched_from_a_remote_of_the_other_hash_and_what_is_here_continues_acting() {
-    let other_format = Some(Unreachable { since: now(), reason: "SHA-256".into() });
+    let other_format = Some(Unreachable { since: now(), reason: "SHA-256".into(), refusals: 0 });
     let upstream = UpstreamTip::Tip { commit: commit('b'), fetched: false };
     let unfetched = Observed { other_format, upstream, relation: None, ..current() };
     assert_eq!(plan(&unfetched), Plan::Idle);
@@ -582,8 +582,14 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         prop::bool::weighted(0.1),
         prop::collection::vec(Just(hold()), 0..2),
         prop::option::weighted(0.1, Just(pin('c'))),
-        prop::option::weighted(0.2, Just(Unreachable { since: now(), reason: "down".into() })),
-        prop::option::weighted(0.1, Just(Unreachable { since: now(), reason: "sha256".into() })),
+        prop::option::weighted(
+            0.2,
+            Just(Unreachable { since: now(), reason: "down".into(), refusals: 0 }),
+        ),
+        prop::option::weighted(
+            0.1,
+            Just(Unreachable { since: now(), reason: "sha256".into(), refusals: 0 }),
+        ),
     );
     (git, records, people).prop_map(|(git, records, people)| {
         let (head, upstream, other, lost, lagging) = git;

@@ -33,6 +33,7 @@ impl StatusRow {
             next_try: None,
             asked: None,
             left_alone: BackoffList::new(),
+            refusals: 0,
             mirror_lags: false,
             gaps: None,
             left: None,
@@ -265,7 +266,7 @@ fn dirty_names_the_files_and_warns() {
 #[test]
 fn unreachable_is_not_reported_for_a_quarter_of_an_hour() {
     let since = now() - Duration::minutes(20);
-    let unreachable = Unreachable { since, reason: "no route".into() };
+    let unreachable = Unreachable { since, reason: "no route".into(), refusals: 0 };
     let seen = Observed { unreachable: Some(unreachable), ..current() };
     says(&seen, State::Unreachable, "no route");
     assert_eq!(first(&seen).since, Some(since));
@@ -278,7 +279,7 @@ fn unreachable_is_not_reported_for_a_quarter_of_an_hour() {
 #[test]
 fn a_remote_of_the_other_hash_is_rewritten_and_accept_is_not_suggested() {
     let since = now() - Duration::minutes(1);
-    let other_format = Some(Unreachable { since, reason: "named by SHA-256".into() });
+    let other_format = Some(Unreachable { since, reason: "named by SHA-256".into(), refusals: 0 });
     let seen = Observed { other_format, ..current() };
     says(&seen, State::Rewritten, "named by SHA-256");
     assert_eq!(first(&seen).since, Some(since));
@@ -308,7 +309,11 @@ fn new_is_what_was_never_applied_and_what_has_an_empty_remote() {
 #[test]
 fn a_remote_without_the_branch_is_no_ref_and_after_a_day_critical() {
     let since = now() - Duration::days(2);
-    let no_ref = Some(Unreachable { since, reason: "it has no branch main; it has live".into() });
+    let no_ref = Some(Unreachable {
+        since,
+        reason: "it has no branch main; it has live".into(),
+        refusals: 0,
+    });
     for acted in [None, Some(commit('a'))] {
         let upstream = UpstreamTip::Empty;
         let lacks =
@@ -317,7 +322,7 @@ fn a_remote_without_the_branch_is_no_ref_and_after_a_day_critical() {
         assert_eq!(first(&lacks).since, Some(since));
         let day = Duration::days(1);
         counts(&first(&lacks), (true, Severity::Warning), day, (true, Severity::Critical));
-        let silent = Unreachable { since, reason: "no route".into() };
+        let silent = Unreachable { since, reason: "no route".into(), refusals: 0 };
         let silent = Observed { unreachable: Some(silent), ..lacks };
         says(&silent, State::Unreachable, "no route");
     }
@@ -374,7 +379,7 @@ fn all_that_applies_is_reported_in_the_order_of_the_table() {
         holds: vec![Hold { by: "a".into(), reason: "x".into(), since: now(), until: None }],
         pin: Some(pin),
         attempt: attempt('b', Outcome::TimedOut, 1),
-        unreachable: Some(Unreachable { since: now(), reason: "down".into() }),
+        unreachable: Some(Unreachable { since: now(), reason: "down".into(), refusals: 0 }),
         ..behind()
     };
     let states: Vec<State> =

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::netrc;
 use crate::domain::remote::ConnectionSettings;
+use crate::system::remote::denied_by;
 use crate::system::remote::http::url::{HttpLogin, HttpOrigin};
 use crate::system::{files, host};
 
@@ -63,7 +64,7 @@ impl<'a> HttpCredentials<'a> {
             return Ok(None);
         }
         if let Some(file) = &self.reach.password_file {
-            let text = files::read_private(file, CAP).context("the password cannot be read\nhint: correct password_file, or write the password into it")?;
+            let text = files::read_private(file, CAP).map_err(denied_by).context("the password cannot be read\nhint: correct password_file, or write the password into it")?;
             let password = text.lines().next().unwrap_or_default().to_owned();
             let user = self.user().unwrap_or(ANYBODY).to_owned();
             return Ok(Some(HttpLogin { user, password: Some(password) }));
@@ -87,7 +88,9 @@ impl<'a> HttpCredentials<'a> {
         let known = match netrc_file() {
             Some(file) if file.exists() => {
                 let file = file.canonicalize().unwrap_or(file);
-                let text = files::read_private(&file, CAP).context("~/.netrc cannot be used")?;
+                let text = files::read_private(&file, CAP)
+                    .map_err(denied_by)
+                    .context("~/.netrc cannot be used")?;
                 netrc::find(&text, host, self.user())
                     .map(|entry| HttpLogin { user: entry.login, password: Some(entry.password) })
             }

@@ -9,6 +9,7 @@ use ureq::Timeout;
 
 use crate::domain::remote::RemoteFailure;
 use crate::domain::text::EscapeControls;
+use crate::system::remote::denied;
 use crate::system::remote::http::credentials::HttpCredentials;
 use crate::system::remote::http::dns_cache::NotPublic;
 use crate::system::remote::http::url::{HttpOrigin, HttpUrl};
@@ -87,7 +88,10 @@ pub(super) fn unanswered(error: ureq::Error, tried: &TriedServer) -> Error {
             )
         }
         ureq::Error::Io(error) => match inner_tls(&error) {
-            Some(error) => return Error::msg(tls::sentence(error, host)),
+            Some(error) => {
+                let text = tls::sentence(error, host);
+                return if tls::lasts(error) { denied(text) } else { Error::msg(text) };
+            }
             None => match error.to_string().strip_prefix(LOOKUP) {
                 Some(why) => return unreachable(unknown(tried.name(), &format!(": {why}"))),
                 None if is_unconnected(&error) => return unreachable(unconnected(&error, tried)),
@@ -203,10 +207,10 @@ pub(super) fn refused(place: &HttpUrl, status: u16, later: Option<Duration>) -> 
             "{place}: access denied (403)\n\
              hint: may this user or token read the repository?"
         )),
-        404 | 410 => anyhow!(
+        404 | 410 => denied(format!(
             "there is no repository at {place} ({status})\n\
              hint: is it spelled right? Private repositories answer the same to strangers"
-        ),
+        )),
         407 => Error::new(RemoteFailure::Credentials)
             .context(format!("a proxy before {place} wants a user and a password (407)")),
         429 => Error::new(RemoteFailure::Later(later))

@@ -17,6 +17,7 @@ use ureq::unversioned::transport::{
 };
 
 use crate::system::files;
+use crate::system::remote::denied_by;
 use crate::system::tls::{self, CAP, KINDS};
 
 /// The TLS configuration that trusts `ca_file` or the system's authorities, and presents `client_cert`.
@@ -28,7 +29,7 @@ pub(super) fn client(
     ca_file: Option<&Path>,
     client_cert: Option<&Path>,
 ) -> Result<Arc<ClientConfig>> {
-    let Some(file) = client_cert else { return tls::client(ca_file) };
+    let Some(file) = client_cert else { return tls::client(ca_file).map_err(denied_by) };
     let with_certificate = || -> Result<_> {
         let (chain, key) = client_certificate(file)?;
         tls::builder(ca_file)?.with_client_auth_cert(chain, key).or_else(|error| match error {
@@ -39,6 +40,7 @@ pub(super) fn client(
         })
     };
     let config = with_certificate()
+        .map_err(denied_by)
         .with_context(|| format!("client_cert {} cannot be used", file.display()))?;
     Ok(Arc::new(config))
 }

@@ -7,6 +7,7 @@ use anyhow::{Error, anyhow};
 use crate::domain::remote::RemoteFailure;
 use crate::domain::text::EscapeControls;
 use crate::system::remote::address::RemoteAddress;
+use crate::system::remote::denied;
 
 /// The most characters of a server's text that are shown.
 const MOST_WORDS: usize = 300;
@@ -58,15 +59,37 @@ pub(super) fn explained(tried: &TriedSsh, code: Option<i32>, text: &str) -> Opti
         return Some(Error::msg(silent(line)));
     }
     if code == Some(127) {
-        return Some(anyhow!(
+        return Some(denied(format!(
             "{address} has no git: {}\nhint: install git there, or let its sshd find git-upload-pack",
             words(text)
-        ));
+        )));
     }
     match words(text) {
         none if none.is_empty() => None,
+        // 255 is ssh's own. Over ssh, nothing but its words tells why a server ended.
+        words if code != Some(255) && is_refusal(&words) => {
+            Some(denied(format!("{address} says: {words}; no repository there, or no access")))
+        }
         words => Some(anyhow!("{address} says: {words}")),
     }
+}
+
+/// Whether a server's words say that there is no such repository, or no access to it. The words are those of
+/// git, GitHub, GitLab, Bitbucket, Gitea and gitolite.
+fn is_refusal(words: &str) -> bool {
+    let words = words.to_lowercase();
+    [
+        "not appear to be a git repository",
+        "not found",
+        "could not be found",
+        "does not exist",
+        "denied",
+        "permission",
+        "not allowed",
+        "authoriz",
+    ]
+    .iter()
+    .any(|phrase| words.contains(phrase))
 }
 
 /// A hint for a server that does not answer, as far as ssh's `line` gives a cause.
@@ -90,12 +113,12 @@ fn silence(address: &RemoteAddress, line: &str) -> String {
 pub(super) fn unknown_host(address: &RemoteAddress, known_hosts: Option<&Path>) -> Error {
     let known = file(known_hosts);
     let port = address.port.map(|port| format!("-p {port} ")).unwrap_or_default();
-    anyhow!(
+    denied(format!(
         "the host key of {address} is not known here\n\
          hint: ssh-keyscan {port}{} >> {known}, and compare what \"ssh-keygen -lf {known}\" shows \
          with the fingerprint that its administrator publishes",
         address.host
-    )
+    ))
 }
 
 /// The server's name in a list of known hosts.
@@ -111,12 +134,12 @@ fn changed_key(tried: &TriedSsh, text: &str) -> Error {
     let shown = text.split_whitespace().find(|word| word.starts_with("SHA256:"));
     let shown = shown.map(|print| format!(" ({})", words(print.trim_end_matches('.'))));
     let name = known_name(address);
-    anyhow!(
+    denied(format!(
         "the host key of {address} has changed{}; this may be a different machine\n\
          hint: if it was changed on purpose: ssh-keygen -f {} -R \"{name}\", then add the new one",
         shown.unwrap_or_default(),
         file(tried.known_hosts)
-    )
+    ))
 }
 
 fn not_let_in(tried: &TriedSsh, line: &str) -> Error {
@@ -161,6 +184,7 @@ pub(super) fn words(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use crate::domain::git::Remote;
+    use crate::domain::remote::Denial;
     use crate::system::remote::ssh::errors::*;
 
     fn sentence(code: i32, complaints: &str) -> Option<(String, Option<RemoteFailure>)> {
@@ -185,12 +209,33 @@ mod tests {
             ("git@x: Permission denied (password).", "the agent uses keys only", credentials),
             ("Received disconnect: Too many authentication failures", "key_file", credentials),
             ("ERROR: Repository not found.", "says: ERROR: Repository not found.", None),
-            ("fatal: '/a' does not appear to be a git repository", "does not appear", None),
             ("evil \u{1b}[2J", "evil \\u{1b}[2J", None),
         ] {
             let (text, found) = sentence(255, complaint).unwrap();
             assert!(text.contains(words) && text.starts_with("git.example.org:2222 "), "{text}");
             assert_eq!(found, trouble, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_no_such_repository_is_distinguished_from_one_in_trouble() {
+        let address = RemoteAddress::of(&Remote::new("git@git.example.org:a")).unwrap();
+        let tried = TriedSsh { address: &address, key_file: None, known_hosts: None };
+        for (code, words, is_denied) in [
+            (1, "ERROR: Repository not found.", true),
+            (128, "fatal: '/a' does not appear to be a git repository", true),
+            (128, "FATAL: R any a pat DENIED by fallthru", true),
+            (
+                1,
+                "remote: The project you were looking for could not be found or you don't have",
+                true,
+            ),
+            (128, "fatal: Out of memory, malloc failed", false),
+            (255, "ERROR: Repository not found.", false),
+            (1, "GitLab: Internal API unreachable", false),
+        ] {
+            let error = explained(&tried, Some(code), words).unwrap();
+            assert_eq!(error.is::<Denial>(), is_denied, "{words}");
         }
     }
 
