@@ -6,6 +6,7 @@
     reason = "tests start programs, write files and read the clock as a person would"
 )]
 
+mod alerts;
 mod bad_input;
 mod bootstrap;
 #[cfg(feature = "servers")]
