@@ -4,11 +4,12 @@
 pub mod check;
 pub mod checkout;
 pub mod helper_main;
+mod holds;
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
-use chrono::{DateTime, Utc};
+pub use holds::{HoldKind, HoldOrder, ListedHold, UnholdOutcome, UnholdScope, hold, unhold};
 
 use super::tick;
 use crate::domain::git::Commit;
@@ -16,7 +17,7 @@ use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::notices::RevisionPresence;
 use crate::domain::repository::action::{FinishedRun, Outcome, Trigger};
 use crate::domain::repository::decision::{Decision, decide};
-use crate::domain::repository::observed::{Hold, Observed, Policy, Unreachable, UpstreamTip};
+use crate::domain::repository::observed::{Observed, Policy, Unreachable, UpstreamTip};
 use crate::domain::repository::request::ActionRequest;
 use crate::domain::repository::state::State;
 use crate::domain::text::EscapeControls;
@@ -28,7 +29,7 @@ use crate::engine::repository::{Repository, limits, tree};
 use crate::engine::request::RunHistory;
 use crate::engine::tick::user_helper::{self, HelperReplies, ReposByUser};
 use crate::system::host;
-use crate::system::lock::{self, CurrentAction, RunPhase};
+use crate::system::lock::{self, RunPhase};
 use crate::system::repo_state::RepoRecords;
 
 /// The opened repository; an error with the reason when it cannot be opened.
@@ -62,73 +63,6 @@ pub fn not_cloned(context: &Context, repo: &RepoEntry) -> Error {
     }
 }
 
-/// The records of a repository, even of a broken one: a hold must always be possible.
-fn records(context: &Context, repo: &RepoEntry) -> Result<RepoRecords> {
-    if let OpenOutcome::Ready(repository) = observe::open(context, repo) {
-        repository.records.make(repository.git.git_dir())?;
-        return Ok(repository.records);
-    }
-    if repo.found == CloneState::Missing {
-        bail!(
-            "{0} is not cloned yet, so there is nothing to hold\n\
-             hint: to keep it from being cloned, write active = false under [repo.{0}]",
-            repo.name
-        );
-    }
-    let git_dir = crate::system::git::git_dir_of(&repo.path)
-        .with_context(|| format!("{} has no git directory to keep a hold in", repo.name))?;
-    let records = RepoRecords::of(&git_dir, &repo.path);
-    records.make(&git_dir)?;
-    Ok(records)
-}
-
-/// Holds a repository, so that it takes no action.
-///
-/// # Errors
-/// When the hold cannot be written.
-pub fn hold(
-    context: &Context,
-    repo: &RepoEntry,
-    reason: &str,
-    until: Option<DateTime<Utc>>,
-) -> Result<()> {
-    let hold = Hold { by: host::person(), reason: reason.to_owned(), since: host::now(), until };
-    records(context, repo)?.put_hold(&hold).with_context(|| format!("{} cannot be held", repo.name))
-}
-
-/// The parts that an unhold removed.
-#[derive(Clone, Debug)]
-pub struct UnholdOutcome {
-    /// The hold; `None`: there was none.
-    pub hold: Option<Hold>,
-    /// Whether a pin was removed.
-    pub pinned: bool,
-    /// The `currentaction.txt` that was not ours; `None`: there was none.
-    pub current: Option<CurrentAction>,
-}
-
-/// Lets a repository act again: lifts its hold and its pin, and removes a `currentaction.txt` that does
-/// not belong to one of our runs.
-///
-/// # Errors
-/// When something cannot be removed.
-pub fn unhold(context: &Context, repo: &RepoEntry) -> Result<UnholdOutcome> {
-    let records = records(context, repo)?;
-    let hold = records.hold(host::now());
-    records.lift_hold()?;
-    let pinned = records.lift_pin()?;
-    // While a run is active, or left its journal, the run removes the file itself.
-    let current = match lock::journal(&records)? {
-        Some(journal)
-            if lock::current_action(&records).is_none_or(|found| found.is_of(&journal)) =>
-        {
-            None
-        }
-        _ => lock::remove_foreign_current_action(&records)?,
-    };
-    Ok(UnholdOutcome { hold, pinned, current })
-}
-
 /// Fails when a person's order cannot be carried out now: something holds the repository, or the order comes
 /// from an action of this repository, which it would wait for.
 ///
@@ -139,13 +73,7 @@ pub fn accepts_orders(context: &Context, repo: &RepoEntry) -> Result<()> {
     must_be_outside(context, repo, &repository.records)?;
     let seen = repository.observe(&repository.polled(), host::now());
     if let Some(hold) = seen.holds.first() {
-        bail!(
-            "{} is held by {}: {}\nhint: agent unhold {}",
-            repo.name,
-            hold.by,
-            hold.reason.escape_controls(),
-            repo.name
-        );
+        bail!("{0} is held {1}\nhint: agent unhold {0}", repo.name, hold.sentence());
     }
     Ok(())
 }

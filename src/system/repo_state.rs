@@ -8,7 +8,7 @@
 //!     lock, journal                      see `lock`
 //!     state                              attempt, finding, … (ActionState)
 //!     poll                               last result of polling the remote (PollRecord)
-//!     hold                               hold by an operator, with its reason
+//!     hold                               holds by people, with their reasons
 //!     pin                                target of a rollback
 //!     again                              request for one more pass while busy
 //!     repair                             result of the last check for damage (RepairRecord)
@@ -24,6 +24,7 @@
 //! place is an error or counts as missing, and never blocks. Every writer uses [`files::put`].
 
 mod history;
+mod holds;
 pub(super) mod ids;
 mod listing;
 mod polled;
@@ -44,7 +45,7 @@ use super::pid::Process;
 use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::repository::action::{Attempt, FinishedRun};
 use crate::domain::repository::gaps::ContentGaps;
-use crate::domain::repository::observed::{Hold, Pin, RecordedFinding, TreeRerunPolicy};
+use crate::domain::repository::observed::{Pin, RecordedFinding, TreeRerunPolicy};
 use crate::domain::text::EscapeControls;
 
 pub use listing::{ListedRef, RefListing};
@@ -353,45 +354,6 @@ impl RepoRecords {
     /// When it cannot be removed.
     pub fn collected(&self) -> Result<()> {
         files::remove(&self.private, "collecting")
-    }
-
-    /// Reads `hold`. An unreadable file also holds, since it was written (or `now`, if that is unknown
-    /// too): a hold is never an accident.
-    pub fn hold(&self, now: DateTime<Utc>) -> Option<Hold> {
-        let path = self.private.join("hold");
-        let damaged = |reason: String| {
-            let written = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
-            Hold {
-                by: "a hold file that cannot be read".to_owned(),
-                reason,
-                since: written.map_or(now, DateTime::from),
-                until: None,
-            }
-        };
-        match self.read("hold") {
-            Ok(None) => None,
-            Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
-                Ok(hold) => Some(hold),
-                Err(error) => Some(damaged(error.to_string())),
-            },
-            Err(error) => Some(damaged(format!("{error:#}"))),
-        }
-    }
-
-    /// Writes `hold`.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn put_hold(&self, hold: &Hold) -> Result<()> {
-        self.put("hold", hold)
-    }
-
-    /// Removes `hold`.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn lift_hold(&self) -> Result<()> {
-        files::remove(&self.private, "hold")
     }
 
     /// Reads `pin`, the target of a rollback.

@@ -25,6 +25,7 @@ mod examples;
 mod first_boot;
 mod foreign_processes;
 mod hangs;
+mod holds;
 mod hostile;
 mod housekeeping;
 mod idle;

@@ -63,6 +63,7 @@ fn row(state: State) -> StatusRow {
         asked: None,
         mirror_lags: false,
         gaps: None,
+        holds: Vec::new(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::git::Commit;
 use crate::domain::remote::{BackoffList, LastPoll};
 use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::hold::Hold;
 use crate::domain::repository::state::{Condition, Severity, State};
 
 /// The status of this machine, as in `status --json` and `status.json`.
@@ -74,6 +75,9 @@ pub struct StatusRow {
     /// counted yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gaps: Option<ContentGaps>,
+    /// The holds, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<Hold>,
     /// Branches and tags at their targets (publish modes).
     pub published: Vec<PublishedRef>,
 }
@@ -138,9 +142,24 @@ impl StatusRow {
         self.condition().needs_attention(self.since, now)
     }
 
-    /// The severity for monitoring.
+    /// The severity for monitoring. A hold hides no failure.
     pub fn severity(&self, now: DateTime<Utc>) -> Severity {
-        self.condition().severity(self.since, now)
+        let severity = self.condition().severity(self.since, now);
+        if self.hidden_state().is_some() { severity.max(Severity::Warning) } else { severity }
+    }
+
+    /// The state below a hold or a pin that people must see; `None`: there is none.
+    pub fn hidden_state(&self) -> Option<State> {
+        let is_stopped = matches!(self.state, State::Held | State::Pinned);
+        self.conditions.iter().copied().find(|state| is_stopped && state.shows_below_holds())
+    }
+
+    /// The state for people, such as `held (failing)`.
+    pub fn shown_state(&self) -> String {
+        match self.hidden_state() {
+            Some(hidden) => format!("{} ({hidden})", self.state),
+            None => self.state.to_string(),
+        }
     }
 }
 

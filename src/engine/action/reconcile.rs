@@ -255,8 +255,9 @@ fn persist_request(repository: &Repository, order: &WorkerJob) -> Result<()> {
     match order.command {
         WorkerCommand::Follow | WorkerCommand::Redo => Ok(()),
         WorkerCommand::Rollback(revision) => {
-            let (by, since) = (host::person(), host::now());
-            repository.records.put_pin(&Pin { revision, by, since })
+            let (person, since) = (repository.context.person(), host::now());
+            let (by, person) = (person.name.clone(), Some(person));
+            repository.records.put_pin(&Pin { revision, by, since, person })
         }
         WorkerCommand::Accept(revision) => {
             let memory = ActionState { accepted: Some(revision), ..repository.records.memory()? };

@@ -10,6 +10,7 @@ use crate::config::RepoMode;
 use crate::domain::git::{Commit, RefName, Relation};
 use crate::domain::remote::{DoubtedAnswer, PollScope};
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::hold::{Hold, next_number};
 use crate::domain::repository::observed::{
     BranchSwitch, Observed, Policy, RunningAction, UpstreamTip,
 };
@@ -368,9 +369,7 @@ impl Repository<'_> {
         (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
         seen.pin = self.records.pin()?;
         (seen.last_success, seen.tree_when) = (acted, tree_when);
-        seen.holds.extend(
-            self.records.hold(now).filter(|hold| hold.until.is_none_or(|until| until > now)),
-        );
+        seen.holds = self.records.holds(now);
         self.fill_run(seen)
     }
 
@@ -394,7 +393,8 @@ impl Repository<'_> {
                 .is_none_or(|again| again.identity != current.identity),
         };
         if !ours {
-            seen.holds.push(current.as_hold());
+            let number = next_number(&seen.holds);
+            seen.holds.push(Hold { number, ..current.as_hold() });
         }
         Ok(())
     }

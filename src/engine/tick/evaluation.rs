@@ -336,6 +336,7 @@ fn row(
         left_alone: BackoffList::new(),
         mirror_lags: seen.lagging,
         gaps: seen.gaps.clone().filter(|gaps| !gaps.is_empty()),
+        holds: seen.holds.clone(),
         published: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::git::Relation;
+use crate::domain::repository::hold::Hold;
 use crate::domain::repository::observed::*;
 use crate::domain::repository::state::State;
 use crate::domain::repository::tests::{commit, conditions, now, policy, upstream};
@@ -47,11 +48,11 @@ fn diverged() -> Observed {
 }
 
 fn hold() -> Hold {
-    Hold { by: "ann".into(), reason: "migration".into(), since: now(), until: None }
+    Hold { by: "ann".into(), reason: "migration".into(), since: now(), ..Hold::default() }
 }
 
 fn pin(digit: char) -> Pin {
-    Pin { revision: commit(digit), by: "ann".into(), since: now() }
+    Pin { revision: commit(digit), by: "ann".into(), since: now(), person: None }
 }
 
 fn attempt(digit: char, outcome: Outcome, number: u32) -> Option<Attempt> {

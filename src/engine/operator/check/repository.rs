@@ -166,7 +166,7 @@ fn stops(repository: &Repository, now: DateTime<Utc>) -> Vec<CheckFinding> {
     let mut found = Vec::new();
     found.extend(seen.broken.iter().map(|reason| CheckFinding::bad(name, reason)));
     found.extend(seen.holds.iter().map(|hold| {
-        let text = format!("held by {}: {}", hold.by, hold.reason);
+        let text = format!("held {}", hold.sentence());
         CheckFinding::warn(name, format!("{text}\nhint: when that is over: agent unhold {name}"))
     }));
     found.extend(seen.pin.iter().map(|pin| {
