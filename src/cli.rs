@@ -94,7 +94,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Explain the current state of a repository and the next step
     Explain(ExplainArgs),
-    /// List what this machine applied, newest first
+    /// List what this machine applied and what people did to it, newest first
     History(HistoryArgs),
     /// Print what the last actions printed
     Log(LogArgs),
@@ -372,13 +372,23 @@ pub struct UnholdArgs {
     pub all: bool,
 }
 
-/// `accept REPO REVISION`
+/// `accept REPO REVISION [REASON]`
 #[derive(Args, Debug)]
 pub struct AcceptArgs {
     /// Its name, as in status
     pub repo: String,
     /// The revision, as status prints it
     pub revision: String,
+    /// Why, for the history
+    #[arg(value_name = "REASON")]
+    words: Vec<String>,
+}
+
+impl AcceptArgs {
+    /// Why. All words belong to it.
+    pub fn reason(&self) -> Option<String> {
+        (!self.words.is_empty()).then(|| self.words.join(" "))
+    }
 }
 
 /// `check [--offline]`

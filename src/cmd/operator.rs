@@ -29,7 +29,7 @@ pub fn redo(context: &Context, global: &GlobalArgs, args: &cli::RedoArgs) -> Res
         helper::ours(context, std::slice::from_ref(&args.repo), CommandExtent::Work)?;
     let [repo] = ours.as_slice() else { return Ok(code) };
     limits::within(context, repo, operator::accepts_orders)?;
-    in_foreground(context, global, &repo.name, Trigger::Redo, WorkerCommand::Redo)
+    in_foreground(context, global, &repo.name, Trigger::Redo, WorkerCommand::Redo, None)
 }
 
 /// `agent rollback REPO [REVISION]`
@@ -48,16 +48,20 @@ pub fn rollback(
     let revision = args.revision.clone();
     let target =
         move |context: &_, repo: &_| operator::rollback_target(context, repo, revision.as_deref());
-    let revision = limits::within(context, repo, target)?;
-    let name = format::escaped(&repo.name);
+    let target = limits::within(context, repo, target)?;
+    let (name, now) = (format::escaped(&repo.name), host::now());
+    let age = target.committed.map(|at| format!(", committed {}", format::when(at, now)));
     format::print(&format!(
-        "{name}: going back to {}; it stays there until: agent unhold {name}\n",
-        revision.short()
+        "{name}: going back to {} {}{}; it stays there until: agent unhold {name}\n",
+        target.revision.short(),
+        format::escaped(&target.subject),
+        age.unwrap_or_default()
     ))?;
-    in_foreground(context, global, &repo.name, Trigger::Rollback, WorkerCommand::Rollback(revision))
+    let command = WorkerCommand::Rollback(target.revision);
+    in_foreground(context, global, &repo.name, Trigger::Rollback, command, None)
 }
 
-/// `agent accept REPO REVISION`
+/// `agent accept REPO REVISION [REASON]`
 ///
 /// # Errors
 /// When upstream has another revision, or the repository is held.
@@ -73,7 +77,8 @@ pub fn accept(
     let revision = args.revision.clone();
     let acceptable = move |context: &_, repo: &_| operator::acceptable(context, repo, &revision);
     let revision = limits::within(context, repo, acceptable)?;
-    in_foreground(context, global, &repo.name, Trigger::Manual, WorkerCommand::Accept(revision))
+    let (command, reason) = (WorkerCommand::Accept(revision), args.reason());
+    in_foreground(context, global, &repo.name, Trigger::Manual, command, reason)
 }
 
 /// `agent checkout REPO REF [--to DIR]`
@@ -120,13 +125,9 @@ pub fn checkout(
                 "{name}: going to {}; it stays there until: agent unhold {name}\n",
                 revision.short()
             ))?;
-            in_foreground(
-                context,
-                global,
-                &repo.name,
-                Trigger::Rollback,
-                WorkerCommand::Rollback(revision),
-            )
+            let (command, reason) = (WorkerCommand::Checkout(revision), args.reference.clone());
+            let trigger = Trigger::Rollback;
+            in_foreground(context, global, &repo.name, trigger, command, Some(reason))
         }
         CheckoutAction::Shown(path) => {
             let path = format::escaped(&path.display().to_string());
@@ -144,6 +145,7 @@ fn in_foreground(
     name: &str,
     trigger: Trigger,
     command: WorkerCommand,
+    reason: Option<String>,
 ) -> Result<ExitStatus> {
     if std::io::stdout().is_terminal() {
         process::print_on_interrupt(
@@ -156,6 +158,7 @@ fn in_foreground(
         dry_run: false,
         wait: LockWait::Unlimited,
         command,
+        reason,
     };
     let before = log::latest_log(context, name);
     let code = tick::perform(context, global, &options)?;

@@ -65,6 +65,7 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::TickArgs) -> Resu
             (true, Some(limit)) => LockWait::Until(host::since_boot() + limit),
         },
         command: WorkerCommand::Follow,
+        reason: None,
     };
     perform(context, global, &options)
 }

@@ -9,14 +9,15 @@ mod holds;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
+use chrono::{DateTime, Utc};
 pub use holds::{HoldKind, HoldOrder, ListedHold, UnholdOutcome, UnholdScope, hold, unhold};
 
 use super::tick;
 use crate::domain::git::Commit;
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::notices::RevisionPresence;
-use crate::domain::repository::action::{FinishedRun, Outcome, Trigger};
 use crate::domain::repository::decision::{Decision, decide};
+use crate::domain::repository::history::way_back;
 use crate::domain::repository::observed::{Observed, Policy, Unreachable, UpstreamTip};
 use crate::domain::repository::request::ActionRequest;
 use crate::domain::repository::state::State;
@@ -118,11 +119,27 @@ pub fn can_wait_for(context: &Context, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The target of a roll-back: `text`, or the last success before the revision that is checked out now.
+/// The revision to which a rollback leads, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollbackTarget {
+    /// The revision.
+    pub revision: Commit,
+    /// The first line of its message.
+    pub subject: String,
+    /// When it was committed; `None`: unknown.
+    pub committed: Option<DateTime<Utc>>,
+}
+
+/// The target of a rollback: `text`, or the newest success before the tree that is checked out now first
+/// succeeded here.
 ///
 /// # Errors
 /// When there is none, or `text` names no commit in the clone.
-pub fn rollback_target(context: &Context, repo: &RepoEntry, text: Option<&str>) -> Result<Commit> {
+pub fn rollback_target(
+    context: &Context,
+    repo: &RepoEntry,
+    text: Option<&str>,
+) -> Result<RollbackTarget> {
     let repository = repository(context, repo)?;
     if repository.fetches_all() {
         bail!(
@@ -132,37 +149,30 @@ pub fn rollback_target(context: &Context, repo: &RepoEntry, text: Option<&str>) 
             repo.name
         );
     }
-    if let Some(text) = text {
-        return repository
-            .git
-            .resolve(text)
-            .with_context(|| format!("cannot roll back {}", repo.name));
-    }
-    let head = repository.is_at()?;
-    let successes: Vec<FinishedRun> = repository
-        .records
-        .history()?
-        .into_iter()
-        .filter(|run| run.outcome == Outcome::Succeeded)
-        .collect();
-    // A second roll-back goes further back, not forward again: count from the run that deployed the
-    // checked-out revision other than by a roll-back.
-    let arrived = successes
-        .iter()
-        .rposition(|run| Some(run.revision) == head && run.trigger != Trigger::Rollback)
-        .unwrap_or(successes.len());
-    let before = successes.iter().take(arrived).rev().map(|run| run.revision);
-    match before
-        .into_iter()
-        .find(|&revision| Some(revision) != head && repository.git.has(revision))
-    {
-        Some(revision) => Ok(revision),
-        None => bail!(
-            "{} has no earlier success to go back to\nhint: name a revision: agent rollback {} REVISION",
-            repo.name,
-            repo.name
-        ),
-    }
+    let git = &repository.git;
+    let revision = match text {
+        Some(text) => {
+            git.resolve(text).with_context(|| format!("cannot roll back {}", repo.name))?
+        }
+        None => last_good(&repository)?,
+    };
+    let (subject, committed) = (git.subject(revision), git.committed_at(revision));
+    Ok(RollbackTarget { revision, subject, committed })
+}
+
+/// The newest success before the tree that is checked out now first succeeded here.
+fn last_good(repository: &Repository) -> Result<Commit> {
+    let tree_of = |revision: Commit| repository.git.tree_of(&revision).ok();
+    let now = repository.is_at()?.and_then(tree_of);
+    let runs = repository.records.history()?;
+    let found = way_back(&runs, now, tree_of, |revision| repository.git.has(revision));
+    found.with_context(|| {
+        format!(
+            "{0} has no earlier success to go back to\n\
+             hint: name a revision: agent rollback {0} REVISION",
+            repository.repo.name
+        )
+    })
 }
 
 /// The rewritten upstream revision that `text` names, which must be upstream's present tip.
@@ -286,7 +296,7 @@ fn is_like_an_id(text: &str) -> bool {
     (4..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit())
 }
 
-/// The finished runs of the repositories with these names; of all when there are none.
+/// The histories of the repositories with these names; of all when there are none.
 ///
 /// # Errors
 /// When a name is not known, or a helper does not answer.
@@ -309,7 +319,7 @@ pub fn histories(context: &Context, names: &[String]) -> Result<Vec<RunHistory>>
         let runs = match repo.found {
             CloneState::Missing => Ok(Vec::new()),
             _ => limits::within(context, &repo, |context, repo| {
-                repository(context, repo)?.records.history()
+                repository(context, repo)?.records.entries()
             }),
         };
         (repo.name, runs.map_err(|error| one_line(&error)))

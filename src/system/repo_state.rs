@@ -16,7 +16,7 @@
 //!     refs                               refs of the remote at the last fetch (RefListing)
 //!     heard                              refs just polled, for the worker (RefListing)
 //!     published                          what is published at the targets (PublishRecord)
-//!     history                            finished runs, one JSON object per line
+//!     history                            finished runs and people's acts, one JSON object per line
 //!     changed                            changed paths of the current action, for the scripts
 //! ```
 //!

@@ -80,6 +80,7 @@ mod updates;
 mod upgrades;
 mod upstream;
 mod users;
+mod way_back;
 mod web;
 mod while_acting;
 #[cfg(feature = "servers")]

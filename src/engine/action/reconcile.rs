@@ -19,6 +19,7 @@ use crate::engine::publish::multi_ref;
 use crate::engine::repository::observe::{self, OpenOutcome};
 use crate::engine::repository::{Repository, limits, upstream_refs};
 use crate::engine::request::{LockWait, WorkerCommand, WorkerJob};
+use crate::engine::run::record::{self, OrderedAct};
 use crate::engine::run::scripts;
 use crate::system::git::{git_dir_of, ownership};
 use crate::system::lock::{self, ActionLock, TryLock};
@@ -57,6 +58,11 @@ pub fn work(
         }
         _ => repo,
     };
+    let mut act = order.command.act().map(|(act, revision)| OrderedAct {
+        revision,
+        reason: order.reason.clone(),
+        ..OrderedAct::new(act)
+    });
     loop {
         let git_dir = git_dir_of(&repo.path);
         let (git_dir, records) = match (observe::open(context, repo), git_dir) {
@@ -84,6 +90,9 @@ pub fn work(
         records.take_rerun_request()?;
         // Checks all files that the pass may read or write, before it touches any of them.
         ownership::prepare_to_write(&repo.path, &repo.trust)?;
+        if let Some(act) = act.take() {
+            record::act(context, &repo.name, &records, &act)?;
+        }
         housekeeping::wait_for_running_gc(context, &lock, &git_dir)?;
         let mut outcome = pass(context, repo, &lock, order, progress);
         if let Err(error) = &outcome {
@@ -254,7 +263,7 @@ fn reopen<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Box<Repositor
 fn persist_request(repository: &Repository, order: &WorkerJob) -> Result<()> {
     match order.command {
         WorkerCommand::Follow | WorkerCommand::Redo => Ok(()),
-        WorkerCommand::Rollback(revision) => {
+        WorkerCommand::Rollback(revision) | WorkerCommand::Checkout(revision) => {
             let (person, since) = (repository.context.person(), host::now());
             let (by, person) = (person.name.clone(), Some(person));
             repository.records.put_pin(&Pin { revision, by, since, person })

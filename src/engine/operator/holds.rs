@@ -4,10 +4,12 @@
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
 
+use crate::domain::repository::history::ActKind;
 use crate::domain::repository::hold::{Hold, Person, UNREADABLE, next_number};
 use crate::engine::context::Context;
 use crate::engine::discovery::{CloneState, RepoEntry};
 use crate::engine::repository::observe::{self, OpenOutcome};
+use crate::engine::run::record::{self, OrderedAct};
 use crate::system::host;
 use crate::system::lock::{self, CurrentAction};
 use crate::system::repo_state::RepoRecords;
@@ -105,10 +107,13 @@ pub fn hold(context: &Context, repo: &RepoEntry, order: &HoldOrder) -> Result<()
     let HoldOrder { reason, until, all } = order.clone();
     let (person, since) = (context.person(), host::now());
     let (by, person) = (person.name.clone(), Some(person));
+    let act = OrderedAct { reason: Some(reason.clone()), until, ..OrderedAct::new(ActKind::Hold) };
     let hold = Hold { by, reason, since, until, person, all, number: 0 };
-    records(context, repo)?
+    let records = records(context, repo)?;
+    records
         .change_holds(since, |holds| holds.push(hold))
-        .with_context(|| format!("{} cannot be held", repo.name))
+        .with_context(|| format!("{} cannot be held", repo.name))?;
+    record::act(context, &repo.name, &records, &act)
 }
 
 /// Lifts the holds of `scope`; of a foreign `currentaction.txt` that removes the file.
@@ -137,6 +142,12 @@ pub fn unhold(context: &Context, repo: &RepoEntry, scope: UnholdScope) -> Result
     }
     if has(HoldKind::CurrentAction) {
         lock::remove_foreign_current_action(&records)?;
+    }
+    if !lifted.is_empty() {
+        let reasons: Vec<String> = lifted.iter().map(|it| it.hold.sentence()).collect();
+        let reason = Some(reasons.join("; "));
+        let act = OrderedAct { reason, ..OrderedAct::new(ActKind::Unhold) };
+        record::act(context, &repo.name, &records, &act)?;
     }
     Ok(UnholdOutcome { lifted, left })
 }

@@ -6,6 +6,7 @@ use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::publish::state::{PublishRecord, RefRecord};
 use crate::domain::repository::action::{Attempt, FinishedRun};
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::history::HistoryEntry;
 use crate::domain::repository::observed::{Pin, RecordedFinding};
 
 /// A record with object ids.
@@ -54,7 +55,18 @@ impl ContainsIds for RecordedFinding {
 
 impl ContainsIds for FinishedRun {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        self.revision.are_of(format) && self.previous.are_of(format)
+        self.revision.are_of(format)
+            && self.previous.are_of(format)
+            && self.tree.is_none_or(|tree| tree.format() == format)
+    }
+}
+
+impl ContainsIds for HistoryEntry {
+    fn are_of(&self, format: ObjectFormat) -> bool {
+        match self {
+            Self::Act(act) => act.revision.are_of(format),
+            Self::Run(run) => run.are_of(format),
+        }
     }
 }
 
