@@ -268,6 +268,8 @@ fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<S
     });
     let gaps = seen.gaps.iter().flat_map(ContentGaps::sentences);
     sentences.extend(gaps.map(|sentence| format!("{}.", format::escaped(&sentence))));
+    let ignored = seen.ignored_keys.iter().map(|key| format::ignored_key(key));
+    sentences.extend(ignored.map(|sentence| format!("Ignored: {sentence}.")));
     sentences.extend(seen.attempt.as_ref().map(|attempt| {
         format!(
             "Attempt {} at {} {}.",
@@ -491,6 +493,9 @@ fn unblock(row: &StatusRow, seen: &Observed, name: &str, now: DateTime<Utc>) -> 
             Some(until) if seen.holds.iter().all(|hold| hold.until.is_some()) => {
                 format!("The hold ends {}.", format::when(until, now))
             }
+            _ if seen.holds.is_empty() => {
+                "Nothing, until a commit without hold in its .pmpy.toml is pushed.".to_owned()
+            }
             _ => "Nothing, until the hold is lifted.".to_owned(),
         },
         State::Refused => "Nothing, until a revision that keeps the rules is pushed.".to_owned(),
@@ -509,6 +514,9 @@ fn unblock(row: &StatusRow, seen: &Observed, name: &str, now: DateTime<Utc>) -> 
     let command = match (row.state, seen.upstream) {
         (State::Held, _) if !seen.holds.is_empty() => {
             Some(format!("To lift what you set: agent unhold {name}"))
+        }
+        (State::Held, UpstreamTip::Tip { commit, .. }) => {
+            Some(format!("To apply it here all the same: agent accept {name} {commit}"))
         }
         (State::Rewritten, UpstreamTip::Tip { commit, .. }) if seen.other_format.is_none() => {
             Some(format!("To take it: agent accept {name} {commit}"))

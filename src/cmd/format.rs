@@ -111,6 +111,11 @@ pub fn held(hold: &Hold, now: DateTime<Utc>) -> String {
     format!("{}{}", hold.sentence(), until.unwrap_or_default())
 }
 
+/// The sentence about a key in `.pmpy.toml` that this version does not know.
+pub fn ignored_key(key: &str) -> String {
+    format!("the key {} in .pmpy.toml is not known to this version of the agent", escaped(key))
+}
+
 /// A notice as one line, such as
 /// `spog: failing (was current): 1234abc exited 1, attempt 1, next try in 2 min, 03:12 +0100`.
 pub fn notice(notice: &Notice, now: DateTime<Utc>) -> String {

@@ -240,7 +240,7 @@ fn unheld(
     let lifted: Vec<String> = outcome.lifted.iter().map(lifted).collect();
     let lifted = lifted.join(" and ");
     let mut text = match (lifted.as_str(), outcome.left.is_empty()) {
-        ("", true) => return format!("{name}: not held\n"),
+        ("", true) => format!("{name}: not held\n"),
         ("", false) if scope == UnholdScope::All => format!("{name}: not held by hold --all\n"),
         ("", false) => format!("{name}: nothing lifted, others hold it\n"),
         (lifted, true) => format!("{name}: lifted {lifted}; the next tick continues\n"),

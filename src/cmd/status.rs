@@ -327,9 +327,11 @@ fn facts(row: &StatusRow, now: DateTime<Utc>) -> Vec<String> {
         let held = format!("{}, since {since}", format::held(hold, now));
         ("hold", Some(format!("{0} {held}; to lift it: agent unhold {name} {0}", hold.number)))
     });
+    let ignored = row.ignored_keys.iter().map(|key| ("ignored", Some(format::ignored_key(key))));
     facts
         .into_iter()
         .chain(holds)
+        .chain(ignored)
         .chain(gaps)
         .filter_map(|(name, value)| value.map(|value| format!("{name:<11} {value}")))
         .collect()

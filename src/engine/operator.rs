@@ -175,10 +175,11 @@ fn last_good(repository: &Repository) -> Result<Commit> {
     })
 }
 
-/// The rewritten upstream revision that `text` names, which must be upstream's present tip.
+/// The upstream revision that `text` names, which must be upstream's present tip: it was refused as rewritten,
+/// or its own `.pmpy.toml` holds it.
 ///
 /// # Errors
-/// When `text` names another revision, or none was refused as rewritten.
+/// When `text` names another revision, or there is none to accept.
 pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Commit> {
     let repository = repository(context, repo)?;
     let seen = repository.observe(&repository.polled(), host::now());
@@ -189,7 +190,7 @@ pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Com
         bail!("{}: no revision of upstream is known yet\nhint: agent tick {}", repo.name, repo.name)
     };
     let rewritten = match &seen.refs {
-        Some(refs) => refs.rewritten(),
+        Some(refs) => refs.acceptable(),
         None => vec![tip],
     };
     let wanted = text.to_ascii_lowercase();
@@ -198,7 +199,7 @@ pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Com
         return Ok(*commit);
     }
     let Some(first) = rewritten.first() else {
-        bail!("{}: nothing that upstream has was refused as rewritten", repo.name)
+        bail!("{}: nothing that upstream has was refused as rewritten or holds itself", repo.name)
     };
     bail!(
         "{}: upstream has {first}, not \"{}\"\nhint: look at it first, then: agent accept {} {first}",

@@ -90,6 +90,12 @@ pub struct ActionState {
     pub verdict: Option<RecordedFinding>,
     /// A rewritten upstream revision that an operator accepted.
     pub accepted: Option<Commit>,
+    /// The revision whose own hold an operator passed.
+    #[serde(default)]
+    pub unheld: Option<Commit>,
+    /// Keys in the `.pmpy.toml` of the deployed revision that this version ignores.
+    #[serde(default)]
+    pub ignored_keys: Vec<String>,
     /// Rerun policy (`when`) of the deployed revision's tree.
     #[serde(default)]
     pub tree_when: Option<TreeRerunPolicy>,

@@ -241,6 +241,7 @@ fn row(seen: &Observed, decision: &Decision) -> StatusRow {
         mirror_lags: false,
         gaps: None,
         holds: Vec::new(),
+        ignored_keys: Vec::new(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

@@ -64,6 +64,7 @@ fn row(state: State) -> StatusRow {
         mirror_lags: false,
         gaps: None,
         holds: Vec::new(),
+        ignored_keys: Vec::new(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

@@ -82,6 +82,10 @@ pub struct Observed {
     pub pin: Option<Pin>,
     /// A rewritten upstream revision that a person accepted.
     pub accepted: Option<Commit>,
+    /// The revision whose own hold a person passed.
+    pub unheld: Option<Commit>,
+    /// Keys in the `.pmpy.toml` of the deployed revision that this version ignores.
+    pub ignored_keys: Vec<String>,
     /// The checked-out commit; `None` while the branch is unborn.
     pub head: Option<Commit>,
     /// The followed branch; `None` while it is not known.

@@ -75,6 +75,9 @@ pub struct StatusRow {
     /// counted yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gaps: Option<ContentGaps>,
+    /// Keys in the `.pmpy.toml` of the deployed revision that this version ignores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_keys: Vec<String>,
     /// The holds, by number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Hold>,

@@ -24,7 +24,7 @@ use crate::engine::run::scripts;
 use crate::system::git::{git_dir_of, ownership};
 use crate::system::lock::{self, ActionLock, TryLock};
 use crate::system::remote::FetchProgress;
-use crate::system::repo_state::{ActionState, PollRecord, RepoRecords};
+use crate::system::repo_state::{PollRecord, RepoRecords};
 use crate::system::{host, process, stale_files, watchdog};
 
 /// The interval at which a taken lock is tried again.
@@ -67,6 +67,10 @@ pub fn work(
         let git_dir = git_dir_of(&repo.path);
         let (git_dir, records) = match (observe::open(context, repo), git_dir) {
             (OpenOutcome::Ready(repository), _) => {
+                if let Some(act) = &mut act {
+                    // `redo` names none: it is the one that is checked out.
+                    act.revision = act.revision.or_else(|| repository.is_at().ok().flatten());
+                }
                 (repository.git.git_dir().to_owned(), repository.records)
             }
             (OpenOutcome::Damaged(_), Some(git_dir)) => {
@@ -269,7 +273,13 @@ fn persist_request(repository: &Repository, order: &WorkerJob) -> Result<()> {
             repository.records.put_pin(&Pin { revision, by, since, person })
         }
         WorkerCommand::Accept(revision) => {
-            let memory = ActionState { accepted: Some(revision), ..repository.records.memory()? };
+            let mut memory = repository.records.memory()?;
+            let seen = repository.observe(&repository.polled(), host::now());
+            if seen.awaits_unhold(revision) {
+                memory.unheld = Some(revision);
+            } else {
+                memory.accepted = Some(revision);
+            }
             repository.records.put_memory(&memory)
         }
     }

@@ -7,6 +7,7 @@ use std::thread;
 
 use anyhow::Result;
 
+use crate::domain::git::Commit;
 use crate::domain::publish::state::PendingRef;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::change::ObjectSource;
@@ -74,12 +75,13 @@ pub fn all(
     pending_refs: &[PendingRef],
     known: ExistingRelease,
 ) -> Result<Vec<Result<ReadyTree, StageError>>> {
+    let accepted = repository.records.memory()?.accepted;
     let threads = thread::available_parallelism().map_or(1, usize::from).min(pending_refs.len());
     if threads <= 1 {
         let objects = ObjectCache::of(&repository.git);
         return pending_refs
             .iter()
-            .map(|due| one(&repository.git, &objects, target_store, due, known))
+            .map(|due| one(&repository.git, &objects, target_store, due, known, accepted))
             .collect();
     }
     let next = AtomicUsize::new(0);
@@ -89,7 +91,7 @@ pub fn all(
         let git = Git::open_trusting(&repository.repo.path, &repository.repo.trust)?;
         let objects = ObjectCache::of(&git);
         while let Some(due) = pending_refs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let answer = one(&git, &objects, target_store, due, known)?;
+            let answer = one(&git, &objects, target_store, due, known, accepted)?;
             done.lock().unwrap_or_else(PoisonError::into_inner).push((&due.name, answer));
         }
         Ok(())
@@ -114,7 +116,8 @@ pub fn all(
     let again = |(answer, due): (Result<ReadyTree, StageError>, &PendingRef)| match answer {
         // Trees that are written in parallel may have taken each other's disk space.
         Err(StageError::Hindered(_)) => {
-            one(&repository.git, &ObjectCache::of(&repository.git), target_store, due, known)
+            let objects = ObjectCache::of(&repository.git);
+            one(&repository.git, &objects, target_store, due, known, accepted)
         }
         answer => Ok(answer),
     };
@@ -127,6 +130,7 @@ fn one(
     target_store: &TargetStore,
     due: &PendingRef,
     known: ExistingRelease,
+    accepted: Option<Commit>,
 ) -> Result<Result<ReadyTree, StageError>> {
     let verdict = |finding| Ok(Err(StageError::Verdict(finding)));
     let failed = |error: anyhow::Error| Ok(Err(StageError::Hindered(one_line(&error))));
@@ -134,7 +138,7 @@ fn one(
         Err(TreeFileError::Refused(reason)) => return verdict(Finding::Refused { reason }),
         Err(TreeFileError::Unreadable(error)) => return failed(error),
         Ok(tree) => {
-            if let Some(reason) = tree.hold {
+            if let Some(reason) = tree.hold.filter(|_| accepted != Some(due.revision)) {
                 return verdict(Finding::Held { reason });
             }
         }

@@ -363,6 +363,7 @@ impl Repository<'_> {
         let memory = memory?;
         seen.id_is_late = machine_id::id_is_late(self.context, &memory);
         let ActionState { attempt, verdict, accepted, acted, tree_when, gaps, .. } = memory;
+        (seen.unheld, seen.ignored_keys) = (memory.unheld, memory.ignored_keys);
         seen.gaps = gaps.filter(|gaps| Some(gaps.revision) == seen.acted);
         let counts = |finding: &Finding| finding.counts(|| self.git.max_file());
         let verdict = verdict.filter(|verdict| counts(&verdict.finding));

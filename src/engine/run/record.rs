@@ -104,9 +104,10 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
     if succeeded {
         memory.attempt = None;
         memory.verdict = None;
-        memory.accepted = None;
+        (memory.accepted, memory.unheld) = (None, None);
         memory.acted = Some(finished);
         let tree = tree::tree_settings(&repository.git, step.target).ok();
+        memory.ignored_keys = tree.as_ref().map(|tree| tree.unknown.clone()).unwrap_or_default();
         memory.tree_when =
             tree.map(|tree| TreeRerunPolicy { revision: step.target, when: tree.when });
         memory.gaps = tree::gaps(&repository.git, memory.gaps.as_ref(), step.target);

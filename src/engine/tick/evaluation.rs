@@ -337,6 +337,7 @@ fn row(
         mirror_lags: seen.lagging,
         gaps: seen.gaps.clone().filter(|gaps| !gaps.is_empty()),
         holds: seen.holds.clone(),
+        ignored_keys: seen.ignored_keys.clone(),
         published: Vec::new(),
     }
 }

@@ -72,8 +72,9 @@ impl ContainsIds for HistoryEntry {
 
 impl ContainsIds for ActionState {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        let Self { attempt, verdict, accepted, tree_when, gaps, acted, .. } = self;
+        let Self { attempt, verdict, accepted, unheld, tree_when, gaps, acted, .. } = self;
         attempt.are_of(format)
+            && unheld.are_of(format)
             && verdict.are_of(format)
             && accepted.are_of(format)
             && tree_when.map(|it| it.revision).are_of(format)

@@ -106,6 +106,7 @@ fn a_new_revision_is_applied() {
             attempt: 1,
             resumed: false,
             only_if_relevant: true,
+            heeds_hold: true,
         })
     );
 }
@@ -624,6 +625,8 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             attempt,
             verdict,
             accepted,
+            unheld: None,
+            ignored_keys: Vec::new(),
             broken,
             running,
             stale_journal: leftover,

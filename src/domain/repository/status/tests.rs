@@ -37,6 +37,7 @@ impl StatusRow {
             mirror_lags: false,
             gaps: None,
             holds: Vec::new(),
+            ignored_keys: Vec::new(),
             published: Vec::new(),
         }
     }

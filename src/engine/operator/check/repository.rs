@@ -321,6 +321,14 @@ fn programs(repository: &Repository) -> Vec<CheckFinding> {
         }
     };
     let mut found = Vec::new();
+    found.extend(tree.unknown.iter().map(|key| {
+        let key = key.escape_controls();
+        let text = format!(
+            "the key {key} in its .pmpy.toml is ignored: this version of the agent does not know it\n\
+             hint: correct its name, or upgrade the agent"
+        );
+        CheckFinding::warn(name, text)
+    }));
     if let Some(reason) = &tree.hold {
         let text =
             format!("its .pmpy.toml stops it: {reason}\nhint: a commit without that key lifts it");
