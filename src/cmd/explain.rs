@@ -358,6 +358,9 @@ fn rule(rule: Rule, policy: &Policy) -> String {
         Rule::RetryDue => "The wait after the failed attempt is over.",
         Rule::FirstDeployment => "The first revision is applied.",
         Rule::NewRevision => "A revision other than the last applied one is applied.",
+        Rule::TriedSince => {
+            "An attempt at another revision did not succeed since, and may have changed the machine."
+        }
         Rule::RerunDue => match policy.when {
             RerunPolicy::Every(period) => {
                 let period = format::seconds(period.as_secs_f64());

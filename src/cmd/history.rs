@@ -198,6 +198,7 @@ fn run_cells(
     let revision = format!("{of_ref}{} {}", run.revision.short(), format::escaped(&run.subject));
     let ending = match &run.outcome {
         numbered @ (Outcome::Failed { .. } | Outcome::Killed { .. }) => numbered.to_string(),
+        Outcome::Succeeded if run.ran_nothing() => "succeeded, nothing to run".to_owned(),
         outcome => outcome.word().to_owned(),
     };
     let outcome = match group.count {

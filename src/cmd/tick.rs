@@ -173,9 +173,11 @@ fn account(
             let revision = acted.revision.short();
             text += &format!("{name}: applied {revision} {subject} in {took}\n");
         }
+        // Why nothing ran, or why it may not be the newest: said where somebody asks for this one.
+        let has_news = row.reason.is_some() && (acted.is_some() || !options.names.is_empty());
         match (row.state, acted) {
-            (State::Current | State::Ahead, Some(_)) => {}
-            (State::Current | State::Ahead | State::Inactive, None) => idle += 1,
+            (State::Current | State::Ahead, Some(_)) if !has_news => {}
+            (State::Current | State::Ahead | State::Inactive, None) if !has_news => idle += 1,
             _ => {
                 let details = format::details(row, now);
                 let details = details.map_or(String::new(), |details| format!(": {details}"));

@@ -40,6 +40,13 @@ pub fn fallback(script_kind: ScriptKind) -> &'static str {
     }
 }
 
+/// The sentence for a machine of this part and stack for which a repository has no work script.
+pub fn nothing_to_run(part: Option<&str>, stack: Option<&str>) -> String {
+    let candidates = candidates(ScriptKind::Work, part, stack);
+    let last = fallback(ScriptKind::Work);
+    format!("no script for this machine: looked for {} and {last}", candidates.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::domain::script_paths::*;

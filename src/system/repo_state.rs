@@ -43,7 +43,7 @@ use self::ids::ContainsIds;
 use super::files;
 use super::pid::Process;
 use crate::domain::git::{Commit, ObjectFormat};
-use crate::domain::repository::action::{Attempt, FinishedRun};
+use crate::domain::repository::action::{Attempt, FinishedRun, TriedRevisions};
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::observed::{Pin, RecordedFinding, TreeRerunPolicy};
 use crate::domain::text::EscapeControls;
@@ -86,6 +86,9 @@ pub struct ActionState {
     pub format: u32,
     /// The latest attempt, unless it succeeded.
     pub attempt: Option<Attempt>,
+    /// The revisions tried since the last success.
+    #[serde(default)]
+    pub tried: TriedRevisions,
     /// Finding of an earlier pass about a revision.
     pub verdict: Option<RecordedFinding>,
     /// A rewritten upstream revision that an operator accepted.
@@ -291,8 +294,14 @@ impl RepoRecords {
                 self.private.join("state").display()
             );
         }
-        match self.parse(&bytes) {
-            Ok(memory) => Ok(memory),
+        match self.parse::<ActionState>(&bytes) {
+            Ok(mut memory) => {
+                // An older agent recorded the last attempt only.
+                if let Some(attempt) = memory.attempt.as_ref().filter(|it| it.ran_scripts()) {
+                    memory.tried.add(attempt.revision);
+                }
+                Ok(memory)
+            }
             Err(error) => {
                 tracing::warn!(file = %self.private.join("state").display(), %error,
                     "the state file is damaged and put aside");

@@ -75,6 +75,7 @@ mod steering;
 mod tidy;
 mod time;
 mod tree_settings;
+mod tried;
 mod trust;
 mod updates;
 mod upgrades;

@@ -479,3 +479,27 @@ fn a_script_that_removes_its_records_directory_is_recorded_all_the_same() {
     assert_eq!(machine.lastaction("ops"), Some(machine.head("ops")));
     assert_eq!(machine.state("ops"), "current");
 }
+
+#[test]
+fn a_repository_without_a_script_for_this_machine_says_what_was_looked_for() {
+    let words = "no script for this machine: looked for bin/work/common/work.sh, \
+                 bin/work/part/web/work.sh and work.sh";
+    let machine = Sandbox::new();
+    machine.serve("ops", &[("bin/work/part/db/work.sh", "exit 1\n")]);
+    let init =
+        machine.agent(&["init", text(&machine.server("ops")), "--part", "web", "--schedule=none"]);
+    assert!(init.ok().stdout.contains(words));
+    machine.push("ops", &[("page", "two")]);
+    let ran = machine.agent(&["tick", "-v"]).ok();
+    assert!(ran.stdout.contains(words), "{ran}");
+    for command in [&["tick", "ops"][..], &["status"], &["explain", "ops"]] {
+        let ran = machine.agent(command).ok();
+        assert!(ran.stdout.contains(words), "{command:?}: {ran}");
+    }
+    let history = machine.agent(&["history", "ops"]).ok().stdout;
+    assert_eq!(history.matches("nothing to run").count(), 2, "{history}");
+    assert_eq!(machine.row("ops")["state"], "current");
+    machine.push("ops", &[("work.sh", "true\n")]);
+    assert!(!machine.agent(&["tick", "-v"]).ok().stdout.contains("no script"));
+    assert!(machine.row("ops")["reason"].is_null(), "{:#}", machine.row("ops"));
+}

@@ -162,6 +162,9 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
         }
         Some(Rule::FirstDeployment) => (Rule::NewRevision, case(pushed())),
         Some(Rule::NewRevision) => {
+            (Rule::TriedSince, case(Observed { is_tried: true, ..current() }))
+        }
+        Some(Rule::TriedSince) => {
             let mut timed = case(current());
             timed.policy.when = RerunPolicy::Every(std::time::Duration::from_secs(300));
             (Rule::RerunDue, timed)

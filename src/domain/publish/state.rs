@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::git::Commit;
-use crate::domain::repository::action::{Attempt, Outcome};
+use crate::domain::repository::action::{Attempt, Outcome, TriedRevisions};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::state::{State, rewritten};
 
@@ -28,6 +28,9 @@ pub struct RefRecord {
     pub older: Vec<Commit>,
     /// The latest attempt, unless it succeeded.
     pub attempt: Option<Attempt>,
+    /// The revisions tried since the last success.
+    #[serde(default)]
+    pub tried: TriedRevisions,
     /// The latest failed attempt to remove the target.
     #[serde(default, rename = "stuck")]
     pub removal_failure: Option<Attempt>,

@@ -163,6 +163,44 @@ pub struct Attempt {
     pub next_try: Option<DateTime<Utc>>,
 }
 
+/// The revisions that were tried since the last success, each once. What an attempt that did not succeed
+/// has changed on the machine is not undone by another revision: its paths count as changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TriedRevisions(Vec<Commit>);
+
+impl TriedRevisions {
+    /// The most revisions whose paths are told apart.
+    const MAX: usize = 32;
+
+    /// Records an attempt at `revision` that did not succeed.
+    pub fn add(&mut self, revision: Commit) {
+        if self.0.len() <= Self::MAX && !self.0.contains(&revision) {
+            self.0.push(revision);
+        }
+    }
+
+    /// The revisions; `None`: there were too many to remember, so that every path may have changed.
+    pub fn known(&self) -> Option<&[Commit]> {
+        (self.0.len() <= Self::MAX).then_some(self.0.as_slice())
+    }
+
+    /// Returns `true` if the last attempt succeeded, or there was none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns `true` if `revision` is among the first that were tried.
+    pub fn contains(&self, revision: Commit) -> bool {
+        self.0.contains(&revision)
+    }
+
+    /// The revisions that are remembered.
+    pub fn iter(&self) -> impl Iterator<Item = &Commit> {
+        self.0.iter()
+    }
+}
+
 /// The start of a run, as a worker reports it to the waiting process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -264,6 +302,17 @@ impl FinishedRun {
     }
 }
 
+impl FinishedRun {
+    /// Returns `true` if it succeeded and there was no program to run. Periodic runs that succeed keep no
+    /// log, so of them it is not known.
+    pub fn ran_nothing(&self) -> bool {
+        let is_periodic = matches!(self.trigger, Trigger::Cron | Trigger::Timer)
+            && self.previous == Some(self.revision);
+        let is_plain = self.outcome == Outcome::Succeeded && self.reference.is_none();
+        is_plain && self.log.is_none() && !is_periodic
+    }
+}
+
 /// The longest wait between two attempts, before the ±20 %.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
@@ -298,6 +347,11 @@ impl Attempt {
             Some(script) => format!("{} {outcome} at {revision}", script.escape_controls()),
             None => format!("{revision} {outcome}"),
         }
+    }
+
+    /// Returns `true` if scripts may have run in it.
+    pub fn ran_scripts(&self) -> bool {
+        !matches!(self.outcome, Outcome::Hindered { .. })
     }
 
     /// The number of the next attempt: a deferred or hindered one does not count.

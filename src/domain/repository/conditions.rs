@@ -175,6 +175,14 @@ pub(in crate::domain) fn standing_of_the_revision(
         };
         return Condition { reason, ..Condition::new(State::Behind) };
     }
+    // A failed attempt at this very revision has a condition of its own.
+    let is_tried = seen.is_tried && target.is_some_and(|target| seen.attempt_at(target).is_none());
+    if is_tried {
+        return Condition::new(State::Behind).because(format!(
+            "another revision was tried since and did not succeed; {} is applied again",
+            acted.short()
+        ));
+    }
     if seen.relation == Some(Relation::Ahead) && !seen.lagging && seen.pin.is_none() {
         return Condition::new(State::Ahead).because("local commits that the remote lacks");
     }
@@ -183,7 +191,10 @@ pub(in crate::domain) fn standing_of_the_revision(
         (true, ..) => current.because("the mirror that answered lags behind"),
         (_, Some(late), _) => current.because(format!("the mirror {late} lags behind")),
         (_, None, Some(doubt)) => current.because(doubt),
-        (_, None, None) => Condition { reason: seen.repaired.clone(), ..current },
+        (_, None, None) => {
+            let reason = seen.repaired.clone().or_else(|| seen.no_script.clone());
+            Condition { reason, ..current }
+        }
     }
 }
 

@@ -115,6 +115,8 @@ pub enum Rule {
     FirstDeployment,
     /// The revision is another one than the last that was deployed.
     NewRevision,
+    /// An attempt at another revision has not succeeded since, and may have changed the machine.
+    TriedSince,
     /// `when` asks for a run without a new revision.
     RerunDue,
     /// A person asked for it.
@@ -240,7 +242,7 @@ fn plan_by_rule(
     };
     let attempt = seen.attempt_at(target);
     // An unsuccessful attempt counts until one succeeds, even at a revision that was deployed before.
-    let rests = !moves && !due && !asked && attempt.is_none();
+    let unasked = !due && !asked && attempt.is_none();
     let finding = seen.standing(target);
     match finding {
         Some(
@@ -249,10 +251,11 @@ fn plan_by_rule(
             | Finding::Held { .. }
             | Finding::Conflict { .. },
         ) => return (Plan::Stopped, stopped_rule(seen, policy)),
-        Some(Finding::Irrelevant { .. }) if rests => return (Plan::Idle, idle_rule(seen)),
+        // At a target, what `paths` does not select is not shown; a worktree is there already.
+        Some(Finding::Irrelevant { .. }) if unasked => return (Plan::Idle, idle_rule(seen)),
         Some(Finding::Irrelevant { .. } | Finding::Dirty { .. }) | None => {}
     }
-    if acted && rests {
+    if acted && !moves && unasked && !seen.is_tried {
         return (Plan::Idle, idle_rule(seen));
     }
     if let (Some(until), false) =
@@ -267,6 +270,7 @@ fn plan_by_rule(
         (None, Some(Finding::Dirty { .. })) => Rule::LocalChanges,
         _ if seen.acted.is_none() => Rule::FirstDeployment,
         _ if moves || !acted => Rule::NewRevision,
+        _ if seen.is_tried => Rule::TriedSince,
         _ if policy.when == RerunPolicy::Changed => Rule::Requested,
         _ => Rule::RerunDue,
     };
@@ -315,14 +319,18 @@ fn stopped_rule(seen: &Observed, policy: &Policy) -> Rule {
 }
 
 impl PublishState {
-    /// The followed branch's tip, to be recorded as deployed; `None`: not yet, or already recorded.
+    /// The revision to be recorded as deployed: the followed branch's tip, or what a person put into the
+    /// target of a repository that only fetches. `None`: not yet, or already recorded.
     pub fn to_record(&self, seen: &Observed, target_diff: &TargetDiff) -> Option<Commit> {
         let followed = seen.branch.as_ref().map(RefName::local);
         let is_open = target_diff.ref_statuses.iter().any(|status| {
             Some(&status.name) == followed.as_ref()
                 && !matches!(status.state, State::Current | State::Inactive)
         });
-        self.tip.filter(|tip| !is_open && seen.acted != Some(*tip))
+        let by_hand = self.by_hand.values().find(|entry| entry.shown.is_some());
+        let live =
+            by_hand.map_or(self.tip, |entry| entry.shown.filter(|_| entry.shown == entry.good));
+        live.filter(|live| !is_open && seen.acted != Some(*live))
     }
 
     /// The plan for the targets, once nothing else prevents it.

@@ -124,10 +124,14 @@ pub struct Observed {
     pub last_success: Option<FinishedRun>,
     /// The `when` of a revision's own `.pmpy.toml`, as last read.
     pub tree_when: Option<TreeRerunPolicy>,
+    /// No script was there to run for the deployed revision, as a message.
+    pub no_script: Option<String>,
     /// What the deployed revision names and the agent does not fetch, as last counted.
     pub gaps: Option<ContentGaps>,
     /// The latest attempt, unless it succeeded.
     pub attempt: Option<Attempt>,
+    /// An attempt at some revision since the last success: it may have changed the machine.
+    pub is_tried: bool,
     /// The reason why an earlier pass did not deploy a revision.
     pub verdict: Option<RecordedFinding>,
     /// The checked-out branch, where the clone's configuration names no upstream for it: the branch of

@@ -16,7 +16,7 @@ use crate::domain::repository::decision::PlannedAction;
 use crate::domain::repository::desired::ActionTarget;
 use crate::domain::repository::finding::Finding;
 use crate::engine::action::apply::{self, ReadyUpdate};
-use crate::engine::publish::single_ref::{self, HookMode};
+use crate::engine::publish::single_ref;
 use crate::engine::repository::script_files::ScriptPlan;
 use crate::engine::repository::tree::{self, TreeFileError};
 use crate::engine::repository::{Repository, machine_id, upstream_refs};
@@ -135,7 +135,8 @@ fn carry_out(
         None => Ok(()),
     };
     let is_relevant = deployment.irrelevant_since.is_none();
-    if !is_relevant && act.head == Some(*target) {
+    // Readers of a target never see a revision that `before` was not asked about.
+    if !is_relevant && (act.head == Some(*target) || settings.target().is_some()) {
         irrelevant()?;
         return Ok(lock.remove_journal()?);
     }
@@ -180,9 +181,7 @@ fn carry_out(
             }
         }
         Destination::Target(place) => {
-            let hooks = if is_relevant { HookMode::Run } else { HookMode::Rest };
-            single_ref::follow(repository, run, step, settings, place, hooks, act.trigger)?;
-            irrelevant()?;
+            single_ref::follow(repository, run, step, settings, place, act.trigger)?;
         }
     }
     Ok(())
@@ -207,9 +206,12 @@ fn inspect(
     let tree = tree::tree_settings(git, target).map_err(DeployRefusal::of_tree)?;
     let settings = repository.repo.settings.with_tree(&tree);
     let change = tree::change_between(git, act.head, target).map_err(DeployRefusal::of_change)?;
-    let changed_paths = tree::changed_since(git, act.previous, target);
+    let tried = repository.records.memory()?.tried;
+    let changed_paths = tree::changed_since(git, act.previous, &tried, target);
+    // A run that failed at the deployed revision is repeated, at whatever revision.
+    let failed_there = act.previous.is_some_and(|previous| tried.contains(previous));
     let is_relevant = match (&changed_paths, act.only_if_relevant) {
-        (Some(paths), true) => {
+        (Some(paths), true) if !failed_there => {
             PathPatterns::new(&settings.paths).map_err(Error::from)?.match_any(paths)
         }
         _ => true,
@@ -269,11 +271,8 @@ fn run_scripts(
             step.attempt
         ));
         step.log = Some(log.name().to_owned());
-        let changed = match &deployment.changed_paths {
-            Some(paths) => tree::nul_separated(paths),
-            None => tree::nul_separated(&tree::every_path(&repository.git, step.target)),
-        };
-        let list = repository.records.put_changed(&changed)?;
+        let changed = deployment.changed_paths.clone();
+        let list = scripts::put_changed(repository, changed, step.target)?;
         let env = scripts::environment(repository, settings, &step, trigger, &list)?;
         let deadline = scripts::deadline(settings.timeout);
         let mut run_list = |names: &[String]| {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::config::RepoSettings;
-use crate::domain::repository::action::{Outcome, Trigger};
+use crate::domain::repository::action::{Outcome, TriedRevisions, Trigger};
 use crate::domain::text::EscapeControls;
 use crate::engine::repository::{Repository, limits, tree};
 use crate::engine::run::guard::RunGuard;
@@ -30,6 +30,8 @@ pub struct RefHooks<'a, 's> {
     pub trigger: Trigger,
     /// The path that readers open.
     pub target: &'a Path,
+    /// The revisions that were tried here since the last success.
+    pub tried: TriedRevisions,
     /// The log; `None` until the first program runs.
     pub log: Option<ActionLog>,
 }
@@ -145,9 +147,8 @@ impl RefHooks<'_, '_> {
 
     fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
         let Self { repository, step, settings, .. } = self;
-        let changed = tree::changed_since(&repository.git, step.previous, step.target)
-            .unwrap_or_else(|| tree::every_path(&repository.git, step.target));
-        let list = repository.records.put_changed(&tree::nul_separated(&changed))?;
+        let changed = tree::changed_since(&repository.git, step.previous, &self.tried, step.target);
+        let list = scripts::put_changed(repository, changed, step.target)?;
         let mut env = scripts::environment(repository, settings, step, self.trigger, &list)?;
         env.push(("AGENT_TARGET".into(), self.target.into()));
         env.push(("AGENT_REF".into(), self.reference.clone().into()));

@@ -10,7 +10,9 @@ use chrono::{DateTime, Utc};
 use crate::domain::git::Commit;
 use crate::domain::publish::rules::PublishTarget;
 use crate::domain::publish::state::{PendingRef, PublishPlan, PublishRecord, RefOverrides};
-use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, RunStarted, Trigger};
+use crate::domain::repository::action::{
+    Attempt, FinishedRun, Outcome, RunStarted, TriedRevisions, Trigger,
+};
 use crate::domain::repository::observed::TreeRerunPolicy;
 use crate::domain::text::EscapeControls;
 use crate::engine::error::one_line;
@@ -169,6 +171,7 @@ pub fn cut_off(repository: &Repository, step: &JournalStep) -> Result<()> {
         return Ok(());
     }
     let (host, now) = (&repository.context.node.host, host::now());
+    entry.tried.add(step.target);
     entry.attempt = Some(Attempt::after(
         Outcome::Interrupted,
         step.target,
@@ -395,7 +398,9 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         due: &PendingRef,
         run: impl FnOnce(&mut RefHooks, &mut RunGuard) -> Result<Outcome>,
     ) -> Result<Outcome> {
-        let previous = self.book.get(&due.name).and_then(|entry| entry.good);
+        let entry = self.book.get(&due.name);
+        let (previous, tried) =
+            entry.map_or_else(Default::default, |entry| (entry.good, entry.tried.clone()));
         let mut step = step(self.repository, due.revision, previous, due.attempt)?;
         step.resumed = due.resumed;
         step.reference = Some(due.name.clone());
@@ -406,6 +411,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             reference: due.name.clone(),
             trigger: self.trigger,
             target: &self.target_store.path(&due.directory),
+            tried,
             log: self.logs.remove(&due.name),
         };
         let outcome = run(&mut hooks, self.run);
@@ -429,6 +435,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         if let Some(entry) = self.book.get_mut(&due.name) {
             entry.good = Some(due.revision);
             entry.attempt = None;
+            entry.tried = TriedRevisions::default();
         }
         self.finished.push(finished);
     }
@@ -439,6 +446,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         if let Some(entry) = self.book.get_mut(&due.name) {
             let before = entry.attempt.as_ref();
             let at = finished.at;
+            entry.tried.add(due.revision);
             entry.attempt =
                 Some(Attempt::after(outcome, due.revision, due.attempt, before, host, at));
         }

@@ -19,16 +19,6 @@ use crate::system::host;
 use crate::system::lock::JournalStep;
 use crate::system::release::StagedRelease;
 
-/// Whether the hooks `before` and `after` run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookMode {
-    /// Run them, and record the result.
-    Run,
-    /// Skip them and record nothing, because no relevant path changed. The last deployed revision stays
-    /// recorded.
-    Rest,
-}
-
 /// Shows the revision of `step` at `target`, and finishes the run.
 ///
 /// # Errors
@@ -39,23 +29,27 @@ pub fn follow(
     step: JournalStep,
     settings: &RepoSettings,
     target: PublishTarget,
-    programs: HookMode,
     trigger: Trigger,
 ) -> Result<()> {
     let last_action = repository.records.prepare_last_action(step.target)?;
     let started = host::now();
-    if programs == HookMode::Run {
-        scripts::report_step(repository, &step, started);
-    }
+    scripts::report_step(repository, &step, started);
     let (reference, revision) = (step.branch.local(), step.target);
+    let tried = repository.records.memory()?.tried;
     let path = target.links_dir.join(target.link(""));
-    let mut hooks =
-        RefHooks { repository, settings, step, reference, trigger, target: &path, log: None };
-    let shown = show(&mut hooks, &mut run, target, programs).and_then(|shown| {
-        if programs == HookMode::Run {
-            // Before the run is recorded: after a crash behind the record, no later run would do it.
-            high_water::lower_mark(repository, &hooks.step)?;
-        }
+    let mut hooks = RefHooks {
+        repository,
+        settings,
+        step,
+        reference,
+        trigger,
+        target: &path,
+        tried,
+        log: None,
+    };
+    let shown = show(&mut hooks, &mut run, target).and_then(|shown| {
+        // Before the run is recorded: after a crash behind the record, no later run would do it.
+        high_water::lower_mark(repository, &hooks.step)?;
         Ok(shown)
     });
     let RefHooks { step, log, .. } = hooks;
@@ -64,7 +58,7 @@ pub fn follow(
             let failed_script = None;
             let result =
                 RunResult { step, trigger, started, outcome, failed_script, log, last_action };
-            (Ok((programs == HookMode::Run).then_some(result)), Some(store))
+            (Ok(Some(result)), Some(store))
         }
         Err(error) => (Err(error), None),
     };
@@ -78,27 +72,21 @@ fn show(
     hooks: &mut RefHooks,
     run: &mut RunGuard,
     target: PublishTarget,
-    programs: HookMode,
 ) -> Result<(TargetStore, Outcome)> {
     let (repository, revision) = (hooks.repository, hooks.step.target);
     let target_store = TargetStore::make(repository, target)?;
     target_store.sweep(repository);
     let known = ExistingRelease::when(hooks.trigger);
     if let ReadyTree::Staged(staged) = stage_one(repository, &target_store, revision, known)? {
-        if programs == HookMode::Run {
-            let outcome = hooks.before(run, staged.path())?;
-            if outcome != Outcome::Succeeded {
-                return Ok((target_store, outcome));
-            }
+        let outcome = hooks.before(run, staged.path())?;
+        if outcome != Outcome::Succeeded {
+            return Ok((target_store, outcome));
         }
         publish(&target_store, staged, known)?;
     }
     target_store.store.show(&target_store.place("")?, revision)?;
     target_store.store.sync()?;
-    let outcome = match programs {
-        HookMode::Run => hooks.after(run)?,
-        HookMode::Rest => Outcome::Succeeded,
-    };
+    let outcome = hooks.after(run)?;
     Ok((target_store, outcome))
 }
 

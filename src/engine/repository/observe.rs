@@ -14,6 +14,7 @@ use crate::domain::repository::hold::{Hold, next_number};
 use crate::domain::repository::observed::{
     BranchSwitch, Observed, Policy, RunningAction, UpstreamTip,
 };
+use crate::domain::script_paths;
 use crate::engine::context::Context;
 use crate::engine::discovery::{CloneState, RepoEntry};
 use crate::engine::error::{one_line, reason};
@@ -362,13 +363,20 @@ impl Repository<'_> {
         }
         let memory = memory?;
         seen.id_is_late = machine_id::id_is_late(self.context, &memory);
-        let ActionState { attempt, verdict, accepted, acted, tree_when, gaps, .. } = memory;
+        let ActionState { attempt, tried, verdict, accepted, acted, tree_when, gaps, .. } = memory;
         (seen.unheld, seen.ignored_keys) = (memory.unheld, memory.ignored_keys);
         seen.gaps = gaps.filter(|gaps| Some(gaps.revision) == seen.acted);
         let counts = |finding: &Finding| finding.counts(|| self.git.max_file());
         let verdict = verdict.filter(|verdict| counts(&verdict.finding));
         (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
+        seen.is_tried = !tried.is_empty();
         seen.pin = self.records.pin()?;
+        let ran_nothing =
+            acted.as_ref().is_some_and(|run| Some(run.revision) == seen.acted && run.ran_nothing());
+        if self.runs_scripts() && ran_nothing {
+            let Context { part, stack, .. } = self.context;
+            seen.no_script = Some(script_paths::nothing_to_run(part.as_deref(), stack.as_deref()));
+        }
         (seen.last_success, seen.tree_when) = (acted, tree_when);
         seen.holds = self.records.holds(now);
         self.fill_run(seen)

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::domain::git::Commit;
 use crate::domain::publish::rules::{self, AssignedRef, PublishRules, PublishTarget, TargetLayout};
 use crate::domain::publish::state::{DesiredRefs, PublishRecord, PublishState, SkippedRef};
-use crate::domain::repository::action::Outcome;
+use crate::domain::repository::action::{Attempt, Outcome};
 use crate::domain::repository::decision::Decision;
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::observed::{Observed, OnRewrite};
@@ -347,8 +347,14 @@ pub fn published(
         }];
     };
     let by_hand = refs.by_hand.iter().map(|(name, entry)| {
-        let state = if entry.shown.is_some() { State::Current } else { State::New };
-        let (name, path, reason) = (name.clone(), path(&entry.directory), entry.in_the_way.clone());
+        let state = match (&entry.attempt, entry.shown) {
+            (Some(_), _) => State::Failing,
+            (None, Some(_)) => State::Current,
+            (None, None) => State::New,
+        };
+        let reason = entry.in_the_way.clone();
+        let reason = reason.or_else(|| entry.attempt.as_ref().map(Attempt::sentence));
+        let (name, path) = (name.clone(), path(&entry.directory));
         PublishedRef { name, revision: entry.shown, path, state, reason }
     });
     let with_name =

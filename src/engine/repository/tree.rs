@@ -1,10 +1,13 @@
 //! The tree of a commit: its `.pmpy.toml`, and its differences from another commit. Reads objects only;
 //! knows no worktree.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use crate::config::TreeSettings;
 use crate::domain::git::{Commit, ObjectId};
+use crate::domain::repository::action::TriedRevisions;
 use crate::domain::repository::change::{
     ChangeError, ObjectError, ObjectSource, RepoPath, TreeChange,
 };
@@ -93,11 +96,23 @@ pub fn gaps(git: &Git, known: Option<&ContentGaps>, revision: Commit) -> Option<
     ContentGaps::of(revision, &whole_tree(git, git, revision).ok()?, git).ok()
 }
 
-/// The paths that differ between `previous` and `target`; `None` when there is no previous commit, or it
-/// is missing.
-pub fn changed_since(git: &Git, previous: Option<Commit>, target: Commit) -> Option<Vec<Vec<u8>>> {
-    let previous = previous.filter(|previous| git.has(*previous))?;
-    paths_between(git, Some(previous), target).ok()
+/// The paths that differ between `target` and `previous`, the last success, or any revision that was
+/// `tried` since; sorted. `None`: every path may differ, for there is no previous commit, or one is
+/// missing.
+pub fn changed_since(
+    git: &Git,
+    previous: Option<Commit>,
+    tried: &TriedRevisions,
+    target: Commit,
+) -> Option<Vec<Vec<u8>>> {
+    let mut changed = BTreeSet::new();
+    for from in tried.known()?.iter().copied().chain([previous?]) {
+        if !git.has(from) {
+            return None;
+        }
+        changed.extend(paths_between(git, Some(from), target).ok()?);
+    }
+    Some(changed.into_iter().collect())
 }
 
 /// Every path of a commit.
@@ -109,16 +124,6 @@ fn paths_between(git: &Git, from: Option<Commit>, to: Commit) -> Result<Vec<Vec<
     let from = from.map(|from| tree_of(git, from)).transpose()?;
     let paths = TreeChange::paths(from, tree_of(git, to)?, git)?;
     Ok(paths.iter().map(|path| path.as_bytes().to_owned()).collect())
-}
-
-/// The paths as scripts read them, each ended by NUL.
-pub fn nul_separated(paths: &[Vec<u8>]) -> Vec<u8> {
-    let mut list = Vec::new();
-    for path in paths {
-        list.extend_from_slice(path);
-        list.push(0);
-    }
-    list
 }
 
 /// The paths with local changes, for messages; at most ten.

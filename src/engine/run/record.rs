@@ -5,7 +5,7 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
-use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, Trigger};
+use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, TriedRevisions, Trigger};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::history::{ActKind, PersonAct};
 use crate::domain::repository::observed::{RecordedFinding, TreeRerunPolicy};
@@ -103,6 +103,7 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
     let mut memory = repository.records.memory()?;
     if succeeded {
         memory.attempt = None;
+        memory.tried = TriedRevisions::default();
         memory.verdict = None;
         (memory.accepted, memory.unheld) = (None, None);
         memory.acted = Some(finished);
@@ -112,6 +113,7 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
             tree.map(|tree| TreeRerunPolicy { revision: step.target, when: tree.when });
         memory.gaps = tree::gaps(&repository.git, memory.gaps.as_ref(), step.target);
     } else {
+        memory.tried.add(step.target);
         let attempt = Attempt::after(
             ending.outcome.clone(),
             step.target,

@@ -15,8 +15,8 @@ use crate::domain::git::{Commit, RefName};
 use crate::domain::repository::action::{Outcome, ProgressEvent, RunStarted, Trigger};
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
-use crate::engine::repository::Repository;
 use crate::engine::repository::machine_id::id_is_late;
+use crate::engine::repository::{Repository, tree};
 use crate::system::host::{self, User, since_boot};
 use crate::system::lock::JournalStep;
 use crate::system::logs::ActionLog;
@@ -97,6 +97,21 @@ pub fn standing_environment_of(
         set(key, value.into());
     }
     Ok(env)
+}
+
+/// Writes the file for `AGENT_CHANGED`: the `paths`, or every path of `revision`, each ended by NUL.
+/// Returns its path.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn put_changed(
+    repository: &Repository,
+    paths: Option<Vec<Vec<u8>>>,
+    revision: Commit,
+) -> Result<PathBuf> {
+    let paths = paths.unwrap_or_else(|| tree::every_path(&repository.git, revision));
+    let list: Vec<u8> = paths.into_iter().flat_map(|path| [path, vec![0]].concat()).collect();
+    repository.records.put_changed(&list)
 }
 
 /// The whole environment of the scripts.

@@ -4,7 +4,7 @@
 use super::{ActionState, ListedRef, PollRecord, RefListing, RepairRecord};
 use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::publish::state::{PublishRecord, RefRecord};
-use crate::domain::repository::action::{Attempt, FinishedRun};
+use crate::domain::repository::action::{Attempt, FinishedRun, TriedRevisions};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::history::HistoryEntry;
 use crate::domain::repository::observed::{Pin, RecordedFinding};
@@ -30,6 +30,12 @@ impl<T: ContainsIds> ContainsIds for Option<T> {
 impl ContainsIds for Attempt {
     fn are_of(&self, format: ObjectFormat) -> bool {
         self.revision.are_of(format)
+    }
+}
+
+impl ContainsIds for TriedRevisions {
+    fn are_of(&self, format: ObjectFormat) -> bool {
+        self.iter().all(|revision| revision.are_of(format))
     }
 }
 
@@ -72,8 +78,9 @@ impl ContainsIds for HistoryEntry {
 
 impl ContainsIds for ActionState {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        let Self { attempt, verdict, accepted, unheld, tree_when, gaps, acted, .. } = self;
+        let Self { attempt, tried, verdict, accepted, unheld, tree_when, gaps, acted, .. } = self;
         attempt.are_of(format)
+            && tried.are_of(format)
             && unheld.are_of(format)
             && verdict.are_of(format)
             && accepted.are_of(format)
@@ -115,9 +122,10 @@ impl ContainsIds for RefListing {
 /// checked.
 impl ContainsIds for PublishRecord {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        self.values().all(|RefRecord { good, attempt, verdict, .. }| {
+        self.values().all(|RefRecord { good, attempt, tried, verdict, .. }| {
             good.are_of(format)
                 && attempt.are_of(format)
+                && tried.are_of(format)
                 && verdict.as_ref().is_none_or(|(id, it)| id.are_of(format) && it.are_of(format))
         })
     }

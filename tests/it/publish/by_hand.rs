@@ -38,6 +38,12 @@ fn a_tag_a_branch_or_a_revision_goes_to_the_target_without_the_network() {
         (entry["state"].as_str(), entry["path"].as_str()),
         (Some("current"), Some(text(&site.at(""))))
     );
+    // What readers see is what is recorded, whatever upstream has by now.
+    site.machine.agent(&["checkout", NAME, "feature/x"]).ok();
+    site.machine.tick();
+    let row = site.machine.row(NAME);
+    assert_eq!(row["acted"]["revision"].as_str(), Some(&*site.shown("")), "{row:#}");
+    assert_eq!(site.machine.lastaction(NAME), Some(site.shown("")));
 }
 
 #[test]

@@ -571,6 +571,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         prop::option::weighted(0.8, any_commit()),
         prop::option::of((-100i64..100).prop_map(|minutes| now() + Duration::minutes(minutes))),
         prop::option::of(any_attempt()),
+        prop::bool::weighted(0.2),
         prop::option::of(any_verdict()),
         prop::option::weighted(0.1, any_commit()),
     );
@@ -588,7 +589,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
     );
     (git, records, people).prop_map(|(git, records, people)| {
         let (head, upstream, other, lost, lagging) = git;
-        let (acted, acted_at, attempt, verdict, accepted) = records;
+        let (acted, acted_at, attempt, is_tried, verdict, accepted) = records;
         let (broken, running, leftover, holds, pin, unreachable, other_format) = people;
         let upstream = match upstream {
             UpstreamTip::Tip { commit, fetched } => {
@@ -609,6 +610,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             id_is_late: false,
             tree_when: None,
             gaps: None,
+            no_script: None,
             asked: None,
             left_alone: None,
             late: None,
@@ -622,6 +624,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             lagging: lagging && apart,
             acted,
             acted_at: acted_at.filter(|_| acted.is_some()),
+            is_tried: is_tried || attempt.is_some(),
             attempt,
             verdict,
             accepted,
