@@ -245,7 +245,7 @@ mod tests {
             outcome,
             attempt: 1,
             seconds: 0.84,
-            log: None,
+            log: Some("1.log".into()),
             tree: None,
             count: 1,
             first: None,

@@ -20,7 +20,7 @@ fn run(digit: char, minutes_ago: i64, outcome: Outcome) -> FinishedRun {
         outcome,
         attempt: 1,
         seconds: 0.84,
-        log: None,
+        log: Some("1.log".into()),
         tree: None,
         count: 1,
         first: None,
