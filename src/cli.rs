@@ -110,6 +110,8 @@ pub enum Command {
     Unhold(UnholdArgs),
     /// Take one rewritten upstream revision that was refused
     Accept(AcceptArgs),
+    /// Stop working on a repository, and on request remove what belongs to it
+    Forget(ForgetArgs),
     /// Install, show or remove the schedule of ticks
     Schedule(ScheduleArgs),
     /// Check configuration, remotes and permissions: a verdict each, and what to do
@@ -389,6 +391,19 @@ impl AcceptArgs {
     pub fn reason(&self) -> Option<String> {
         (!self.words.is_empty()).then(|| self.words.join(" "))
     }
+}
+
+/// `forget REPO [--purge]`
+#[derive(Args, Debug)]
+pub struct ForgetArgs {
+    /// Its name, as in status
+    pub repo: String,
+    /// Also remove its clone, targets, releases, state and logs, after a question
+    #[arg(long)]
+    pub purge: bool,
+    /// Do not ask
+    #[arg(long, requires = "purge")]
+    pub yes: bool,
 }
 
 /// `check [--offline]`

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod checkout;
+pub mod forget;
 pub mod helper_main;
 mod holds;
 

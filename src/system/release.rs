@@ -54,6 +54,7 @@ mod remove;
 mod write;
 
 pub use link::{LinkState, in_the_way};
+pub use remove::remove_directory;
 pub use write::StagedRelease;
 
 /// File in a store that names its repository.

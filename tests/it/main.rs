@@ -24,6 +24,7 @@ mod examples;
 #[cfg(feature = "servers")]
 mod first_boot;
 mod foreign_processes;
+mod forget;
 mod hangs;
 mod holds;
 mod hostile;
