@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::config;
 use crate::domain::repository::action::Trigger;
+use crate::domain::repository::hold::HoldEnd;
 use crate::system::git::libgit2_version;
 
 mod hidden;
@@ -93,7 +94,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Explain the current state of a repository and the next step
     Explain(ExplainArgs),
-    /// List what this machine applied, newest first
+    /// List what this machine applied and what people did to it, newest first
     History(HistoryArgs),
     /// Print what the last actions printed
     Log(LogArgs),
@@ -105,10 +106,12 @@ pub enum Command {
     Checkout(CheckoutArgs),
     /// Stop applying revisions, until unhold or a time
     Hold(HoldArgs),
-    /// Lift a hold, a rollback's pin, or a foreign currentaction.txt
+    /// Lift the caller's holds and pin, and say what is applied next
     Unhold(UnholdArgs),
     /// Take one rewritten upstream revision that was refused
     Accept(AcceptArgs),
+    /// Stop working on a repository, and on request remove what belongs to it
+    Forget(ForgetArgs),
     /// Install, show or remove the schedule of ticks
     Schedule(ScheduleArgs),
     /// Check configuration, remotes and permissions: a verdict each, and what to do
@@ -312,9 +315,9 @@ pub struct CheckoutArgs {
     pub to: Option<PathBuf>,
 }
 
-/// `hold [REPO|--all] [REASON] [--until DURATION]`
+/// `hold [REPO|--all] [REASON] [--until WHEN]`
 #[derive(Args, Debug)]
-#[command(override_usage = "agent hold [REPO|--all] [REASON] [--until DURATION]")]
+#[command(override_usage = "agent hold [REPO|--all] [REASON] [--until WHEN]")]
 pub struct HoldArgs {
     /// Which repository, and why it is to stop; after --all only why
     #[arg(value_names = ["REPO", "REASON"], num_args = 0..)]
@@ -322,9 +325,22 @@ pub struct HoldArgs {
     /// Every repository
     #[arg(long)]
     pub all: bool,
-    /// End the hold after this time
-    #[arg(long, value_name = "DURATION", value_parser = config::positive_duration)]
-    pub until: Option<Duration>,
+    /// End the hold then: 2h, 14:30 (the next such time), 2026-12-24 or 2026-12-24T18:00, local time
+    #[arg(long, value_name = "WHEN", value_parser = hold_end)]
+    pub until: Option<HoldEnd>,
+}
+
+fn hold_end(text: &str) -> Result<HoldEnd, String> {
+    if let Some(end) = HoldEnd::parse_moment(text) {
+        return Ok(end);
+    }
+    config::positive_duration(text).map(HoldEnd::After).map_err(|error| {
+        let sentence = error.lines().next().unwrap_or_default();
+        format!(
+            "{sentence}\nhint: write a number and its unit, such as \"2h\", a time such as \"14:30\", or a day such \
+             as \"2026-12-24\" or \"2026-12-24T18:00\""
+        )
+    })
 }
 
 impl HoldArgs {
@@ -340,24 +356,54 @@ impl HoldArgs {
     }
 }
 
-/// `unhold [REPO|--all]`
+/// `unhold [REPO|--all] [N|--everybody]`
 #[derive(Args, Debug)]
+#[command(override_usage = "agent unhold [REPO [N|--everybody]|--all]")]
 pub struct UnholdArgs {
     /// Its name, as in status
     #[arg(conflicts_with = "all")]
     pub repo: Option<String>,
-    /// Every repository
+    /// Only the hold with this number; without it, what the caller set
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub number: Option<u32>,
+    /// The holds and the pin of everybody
+    #[arg(long, conflicts_with_all = ["all", "number"])]
+    pub everybody: bool,
+    /// What hold --all set, in every repository
     #[arg(long)]
     pub all: bool,
 }
 
-/// `accept REPO REVISION`
+/// `accept REPO REVISION [REASON]`
 #[derive(Args, Debug)]
 pub struct AcceptArgs {
     /// Its name, as in status
     pub repo: String,
     /// The revision, as status prints it
     pub revision: String,
+    /// Why, for the history
+    #[arg(value_name = "REASON")]
+    words: Vec<String>,
+}
+
+impl AcceptArgs {
+    /// Why. All words belong to it.
+    pub fn reason(&self) -> Option<String> {
+        (!self.words.is_empty()).then(|| self.words.join(" "))
+    }
+}
+
+/// `forget REPO [--purge]`
+#[derive(Args, Debug)]
+pub struct ForgetArgs {
+    /// Its name, as in status
+    pub repo: String,
+    /// Also remove its clone, targets, releases, state and logs, after a question
+    #[arg(long)]
+    pub purge: bool,
+    /// Do not ask
+    #[arg(long, requires = "purge")]
+    pub yes: bool,
 }
 
 /// `check [--offline]`

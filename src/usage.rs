@@ -217,7 +217,8 @@ mod tests {
             (
                 "agent hold ops --until soon",
                 "--until: \"soon\" is not a time\n\
-                 hint: write a number and its unit, such as \"30s\", \"5m\" or \"1h\"",
+                 hint: write a number and its unit, such as \"2h\", a time such as \"14:30\", or a day such as \
+                 \"2026-12-24\" or \"2026-12-24T18:00\"",
             ),
         ] {
             assert_eq!(message(line), text, "{line}");

@@ -28,11 +28,17 @@ pub struct WorkerArgs {
     #[arg(long)]
     pub redo: bool,
     /// Go back to this revision
-    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept"])]
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept", "checkout"])]
     pub rollback: Option<String>,
+    /// Show this revision at the target
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept"])]
+    pub checkout: Option<String>,
     /// Take this rewritten revision
     #[arg(long, value_name = "REVISION", conflicts_with = "redo")]
     pub accept: Option<String>,
+    /// The person's reason
+    #[arg(long)]
+    pub reason: Option<String>,
 }
 
 /// `helper --user NAME COMMAND`: how root does something as another user.

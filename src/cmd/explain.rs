@@ -16,6 +16,8 @@ use crate::domain::repository::observed::{Observed, Policy, RerunPolicy, Upstrea
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::StatusRow;
 use crate::engine::context::Context;
+use crate::engine::discovery::RepoEntry;
+use crate::engine::operator::Explanation;
 use crate::engine::repository::limits;
 use crate::engine::tick::user_helper::CommandExtent;
 use crate::engine::{operator, tick};
@@ -54,8 +56,8 @@ pub fn text(
     let name = format::escaped(&row.name);
     let since = format::when(row.since, now);
     let mut lines = vec![match format::details(row, now) {
-        Some(details) => format!("{name} is {} since {since}: {details}.", row.state),
-        None => format!("{name} is {} since {since}.", row.state),
+        Some(details) => format!("{name} is {} since {since}: {details}.", row.shown_state()),
+        None => format!("{name} is {} since {since}.", row.shown_state()),
     }];
     let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
     lines.extend(hint.map(|hint| format!("  hint: {hint}")));
@@ -69,6 +71,22 @@ pub fn text(
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What happens next in a repository, and when.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn next_steps(context: &Context, repo: &RepoEntry) -> Result<Vec<String>> {
+    let explain = |context: &_, repo: &_| operator::explain(context, repo, None);
+    let Explanation { seen, policy, decision, .. } = limits::within(context, repo, explain)?;
+    let status = tick::survey(context, std::slice::from_ref(&repo.name))?;
+    let Some(row) = status.repositories.first() else { bail!("{} is gone", repo.name) };
+    let mut steps = next(row, &seen, &policy, &decision, status.at);
+    if matches!(decision.plan, Plan::Fetch { .. } | Plan::Run(_) | Plan::Publish(_)) {
+        steps.push(format!("To do it at once: agent tick {}", format::escaped(&row.name)));
+    }
+    Ok(steps)
 }
 
 /// The sentence about whether `revision` is on this machine, and if not, why.
@@ -250,6 +268,8 @@ fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<S
     });
     let gaps = seen.gaps.iter().flat_map(ContentGaps::sentences);
     sentences.extend(gaps.map(|sentence| format!("{}.", format::escaped(&sentence))));
+    let ignored = seen.ignored_keys.iter().map(|key| format::ignored_key(key));
+    sentences.extend(ignored.map(|sentence| format!("Ignored: {sentence}.")));
     sentences.extend(seen.attempt.as_ref().map(|attempt| {
         format!(
             "Attempt {} at {} {}.",
@@ -259,14 +279,11 @@ fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<S
         )
     }));
     sentences.extend(seen.holds.iter().map(|hold| {
-        let until = hold
-            .until
-            .map_or(String::new(), |until| format!(", ends {}", format::when(until, now)));
+        let (since, name) = (format::when(hold.since, now), format::escaped(&row.name));
         format!(
-            "Held by {}, {}{until}: {}.",
-            format::escaped(&hold.by),
-            format::when(hold.since, now),
-            format::escaped(&hold.reason)
+            "Hold {0}: {1}, since {since}. To lift it: agent unhold {name} {0}",
+            hold.number,
+            format::held(hold, now)
         )
     }));
     sentences.extend(seen.pin.as_ref().map(|pin| {
@@ -482,6 +499,9 @@ fn unblock(row: &StatusRow, seen: &Observed, name: &str, now: DateTime<Utc>) -> 
             Some(until) if seen.holds.iter().all(|hold| hold.until.is_some()) => {
                 format!("The hold ends {}.", format::when(until, now))
             }
+            _ if seen.holds.is_empty() => {
+                "Nothing, until a commit without hold in its .pmpy.toml is pushed.".to_owned()
+            }
             _ => "Nothing, until the hold is lifted.".to_owned(),
         },
         State::Refused => "Nothing, until a revision that keeps the rules is pushed.".to_owned(),
@@ -499,7 +519,10 @@ fn unblock(row: &StatusRow, seen: &Observed, name: &str, now: DateTime<Utc>) -> 
     };
     let command = match (row.state, seen.upstream) {
         (State::Held, _) if !seen.holds.is_empty() => {
-            Some(format!("To lift it now: agent unhold {name}"))
+            Some(format!("To lift what you set: agent unhold {name}"))
+        }
+        (State::Held, UpstreamTip::Tip { commit, .. }) => {
+            Some(format!("To apply it here all the same: agent accept {name} {commit}"))
         }
         (State::Rewritten, UpstreamTip::Tip { commit, .. }) if seen.other_format.is_none() => {
             Some(format!("To take it: agent accept {name} {commit}"))

@@ -11,7 +11,8 @@ use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row as Line
 use crate::domain::remote::LastPoll;
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::notices::{Notice, StateChange};
-use crate::domain::repository::state::Severity;
+use crate::domain::repository::hold::Hold;
+use crate::domain::repository::state::{Severity, State};
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
 
@@ -89,7 +90,11 @@ pub fn reason_and_hint(reason: &str) -> (String, Option<String>) {
 /// one; `None` when there are none.
 pub fn details(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
     let mut parts = Vec::new();
-    parts.extend(row.reason.as_deref().map(|reason| reason_and_hint(reason).0));
+    if row.state == State::Held && !row.holds.is_empty() {
+        parts.extend(row.holds.iter().map(|hold| held(hold, now)));
+    } else {
+        parts.extend(row.reason.as_deref().map(|reason| reason_and_hint(reason).0));
+    }
     if row.attempt > 0 {
         parts.push(format!("attempt {}", row.attempt));
         parts.push(match row.next_try.filter(|&next| next > now) {
@@ -100,12 +105,23 @@ pub fn details(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
+/// By whom, why, and until when.
+pub fn held(hold: &Hold, now: DateTime<Utc>) -> String {
+    let until = hold.until.map(|until| format!(", ends {}", when(until, now)));
+    format!("{}{}", hold.sentence(), until.unwrap_or_default())
+}
+
+/// The sentence about a key in `.pmpy.toml` that this version does not know.
+pub fn ignored_key(key: &str) -> String {
+    format!("the key {} in .pmpy.toml is not known to this version of the agent", escaped(key))
+}
+
 /// A notice as one line, such as
 /// `spog: failing (was current): 1234abc exited 1, attempt 1, next try in 2 min, 03:12 +0100`.
 pub fn notice(notice: &Notice, now: DateTime<Utc>) -> String {
     let row = &notice.row;
     let name = escaped(&row.name);
-    let state = row.state;
+    let state = row.shown_state();
     let head = match (notice.change, &notice.was) {
         (StateChange::Moved, was) => {
             let old = was.as_ref().and_then(|was| was.branch.as_deref()).unwrap_or("another one");
@@ -207,7 +223,6 @@ mod tests {
 
     use crate::cmd::format::*;
     use crate::domain::report::notices::ReportedState;
-    use crate::domain::repository::state::State;
 
     fn now() -> DateTime<Utc> {
         "2026-11-22T02:19:00Z".parse().unwrap()

@@ -1,4 +1,5 @@
-//! `agent history`: prints the finished runs of this machine, newest first. Reads no record itself.
+//! `agent history`: prints the finished runs of this machine and the acts of people, newest first. Reads no
+//! record itself.
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
@@ -8,25 +9,50 @@ use serde::Serialize;
 use crate::cli;
 use crate::cmd::format;
 use crate::domain::repository::action::{FinishedRun, Outcome};
+use crate::domain::repository::history::{HistoryEntry, PersonAct};
 use crate::domain::repository::state::Severity;
 use crate::engine::context::Context;
 use crate::engine::operator;
 use crate::exit::ExitStatus;
 use crate::system::host;
 
-/// Consecutive successes of one revision, or one other run.
-struct RunGroup<'a> {
+/// Consecutive successes of one revision, or one other entry.
+struct HistoryGroup<'a> {
     repository: &'a str,
-    first: &'a FinishedRun,
-    last: &'a FinishedRun,
-    times: usize,
+    entry: &'a HistoryEntry,
+    first: DateTime<Utc>,
+    last: DateTime<Utc>,
+    count: u32,
 }
 
 #[derive(Serialize)]
 struct HistoryRecord<'a> {
     repository: &'a str,
     #[serde(flatten)]
-    finished: &'a FinishedRun,
+    entry: &'a HistoryEntry,
+    #[serde(flatten)]
+    times: Option<RunTimes>,
+}
+
+/// How often and when the runs of one entry ended. A single run's record has none of its own.
+#[derive(Serialize)]
+struct RunTimes {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first: Option<DateTime<Utc>>,
+    last: DateTime<Utc>,
+}
+
+impl<'a> HistoryRecord<'a> {
+    fn of(repository: &'a str, entry: &'a HistoryEntry) -> Self {
+        let times = entry.run().map(|run| RunTimes {
+            count: (run.count == 1).then_some(1),
+            first: run.first.is_none().then_some(run.at),
+            last: run.at,
+        });
+        Self { repository, entry, times }
+    }
 }
 
 /// `agent history [REPO] [-n N] [--json]`
@@ -57,73 +83,115 @@ pub fn run(context: &Context, args: &cli::HistoryArgs) -> Result<ExitStatus> {
     Ok(ExitStatus::Fine)
 }
 
-/// The history as text: a line for each of the newest `limit` runs. Consecutive successes of one revision
-/// count as one run, at the place of the first.
+/// The history as text: a line for each of the newest `limit` entries. Consecutive successes of one revision
+/// count as one entry, at the place of the first.
 pub fn text(
-    histories: &[(String, Vec<FinishedRun>)],
+    histories: &[(String, Vec<HistoryEntry>)],
     limit: usize,
     width: Option<u16>,
     now: DateTime<Utc>,
 ) -> String {
-    let mut folds: Vec<_> = histories.iter().flat_map(|(name, runs)| folded(name, runs)).collect();
-    folds.sort_by_key(|fold| std::cmp::Reverse(fold.first.at));
-    folds.truncate(limit);
-    if folds.is_empty() {
+    let mut groups: Vec<_> = histories.iter().flat_map(|(name, all)| grouped(name, all)).collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.first));
+    groups.truncate(limit);
+    if groups.is_empty() {
         return "nothing was applied yet\n".to_owned();
     }
     let several = histories.len() > 1;
-    let rows = folds.iter().map(|fold| cells(fold, several, width, now)).collect();
+    let rows = groups.iter().map(|group| cells(group, several, width, now)).collect();
     let mut lines = Vec::new();
-    for (fold, line) in folds.iter().zip(format::table(rows, 1, width)) {
+    for (group, line) in groups.iter().zip(format::table(rows, 1, width)) {
         lines.push(line);
-        if let Outcome::Hindered { reason } = &fold.first.outcome {
-            lines.push(format!("    {}", format::reason_and_hint(reason).0));
-        }
+        lines.extend(detail(group.entry, now).map(|detail| format!("    {detail}")));
     }
     lines.push(String::new());
     lines.join("\n")
 }
 
-/// The newest `limit` runs as a JSON array of objects, none of them grouped.
+/// What a table has no room for: the reason of an act or of a failure.
+fn detail(entry: &HistoryEntry, now: DateTime<Utc>) -> Option<String> {
+    match entry {
+        HistoryEntry::Act(PersonAct { reason, until, .. }) => {
+            let until = until.map(|until| format!("ends {}", format::when(until, now)));
+            let parts: Vec<String> =
+                reason.as_deref().map(format::escaped).into_iter().chain(until).collect();
+            (!parts.is_empty()).then(|| parts.join(", "))
+        }
+        HistoryEntry::Run(run) => match &run.outcome {
+            Outcome::Hindered { reason } => Some(format::reason_and_hint(reason).0),
+            _ => None,
+        },
+    }
+}
+
+/// The newest `limit` entries as a JSON array of objects.
 ///
 /// # Errors
 /// When the JSON cannot be made, which does not happen for a tick's records.
-pub fn json(histories: &[(String, Vec<FinishedRun>)], limit: usize) -> Result<String> {
+pub fn json(histories: &[(String, Vec<HistoryEntry>)], limit: usize) -> Result<String> {
     let mut records: Vec<_> = histories
         .iter()
-        .flat_map(|(repository, runs)| {
-            runs.iter().map(move |finished| HistoryRecord { repository, finished })
-        })
+        .flat_map(|(name, all)| all.iter().map(move |entry| HistoryRecord::of(name, entry)))
         .collect();
-    records.sort_by_key(|record| std::cmp::Reverse(record.finished.at));
+    records.sort_by_key(|record| std::cmp::Reverse(record.entry.at()));
     records.truncate(limit);
     let text = serde_json::to_string_pretty(&records).context("cannot write history as JSON")?;
     Ok(text + "\n")
 }
 
-fn folded<'a>(repository: &'a str, runs: &'a [FinishedRun]) -> Vec<RunGroup<'a>> {
-    let mut sorted: Vec<_> = runs.iter().collect();
-    sorted.sort_by_key(|run| run.at);
-    let mut folds: Vec<RunGroup<'a>> = Vec::new();
-    for run in sorted {
-        match folds.last_mut() {
-            Some(fold)
-                if run.outcome == Outcome::Succeeded
-                    && fold.last.outcome == Outcome::Succeeded
-                    && fold.last.revision == run.revision
-                    && fold.last.reference == run.reference =>
-            {
-                fold.last = run;
-                fold.times += 1;
+fn grouped<'a>(repository: &'a str, entries: &'a [HistoryEntry]) -> Vec<HistoryGroup<'a>> {
+    let mut sorted: Vec<_> = entries.iter().collect();
+    sorted.sort_by_key(|entry| entry.at());
+    let mut groups: Vec<HistoryGroup<'a>> = Vec::new();
+    for entry in sorted {
+        let (first, count) = entry.run().map_or((entry.at(), 1), |run| (run.first_at(), run.count));
+        match (groups.last_mut(), entry.run()) {
+            (Some(group), Some(run)) if group.entry.run().is_some_and(|it| is_again(it, run)) => {
+                group.last = run.at;
+                group.count += count;
             }
-            _ => folds.push(RunGroup { repository, first: run, last: run, times: 1 }),
+            _ => groups.push(HistoryGroup { repository, entry, first, last: entry.at(), count }),
         }
     }
-    folds
+    groups
 }
 
-fn cells(fold: &RunGroup, several: bool, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
-    let run = fold.first;
+/// Whether both are successes of one revision.
+fn is_again(run: &FinishedRun, next: &FinishedRun) -> bool {
+    run.outcome == Outcome::Succeeded
+        && next.outcome == Outcome::Succeeded
+        && (run.revision, &run.reference) == (next.revision, &next.reference)
+}
+
+fn cells(group: &HistoryGroup, several: bool, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
+    let when = Cell::new(format::when_fitting(width, group.first, now));
+    let mut cells = match group.entry {
+        HistoryEntry::Run(run) => run_cells(group, run, width, now),
+        HistoryEntry::Act(act) => act_cells(act),
+    };
+    cells.insert(0, when);
+    if several {
+        // After the elastic column, whose index must not change.
+        cells.insert(2, Cell::new(format::escaped(group.repository)));
+    }
+    cells
+}
+
+/// The act, who it was, and from where.
+fn act_cells(act: &PersonAct) -> Vec<Cell> {
+    let revision = act.revision.map_or(String::new(), |revision| format!(" {}", revision.short()));
+    let from = act.who.from.as_deref().map(|from| format!(" from {}", format::escaped(from)));
+    let who = format!("by {}{}", format::escaped(&act.who.name), from.unwrap_or_default());
+    let what = Cell::new(format!("{}{revision}", act.act.as_str()));
+    vec![what, Cell::new("person"), Cell::new(""), Cell::new(who)]
+}
+
+fn run_cells(
+    group: &HistoryGroup,
+    run: &FinishedRun,
+    width: Option<u16>,
+    now: DateTime<Utc>,
+) -> Vec<Cell> {
     let of_ref = run.reference.as_deref().map_or(String::new(), |name| {
         format!("{} ", format::escaped(name.strip_prefix("refs/heads/").unwrap_or(name)))
     });
@@ -133,11 +201,11 @@ fn cells(fold: &RunGroup, several: bool, width: Option<u16>, now: DateTime<Utc>)
         Outcome::Succeeded if run.ran_nothing() => "nothing to run".to_owned(),
         outcome => outcome.word().to_owned(),
     };
-    let outcome = match fold.times {
+    let outcome = match group.count {
         1 if run.attempt > 1 => format!("{ending}, attempt {}", run.attempt),
         1 => ending,
         times => {
-            format!("{ending} ×{times}, last {}", format::when_fitting(width, fold.last.at, now))
+            format!("{ending} ×{times}, last {}", format::when_fitting(width, group.last, now))
         }
     };
     let severity = match run.outcome {
@@ -145,18 +213,12 @@ fn cells(fold: &RunGroup, several: bool, width: Option<u16>, now: DateTime<Utc>)
         Outcome::Deferred => Severity::Warning,
         _ => Severity::Critical,
     };
-    let mut cells = vec![
-        Cell::new(format::when_fitting(width, run.at, now)),
+    vec![
         Cell::new(revision),
         Cell::new(run.trigger),
-        Cell::new(format::seconds(fold.last.seconds)),
+        Cell::new(format::seconds(run.seconds)),
         Cell::new(outcome).fg(format::colour(severity)),
-    ];
-    if several {
-        // After the elastic column, whose index must not change.
-        cells.insert(2, Cell::new(format::escaped(fold.repository)));
-    }
-    cells
+    ]
 }
 
 #[cfg(test)]
@@ -183,11 +245,18 @@ mod tests {
             outcome,
             attempt: 1,
             seconds: 0.84,
-            log: Some("log".to_owned()),
+            log: Some("1.log".into()),
+            tree: None,
+            count: 1,
+            first: None,
         }
     }
 
-    fn plain(histories: &[(String, Vec<FinishedRun>)], limit: usize) -> Vec<String> {
+    fn of(name: &str, runs: Vec<FinishedRun>) -> (String, Vec<HistoryEntry>) {
+        (name.to_owned(), runs.into_iter().map(HistoryEntry::Run).collect())
+    }
+
+    fn plain(histories: &[(String, Vec<HistoryEntry>)], limit: usize) -> Vec<String> {
         let text = strip_str(&text(histories, limit, None, now())).to_string();
         text.lines().map(str::to_owned).collect()
     }
@@ -197,7 +266,7 @@ mod tests {
         let mut runs: Vec<_> = (1..=12).map(|n| run("b", n * 2, Outcome::Succeeded)).collect();
         runs.push(run("a", 59, Outcome::Succeeded));
         runs.push(FinishedRun { attempt: 2, ..run("b", 30, Outcome::Failed { code: 3 }) });
-        let lines = plain(&[("spog".into(), runs)], 10);
+        let lines = plain(&[of("spog", runs)], 10);
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[0].starts_with("24 min ago, "), "{lines:?}");
         assert!(
@@ -211,13 +280,13 @@ mod tests {
     fn a_return_to_an_older_revision_is_not_folded_into_its_first_time() {
         let runs = ["a", "b", "a"].iter().zip([30, 20, 10]);
         let runs = runs.map(|(digit, ago)| run(digit, ago, Outcome::Succeeded)).collect();
-        assert_eq!(plain(&[("spog".into(), runs)], 10).len(), 3);
+        assert_eq!(plain(&[of("spog", runs)], 10).len(), 3);
     }
 
     #[test]
     fn what_hindered_an_action_is_printed_below_it() {
         let reason = "cannot write: disk full\nhint: make room".to_owned();
-        let lines = plain(&[("spog".into(), vec![run("a", 5, Outcome::Hindered { reason })])], 10);
+        let lines = plain(&[of("spog", vec![run("a", 5, Outcome::Hindered { reason })])], 10);
         assert!(lines[0].ends_with("  hindered"), "{lines:?}");
         assert_eq!(lines[1], "    cannot write: disk full");
     }
@@ -225,8 +294,8 @@ mod tests {
     #[test]
     fn several_repositories_are_merged_by_time_and_named() {
         let histories = [
-            ("ops".to_owned(), vec![run("a", 5, Outcome::TimedOut)]),
-            ("spog\u{1b}".to_owned(), vec![run("b", 3, Outcome::Succeeded)]),
+            of("ops", vec![run("a", 5, Outcome::TimedOut)]),
+            of("spog\u{1b}", vec![run("b", 3, Outcome::Succeeded)]),
         ];
         let lines = plain(&histories, 10);
         assert!(lines[0].contains("spog\\u{1b}") && lines[1].contains("ops"), "{lines:?}");
@@ -237,12 +306,40 @@ mod tests {
     #[test]
     fn programs_get_every_run() {
         let runs = (1..=3).map(|n| run("b", n, Outcome::Succeeded)).collect();
-        let text = json(&[("spog".into(), runs)], 2).unwrap();
+        let text = json(&[of("spog", runs)], 2).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value.as_array().map(Vec::len), Some(2));
         assert_eq!(value[0]["repository"], "spog");
         assert_eq!(value[0]["id"], "b-1");
         assert_eq!(value[0]["trigger"], "cron");
         assert_eq!(value[0]["outcome"]["kind"], "succeeded");
+        assert_eq!((&value[0]["count"], &value[0]["first"]), (&1.into(), &value[0]["last"]));
+    }
+
+    #[test]
+    fn an_act_names_the_person_and_the_reason() {
+        use crate::domain::repository::history::ActKind;
+        use crate::domain::repository::hold::Person;
+        let (name, from) = ("ann\u{1b}".to_owned(), Some("10.0.0.7".to_owned()));
+        let act = PersonAct {
+            at: now() - Duration::minutes(7),
+            act: ActKind::Hold,
+            who: Person { name, from, login: Some(1000), ..Person::default() },
+            reason: Some("restore\nfirst".to_owned()),
+            revision: None,
+            until: Some(now() + Duration::hours(1)),
+        };
+        let folded = FinishedRun { count: 3, ..run("b", 3, Outcome::Succeeded) };
+        let first = Some(now() - Duration::minutes(5));
+        let all = vec![HistoryEntry::Act(act), HistoryEntry::Run(FinishedRun { first, ..folded })];
+        let histories = [("spog".to_owned(), all)];
+        let lines = plain(&histories, 10);
+        assert!(lines[0].contains("succeeded ×3, last 3 min ago"), "{lines:?}");
+        assert!(lines[1].contains("hold") && lines[1].ends_with("by ann\\u{1b} from 10.0.0.7"));
+        assert!(lines[2].starts_with("    restore\\nfirst, ends in 1 h, "), "{lines:?}");
+        let value: serde_json::Value =
+            serde_json::from_str(&json(&histories, 10).unwrap()).unwrap();
+        assert_eq!((&value[0]["count"], &value[1]["act"]), (&3.into(), &"hold".into()));
+        assert_eq!(value[1]["who"]["login"], 1000);
     }
 }

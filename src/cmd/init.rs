@@ -267,6 +267,7 @@ fn first_tick(
         dry_run: false,
         wait: LockWait::Unlimited,
         command: WorkerCommand::Follow,
+        reason: None,
     };
     let say = |text: &str| {
         account.report(text);

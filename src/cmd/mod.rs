@@ -14,6 +14,7 @@ pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod explain;
+pub mod forget;
 pub mod format;
 pub mod helper;
 pub mod history;
@@ -77,6 +78,7 @@ fn within(context: &Context, global: &GlobalArgs, command: &Command) -> Result<E
         Command::Hold(args) => operator::hold(context, args),
         Command::Unhold(args) => operator::unhold(context, args),
         Command::Accept(args) => operator::accept(context, global, args),
+        Command::Forget(args) => forget::run(context, args),
         Command::Worker(args) => worker::run(context, args),
         _ => bail!("this command is never delegated"),
     }

@@ -3,15 +3,16 @@
 use std::io::IsTerminal;
 
 use anyhow::{Result, anyhow};
+use chrono::Local;
 
-use super::{helper, tick};
+use super::{explain, helper, tick};
 use crate::cli::{self, GlobalArgs};
 use crate::cmd::format;
 use crate::domain::repository::action::Trigger;
 use crate::engine::context::Context;
-use crate::engine::discovery;
+use crate::engine::discovery::{self, RepoEntry};
 use crate::engine::operator::checkout::{self, CheckoutAction};
-use crate::engine::operator::{self};
+use crate::engine::operator::{self, HoldKind, HoldOrder, ListedHold, UnholdOutcome, UnholdScope};
 use crate::engine::repository::limits;
 use crate::engine::request::{LockWait, TickOptions, WorkerCommand};
 use crate::engine::run::log;
@@ -28,7 +29,7 @@ pub fn redo(context: &Context, global: &GlobalArgs, args: &cli::RedoArgs) -> Res
         helper::ours(context, std::slice::from_ref(&args.repo), CommandExtent::Work)?;
     let [repo] = ours.as_slice() else { return Ok(code) };
     limits::within(context, repo, operator::accepts_orders)?;
-    in_foreground(context, global, &repo.name, Trigger::Redo, WorkerCommand::Redo)
+    in_foreground(context, global, &repo.name, Trigger::Redo, WorkerCommand::Redo, None)
 }
 
 /// `agent rollback REPO [REVISION]`
@@ -47,16 +48,20 @@ pub fn rollback(
     let revision = args.revision.clone();
     let target =
         move |context: &_, repo: &_| operator::rollback_target(context, repo, revision.as_deref());
-    let revision = limits::within(context, repo, target)?;
-    let name = format::escaped(&repo.name);
+    let target = limits::within(context, repo, target)?;
+    let (name, now) = (format::escaped(&repo.name), host::now());
+    let age = target.committed.map(|at| format!(", committed {}", format::when(at, now)));
     format::print(&format!(
-        "{name}: going back to {}; it stays there until: agent unhold {name}\n",
-        revision.short()
+        "{name}: going back to {} {}{}; it stays there until: agent unhold {name}\n",
+        target.revision.short(),
+        format::escaped(&target.subject),
+        age.unwrap_or_default()
     ))?;
-    in_foreground(context, global, &repo.name, Trigger::Rollback, WorkerCommand::Rollback(revision))
+    let command = WorkerCommand::Rollback(target.revision);
+    in_foreground(context, global, &repo.name, Trigger::Rollback, command, None)
 }
 
-/// `agent accept REPO REVISION`
+/// `agent accept REPO REVISION [REASON]`
 ///
 /// # Errors
 /// When upstream has another revision, or the repository is held.
@@ -72,7 +77,8 @@ pub fn accept(
     let revision = args.revision.clone();
     let acceptable = move |context: &_, repo: &_| operator::acceptable(context, repo, &revision);
     let revision = limits::within(context, repo, acceptable)?;
-    in_foreground(context, global, &repo.name, Trigger::Manual, WorkerCommand::Accept(revision))
+    let (command, reason) = (WorkerCommand::Accept(revision), args.reason());
+    in_foreground(context, global, &repo.name, Trigger::Manual, command, reason)
 }
 
 /// `agent checkout REPO REF [--to DIR]`
@@ -119,13 +125,9 @@ pub fn checkout(
                 "{name}: going to {}; it stays there until: agent unhold {name}\n",
                 revision.short()
             ))?;
-            in_foreground(
-                context,
-                global,
-                &repo.name,
-                Trigger::Rollback,
-                WorkerCommand::Rollback(revision),
-            )
+            let (command, reason) = (WorkerCommand::Checkout(revision), args.reference.clone());
+            let trigger = Trigger::Rollback;
+            in_foreground(context, global, &repo.name, trigger, command, Some(reason))
         }
         CheckoutAction::Shown(path) => {
             let path = format::escaped(&path.display().to_string());
@@ -143,6 +145,7 @@ fn in_foreground(
     name: &str,
     trigger: Trigger,
     command: WorkerCommand,
+    reason: Option<String>,
 ) -> Result<ExitStatus> {
     if std::io::stdout().is_terminal() {
         process::print_on_interrupt(
@@ -155,6 +158,7 @@ fn in_foreground(
         dry_run: false,
         wait: LockWait::Unlimited,
         command,
+        reason,
     };
     let before = log::latest_log(context, name);
     let code = tick::perform(context, global, &options)?;
@@ -166,72 +170,104 @@ fn in_foreground(
     Ok(code)
 }
 
-/// `agent hold [REPO|--all] [REASON] [--until DUR]`
+/// `agent hold [REPO|--all] [REASON] [--until WHEN]`
 ///
 /// # Errors
-/// When no repository is named, or the hold cannot be written.
+/// When no repository is named, the end is over already, or the hold cannot be written.
 pub fn hold(context: &Context, args: &cli::HoldArgs) -> Result<ExitStatus> {
     let names = chosen(context, args.repo(), args.all, "hold")?;
-    let reason = args.reason().unwrap_or_else(|| "no reason given".to_owned());
     let now = host::now();
-    let until = args.until.map(|length| now + length);
+    let until = args.until.map(|end| end.resolve(&Local, now)).transpose();
+    let order = HoldOrder {
+        reason: args.reason().unwrap_or_else(|| "no reason given".to_owned()),
+        until: until.map_err(|error| UsageError(format!("--until: {error}")))?,
+        all: args.all,
+    };
     let (ours, mut code) = helper::ours(context, &names, CommandExtent::Look)?;
     for repo in ours {
         // A repository that cannot be held must not leave the others unheld.
-        let why = reason.clone();
-        let hold = move |context: &_, repo: &_| operator::hold(context, repo, &why, until);
+        let given = order.clone();
+        let hold = move |context: &_, repo: &_| operator::hold(context, repo, &given);
         if let Err(error) = limits::within(context, &repo, hold) {
             code = code.max(super::print_error(error));
             continue;
         }
         let name = format::escaped(&repo.name);
-        let until = until.map_or_else(
+        let until = order.until.map_or_else(
             || format!("until: agent unhold {name}"),
             |until| format!("ends {}", format::when(until, now)),
         );
-        format::print(&format!("{name}: held ({}), {until}\n", format::escaped(&reason)))?;
+        format::print(&format!("{name}: held ({}), {until}\n", format::escaped(&order.reason)))?;
     }
     Ok(code)
 }
 
-/// `agent unhold [REPO|--all]`
+/// `agent unhold [REPO|--all] [N|--everybody]`
 ///
 /// # Errors
-/// When no repository is named, or something cannot be removed.
+/// When no repository is named, or stdout cannot be written.
 pub fn unhold(context: &Context, args: &cli::UnholdArgs) -> Result<ExitStatus> {
     let names = chosen(context, args.repo.as_deref(), args.all, "unhold")?;
+    let scope = match (args.all, args.number) {
+        (true, _) => UnholdScope::All,
+        (false, Some(number)) => UnholdScope::Number(number),
+        (false, None) if args.everybody => UnholdScope::Everybody,
+        (false, None) => UnholdScope::Own,
+    };
     let (ours, mut code) = helper::ours(context, &names, CommandExtent::Look)?;
     for repo in ours {
-        let lifted = match limits::within(context, &repo, operator::unhold) {
-            Ok(lifted) => lifted,
+        let lift = move |context: &_, repo: &_| operator::unhold(context, repo, scope);
+        let outcome = match limits::within(context, &repo, lift) {
+            Ok(outcome) => outcome,
             Err(error) => {
                 code = code.max(super::print_error(error));
                 continue;
             }
         };
-        let name = format::escaped(&repo.name);
-        let mut said = Vec::new();
-        if let Some(hold) = &lifted.hold {
-            said.push(format!(
-                "the hold of {} ({})",
-                format::escaped(&hold.by),
-                format::escaped(&hold.reason)
-            ));
-        }
-        if lifted.pinned {
-            said.push("the pin of a rollback".to_owned());
-        }
-        if let Some(current) = &lifted.current {
-            let text = format::escaped(current.text.trim());
-            said.push(format!("currentaction.txt, which said: {text}"));
-        }
-        let line = match said.as_slice() {
-            [] => format!("{name}: not held\n"),
-            said => format!("{name}: lifted {}; the next tick continues\n", said.join(" and ")),
-        };
-        format::print(&line)?;
+        format::print(&unheld(context, &repo, scope, &outcome))?;
     }
     Ok(code)
+}
+
+/// What an `unhold` lifted, what still holds, and what is applied next.
+fn unheld(
+    context: &Context,
+    repo: &RepoEntry,
+    scope: UnholdScope,
+    outcome: &UnholdOutcome,
+) -> String {
+    let (name, now) = (format::escaped(&repo.name), host::now());
+    let lifted: Vec<String> = outcome.lifted.iter().map(lifted).collect();
+    let lifted = lifted.join(" and ");
+    let mut text = match (lifted.as_str(), outcome.left.is_empty()) {
+        ("", true) => format!("{name}: not held\n"),
+        ("", false) if scope == UnholdScope::All => format!("{name}: not held by hold --all\n"),
+        ("", false) => format!("{name}: nothing lifted, others hold it\n"),
+        (lifted, true) => format!("{name}: lifted {lifted}; the next tick continues\n"),
+        (lifted, false) => format!("{name}: lifted {lifted}\n"),
+    };
+    for ListedHold { hold, .. } in &outcome.left {
+        let since = format::when(hold.since, now);
+        text += &format!("    held {}, since {since}\n", format::held(hold, now));
+        text += &format!("    to lift it: agent unhold {name} {}\n", hold.number);
+    }
+    if outcome.left.len() > 1 {
+        text += &format!("    to lift all of them: agent unhold {name} --everybody\n");
+    }
+    if outcome.left.is_empty() {
+        let next = explain::next_steps(context, repo).unwrap_or_default();
+        text += &next.iter().map(|sentence| format!("    {sentence}\n")).collect::<String>();
+    }
+    text
+}
+
+fn lifted(it: &ListedHold) -> String {
+    let reason = format::escaped(&it.hold.reason);
+    match it.kind {
+        HoldKind::Order => format!("the hold of {} ({reason})", format::escaped(&it.hold.by)),
+        HoldKind::CurrentAction => format!("currentaction.txt, which said: {reason}"),
+        HoldKind::Pin => "the pin of a rollback".to_owned(),
+    }
 }
 
 /// The repositories that an order names; `--all` is needed for all, and fails where there are none.

@@ -172,13 +172,13 @@ pub fn oneline(status: &MachineStatus, now: DateTime<Utc>) -> String {
     parts.extend(status.repositories.iter().map(|row| {
         let name = format::escaped(&row.name);
         if row.attempt > 0 {
-            return format!("{name} {} (attempt {})", row.state, row.attempt);
+            return format!("{name} {} (attempt {})", row.shown_state(), row.attempt);
         }
         let revision = row
             .acted
             .as_ref()
             .map_or(String::new(), |acted| format!(" {}", acted.revision.short()));
-        format!("{name} {}{revision} {}", row.state, format::ago(row.since, now))
+        format!("{name} {}{revision} {}", row.shown_state(), format::ago(row.since, now))
     }));
     parts.join(" · ") + "\n"
 }
@@ -290,7 +290,7 @@ fn cells(row: &StatusRow, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
     );
     vec![
         Cell::new(format::escaped(&row.name)),
-        Cell::new(row.state).fg(format::colour(row.severity(now))),
+        Cell::new(row.shown_state()).fg(format::colour(row.severity(now))),
         Cell::new(revision),
         Cell::new(format::when_fitting(width, row.since, now)),
     ]
@@ -323,8 +323,16 @@ fn facts(row: &StatusRow, now: DateTime<Utc>) -> Vec<String> {
     let gaps = row.gaps.iter().flat_map(ContentGaps::sentences);
     let gaps = gaps.map(|sentence| ("left out", Some(format::escaped(&sentence))));
     let left = row.left.iter().map(|left| ("kept", Some(format::escaped(&left.sentence()))));
+    let holds = row.holds.iter().map(|hold| {
+        let (since, name) = (format::when(hold.since, now), format::escaped(&row.name));
+        let held = format!("{}, since {since}", format::held(hold, now));
+        ("hold", Some(format!("{0} {held}; to lift it: agent unhold {name} {0}", hold.number)))
+    });
+    let ignored = row.ignored_keys.iter().map(|key| ("ignored", Some(format::ignored_key(key))));
     facts
         .into_iter()
+        .chain(holds)
+        .chain(ignored)
         .chain(gaps)
         .chain(left)
         .filter_map(|(name, value)| value.map(|value| format!("{name:<11} {value}")))
@@ -353,7 +361,7 @@ fn trouble(row: &StatusRow) -> String {
         .reason
         .as_deref()
         .map_or(String::new(), |reason| format!(": {}", format::reason_and_hint(reason).0));
-    format!("{} {}{attempt}{reason}", format::escaped(&row.name), row.state)
+    format!("{} {}{attempt}{reason}", format::escaped(&row.name), row.shown_state())
 }
 
 /// The count by state: `3 repositories current`, or `3 repositories: 2 current, 1 held`.

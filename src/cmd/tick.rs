@@ -65,6 +65,7 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::TickArgs) -> Resu
             (true, Some(limit)) => LockWait::Until(host::since_boot() + limit),
         },
         command: WorkerCommand::Follow,
+        reason: None,
     };
     perform(context, global, &options)
 }
@@ -182,7 +183,7 @@ fn account(
                 let details = details.map_or(String::new(), |details| format!(": {details}"));
                 let hint = row.reason.as_deref().and_then(|it| format::reason_and_hint(it).1);
                 let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
-                text += &format!("{name}: {}{details}{hint}\n", row.state);
+                text += &format!("{name}: {}{details}{hint}\n", row.shown_state());
                 if row.state == State::Failing {
                     text += &quoted(context, &row.name);
                 }

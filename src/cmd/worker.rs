@@ -34,9 +34,10 @@ pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
     process::leave_session();
     let repo = discovery::one(context, &args.repo)?;
     let revision = |text: &String| text.parse().with_context(|| format!("--{text}"));
-    let command = match (args.redo, &args.rollback, &args.accept) {
-        (true, ..) => WorkerCommand::Redo,
-        (_, Some(text), _) => WorkerCommand::Rollback(revision(text)?),
+    let command = match (&args.rollback, &args.checkout, &args.accept) {
+        _ if args.redo => WorkerCommand::Redo,
+        (Some(text), ..) => WorkerCommand::Rollback(revision(text)?),
+        (_, Some(text), _) => WorkerCommand::Checkout(revision(text)?),
         (_, _, Some(text)) => WorkerCommand::Accept(revision(text)?),
         _ => WorkerCommand::Follow,
     };
@@ -48,6 +49,7 @@ pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
             (true, Some(end)) => LockWait::Until(Duration::from_millis(end)),
         },
         command,
+        reason: args.reason.clone(),
     };
     let (ours, given, at) = (context.clone(), order.clone(), repo.clone());
     let end = move |late: TimedStep| {

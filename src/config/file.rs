@@ -130,6 +130,11 @@ pub struct TreeFile {
     pub hold: Option<Line>,
 }
 
+/// The keys of `.pmpy.toml`.
+pub fn tree_keys() -> &'static [&'static str] {
+    keys::<TreeFile>()
+}
+
 /// Every section of `agent.toml` with its keys; the part before the first section is called "".
 pub fn sections() -> [(&'static str, &'static [&'static str]); 7] {
     [

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::file::{ConfigFile, RepoSection, TreeFile};
+use super::file::{self, ConfigFile, RepoSection, TreeFile};
 use super::list::NonEmptyList;
 use super::source::{ConfigError, ConfigTexts};
 use super::value::Script;
@@ -61,13 +61,15 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
 pub fn tree(text: &str) -> Result<TreeSettings, ConfigError> {
     let mut source = ConfigTexts::default();
     source.add(".pmpy.toml", text);
-    let tree: TreeFile = source.parse()?;
+    // A fleet is never upgraded at once: a newer key must not stop the older agents.
+    let (tree, unknown): (TreeFile, _) = source.parse_known(file::tree_keys())?;
     Ok(TreeSettings {
         when: tree.when.map(|when| when.0),
         paths: tree.paths.map(|paths| paths.0),
         scripts: tree.scripts.map(|scripts| scripts.0.into_iter().map(|script| script.0).collect()),
         timeout: tree.timeout.map(|time| time.0),
         hold: tree.hold.map(|reason| reason.0),
+        unknown,
     })
 }
 

@@ -297,8 +297,10 @@ pub struct TreeSettings {
     pub scripts: Option<Vec<String>>,
     /// `timeout`; has an effect only when shorter than the machine's.
     pub timeout: Option<Duration>,
-    /// `hold`: the reason why the whole fleet stops at this revision.
+    /// `hold`: the reason why the whole fleet stops before this revision.
     pub hold: Option<String>,
+    /// Keys that this version does not know, and ignores.
+    pub unknown: Vec<String>,
 }
 
 impl AgentDirs {

@@ -154,6 +154,26 @@ impl ConfigTexts {
 
     /// Parses all texts, merged into one.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        self.judged(self.merged()?)
+    }
+
+    /// Parses all texts, merged into one, without the keys that `known` lacks; returns these too, in the order of
+    /// the alphabet.
+    pub(super) fn parse_known<T: DeserializeOwned>(
+        &self,
+        known: &[&str],
+    ) -> Result<(T, Vec<String>), ConfigError> {
+        let mut all = self.merged()?;
+        let is_unknown = |key: &String| !known.contains(&key.as_str());
+        let keys = all.keys().map(|key| key.get_ref().to_string());
+        let unknown: Vec<String> = keys.filter(is_unknown).collect();
+        for key in &unknown {
+            all.remove(key.as_str());
+        }
+        Ok((self.judged(all)?, unknown))
+    }
+
+    fn merged(&self) -> Result<DeTable<'_>, ConfigError> {
         let mut all = DeTable::new();
         for text in &self.texts {
             let table = DeTable::parse(&text.text)
@@ -164,6 +184,10 @@ impl ConfigTexts {
                 .into_inner();
             self.merge(&mut all, shifted(table, text.start), TableDepth::Top)?;
         }
+        Ok(all)
+    }
+
+    fn judged<T: DeserializeOwned>(&self, all: DeTable<'_>) -> Result<T, ConfigError> {
         T::deserialize(Deserializer::from(Spanned::new(0..0, all)))
             .map_err(|error| self.explain(&error, 0, judgement))
     }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::domain::text::EscapeControls;
 
 /// A full object id: 20 bytes (SHA-1) or 32 bytes (SHA-256). Never abbreviated.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ObjectId {
     bytes: [u8; 32],
     len: u8,
@@ -62,6 +63,20 @@ impl FromStr for ObjectId {
             *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
         }
         Ok(Self { bytes, len: (text.len() / 2) as u8 })
+    }
+}
+
+impl TryFrom<String> for ObjectId {
+    type Error = InvalidObjectId;
+
+    fn try_from(text: String) -> Result<Self, InvalidObjectId> {
+        text.parse()
+    }
+}
+
+impl From<ObjectId> for String {
+    fn from(id: ObjectId) -> Self {
+        id.to_string()
     }
 }
 

@@ -7,6 +7,8 @@ pub mod decision;
 pub mod desired;
 pub mod finding;
 pub mod gaps;
+pub mod history;
+pub mod hold;
 pub mod observed;
 pub mod request;
 pub mod state;

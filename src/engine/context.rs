@@ -5,7 +5,8 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::config::Settings;
-use crate::system::host::{Host, runtime_dir};
+use crate::domain::repository::hold::Person;
+use crate::system::host::{Host, person, runtime_dir};
 use crate::system::remote::Wire;
 
 /// Settings, machine identity and connections, shared by every step. A clone shares them, for a thread
@@ -28,6 +29,8 @@ pub struct Context {
     /// In a helper process: the socket on which root's tick accepts requests to run `after`, because the
     /// helper cannot become `after_user`.
     pub requests: Option<String>,
+    /// In a helper process: the person whose command root carries out; `None`: see [`Context::person`].
+    pub asked_by: Option<Person>,
 }
 
 impl Context {
@@ -57,6 +60,12 @@ impl Context {
         let runtime = runtime_dir().filter(|_| !settings.world.own).map(|it| it.join("ssh"));
         let wire = Arc::new(Wire::new(runtime.into_iter().chain([state]).collect()));
         let settings = Arc::new(settings);
-        Self { settings, node, part: None, stack: None, wire, helper_input: None, requests: None }
+        let (part, stack, helper_input, requests, asked_by) = (None, None, None, None, None);
+        Self { settings, node, part, stack, wire, helper_input, requests, asked_by }
+    }
+
+    /// The person behind this command.
+    pub fn person(&self) -> Person {
+        self.asked_by.clone().unwrap_or_else(person)
     }
 }

@@ -387,6 +387,7 @@ fn perform(
         dry_run: false,
         wait: LockWait::No,
         command: WorkerCommand::Follow,
+        reason: None,
     };
     let tick = tick::tick(&context, &options, progress)?;
     Ok((context, tick))

@@ -3,20 +3,23 @@
 
 pub mod check;
 pub mod checkout;
+pub mod forget;
 pub mod helper_main;
+mod holds;
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use chrono::{DateTime, Utc};
+pub use holds::{HoldKind, HoldOrder, ListedHold, UnholdOutcome, UnholdScope, hold, unhold};
 
 use super::tick;
 use crate::domain::git::Commit;
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::notices::RevisionPresence;
-use crate::domain::repository::action::{FinishedRun, Outcome, Trigger};
 use crate::domain::repository::decision::{Decision, decide};
-use crate::domain::repository::observed::{Hold, Observed, Policy, Unreachable, UpstreamTip};
+use crate::domain::repository::history::way_back;
+use crate::domain::repository::observed::{Observed, Policy, Unreachable, UpstreamTip};
 use crate::domain::repository::request::ActionRequest;
 use crate::domain::repository::state::State;
 use crate::domain::text::EscapeControls;
@@ -28,7 +31,7 @@ use crate::engine::repository::{Repository, limits, tree};
 use crate::engine::request::RunHistory;
 use crate::engine::tick::user_helper::{self, HelperReplies, ReposByUser};
 use crate::system::host;
-use crate::system::lock::{self, CurrentAction, RunPhase};
+use crate::system::lock::{self, RunPhase};
 use crate::system::repo_state::RepoRecords;
 
 /// The opened repository; an error with the reason when it cannot be opened.
@@ -63,73 +66,6 @@ pub fn not_cloned(context: &Context, repo: &RepoEntry) -> Error {
     }
 }
 
-/// The records of a repository, even of a broken one: a hold must always be possible.
-fn records(context: &Context, repo: &RepoEntry) -> Result<RepoRecords> {
-    if let OpenOutcome::Ready(repository) = observe::open(context, repo) {
-        repository.records.make(repository.git.git_dir())?;
-        return Ok(repository.records);
-    }
-    if repo.found == CloneState::Missing {
-        bail!(
-            "{0} is not cloned yet, so there is nothing to hold\n\
-             hint: to keep it from being cloned, write active = false under [repo.{0}]",
-            repo.name
-        );
-    }
-    let git_dir = crate::system::git::git_dir_of(&repo.path)
-        .with_context(|| format!("{} has no git directory to keep a hold in", repo.name))?;
-    let records = RepoRecords::of(&git_dir, &repo.path);
-    records.make(&git_dir)?;
-    Ok(records)
-}
-
-/// Holds a repository, so that it takes no action.
-///
-/// # Errors
-/// When the hold cannot be written.
-pub fn hold(
-    context: &Context,
-    repo: &RepoEntry,
-    reason: &str,
-    until: Option<DateTime<Utc>>,
-) -> Result<()> {
-    let hold = Hold { by: host::person(), reason: reason.to_owned(), since: host::now(), until };
-    records(context, repo)?.put_hold(&hold).with_context(|| format!("{} cannot be held", repo.name))
-}
-
-/// The parts that an unhold removed.
-#[derive(Clone, Debug)]
-pub struct UnholdOutcome {
-    /// The hold; `None`: there was none.
-    pub hold: Option<Hold>,
-    /// Whether a pin was removed.
-    pub pinned: bool,
-    /// The `currentaction.txt` that was not ours; `None`: there was none.
-    pub current: Option<CurrentAction>,
-}
-
-/// Lets a repository act again: lifts its hold and its pin, and removes a `currentaction.txt` that does
-/// not belong to one of our runs.
-///
-/// # Errors
-/// When something cannot be removed.
-pub fn unhold(context: &Context, repo: &RepoEntry) -> Result<UnholdOutcome> {
-    let records = records(context, repo)?;
-    let hold = records.hold(host::now());
-    records.lift_hold()?;
-    let pinned = records.lift_pin()?;
-    // While a run is active, or left its journal, the run removes the file itself.
-    let current = match lock::journal(&records)? {
-        Some(journal)
-            if lock::current_action(&records).is_none_or(|found| found.is_of(&journal)) =>
-        {
-            None
-        }
-        _ => lock::remove_foreign_current_action(&records)?,
-    };
-    Ok(UnholdOutcome { hold, pinned, current })
-}
-
 /// Fails when a person's order cannot be carried out now: something holds the repository, or the order comes
 /// from an action of this repository, which it would wait for.
 ///
@@ -140,13 +76,7 @@ pub fn accepts_orders(context: &Context, repo: &RepoEntry) -> Result<()> {
     must_be_outside(context, repo, &repository.records)?;
     let seen = repository.observe(&repository.polled(), host::now());
     if let Some(hold) = seen.holds.first() {
-        bail!(
-            "{} is held by {}: {}\nhint: agent unhold {}",
-            repo.name,
-            hold.by,
-            hold.reason.escape_controls(),
-            repo.name
-        );
+        bail!("{0} is held {1}\nhint: agent unhold {0}", repo.name, hold.sentence());
     }
     Ok(())
 }
@@ -191,11 +121,27 @@ pub fn can_wait_for(context: &Context, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The target of a roll-back: `text`, or the last success before the revision that is checked out now.
+/// The revision to which a rollback leads, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollbackTarget {
+    /// The revision.
+    pub revision: Commit,
+    /// The first line of its message.
+    pub subject: String,
+    /// When it was committed; `None`: unknown.
+    pub committed: Option<DateTime<Utc>>,
+}
+
+/// The target of a rollback: `text`, or the newest success before the tree that is checked out now first
+/// succeeded here.
 ///
 /// # Errors
 /// When there is none, or `text` names no commit in the clone.
-pub fn rollback_target(context: &Context, repo: &RepoEntry, text: Option<&str>) -> Result<Commit> {
+pub fn rollback_target(
+    context: &Context,
+    repo: &RepoEntry,
+    text: Option<&str>,
+) -> Result<RollbackTarget> {
     let repository = repository(context, repo)?;
     if repository.fetches_all() {
         bail!(
@@ -205,43 +151,37 @@ pub fn rollback_target(context: &Context, repo: &RepoEntry, text: Option<&str>) 
             repo.name
         );
     }
-    if let Some(text) = text {
-        return repository
-            .git
-            .resolve(text)
-            .with_context(|| format!("cannot roll back {}", repo.name));
-    }
-    let head = repository.is_at()?;
-    let successes: Vec<FinishedRun> = repository
-        .records
-        .history()?
-        .into_iter()
-        .filter(|run| run.outcome == Outcome::Succeeded)
-        .collect();
-    // A second roll-back goes further back, not forward again: count from the run that deployed the
-    // checked-out revision other than by a roll-back.
-    let arrived = successes
-        .iter()
-        .rposition(|run| Some(run.revision) == head && run.trigger != Trigger::Rollback)
-        .unwrap_or(successes.len());
-    let before = successes.iter().take(arrived).rev().map(|run| run.revision);
-    match before
-        .into_iter()
-        .find(|&revision| Some(revision) != head && repository.git.has(revision))
-    {
-        Some(revision) => Ok(revision),
-        None => bail!(
-            "{} has no earlier success to go back to\nhint: name a revision: agent rollback {} REVISION",
-            repo.name,
-            repo.name
-        ),
-    }
+    let git = &repository.git;
+    let revision = match text {
+        Some(text) => {
+            git.resolve(text).with_context(|| format!("cannot roll back {}", repo.name))?
+        }
+        None => last_good(&repository)?,
+    };
+    let (subject, committed) = (git.subject(revision), git.committed_at(revision));
+    Ok(RollbackTarget { revision, subject, committed })
 }
 
-/// The rewritten upstream revision that `text` names, which must be upstream's present tip.
+/// The newest success before the tree that is checked out now first succeeded here.
+fn last_good(repository: &Repository) -> Result<Commit> {
+    let tree_of = |revision: Commit| repository.git.tree_of(&revision).ok();
+    let now = repository.is_at()?.and_then(tree_of);
+    let runs = repository.records.history()?;
+    let found = way_back(&runs, now, tree_of, |revision| repository.git.has(revision));
+    found.with_context(|| {
+        format!(
+            "{0} has no earlier success to go back to\n\
+             hint: name a revision: agent rollback {0} REVISION",
+            repository.repo.name
+        )
+    })
+}
+
+/// The upstream revision that `text` names, which must be upstream's present tip: it was refused as rewritten,
+/// or its own `.pmpy.toml` holds it.
 ///
 /// # Errors
-/// When `text` names another revision, or none was refused as rewritten.
+/// When `text` names another revision, or there is none to accept.
 pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Commit> {
     let repository = repository(context, repo)?;
     let seen = repository.observe(&repository.polled(), host::now());
@@ -252,7 +192,7 @@ pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Com
         bail!("{}: no revision of upstream is known yet\nhint: agent tick {}", repo.name, repo.name)
     };
     let rewritten = match &seen.refs {
-        Some(refs) => refs.rewritten(),
+        Some(refs) => refs.acceptable(),
         None => vec![tip],
     };
     let wanted = text.to_ascii_lowercase();
@@ -261,7 +201,7 @@ pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Com
         return Ok(*commit);
     }
     let Some(first) = rewritten.first() else {
-        bail!("{}: nothing that upstream has was refused as rewritten", repo.name)
+        bail!("{}: nothing that upstream has was refused as rewritten or holds itself", repo.name)
     };
     bail!(
         "{}: upstream has {first}, not \"{}\"\nhint: look at it first, then: agent accept {} {first}",
@@ -360,7 +300,7 @@ fn is_like_an_id(text: &str) -> bool {
     (4..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit())
 }
 
-/// The finished runs of the repositories with these names; of all when there are none.
+/// The histories of the repositories with these names; of all when there are none.
 ///
 /// # Errors
 /// When a name is not known, or a helper does not answer.
@@ -383,7 +323,7 @@ pub fn histories(context: &Context, names: &[String]) -> Result<Vec<RunHistory>>
         let runs = match repo.found {
             CloneState::Missing => Ok(Vec::new()),
             _ => limits::within(context, &repo, |context, repo| {
-                repository(context, repo)?.records.history()
+                repository(context, repo)?.records.entries()
             }),
         };
         (repo.name, runs.map_err(|error| one_line(&error)))

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::RepoSettings;
 use crate::domain::git::Commit;
-use crate::domain::repository::action::{FinishedRun, ProgressEvent, Trigger};
+use crate::domain::repository::action::{ProgressEvent, Trigger};
+use crate::domain::repository::history::{ActKind, HistoryEntry};
 use crate::domain::repository::request::ActionRequest;
 
 /// The job of one worker.
@@ -19,6 +20,8 @@ pub struct WorkerJob {
     pub wait: LockWait,
     /// The command of a person, besides following upstream.
     pub command: WorkerCommand,
+    /// The person's reason, for the history; `None`: none was given.
+    pub reason: Option<String>,
 }
 
 /// How long a worker waits for a lock that another one holds.
@@ -41,8 +44,23 @@ pub enum WorkerCommand {
     Redo,
     /// Go back to this revision and pin it.
     Rollback(Commit),
+    /// Show this revision at the target and pin it.
+    Checkout(Commit),
     /// Accept this rewritten upstream revision.
     Accept(Commit),
+}
+
+impl WorkerCommand {
+    /// The act for the history, and the revision that it names; `None`: there is no command.
+    pub fn act(self) -> Option<(ActKind, Option<Commit>)> {
+        match self {
+            Self::Follow => None,
+            Self::Redo => Some((ActKind::Redo, None)),
+            Self::Rollback(revision) => Some((ActKind::Rollback, Some(revision))),
+            Self::Checkout(revision) => Some((ActKind::Checkout, Some(revision))),
+            Self::Accept(revision) => Some((ActKind::Accept, Some(revision))),
+        }
+    }
 }
 
 /// Receiver of each progress event, called at once while a tick works.
@@ -61,6 +79,8 @@ pub struct TickOptions {
     pub wait: LockWait,
     /// The command of a person.
     pub command: WorkerCommand,
+    /// The person's reason, for the history; `None`: none was given.
+    pub reason: Option<String>,
 }
 
 impl TickOptions {
@@ -97,5 +117,5 @@ impl TickOptions {
     }
 }
 
-/// The finished runs of one repository by name, oldest first, or why they cannot be read.
-pub type RunHistory = (String, Result<Vec<FinishedRun>, String>);
+/// The history of one repository by name, oldest first, or why it cannot be read.
+pub type RunHistory = (String, Result<Vec<HistoryEntry>, String>);

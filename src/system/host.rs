@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::fmt;
+use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::files;
 use crate::domain::hash;
+use crate::domain::repository::hold::Person;
 use crate::domain::text::EscapeControls;
 
 /// Identity of this host and of the user that runs the agent.
@@ -289,10 +291,28 @@ pub fn is_empty(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| value.is_empty())
 }
 
-/// Name of the requesting user: behind sudo(8) the user who ran it.
-#[expect(clippy::disallowed_methods, reason = "the one reader of the environment besides the CLI")]
-pub fn person() -> String {
-    std::env::var("SUDO_USER").unwrap_or_else(|_| User::current().name)
+/// The person behind this process: its login, what sudo(8) says, its user, and where it came from.
+pub fn person() -> Person {
+    let login = files::read_small(Path::new("/proc/self/loginuid"), 32).ok().flatten();
+    let login = login.and_then(|bytes| String::from_utf8_lossy(&bytes).trim().parse().ok());
+    let login = login.filter(|&uid| uid != u32::MAX);
+    let sudo_user = variable(&["SUDO_USER"]);
+    let name = match (login, &sudo_user) {
+        (Some(uid), _) => user_name(uid),
+        (None, Some(name)) => name.clone(),
+        (None, None) => User::current().name,
+    };
+    let client = variable(&["SSH_CONNECTION"]);
+    let client = client.and_then(|text| text.split_whitespace().next().map(str::to_owned));
+    let terminal = || {
+        std::io::stdin()
+            .is_terminal()
+            .then(|| std::fs::read_link("/proc/self/fd/0").ok())
+            .flatten()
+            .map(|path| path.display().to_string())
+    };
+    let uid = rustix::process::geteuid().as_raw();
+    Person { name, login, sudo_user, uid, from: client.or_else(terminal) }
 }
 
 /// Value of `HOME`; `None` when it is unset or empty.

@@ -23,7 +23,7 @@ use self::journal::JOURNAL;
 use super::files::{self, ReadError};
 use super::pid::Process;
 use crate::domain::repository::action::Trigger;
-use crate::domain::repository::observed::Hold;
+use crate::domain::repository::hold::Hold;
 use crate::system::host;
 use crate::system::repo_state::RepoRecords;
 
@@ -159,7 +159,7 @@ fn bail_hold(since: DateTime<Utc>) -> Hold {
         by: CURRENT.to_owned(),
         reason: "it appeared and went while the action began".to_owned(),
         since,
-        until: None,
+        ..Hold::default()
     }
 }
 
@@ -241,7 +241,7 @@ impl CurrentAction {
             by: format!("{CURRENT} of {}", host::user_name(self.uid)),
             reason: if text.is_empty() { "no reason given" } else { text }.to_owned(),
             since: self.since,
-            until: None,
+            ..Hold::default()
         }
     }
 

@@ -63,6 +63,7 @@ mod verify;
 mod write;
 
 pub use link::{LinkState, link_without_store};
+pub use remove::remove_directory;
 pub use salvage::ReleasePaths;
 pub use write::StagedRelease;
 

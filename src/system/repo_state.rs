@@ -8,7 +8,7 @@
 //!     lock, journal                      see `lock`
 //!     state                              attempt, finding, … (ActionState)
 //!     poll                               last result of polling the remote (PollRecord)
-//!     hold                               hold by an operator, with its reason
+//!     hold                               holds by people, with their reasons
 //!     pin                                target of a rollback
 //!     again                              request for one more pass while busy
 //!     repair                             result of the last check for damage (RepairRecord)
@@ -17,7 +17,7 @@
 //!     heard                              refs just polled, for the worker (RefListing)
 //!     published                          what is published at the targets (PublishRecord)
 //!     sealed                             releases that were written completely, one per line
-//!     history                            finished runs, one JSON object per line
+//!     history                            finished runs and people's acts, one JSON object per line
 //!     changed                            changed paths of the current action, for the scripts
 //! ```
 //!
@@ -25,6 +25,7 @@
 //! place is an error or counts as missing, and never blocks. Every writer uses [`files::put`].
 
 mod history;
+mod holds;
 pub(super) mod ids;
 mod listing;
 mod polled;
@@ -45,7 +46,7 @@ use super::pid::Process;
 use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::repository::action::{Attempt, FinishedRun, TriedRevisions};
 use crate::domain::repository::gaps::ContentGaps;
-use crate::domain::repository::observed::{Hold, Pin, RecordedFinding, TreeRerunPolicy};
+use crate::domain::repository::observed::{Pin, RecordedFinding, TreeRerunPolicy};
 use crate::domain::text::EscapeControls;
 
 pub use listing::{ListedRef, RefListing};
@@ -93,6 +94,12 @@ pub struct ActionState {
     pub verdict: Option<RecordedFinding>,
     /// A rewritten upstream revision that an operator accepted.
     pub accepted: Option<Commit>,
+    /// The revision whose own hold an operator passed.
+    #[serde(default)]
+    pub unheld: Option<Commit>,
+    /// Keys in the `.pmpy.toml` of the deployed revision that this version ignores.
+    #[serde(default)]
+    pub ignored_keys: Vec<String>,
     /// Rerun policy (`when`) of the deployed revision's tree.
     #[serde(default)]
     pub tree_when: Option<TreeRerunPolicy>,
@@ -363,45 +370,6 @@ impl RepoRecords {
     /// When it cannot be removed.
     pub fn collected(&self) -> Result<()> {
         files::remove(&self.private, "collecting")
-    }
-
-    /// Reads `hold`. An unreadable file also holds, since it was written (or `now`, if that is unknown
-    /// too): a hold is never an accident.
-    pub fn hold(&self, now: DateTime<Utc>) -> Option<Hold> {
-        let path = self.private.join("hold");
-        let damaged = |reason: String| {
-            let written = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());
-            Hold {
-                by: "a hold file that cannot be read".to_owned(),
-                reason,
-                since: written.map_or(now, DateTime::from),
-                until: None,
-            }
-        };
-        match self.read("hold") {
-            Ok(None) => None,
-            Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
-                Ok(hold) => Some(hold),
-                Err(error) => Some(damaged(error.to_string())),
-            },
-            Err(error) => Some(damaged(format!("{error:#}"))),
-        }
-    }
-
-    /// Writes `hold`.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn put_hold(&self, hold: &Hold) -> Result<()> {
-        self.put("hold", hold)
-    }
-
-    /// Removes `hold`.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn lift_hold(&self) -> Result<()> {
-        files::remove(&self.private, "hold")
     }
 
     /// Reads `pin`, the target of a rollback.

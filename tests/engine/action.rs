@@ -301,7 +301,7 @@ fn an_accepted_rewrite_is_deployed_and_the_old_head_is_kept() {
 
 fn job() -> WorkerJob {
     let (request, command) = (ActionRequest::OF_CRON, WorkerCommand::Follow);
-    WorkerJob { request, wait: LockWait::No, command }
+    WorkerJob { request, wait: LockWait::No, command, reason: None }
 }
 
 fn a_worker_that_finds_the_lock_taken_leaves_at_once() {

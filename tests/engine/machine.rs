@@ -138,6 +138,7 @@ impl Machine {
             dry_run: false,
             wait: LockWait::No,
             command: WorkerCommand::Follow,
+            reason: None,
         };
         change(&mut options);
         tick::tick(&self.context(), &options, &drop).unwrap()
@@ -184,7 +185,8 @@ impl Machine {
     #[track_caller]
     pub fn history(&self) -> Vec<FinishedRun> {
         let all = operator::histories(&self.context(), &[NAME.to_owned()]).unwrap();
-        all.into_iter().next().unwrap().1.unwrap()
+        let entries = all.into_iter().next().unwrap().1.unwrap();
+        entries.iter().filter_map(|entry| entry.run().cloned()).collect()
     }
 
     /// HEAD of the clone.

@@ -6,7 +6,7 @@ use chrono::Duration;
 use pmpy::domain::report::notices::RevisionPresence;
 use pmpy::domain::repository::action::{Outcome, Trigger};
 use pmpy::domain::repository::decision::Rule;
-use pmpy::engine::operator;
+use pmpy::engine::operator::{self, HoldKind, HoldOrder, UnholdScope};
 use pmpy::engine::request::WorkerCommand;
 use pmpy::system::host;
 
@@ -39,18 +39,25 @@ fn twice() -> Machine {
     machine
 }
 
+fn order(reason: &str) -> HoldOrder {
+    HoldOrder { reason: reason.to_owned(), ..HoldOrder::default() }
+}
+
+fn lifted(machine: &Machine, scope: UnholdScope) -> Vec<(HoldKind, String)> {
+    let outcome = operator::unhold(&machine.context(), &machine.entry(), scope).unwrap();
+    outcome.lifted.into_iter().map(|it| (it.kind, it.hold.reason)).collect()
+}
+
 fn a_hold_stops_the_next_revision_until_it_is_lifted() {
     let machine = twice();
     let second = machine.at();
-    operator::hold(&machine.context(), &machine.entry(), "release day", None).unwrap();
+    operator::hold(&machine.context(), &machine.entry(), &order("release day")).unwrap();
     let tip = machine.pushed("page", "three");
     machine.tick();
     let (state, reason) = machine.state_and_reason();
     assert_eq!((state, machine.at()), ("held", second));
     says(&reason, &["release day"]);
-    let lifted = operator::unhold(&machine.context(), &machine.entry()).unwrap();
-    assert_eq!(lifted.hold.unwrap().reason, "release day");
-    assert!(!lifted.pinned && lifted.current.is_none());
+    assert_eq!(lifted(&machine, UnholdScope::Own), [(HoldKind::Order, "release day".to_owned())]);
     machine.tick();
     assert_eq!(machine.deployed_at(), Some(tip));
 }
@@ -58,7 +65,8 @@ fn a_hold_stops_the_next_revision_until_it_is_lifted() {
 fn a_hold_whose_time_is_over_holds_nothing() {
     let machine = twice();
     let past = host::now() - Duration::minutes(1);
-    operator::hold(&machine.context(), &machine.entry(), "lunch", Some(past)).unwrap();
+    let lunch = HoldOrder { until: Some(past), ..order("lunch") };
+    operator::hold(&machine.context(), &machine.entry(), &lunch).unwrap();
     let tip = machine.pushed("page", "three");
     machine.tick();
     assert_eq!(machine.deployed_at(), Some(tip));
@@ -68,7 +76,7 @@ fn a_command_on_a_held_repository_names_the_hold() {
     let machine = twice();
     let (context, entry) = (machine.context(), machine.entry());
     operator::accepts_orders(&context, &entry).unwrap();
-    operator::hold(&context, &entry, "release day", None).unwrap();
+    operator::hold(&context, &entry, &order("release day")).unwrap();
     let error = operator::accepts_orders(&context, &entry).unwrap_err().to_string();
     says(&error, &[NAME, "release day", "agent unhold ops"]);
 }
@@ -76,7 +84,7 @@ fn a_command_on_a_held_repository_names_the_hold() {
 fn what_is_not_cloned_cannot_be_held_and_the_error_says_what_to_write() {
     let machine = Machine::new();
     machine.set("url = \"https://git.example.org/ops.git\"");
-    let error = operator::hold(&machine.context(), &machine.entry(), "no", None).unwrap_err();
+    let error = operator::hold(&machine.context(), &machine.entry(), &order("no")).unwrap_err();
     says(&error.to_string(), &[NAME, "active = false", "[repo.ops]"]);
 }
 
@@ -84,7 +92,7 @@ fn a_broken_repository_can_still_be_held() {
     let machine = twice();
     machine.git(&machine.clone_of(NAME), &["checkout", "--quiet", "--detach"]);
     machine.is("broken");
-    operator::hold(&machine.context(), &machine.entry(), "being repaired", None).unwrap();
+    operator::hold(&machine.context(), &machine.entry(), &order("being repaired")).unwrap();
     machine.git(&machine.clone_of(NAME), &["checkout", "--quiet", "main"]);
     machine.is("held");
 }
@@ -93,14 +101,17 @@ fn unhold_removes_a_foreign_currentaction() {
     let machine = twice();
     fs::write(machine.currentaction(NAME), "db migration\n").unwrap();
     machine.is("held");
-    let lifted = operator::unhold(&machine.context(), &machine.entry()).unwrap();
-    assert!(lifted.current.is_some() && lifted.hold.is_none(), "{lifted:?}");
+    let found = lifted(&machine, UnholdScope::All);
+    assert!(found.is_empty() && machine.currentaction(NAME).exists(), "{found:?}");
+    let found = lifted(&machine, UnholdScope::Own);
+    assert_eq!(found, [(HoldKind::CurrentAction, "db migration".to_owned())]);
     assert!(!machine.currentaction(NAME).exists());
     machine.is("current");
 }
 
 fn rolled_back(machine: &Machine) {
-    let target = operator::rollback_target(&machine.context(), &machine.entry(), None).unwrap();
+    let target = operator::rollback_target(&machine.context(), &machine.entry(), None);
+    let target = target.unwrap().revision;
     machine.order(Trigger::Rollback, WorkerCommand::Rollback(target));
     machine.is("pinned");
     assert_eq!((machine.at(), machine.deployed_at()), (target, Some(target)));
@@ -118,7 +129,9 @@ fn a_rollback_stays_until_unhold_and_a_second_one_goes_further_back() {
     assert_eq!(machine.at(), second, "a tick left the pin");
     rolled_back(&machine);
     assert_eq!(machine.at(), first);
-    assert!(operator::unhold(&machine.context(), &machine.entry()).unwrap().pinned);
+    assert!(lifted(&machine, UnholdScope::All).is_empty());
+    machine.is("pinned");
+    assert_eq!(lifted(&machine, UnholdScope::Own)[0].0, HoldKind::Pin);
     machine.tick();
     assert_eq!(machine.deployed_at(), Some(third));
 }
@@ -131,7 +144,7 @@ fn a_rollback_without_an_earlier_success_asks_for_a_revision() {
     let error = operator::rollback_target(&context, &entry, Some("abcdef1")).unwrap_err();
     says(&format!("{error:#}"), &[NAME, "abcdef1"]);
     let named = operator::rollback_target(&context, &entry, Some("main")).unwrap();
-    assert_eq!(named, machine.at());
+    assert_eq!(named.revision, machine.at());
 }
 
 fn many_refs_cannot_be_rolled_back_as_one() {

@@ -68,6 +68,7 @@ fn an_unknown_name_ends_the_tick_before_it_begins() {
         dry_run: false,
         wait: pmpy::engine::request::LockWait::No,
         command: pmpy::engine::request::WorkerCommand::Follow,
+        reason: None,
     };
     let error = tick::tick(&machine.context(), &options, &drop).unwrap_err();
     says(&error.to_string(), &["\"wbe\"", "web"]);

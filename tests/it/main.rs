@@ -25,7 +25,9 @@ mod examples;
 #[cfg(feature = "servers")]
 mod first_boot;
 mod foreign_processes;
+mod forget;
 mod hangs;
+mod holds;
 mod hostile;
 mod housekeeping;
 mod idle;
@@ -81,6 +83,7 @@ mod updates;
 mod upgrades;
 mod upstream;
 mod users;
+mod way_back;
 mod web;
 mod while_acting;
 #[cfg(feature = "servers")]

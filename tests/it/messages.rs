@@ -46,7 +46,7 @@ const ADD_ONE: &[&str] = &["there is no repository \"ops\"", "hint: ", "agent in
 #[test]
 fn where_nothing_is_configured_each_command_names_the_first_step() {
     let machine = Sandbox::new();
-    let rows: [Row; 18] = [
+    let rows: [Row; 19] = [
         (
             "init",
             2,
@@ -70,6 +70,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("hold --all", 0, &["there is no repository under", "agent init URL"]),
         ("unhold", 2, &["which repository?", "hint: agent unhold REPO"]),
         ("accept ops 1234567", 2, ADD_ONE),
+        ("forget ops", 2, ADD_ONE),
         ("schedule cron", 0, &["put this line into", "tick --trigger cron"]),
         ("check --offline", 0, &["the defaults: there is no", "agent.toml", "let cron call it"]),
         ("notify --name ops", 0, &[]),
@@ -103,9 +104,9 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
 }
 
 /// Every command, for a table that is about one of them.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "init", "tick", "listen", "status", "explain", "history", "log", "redo", "rollback",
-    "checkout", "hold", "unhold", "accept", "schedule", "check", "notify", "demo",
+    "checkout", "hold", "unhold", "accept", "forget", "schedule", "check", "notify", "demo",
 ];
 
 #[test]
@@ -113,7 +114,7 @@ fn a_wrong_configuration_is_reported_by_each_command_with_its_place_and_what_to_
     let machine = Sandbox::with("ops", &[("work.sh", "true\n")]);
     machine.configure("splay = \"1s\"\nrot = \"/srv\"\n");
     const WHERE: &[&str] = &["agent.toml:2:1: unknown key \"rot\"", "did you mean \"root\"?"];
-    let rows: [Row; 16] = [
+    let rows: [Row; 17] = [
         ("init https://git.example.org/ops.git", 2, WHERE),
         ("tick", 2, WHERE),
         ("status", 2, WHERE),
@@ -126,6 +127,7 @@ fn a_wrong_configuration_is_reported_by_each_command_with_its_place_and_what_to_
         ("checkout ops main", 2, WHERE),
         ("hold ops", 2, WHERE),
         ("unhold ops", 2, WHERE),
+        ("forget ops", 2, WHERE),
         ("accept ops 1234567", 2, WHERE),
         ("schedule cron", 2, WHERE),
         ("check", 2, WHERE),
@@ -322,7 +324,7 @@ fn without_a_network_what_works_works_and_the_rest_says_what_is_missing() {
     machine.git(&machine.clone_of("ops"), &["remote", "set-url", "origin", url]);
     const NAME: &[&str] =
         &["the name git.example.org is not known here", "getent hosts git.example.org"];
-    let rows: [Row; 13] = [
+    let rows: [Row; 14] = [
         (
             "init new=https://git.example.org/new.git",
             1,
@@ -340,6 +342,7 @@ fn without_a_network_what_works_works_and_the_rest_says_what_is_missing() {
         ("check --offline", 0, &["not asked"]),
         ("hold ops", 0, &["held"]),
         ("unhold ops", 0, &["the next tick continues"]),
+        ("forget ops", 0, &["no longer worked on"]),
     ];
     let alone = |line: &[&str]| {
         let mut command: Command = machine.command("unshare");

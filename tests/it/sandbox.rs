@@ -232,6 +232,11 @@ impl Sandbox {
         Ran::of(&mut self.agent_command(arguments))
     }
 
+    /// Runs the agent as `person` does with sudo.
+    pub fn agent_as(&self, person: &str, arguments: &[&str]) -> Ran {
+        Ran::of(self.agent_command(arguments).env("SUDO_USER", person))
+    }
+
     /// One tick, as the installed cron line starts it, to its end.
     pub fn tick(&self) -> Ran {
         self.agent(&["tick", "--trigger", "cron"])

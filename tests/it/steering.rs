@@ -266,11 +266,13 @@ fn history_lists_each_run_newest_first_and_folds_repeated_successes() {
 
     let text = machine.agent(&["history", "ops"]).ok().stdout;
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines.len(), 5, "{text}");
     for (line, parts) in lines.iter().zip([
         [&good[..7], "succeeded", "cron"],
         [&bad[..7], "exited 7", "cron"],
-        [&first[..7], "×2", "cron"],
+        [&first[..7], "succeeded", "redo"],
+        ["redo", "person", "by root"],
+        [&first[..7], "succeeded", "cron"],
     ]) {
         for part in parts {
             assert!(line.contains(part), "{part} is missing in: {line}");
@@ -286,8 +288,8 @@ fn history_lists_each_run_newest_first_and_folds_repeated_successes() {
         .collect();
     assert_eq!(
         reported,
-        [("ops", good.as_str()), ("ops", &bad), ("ops", &first), ("ops", &first)],
-        "JSON folds nothing"
+        [&good, &bad, &first, &first, &first].map(|revision| ("ops", revision.as_str())),
+        "each run, and the redo of a person"
     );
     assert_eq!(machine.agent(&["history", "-n", "1"]).ok().stdout.lines().count(), 1);
 }

@@ -246,3 +246,22 @@ fn a_failure_that_an_older_agent_left_is_recorded_with_its_script() {
     assert!(run.machine.runs().is_empty(), "it waits until its next try");
     run.leaves_nothing();
 }
+
+#[test]
+fn the_one_hold_of_an_older_agent_counts_and_is_lifted_by_its_author_only() {
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "one\n")]);
+    machine.tick().ok();
+    let older = r#"{"by":"ann","reason":"restore","since":"2026-11-22T09:00:00Z","until":null}"#;
+    fs::write(machine.private("ops", "hold"), older).unwrap();
+    assert_eq!(machine.state("ops"), "held");
+    machine.agent_as("bob", &["hold", "ops", "a test"]).ok();
+    machine.agent_as("bob", &["unhold", "ops"]).ok();
+    let row = machine.row("ops");
+    assert_eq!((&row["state"], &row["holds"][0]["by"]), (&"held".into(), &"ann".into()), "{row:#}");
+    // What the older agent reads after a downgrade.
+    let text = fs::read_to_string(machine.private("ops", "hold")).unwrap();
+    let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&read["by"], &read["reason"]), (&"ann".into(), &"restore".into()));
+    machine.agent_as("ann", &["unhold", "ops"]).ok();
+    assert_eq!(machine.state("ops"), "current");
+}

@@ -144,6 +144,35 @@ fn what_a_person_asks_for_reaches_the_clone_of_another_user() {
 }
 
 #[test]
+fn a_hold_in_the_clone_of_another_user_is_that_of_the_person() {
+    let machine = machine(TELLS_WHO);
+    machine.tick().ok();
+    machine.agent_as("ann", &["hold", "ops", "restore"]).ok();
+    let row = machine.row("ops");
+    assert_eq!(row["holds"][0]["person"]["sudo_user"], "ann", "{row:#}");
+    let said = machine.agent_as("bob", &["unhold", "ops"]).ok().stdout;
+    assert!(said.contains("agent unhold ops 1"), "{said}");
+    assert_eq!(machine.state("ops"), "held");
+    machine.agent_as("ann", &["unhold", "ops"]).ok();
+    assert_eq!(machine.state("ops"), "current");
+    let said = machine.agent(&["history", "ops"]).ok().stdout;
+    assert!(said.contains("by ann"), "{said}");
+    assert_owned(&machine);
+}
+
+#[test]
+fn the_clone_of_another_user_is_purged_as_that_user() {
+    let machine = machine(TELLS_WHO);
+    machine.tick().ok();
+    let kept = machine.path("kept-file");
+    fs::write(&kept, "").unwrap();
+    std::os::unix::fs::symlink(&kept, machine.clone_of("ops").join("link")).unwrap();
+    machine.agent(&["forget", "ops", "--purge", "--yes"]).ok();
+    assert!(!machine.clone_of("ops").exists() && kept.exists());
+    assert!(!machine.root().join(".pmpy/log/ops").exists());
+}
+
+#[test]
 fn a_secret_that_only_root_may_read_reaches_only_the_script() {
     let machine = machine(TELLS_WHO);
     let file = machine.path("secrets.env");

@@ -8,8 +8,9 @@ use pmpy::domain::report::notices::RevisionPresence;
 use pmpy::domain::repository::action::{Attempt, Outcome, Trigger};
 use pmpy::domain::repository::decision::{Decision, Rule, decide};
 use pmpy::domain::repository::finding::Finding;
+use pmpy::domain::repository::hold::Hold;
 use pmpy::domain::repository::observed::{
-    Hold, Observed, OnRewrite, Policy, RecordedFinding, RerunPolicy, RunningAction, Unreachable,
+    Observed, OnRewrite, Policy, RecordedFinding, RerunPolicy, RunningAction, Unreachable,
     UpdateMethod, UpstreamTip,
 };
 use pmpy::domain::repository::request::ActionRequest;
@@ -116,6 +117,8 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
                 reason: "release day".into(),
                 since: now() - Duration::hours(2),
                 until: Some(now() + Duration::hours(1)),
+                number: 1,
+                ..Hold::default()
             };
             (Rule::Hold, case(Observed { holds: vec![hold], ..pushed() }))
         }
@@ -245,6 +248,8 @@ fn row(seen: &Observed, decision: &Decision) -> StatusRow {
         mirror_lags: false,
         gaps: None,
         left: None,
+        holds: Vec::new(),
+        ignored_keys: Vec::new(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

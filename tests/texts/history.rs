@@ -3,6 +3,8 @@
 use chrono::Duration;
 use pmpy::cmd::history;
 use pmpy::domain::repository::action::{FinishedRun, Outcome, Trigger};
+use pmpy::domain::repository::history::{ActKind, HistoryEntry, PersonAct};
+use pmpy::domain::repository::hold::Person;
 
 use crate::{Sheet, commit, now, plain};
 
@@ -18,7 +20,10 @@ fn run(digit: char, minutes_ago: i64, outcome: Outcome) -> FinishedRun {
         outcome,
         attempt: 1,
         seconds: 0.84,
-        log: Some("log".to_owned()),
+        log: Some("1.log".into()),
+        tree: None,
+        count: 1,
+        first: None,
     }
 }
 
@@ -41,10 +46,20 @@ fn each_outcome_has_its_line() {
         trigger: Trigger::Manual,
         ..run('b', 3, Outcome::TimedOut)
     });
-    let one = [("site".to_owned(), runs)];
+    let mut all: Vec<_> = runs.into_iter().map(HistoryEntry::Run).collect();
+    let who = Person { name: "ann".into(), from: Some("10.0.0.7".into()), ..Person::default() };
+    let reason = Some("database restore".to_owned());
+    for (act, ago) in [(ActKind::Hold, 40), (ActKind::Unhold, 30)] {
+        let (at, who, reason) = (now() - Duration::minutes(ago), who.clone(), reason.clone());
+        let until = (act == ActKind::Hold).then(|| now() + Duration::hours(1));
+        all.push(HistoryEntry::Act(PersonAct { at, act, who, reason, revision: None, until }));
+    }
+    let (at, act, revision) = (now() - Duration::minutes(8), ActKind::Rollback, Some(commit('a')));
+    all.push(HistoryEntry::Act(PersonAct { at, act, who, reason: None, revision, until: None }));
+    let one = [("site".to_owned(), all)];
     let reference = Some("refs/heads/next".to_owned());
     let published = FinishedRun { reference, ..run('c', 5, Outcome::Succeeded) };
-    let two = [one[0].clone(), ("shop".to_owned(), vec![published])];
+    let two = [one[0].clone(), ("shop".to_owned(), vec![HistoryEntry::Run(published)])];
     let mut sheet = Sheet::default();
     sheet.add("one repository", &plain(&history::text(&one, 20, None, now())));
     sheet.add("two repositories", &plain(&history::text(&two, 20, None, now())));

@@ -67,6 +67,8 @@ fn row(state: State) -> StatusRow {
         mirror_lags: false,
         gaps: None,
         left: None,
+        holds: Vec::new(),
+        ignored_keys: Vec::new(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

@@ -7,8 +7,9 @@ use crate::domain::git::Commit;
 use crate::domain::repository::action::{Attempt, Outcome, Trigger};
 use crate::domain::repository::decision::decide;
 use crate::domain::repository::finding::Finding;
-use crate::domain::repository::observed::{Hold, RecordedFinding, RunningAction};
+use crate::domain::repository::hold::Hold;
 use crate::domain::repository::observed::{OnRewrite, UpdateMethod};
+use crate::domain::repository::observed::{RecordedFinding, RunningAction};
 use crate::domain::repository::request::ActionRequest;
 
 fn now() -> DateTime<Utc> {
@@ -135,15 +136,15 @@ fn a_hold_says_who_why_and_how_to_lift_it() {
         by: "alice".into(),
         reason: "db \u{1b} migration".into(),
         since: now() - Duration::hours(2),
-        until: None,
+        number: 1,
+        ..Hold::default()
     };
     let mut seen = Observed { holds: vec![hold], ..pushed() };
     says(
         &explained(&seen, &policy()),
         &[
             "spog is held since 2 h ago",
-            "Held by alice, 2 h ago",
-            "db \\u{1b} migration.",
+            "Hold 1: by alice: db \\u{1b} migration, since 2 h ago",
             "A hold stops everything",
             "until the hold is lifted",
             "agent unhold spog",

@@ -288,6 +288,7 @@ fn ref_status(
     if let Some((judged, finding)) = &entry.verdict
         && *judged == revision
         && !overrides.redo
+        && !(overrides.accepted == Some(revision) && matches!(finding, Finding::Held { .. }))
     {
         let (state, reason) = finding.state_and_reason();
         return (because(state, reason), false);
@@ -394,10 +395,18 @@ impl PublishState {
         TargetDiff::between(&self.desired, &self.book, overrides, now)
     }
 
-    /// Revisions that do not contain the shown one, where that is refused.
-    pub fn rewritten(&self) -> Vec<Commit> {
-        let rewriting = self.desired.iter().filter(|desired| desired.rewrites.is_some());
-        rewriting.filter_map(|desired| Some(desired.release.as_ref().ok()?.0)).collect()
+    /// Revisions that a person may accept: they do not contain the shown one, where that is refused, or hold
+    /// themselves.
+    pub fn acceptable(&self) -> Vec<Commit> {
+        let revision = |desired: &DesiredRefs| {
+            let revision = desired.release.as_ref().ok()?.0;
+            let verdict = self.book.get(&desired.name).and_then(|entry| entry.verdict.as_ref());
+            let is_held = verdict.is_some_and(|(judged, finding)| {
+                *judged == revision && matches!(finding, Finding::Held { .. })
+            });
+            (desired.rewrites.is_some() || is_held).then_some(revision)
+        };
+        self.desired.iter().filter_map(revision).collect()
     }
 }
 

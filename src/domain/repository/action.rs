@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::git::Commit;
+use crate::domain::git::{Commit, ObjectId};
 use crate::domain::hash;
 use crate::domain::text::EscapeControls;
 
@@ -276,6 +276,30 @@ pub struct FinishedRun {
     pub seconds: f64,
     /// The file name in the repository's log directory; `None` when nothing ran.
     pub log: Option<String>,
+    /// The tree of the revision; `None`: an older agent wrote the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<ObjectId>,
+    /// The number of runs that this entry stands for.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub count: u32,
+    /// When the first of several runs ended; `None`: there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<DateTime<Utc>>,
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_once(count: &u32) -> bool {
+    *count == 1
+}
+
+impl FinishedRun {
+    /// When the first of its runs ended.
+    pub fn first_at(&self) -> DateTime<Utc> {
+        self.first.unwrap_or(self.at)
+    }
 }
 
 impl FinishedRun {

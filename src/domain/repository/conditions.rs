@@ -7,6 +7,7 @@ use crate::domain::repository::desired::{ActionTarget, DesiredHead, goal};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::observed::{Observed, Policy, UpstreamTip};
 use crate::domain::repository::state::{Condition, State, rewritten};
+use crate::domain::text::EscapeControls;
 
 mod refs;
 
@@ -40,14 +41,18 @@ pub fn conditions(
         });
         all.push(
             Condition::new(State::Held)
-                .because(format!("by {}: {}{until}", hold.by, hold.reason))
+                .because(format!("{}{until}", hold.sentence()))
                 .since(hold.since),
         );
     }
     if let Some(pin) = &seen.pin {
         all.push(
             Condition::new(State::Pinned)
-                .because(format!("rolled back to {} by {}", pin.revision.short(), pin.by))
+                .because(format!(
+                    "rolled back to {} by {}",
+                    pin.revision.short(),
+                    pin.by.escape_controls()
+                ))
                 .since(pin.since),
         );
     }

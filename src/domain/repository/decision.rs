@@ -70,6 +70,8 @@ pub struct PlannedAction {
     pub resumed: bool,
     /// Run only if a relevant path changed (`paths` counts); else run in any case.
     pub only_if_relevant: bool,
+    /// Do nothing if the revision's own `.pmpy.toml` holds it.
+    pub heeds_hold: bool,
 }
 
 /// The rule behind a plan. `agent explain` has a sentence for each.
@@ -283,6 +285,7 @@ fn plan_by_rule(
         resumed: attempt.is_some_and(|attempt| attempt.outcome == Outcome::Interrupted),
         // Moving HEAD back by hand asks for the same revision once more.
         only_if_relevant: !asked && !due && !acted && attempt.is_none(),
+        heeds_hold: seen.is_held_by(target.upstream()),
     });
     (plan, rule)
 }

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::domain::git::{Commit, Relation};
 use crate::domain::repository::action::Attempt;
 use crate::domain::repository::finding::Finding;
-use crate::domain::repository::observed::{Observed, OnRewrite, Policy, UpdateMethod, UpstreamTip};
+use crate::domain::repository::observed::{
+    Observed, OnRewrite, Policy, RecordedFinding, UpdateMethod, UpstreamTip,
+};
 
 /// The commit that an action checks out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +16,14 @@ pub enum ActionTarget {
     Commit(Commit),
     /// A merge commit, still to be made, of HEAD and this upstream tip.
     MergeOf(Commit),
+}
+
+impl ActionTarget {
+    /// The commit itself, or the upstream tip that is merged.
+    pub(in crate::domain) fn upstream(self) -> Commit {
+        let (Self::Commit(commit) | Self::MergeOf(commit)) = self;
+        commit
+    }
 }
 
 /// The commit that HEAD should be at, or why it is not known.
@@ -78,14 +88,30 @@ pub(in crate::domain) fn goal(seen: &Observed, policy: &Policy) -> DesiredHead {
 }
 
 impl Observed {
+    /// Whether `hold` in the `.pmpy.toml` of `revision` counts: not on the way back, not where it was deployed
+    /// already, and not when a person accepted the revision.
+    pub(in crate::domain) fn is_held_by(&self, revision: Commit) -> bool {
+        let passed = [self.accepted, self.unheld, self.acted];
+        self.pin.is_none() && !passed.contains(&Some(revision))
+    }
+
+    /// Whether an `accept` of `revision` passes its own hold and nothing else.
+    pub fn awaits_unhold(&self, revision: Commit) -> bool {
+        let is_held = |verdict: &RecordedFinding| {
+            verdict.revision == revision && matches!(verdict.finding, Finding::Held { .. })
+        };
+        self.refs.is_none() && self.lost.is_none() && self.verdict.as_ref().is_some_and(is_held)
+    }
+
     /// The finding of an earlier pass about `target`, when it still applies.
     pub(in crate::domain) fn standing(&self, target: ActionTarget) -> Option<&Finding> {
-        let (ActionTarget::Commit(revision) | ActionTarget::MergeOf(revision)) = target;
+        let revision = target.upstream();
         self.verdict
             .as_ref()
             .filter(|verdict| verdict.revision == revision && verdict.head == self.head)
             .map(|verdict| &verdict.finding)
             .filter(|finding| match finding {
+                Finding::Held { .. } => self.is_held_by(revision),
                 Finding::Conflict { .. } => matches!(target, ActionTarget::MergeOf(_)),
                 Finding::Irrelevant { since_revision } => self.acted == Some(*since_revision),
                 _ => true,
@@ -103,7 +129,7 @@ impl Observed {
 
     /// The latest attempt, when it was at `target`.
     pub(in crate::domain) fn attempt_at(&self, target: ActionTarget) -> Option<&Attempt> {
-        let (ActionTarget::Commit(revision) | ActionTarget::MergeOf(revision)) = target;
+        let revision = target.upstream();
         self.attempt.as_ref().filter(|attempt| attempt.revision == revision)
     }
 }

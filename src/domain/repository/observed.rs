@@ -9,6 +9,7 @@ use crate::domain::remote::LastPoll;
 use crate::domain::repository::action::{Attempt, FinishedRun};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::hold::{self, Hold, Person};
 
 /// The part of the configuration that a decision depends on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +84,10 @@ pub struct Observed {
     pub pin: Option<Pin>,
     /// A rewritten upstream revision that a person accepted.
     pub accepted: Option<Commit>,
+    /// The revision whose own hold a person passed.
+    pub unheld: Option<Commit>,
+    /// Keys in the `.pmpy.toml` of the deployed revision that this version ignores.
+    pub ignored_keys: Vec<String>,
     /// The checked-out commit; `None` while the branch is unborn.
     pub head: Option<Commit>,
     /// The followed branch; `None` while it is not known.
@@ -187,19 +192,6 @@ pub struct RunningAction {
     pub stalled: Option<String>,
 }
 
-/// A hold, which keeps this repository from acting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// The origin: a user name, `currentaction.txt` or `.pmpy.toml`.
-    pub by: String,
-    /// The reason, in the words of its author.
-    pub reason: String,
-    /// When it began.
-    pub since: DateTime<Utc>,
-    /// When it ends; `None`: when a person lifts it.
-    pub until: Option<DateTime<Utc>>,
-}
-
 /// A rollback that stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
@@ -209,6 +201,16 @@ pub struct Pin {
     pub by: String,
     /// When it began.
     pub since: DateTime<Utc>,
+    /// Who asked for it; `None`: only `by` is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<Person>,
+}
+
+impl Pin {
+    /// Whether `person` set it, as far as is known.
+    pub fn is_of(&self, person: &Person) -> bool {
+        hold::is_of(self.person.as_ref(), &self.by, person)
+    }
 }
 
 /// The cause and the start of a time without a usable remote.

@@ -110,6 +110,11 @@ impl State {
         self.rules().is_settled
     }
 
+    /// Whether people see it below a hold or a pin, and monitoring warns of it at once.
+    pub(super) fn shows_below_holds(self) -> bool {
+        matches!(self, Self::Failing | Self::Denied)
+    }
+
     /// Whether a repository whose refs are published one by one has this state because of one of them.
     pub(super) fn is_of_a_ref(self) -> bool {
         self.rules().is_of_a_ref

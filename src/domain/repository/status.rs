@@ -8,6 +8,7 @@ use crate::domain::git::Commit;
 use crate::domain::publish::release_paths::LeftFiles;
 use crate::domain::remote::{BackoffList, LastPoll};
 use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::hold::Hold;
 use crate::domain::repository::state::{Condition, Severity, State};
 
 /// The status of this machine, as in `status --json` and `status.json`.
@@ -82,6 +83,12 @@ pub struct StatusRow {
     /// wrote this row, which does not look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<LeftFiles>,
+    /// Keys in the `.pmpy.toml` of the deployed revision that this version ignores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_keys: Vec<String>,
+    /// The holds, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<Hold>,
     /// Branches and tags at their targets (publish modes).
     pub published: Vec<PublishedRef>,
 }
@@ -151,9 +158,24 @@ impl StatusRow {
         self.condition().needs_attention(self.since, now)
     }
 
-    /// The severity for monitoring.
+    /// The severity for monitoring. A hold hides no failure.
     pub fn severity(&self, now: DateTime<Utc>) -> Severity {
-        self.condition().severity(self.since, now)
+        let severity = self.condition().severity(self.since, now);
+        if self.hidden_state().is_some() { severity.max(Severity::Warning) } else { severity }
+    }
+
+    /// The state below a hold or a pin that people must see; `None`: there is none.
+    pub fn hidden_state(&self) -> Option<State> {
+        let is_stopped = matches!(self.state, State::Held | State::Pinned);
+        self.conditions.iter().copied().find(|state| is_stopped && state.shows_below_holds())
+    }
+
+    /// The state for people, such as `held (failing)`.
+    pub fn shown_state(&self) -> String {
+        match self.hidden_state() {
+            Some(hidden) => format!("{} ({hidden})", self.state),
+            None => self.state.to_string(),
+        }
     }
 }
 

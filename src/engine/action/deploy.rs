@@ -194,14 +194,16 @@ fn inspect(
     branch: &RefName,
 ) -> Result<Deployment, DeployRefusal> {
     let git = &repository.git;
+    let (ActionTarget::Commit(newest) | ActionTarget::MergeOf(newest)) = act.target;
+    let of_newest = tree::tree_settings(git, newest).map_err(DeployRefusal::of_tree)?;
+    if let (Some(reason), true) = (of_newest.hold, act.heeds_hold) {
+        return Err(DeployRefusal::Finding(Finding::Held { reason }));
+    }
     let target = match act.target {
         ActionTarget::Commit(commit) => commit,
         ActionTarget::MergeOf(tip) => merge(repository, act.head, tip, branch)?,
     };
     let tree = tree::tree_settings(git, target).map_err(DeployRefusal::of_tree)?;
-    if let Some(reason) = &tree.hold {
-        return Err(DeployRefusal::Finding(Finding::Held { reason: reason.clone() }));
-    }
     let settings = repository.repo.settings.with_tree(&tree);
     let change = tree::change_between(git, act.head, target).map_err(DeployRefusal::of_change)?;
     if let Some(finding) = shared_conflict(repository, target).map_err(DeployRefusal::of_change)? {

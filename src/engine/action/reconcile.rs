@@ -19,11 +19,12 @@ use crate::engine::publish::{multi_ref, restore};
 use crate::engine::repository::observe::{self, OpenOutcome};
 use crate::engine::repository::{Repository, limits, upstream_refs};
 use crate::engine::request::{LockWait, WorkerCommand, WorkerJob};
+use crate::engine::run::record::{self, OrderedAct};
 use crate::engine::run::scripts;
 use crate::system::git::{git_dir_of, ownership};
 use crate::system::lock::{self, ActionLock, TryLock};
 use crate::system::remote::FetchProgress;
-use crate::system::repo_state::{ActionState, PollRecord, RepoRecords};
+use crate::system::repo_state::{PollRecord, RepoRecords};
 use crate::system::{host, process, stale_files, watchdog};
 
 /// The interval at which a taken lock is tried again.
@@ -57,10 +58,19 @@ pub fn work(
         }
         _ => repo,
     };
+    let mut act = order.command.act().map(|(act, revision)| OrderedAct {
+        revision,
+        reason: order.reason.clone(),
+        ..OrderedAct::new(act)
+    });
     loop {
         let git_dir = git_dir_of(&repo.path);
         let (git_dir, records) = match (observe::open(context, repo), git_dir) {
             (OpenOutcome::Ready(repository), _) => {
+                if let Some(act) = &mut act {
+                    // `redo` names none: it is the one that is checked out.
+                    act.revision = act.revision.or_else(|| repository.is_at().ok().flatten());
+                }
                 (repository.git.git_dir().to_owned(), repository.records)
             }
             (OpenOutcome::Damaged(_), Some(git_dir)) => {
@@ -84,6 +94,9 @@ pub fn work(
         records.take_rerun_request()?;
         // Checks all files that the pass may read or write, before it touches any of them.
         ownership::prepare_to_write(&repo.path, &repo.trust)?;
+        if let Some(act) = act.take() {
+            record::act(context, &repo.name, &records, &act)?;
+        }
         housekeeping::wait_for_running_gc(context, &lock, &git_dir)?;
         let mut outcome = pass(context, repo, &lock, order, progress);
         if let Err(error) = &outcome {
@@ -257,12 +270,19 @@ fn reopen<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Box<Repositor
 fn persist_request(repository: &Repository, order: &WorkerJob) -> Result<()> {
     match order.command {
         WorkerCommand::Follow | WorkerCommand::Redo => Ok(()),
-        WorkerCommand::Rollback(revision) => {
-            let (by, since) = (host::person(), host::now());
-            repository.records.put_pin(&Pin { revision, by, since })
+        WorkerCommand::Rollback(revision) | WorkerCommand::Checkout(revision) => {
+            let (person, since) = (repository.context.person(), host::now());
+            let (by, person) = (person.name.clone(), Some(person));
+            repository.records.put_pin(&Pin { revision, by, since, person })
         }
         WorkerCommand::Accept(revision) => {
-            let memory = ActionState { accepted: Some(revision), ..repository.records.memory()? };
+            let mut memory = repository.records.memory()?;
+            let seen = repository.observe(&repository.polled(), host::now());
+            if seen.awaits_unhold(revision) {
+                memory.unheld = Some(revision);
+            } else {
+                memory.accepted = Some(revision);
+            }
             repository.records.put_memory(&memory)
         }
     }

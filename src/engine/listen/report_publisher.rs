@@ -13,11 +13,13 @@ use crate::domain::bus::message::{ActionMessage, ActionStep, Topic};
 use crate::domain::bus::stomp::StompFrame;
 use crate::domain::report::metrics::PollOutcome;
 use crate::domain::repository::action::{FinishedRun, ProgressEvent, RunStarted};
+use crate::domain::repository::history::HistoryEntry;
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::listen::subscriptions::RateLimitedLog;
 use crate::engine::operator;
+use crate::engine::request::RunHistory;
 use crate::engine::tick::TickReport;
 use crate::system::host::since_boot;
 use crate::system::stomp::session::StompSession;
@@ -190,7 +192,11 @@ impl SeenStates {
         };
         self.rows().extend(rows.into_iter().map(|row| (row.name.clone(), row)));
         // A history that cannot be read shows in the repository's row.
-        histories.into_iter().filter_map(|(name, runs)| Some((name, runs.ok()?))).collect()
+        let runs_of = |entries: Vec<HistoryEntry>| {
+            entries.iter().filter_map(|entry| entry.run().cloned()).collect()
+        };
+        let ended = |(name, entries): RunHistory| Some((name, runs_of(entries.ok()?)));
+        histories.into_iter().filter_map(ended).collect()
     }
 
     /// Ignores poisoning: each change is one statement, so no thread can leave the rows half written.
@@ -227,6 +233,9 @@ mod tests {
             attempt: 1,
             seconds: 0.0,
             log: None,
+            tree: None,
+            count: 1,
+            first: None,
         };
         minutes.iter().map(run).collect()
     }

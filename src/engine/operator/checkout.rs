@@ -10,6 +10,7 @@ use crate::domain::publish::rules::PublishTarget;
 use crate::domain::publish::state::{PendingRef, PublishPlan, RefOverrides};
 use crate::domain::remote::{PollAnswer, PollScope, RefKinds};
 use crate::domain::repository::action::Trigger;
+use crate::domain::repository::history::ActKind;
 use crate::domain::text::EscapeControls;
 use crate::engine::action::{reconcile, recover};
 use crate::engine::context::Context;
@@ -19,6 +20,7 @@ use crate::engine::operator;
 use crate::engine::publish::{multi_ref, single_ref};
 use crate::engine::repository::upstream_refs::saved_at;
 use crate::engine::repository::{Repository, limits, targets};
+use crate::engine::run::record::{self, OrderedAct};
 use crate::system::files::DiskFault;
 use crate::system::remote::{FetchGoal, FetchOrder, FetchedRef};
 use crate::system::{host, watchdog};
@@ -92,6 +94,12 @@ pub fn checkout(
             CheckoutAction::Shown(path)
         }
     };
+    if let CheckoutAction::Shown(path) = &way {
+        let reason = Some(format!("{text} at {}", path.display()));
+        let revision = Some(choice.revision);
+        let act = OrderedAct { reason, revision, ..OrderedAct::new(ActKind::Checkout) };
+        record::act(context, &repo.name, &repository.records, &act)?;
+    }
     Ok((choice, way))
 }
 

@@ -140,6 +140,9 @@ fn record(
             attempt: 1,
             seconds: seconds_since(since, host::now()),
             log: None,
+            tree: repository.git.tree_of(&revision).ok(),
+            count: 1,
+            first: None,
         },
     };
     repository.records.prepare_last_action(revision)?.commit()?;
@@ -476,6 +479,9 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             attempt: due.attempt,
             seconds: seconds_since(self.began, at),
             log,
+            tree: self.repository.git.tree_of(&due.revision).ok(),
+            count: 1,
+            first: None,
         }
     }
 

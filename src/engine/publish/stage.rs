@@ -7,6 +7,7 @@ use std::thread;
 
 use anyhow::Result;
 
+use crate::domain::git::Commit;
 use crate::domain::publish::state::PendingRef;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::change::{ObjectSource, TreeChange};
@@ -63,7 +64,9 @@ pub fn all(
     pending_refs: &[PendingRef],
     known: ExistingRelease,
 ) -> Result<Vec<Result<ReadyTree, StageError>>> {
-    let store = StagingStore { target_store, seals: Seals::read(repository)?, known };
+    let seals = Seals::read(repository)?;
+    let accepted = repository.records.memory()?.accepted;
+    let store = StagingStore { target_store, seals, known, accepted };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(pending_refs.len());
     if threads <= 1 {
         let objects = ObjectCache::of(&repository.git);
@@ -116,6 +119,8 @@ struct StagingStore<'a> {
     target_store: &'a TargetStore,
     seals: Seals,
     known: ExistingRelease,
+    /// The revision that a person accepted although it holds itself.
+    accepted: Option<Commit>,
 }
 
 fn one(
@@ -130,7 +135,7 @@ fn one(
         Err(TreeFileError::Refused(reason)) => return verdict(Finding::Refused { reason }),
         Err(TreeFileError::Unreadable(error)) => return failed(error),
         Ok(tree) => {
-            if let Some(reason) = tree.hold {
+            if let Some(reason) = tree.hold.filter(|_| store.accepted != Some(due.revision)) {
                 return verdict(Finding::Held { reason });
             }
         }

@@ -10,6 +10,7 @@ use crate::config::RepoMode;
 use crate::domain::git::{Commit, RefName, Relation};
 use crate::domain::remote::{DoubtedAnswer, PollScope};
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::hold::{Hold, next_number};
 use crate::domain::repository::observed::{
     BranchSwitch, Observed, Policy, RunningAction, UpstreamTip,
 };
@@ -376,6 +377,7 @@ impl Repository<'_> {
         let memory = memory?;
         seen.id_is_late = machine_id::id_is_late(self.context, &memory);
         let ActionState { attempt, tried, verdict, accepted, acted, tree_when, gaps, .. } = memory;
+        (seen.unheld, seen.ignored_keys) = (memory.unheld, memory.ignored_keys);
         seen.gaps = gaps.filter(|gaps| Some(gaps.revision) == seen.acted);
         let counts = |finding: &Finding| {
             finding.counts(|| self.git.max_file(), &self.repo.settings.publish.shared)
@@ -391,9 +393,7 @@ impl Repository<'_> {
             seen.no_script = Some(script_paths::nothing_to_run(part.as_deref(), stack.as_deref()));
         }
         (seen.last_success, seen.tree_when) = (acted, tree_when);
-        seen.holds.extend(
-            self.records.hold(now).filter(|hold| hold.until.is_none_or(|until| until > now)),
-        );
+        seen.holds = self.records.holds(now);
         self.fill_run(seen)
     }
 
@@ -417,7 +417,8 @@ impl Repository<'_> {
                 .is_none_or(|again| again.identity != current.identity),
         };
         if !ours {
-            seen.holds.push(current.as_hold());
+            let number = next_number(&seen.holds);
+            seen.holds.push(Hold { number, ..current.as_hold() });
         }
         Ok(())
     }

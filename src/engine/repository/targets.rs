@@ -216,6 +216,24 @@ pub(in crate::engine) fn left_files(repository: &Repository) -> Option<LeftFiles
     })
 }
 
+/// Removes every link of ours at the targets, then the store of their releases.
+///
+/// # Errors
+/// When the store is not the agent's, or something cannot be removed.
+pub fn remove_all(repository: &Repository) -> Result<()> {
+    let Some(target) = repository.repo.settings.target() else { return Ok(()) };
+    let Some(target_store) = TargetStore::open(repository, target)? else { return Ok(()) };
+    let book = repository.records.book()?;
+    let listed = book.into_values().filter_map(|entry| entry.directory);
+    // Where one branch is published, its directory has no name.
+    for directory in listed.chain([String::new()]).collect::<BTreeSet<_>>() {
+        if let Ok(place) = target_store.place(&directory) {
+            target_store.store.unlink(&place)?;
+        }
+    }
+    target_store.store.remove()
+}
+
 /// The revision that the one target of a repository shows; `None`: none, or one published from another
 /// clone with another object format, which has no relation to the commits here.
 ///

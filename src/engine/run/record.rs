@@ -7,12 +7,35 @@ use chrono::{DateTime, Utc};
 use crate::domain::git::Commit;
 use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, TriedRevisions, Trigger};
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::history::{ActKind, PersonAct};
 use crate::domain::repository::observed::{RecordedFinding, TreeRerunPolicy};
+use crate::engine::context::Context;
 use crate::engine::repository::{Repository, tree};
 use crate::system::files::PreparedFile;
 use crate::system::git::ACTED;
 use crate::system::lock::{JournalStep, ScriptEnding};
-use crate::system::syslog;
+use crate::system::repo_state::RepoRecords;
+use crate::system::{host, syslog};
+
+/// An act of a person that is to be recorded.
+#[derive(Clone, Debug)]
+pub struct OrderedAct {
+    /// What.
+    pub act: ActKind,
+    /// Why, in the person's words, or what exactly; `None`: nothing more was said.
+    pub reason: Option<String>,
+    /// The revision that it names.
+    pub revision: Option<Commit>,
+    /// When a hold ends by itself.
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl OrderedAct {
+    /// An act without more.
+    pub fn new(act: ActKind) -> Self {
+        Self { act, reason: None, revision: None, until: None }
+    }
+}
 
 /// A finished run that is to be recorded.
 pub struct RunRecord<'a> {
@@ -53,6 +76,9 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
         attempt: step.attempt,
         seconds: ending.seconds,
         log: step.log.clone(),
+        tree: repository.git.tree_of(&step.target).ok(),
+        count: 1,
+        first: None,
     };
     let known =
         repository.records.history()?.iter().rev().take(8).any(|entry| entry.id == finished.id);
@@ -79,9 +105,10 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
         memory.attempt = None;
         memory.tried = TriedRevisions::default();
         memory.verdict = None;
-        memory.accepted = None;
+        (memory.accepted, memory.unheld) = (None, None);
         memory.acted = Some(finished);
         let tree = tree::tree_settings(&repository.git, step.target).ok();
+        memory.ignored_keys = tree.as_ref().map(|tree| tree.unknown.clone()).unwrap_or_default();
         memory.tree_when =
             tree.map(|tree| TreeRerunPolicy { revision: step.target, when: tree.when });
         memory.gaps = tree::gaps(&repository.git, memory.gaps.as_ref(), step.target);
@@ -98,6 +125,22 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
         memory.attempt = Some(Attempt { script: ending.failed_script.clone(), ..attempt });
     }
     repository.records.put_memory(&memory)
+}
+
+/// Records what the person of this command did.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn act(context: &Context, name: &str, records: &RepoRecords, order: &OrderedAct) -> Result<()> {
+    let OrderedAct { act, reason, revision, until } = order.clone();
+    let (who, at) = (context.person(), host::now());
+    let mut words = vec![format!("{name}: {} by {}", act.as_str(), who.name)];
+    words.extend(revision.map(|revision| format!("at {}", revision.short())));
+    words.extend(who.from.as_deref().map(|from| format!("from {from}")));
+    let words = words.join(" ");
+    let why = reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+    syslog::send(syslog::SyslogLevel::Info, &format!("{words}{why}"));
+    records.add_act(PersonAct { at, act, who, reason, revision, until })
 }
 
 /// Records the finding about going to `revision`, unless it is recorded already.

@@ -341,6 +341,8 @@ fn row(
         mirror_lags: seen.lagging,
         gaps: seen.gaps.clone().filter(|gaps| !gaps.is_empty()),
         left: None,
+        holds: seen.holds.clone(),
+        ignored_keys: seen.ignored_keys.clone(),
         published: Vec::new(),
     }
 }

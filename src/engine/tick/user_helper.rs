@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{AgentDirs, RepoSettings, Settings};
 use crate::domain::repository::decision::Plan;
+use crate::domain::repository::hold::Person;
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
 use crate::domain::trust::Trustee;
@@ -30,7 +31,7 @@ use crate::engine::request::{ProgressSink, RunHistory, TickOptions};
 use crate::engine::run::privileged_after_hook::{self, AfterHookRequest};
 use crate::engine::run::scripts;
 use crate::system::agent_state::AgentState;
-use crate::system::host::{self, Host, User};
+use crate::system::host::{Host, User};
 use crate::system::pid::Process;
 use crate::system::privileged_rpc::PrivilegedRpc;
 use crate::system::process::{self, ChildAgent, ChildFinish, OutputMode};
@@ -58,6 +59,17 @@ pub enum HelperRequest {
     Command,
 }
 
+impl HelperRequest {
+    /// Whether a person's command is behind it whose author is recorded.
+    fn is_order(&self) -> bool {
+        match self {
+            Self::Look(options) => options.as_ref().is_some_and(|options| !options.follow()),
+            Self::Command => true,
+            Self::Check(_) | Self::History => false,
+        }
+    }
+}
+
 /// A helper's input, as JSON.
 #[derive(Serialize, Deserialize)]
 struct HelperInput {
@@ -70,6 +82,8 @@ struct HelperInput {
     secrets: BTreeMap<PathBuf, String>,
     /// The name of the abstract socket for requests to root's tick.
     requests: Option<String>,
+    /// The person whose command it is; `None`: a tick of nobody's.
+    asked_by: Option<Person>,
 }
 
 /// A helper's report on one repository.
@@ -317,9 +331,7 @@ fn begin(user: &User) -> Vec<OsString> {
 }
 
 fn environment(user: &User) -> Vec<(OsString, OsString)> {
-    let mut env = scripts::environment_of(user);
-    env.push(("SUDO_USER".into(), host::person().into()));
-    env
+    scripts::environment_of(user)
 }
 
 fn helper_input(
@@ -331,6 +343,7 @@ fn helper_input(
 ) -> Result<File> {
     let mut secrets = BTreeMap::new();
     let mut settings = BTreeMap::new();
+    let asked_by = helper_request.is_order().then(|| context.person());
     for repo in repos {
         if let Err(error) = give_logs(context, user, repo) {
             // The repository's own worker fails when it has something to log; the others continue.
@@ -357,6 +370,7 @@ fn helper_input(
         repos: settings,
         secrets,
         requests: requests.map(str::to_owned),
+        asked_by,
     };
     process::sealed_file(&serde_json::to_vec(&helper_input)?)
 }
@@ -386,9 +400,16 @@ pub fn read_helper_input() -> Result<(Context, HelperRequest)> {
     let settings =
         Settings::handed_over(helper_input.world, helper_input.trusted, helper_input.repos);
     let (part, stack, requests) = (helper_input.part, helper_input.stack, helper_input.requests);
+    let asked_by = helper_input.asked_by;
     let helper_request = helper_input.helper_request;
     let (helper_input, requests) = (Some(Arc::new(file)), requests);
-    let context =
-        Context { part, stack, helper_input, requests, ..Context::bare(settings, Host::current()) };
+    let context = Context {
+        part,
+        stack,
+        helper_input,
+        requests,
+        asked_by,
+        ..Context::bare(settings, Host::current())
+    };
     Ok((context, helper_request))
 }

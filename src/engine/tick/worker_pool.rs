@@ -188,9 +188,15 @@ fn worker_args(context: &Context, options: &TickOptions, name: &str) -> Vec<OsSt
         WorkerCommand::Rollback(revision) => {
             args.extend(["--rollback".into(), revision.to_string().into()]);
         }
+        WorkerCommand::Checkout(revision) => {
+            args.extend(["--checkout".into(), revision.to_string().into()]);
+        }
         WorkerCommand::Accept(revision) => {
             args.extend(["--accept".into(), revision.to_string().into()])
         }
+    }
+    if let Some(reason) = &options.reason {
+        args.push(format!("--reason={reason}").into());
     }
     args.extend(["--".into(), name.into()]);
     args

@@ -317,6 +317,13 @@ impl Git {
         history::raw_commit(&self.repo, oid)
     }
 
+    /// The committer's time of `commit`; `None` when it cannot be read.
+    pub fn committed_at(&self, commit: Commit) -> Option<chrono::DateTime<chrono::Utc>> {
+        let oid = self.oid(&commit.0).ok()?;
+        let seconds = self.raw_commit(oid).ok()?.time;
+        chrono::DateTime::from_timestamp(seconds, 0)
+    }
+
     /// The first line of a commit's message, at most 200 characters; empty when it cannot be read.
     pub fn subject(&self, commit: Commit) -> String {
         let readable = self.plain_store().is_ok() && !self.is_torn(&commit.0);

@@ -6,6 +6,7 @@ use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::publish::state::{PublishRecord, RefRecord};
 use crate::domain::repository::action::{Attempt, FinishedRun, TriedRevisions};
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::history::HistoryEntry;
 use crate::domain::repository::observed::{Pin, RecordedFinding};
 
 /// A record with object ids.
@@ -61,15 +62,27 @@ impl ContainsIds for RecordedFinding {
 
 impl ContainsIds for FinishedRun {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        self.revision.are_of(format) && self.previous.are_of(format)
+        self.revision.are_of(format)
+            && self.previous.are_of(format)
+            && self.tree.is_none_or(|tree| tree.format() == format)
+    }
+}
+
+impl ContainsIds for HistoryEntry {
+    fn are_of(&self, format: ObjectFormat) -> bool {
+        match self {
+            Self::Act(act) => act.revision.are_of(format),
+            Self::Run(run) => run.are_of(format),
+        }
     }
 }
 
 impl ContainsIds for ActionState {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        let Self { attempt, tried, verdict, accepted, tree_when, gaps, acted, .. } = self;
+        let Self { attempt, tried, verdict, accepted, unheld, tree_when, gaps, acted, .. } = self;
         attempt.are_of(format)
             && tried.are_of(format)
+            && unheld.are_of(format)
             && verdict.are_of(format)
             && accepted.are_of(format)
             && tree_when.map(|it| it.revision).are_of(format)

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::git::Relation;
+use crate::domain::repository::hold::Hold;
 use crate::domain::repository::observed::*;
 use crate::domain::repository::state::State;
 use crate::domain::repository::tests::{commit, conditions, now, policy, upstream};
@@ -47,11 +48,11 @@ fn diverged() -> Observed {
 }
 
 fn hold() -> Hold {
-    Hold { by: "ann".into(), reason: "migration".into(), since: now(), until: None }
+    Hold { by: "ann".into(), reason: "migration".into(), since: now(), ..Hold::default() }
 }
 
 fn pin(digit: char) -> Pin {
-    Pin { revision: commit(digit), by: "ann".into(), since: now() }
+    Pin { revision: commit(digit), by: "ann".into(), since: now(), person: None }
 }
 
 fn attempt(digit: char, outcome: Outcome, number: u32) -> Option<Attempt> {
@@ -105,6 +106,7 @@ fn a_new_revision_is_applied() {
             attempt: 1,
             resumed: false,
             only_if_relevant: true,
+            heeds_hold: true,
         })
     );
 }
@@ -633,6 +635,8 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             attempt,
             verdict,
             accepted,
+            unheld: None,
+            ignored_keys: Vec::new(),
             broken,
             running,
             stale_journal: leftover,

@@ -8,10 +8,11 @@ use crate::domain::git::{RefName, Relation};
 use crate::domain::repository::action::Attempt;
 use crate::domain::repository::action::Outcome;
 use crate::domain::repository::finding::Finding;
-use crate::domain::repository::observed::{
-    Hold, Pin, RecordedFinding, RunningAction, Unreachable, UpdateMethod,
-};
+use crate::domain::repository::hold::Hold;
 use crate::domain::repository::observed::{Observed, Policy, UpstreamTip};
+use crate::domain::repository::observed::{
+    Pin, RecordedFinding, RunningAction, Unreachable, UpdateMethod,
+};
 use crate::domain::repository::tests::{commit, conditions, now, policy, upstream};
 
 impl StatusRow {
@@ -37,6 +38,8 @@ impl StatusRow {
             mirror_lags: false,
             gaps: None,
             left: None,
+            holds: Vec::new(),
+            ignored_keys: Vec::new(),
             published: Vec::new(),
         }
     }
@@ -133,7 +136,13 @@ fn broken_says_what_and_is_critical_at_once() {
 
 #[test]
 fn held_says_by_whom_why_and_until_when_and_warns_after_a_day() {
-    let hold = Hold { by: "ann".into(), reason: "move".into(), since: now(), until: Some(now()) };
+    let hold = Hold {
+        by: "ann".into(),
+        reason: "move".into(),
+        since: now(),
+        until: Some(now()),
+        ..Hold::default()
+    };
     let seen = Observed { holds: vec![hold], ..behind() };
     says(&seen, State::Held, "by ann: move, until 2026-11-22 09:00 UTC");
     let day = Duration::days(1);
@@ -143,7 +152,8 @@ fn held_says_by_whom_why_and_until_when_and_warns_after_a_day() {
 
 #[test]
 fn each_hold_is_reported() {
-    let hold = |by: &str| Hold { by: by.into(), reason: "x".into(), since: now(), until: None };
+    let hold =
+        |by: &str| Hold { by: by.into(), reason: "x".into(), since: now(), ..Hold::default() };
     let seen = Observed { holds: vec![hold("ann"), hold("bob")], ..behind() };
     let all = conditions(&seen, &policy());
     assert_eq!(all.iter().filter(|condition| condition.state == State::Held).count(), 2);
@@ -151,7 +161,7 @@ fn each_hold_is_reported() {
 
 #[test]
 fn pinned_says_to_what_and_by_whom_and_warns_after_a_day() {
-    let pin = Pin { revision: commit('a'), by: "ann".into(), since: now() };
+    let pin = Pin { revision: commit('a'), by: "ann".into(), since: now(), person: None };
     let seen = Observed { pin: Some(pin), ..behind() };
     says(&seen, State::Pinned, "rolled back to aaaaaaa by ann");
     counts(&first(&seen), (false, Severity::Ok), Duration::days(1), (false, Severity::Warning));
@@ -372,11 +382,11 @@ fn inactive_is_all_there_is_to_say() {
 
 #[test]
 fn all_that_applies_is_reported_in_the_order_of_the_table() {
-    let pin = Pin { revision: commit('b'), by: "ann".into(), since: now() };
+    let pin = Pin { revision: commit('b'), by: "ann".into(), since: now(), person: None };
     let seen = Observed {
         broken: Some("bare".into()),
         running: Some(RunningAction { revision: None, since: now(), pid: 1, stalled: None }),
-        holds: vec![Hold { by: "a".into(), reason: "x".into(), since: now(), until: None }],
+        holds: vec![Hold { by: "a".into(), reason: "x".into(), since: now(), ..Hold::default() }],
         pin: Some(pin),
         attempt: attempt('b', Outcome::TimedOut, 1),
         unreachable: Some(Unreachable { since: now(), reason: "down".into(), refusals: 0 }),
@@ -463,7 +473,7 @@ proptest! {
             lagging,
             broken: broken.then(|| "bare".to_owned()),
             holds: held
-                .then(|| Hold { by: "a".into(), reason: "x".into(), since: now(), until: None })
+                .then(|| Hold { by: "a".into(), reason: "x".into(), since: now(), ..Hold::default() })
                 .into_iter()
                 .collect(),
             ..Observed::default()

@@ -167,7 +167,7 @@ fn stops(repository: &Repository, now: DateTime<Utc>) -> Vec<CheckFinding> {
     let mut found = Vec::new();
     found.extend(seen.broken.iter().map(|reason| CheckFinding::bad(name, reason)));
     found.extend(seen.holds.iter().map(|hold| {
-        let text = format!("held by {}: {}", hold.by, hold.reason);
+        let text = format!("held {}", hold.sentence());
         CheckFinding::warn(name, format!("{text}\nhint: when that is over: agent unhold {name}"))
     }));
     found.extend(seen.pin.iter().map(|pin| {
@@ -322,6 +322,14 @@ fn programs(repository: &Repository) -> Vec<CheckFinding> {
         }
     };
     let mut found = Vec::new();
+    found.extend(tree.unknown.iter().map(|key| {
+        let key = key.escape_controls();
+        let text = format!(
+            "the key {key} in its .pmpy.toml is ignored: this version of the agent does not know it\n\
+             hint: correct its name, or upgrade the agent"
+        );
+        CheckFinding::warn(name, text)
+    }));
     if let Some(reason) = &tree.hold {
         let text =
             format!("its .pmpy.toml stops it: {reason}\nhint: a commit without that key lifts it");
