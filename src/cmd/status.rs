@@ -115,9 +115,10 @@ pub fn unknown(error: &Error) -> Result<ExitStatus> {
     Ok(ExitStatus::Monitoring(3))
 }
 
-/// The exit code: 1 when a repository needs attention, else 0.
+/// The exit code: 1 when a repository needs attention, or ticks no longer come, else 0.
 pub fn exit_code(status: &MachineStatus) -> ExitStatus {
-    match status.repositories.iter().any(|row| row.needs_attention(status.at)) {
+    let is_trouble = status.repositories.iter().any(|row| row.needs_attention(status.at));
+    match is_trouble || silence(status, status.at).is_some() {
         true => ExitStatus::Attention,
         false => ExitStatus::Fine,
     }
@@ -281,13 +282,19 @@ const SUBJECT: usize = 2;
 
 /// The cells of a row: name, state, deployed revision, since when.
 fn cells(row: &StatusRow, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
-    let revision = row.acted.as_ref().map_or_else(
-        || "-".to_owned(),
-        |acted| match &acted.subject {
-            Some(subject) => format!("{} {}", acted.revision.short(), format::escaped(subject)),
-            None => acted.revision.short(),
-        },
-    );
+    let state = row.hidden_state().unwrap_or(row.state);
+    let acted = row.acted.as_ref().map(|acted| acted.revision);
+    // What was tried, beside what was deployed before.
+    let tried = row.upstream.filter(|upstream| {
+        matches!(state, State::Failing | State::Waiting) && Some(*upstream) != acted
+    });
+    let shown = acted.map_or_else(|| "-".to_owned(), |acted| acted.short());
+    let subject = row.acted.as_ref().and_then(|acted| acted.subject.as_deref());
+    let revision = match (tried, subject) {
+        (Some(tried), _) => format!("{shown} -> {}", tried.short()),
+        (None, Some(subject)) => format!("{shown} {}", format::escaped(subject)),
+        (None, None) => shown,
+    };
     vec![
         Cell::new(format::escaped(&row.name)),
         Cell::new(row.shown_state()).fg(format::colour(row.severity(now))),

@@ -88,6 +88,7 @@ fn stopped_ticks_and_an_empty_root_are_reported_with_the_next_command() {
     stopped.last_tick = Some(now() - Duration::hours(2));
     let text = plain(&stopped, DetailLevel::Brief, None);
     assert!(text.contains("warning: no tick for 2 h"), "{text}");
+    assert_eq!(exit_code(&stopped), ExitStatus::Attention);
     assert!(text.contains("agent tick"));
     assert!(text.contains("warning: there is no repository under /root/gitrepo"));
     assert!(text.contains("agent init"));
