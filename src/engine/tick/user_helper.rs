@@ -106,8 +106,8 @@ pub struct ReposByUser {
     pub ours: Vec<RepoEntry>,
     /// Those of other users, each worked on by a helper.
     pub delegated: Vec<(User, Vec<RepoEntry>)>,
-    /// Those without a usable user, and why. With a [`NameServiceError`](host::NameServiceError) the user is
-    /// not known yet.
+    /// Those without a usable user, and why. With a
+    /// [`NameServiceError`](crate::system::host::NameServiceError) the user is not known yet.
     pub unusable: Vec<(RepoEntry, Error)>,
     /// Processes that hang since an earlier tick, by repository name.
     pub hanging: BTreeMap<String, Process>,
