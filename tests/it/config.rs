@@ -453,12 +453,15 @@ fn a_revision_sets_what_the_machine_did_not_fix() {
 fn an_invalid_pmpy_toml_says_where() {
     for (text, reported) in [
         ("hold = true", ".pmpy.toml:1:8: expected a string in double quotes"),
-        ("\nuser = \"root\"", ".pmpy.toml:2:1: unknown key \"user\""),
+        ("\npaths = \"web/**\"", ".pmpy.toml:2:9: expected a list"),
         ("scripts = [\"../x\"]", ".pmpy.toml:1:12: \"../x\" leaves the repository"),
     ] {
         let error = TreeSettings::parse(text).unwrap_err();
         assert!(error.starts_with(reported), "{error}");
     }
+    // A key of a later version.
+    let unknown = TreeSettings::parse("\nuser = \"root\"").unwrap().unknown;
+    assert_eq!(unknown, ["user"]);
 }
 
 #[test]
