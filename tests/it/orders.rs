@@ -66,7 +66,7 @@ fn a_named_tick_succeeds_only_where_the_revision_of_upstream_is() {
     machine.tick().exits(0);
     machine.push(NAME, &[("work.sh", "exit 3\n")]);
     named_tick(&machine, 1, "failing");
-    machine.push(NAME, &[("work.sh", NOTES_ITS_RUNS)]);
+    machine.push(NAME, &[("work.sh", NOTES_ITS_RUNS), ("page", "another tree")]);
     named_tick(&machine, 0, "");
 
     machine.agent(&["rollback", NAME]).ok();
