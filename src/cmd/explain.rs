@@ -221,8 +221,12 @@ fn remotes(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<String> 
             .map(|lost| format!("Upstream once had {} and no longer contains it.", lost.short())),
     );
     sentences.extend(seen.unreachable.as_ref().map(|unreachable| {
+        let what = match unreachable.refusals {
+            0 => "No remote has answered",
+            _ => "A remote refuses access, and no other has the branch,",
+        };
         format!(
-            "No remote has answered since {}: {}.",
+            "{what} since {}: {}.",
             format::when(unreachable.since, now),
             format::reason_and_hint(&unreachable.reason).0
         )

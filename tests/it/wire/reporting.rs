@@ -59,10 +59,11 @@ fn since_when_no_remote_answers_and_why_is_reported_for_each() {
     let server = Https::of(&machine);
     let urls = [server.url_at("status/404/", "ops"), "https://localhost:1/ops.git".to_owned()];
     machine.configure(&format!("[defaults]\n{}[repo.ops]\nurl = {urls:?}\n", trusting(&server)));
-    machine.tick().ok();
-    let status = machine.agent(&["status", "-v"]).ok().stdout;
+    machine.tick().exits(1);
+    assert_eq!(machine.state("ops"), "denied");
+    let status = machine.agent(&["status", "-v"]).exits(1).stdout;
     let explained = machine.agent(&["explain", "ops"]).ok().stdout;
-    let reported = line(&explained, "No remote has answered since ");
+    let reported = line(&explained, "A remote refuses access, and no other has the branch, since ");
     assert!(reported.contains(" ago, ") || reported.contains("just now, "), "{reported}");
     for text in [reported, &status] {
         assert!(text.contains(&format!("there is no repository at {} (404)", urls[0])), "{text}");
