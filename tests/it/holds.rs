@@ -2,24 +2,8 @@
 
 use std::fs;
 
-use crate::sandbox::{NOTES_ITS_RUNS, Sandbox};
-
-/// A machine with `ops` at the first of its revisions, and deployed.
-fn machine() -> Sandbox {
-    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "0\n")]);
-    machine.tick().ok();
-    machine
-}
-
-/// Pushes `count` more revisions and deploys each; returns all of them, the first included.
-fn revisions(machine: &Sandbox, count: usize) -> Vec<String> {
-    let mut all = vec![machine.head("ops")];
-    for number in 1..=count {
-        all.push(machine.push("ops", &[("page", &format!("{number}\n"))]));
-        machine.tick().ok();
-    }
-    all
-}
+use crate::sandbox::Sandbox;
+use crate::steering::{machine, revisions};
 
 /// Holds of two people behind sudo, one of them with a second hold that ends.
 fn held_by_ann_and_bob() -> Sandbox {

@@ -7,14 +7,14 @@ use serde_json::Value;
 use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox};
 
 /// A machine with `ops` at the first of its revisions, and acted upon.
-fn machine() -> Sandbox {
+pub fn machine() -> Sandbox {
     let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "0\n")]);
     machine.tick().ok();
     machine
 }
 
 /// Pushes `count` more revisions and acts upon each; returns all of them, the first included.
-fn revisions(machine: &Sandbox, count: usize) -> Vec<String> {
+pub fn revisions(machine: &Sandbox, count: usize) -> Vec<String> {
     let mut all = vec![machine.head("ops")];
     for number in 1..=count {
         all.push(machine.push("ops", &[("page", &format!("{number}\n"))]));
