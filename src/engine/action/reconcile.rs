@@ -21,7 +21,7 @@ use crate::engine::repository::{Repository, limits, upstream_refs};
 use crate::engine::request::{LockWait, WorkerCommand, WorkerJob};
 use crate::engine::run::record::{self, OrderedAct};
 use crate::engine::run::scripts;
-use crate::system::git::{git_dir_of, ownership};
+use crate::system::git::{git_dir_of, ownership, size_limits};
 use crate::system::lock::{self, ActionLock, TryLock};
 use crate::system::remote::FetchProgress;
 use crate::system::repo_state::{PollRecord, RepoRecords};
@@ -176,6 +176,9 @@ fn pass(
     // Opened again under the lock: another worker may have changed everything since.
     let mut repository = reopen(context, repo)?;
     repository.git.no_torn_object()?;
+    if let Some(pack) = size_limits::oversized_pack(repository.git.git_dir()) {
+        bail!(pack);
+    }
     if recover::recover(context, lock, &repository)? == RecoveryOutcome::Blocked {
         return Ok(());
     }

@@ -4,9 +4,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::engine::discovery::RepoEntry;
-use crate::engine::error::one_line;
 use crate::engine::repository::Repository;
-use crate::system::git::{self, repair as files, size_limits};
+use crate::system::git::{self, repair as files};
 use crate::system::repo_state::{RepairOutcome, RepairRecord, RepoRecords};
 
 /// The time for which a search that found nothing it can repair is not repeated for the same symptom.
@@ -47,12 +46,6 @@ pub fn diagnose(records: &RepoRecords, symptom: String, now: DateTime<Utc>) -> R
 
 fn is_recent(known: &RepairRecord, now: DateTime<Utc>) -> bool {
     now >= known.at && now - known.at < PATIENCE
-}
-
-/// A pack of a size that git cannot have written, as a power cut may leave it.
-pub fn oversized(repository: &Repository, now: DateTime<Utc>) -> Option<RepositoryFault> {
-    let pack = size_limits::oversized_pack(repository.git.git_dir())?;
-    Some(diagnose(&repository.records, one_line(&pack.into()), now))
 }
 
 /// The fault of an object that an earlier repair could not restore and that is still needed.

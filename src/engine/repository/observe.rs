@@ -227,8 +227,7 @@ impl Repository<'_> {
         }
         let known = self.records.repair();
         let lacking = known.as_ref().and_then(|known| damage::lacking(self, known, now));
-        let oversized = || damage::oversized(self, now);
-        let trouble = lacking.or_else(oversized).or_else(|| {
+        let trouble = lacking.or_else(|| {
             if self.fetches_all() {
                 return None;
             }
