@@ -197,7 +197,7 @@ impl Repository<'_> {
             other_format: polled.other_format.clone(),
             left_alone: polled.all_left_alone(&self.remotes, now),
             late: polled.lags.clone(),
-            asked: polled.last_poll(),
+            asked: polled.last_poll(!self.repo.settings.poll),
             ..Observed::default()
         };
         if let Err(error) = self.fill_records(&mut seen, now) {
