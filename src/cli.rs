@@ -13,6 +13,7 @@ use crate::domain::repository::action::Trigger;
 use crate::domain::repository::hold::HoldEnd;
 use crate::system::git::libgit2_version;
 
+pub mod help;
 mod hidden;
 
 pub use hidden::{HelperArgs, IndexPackArgs, PackObjectsArgs, StageArgs, WorkerArgs};
@@ -32,12 +33,12 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  agent init /srv/git/ops.git --part web              make this machine live
-  agent status                                        what runs here, since when, why not newer
-  agent tick                                          poll once, and apply new revisions
-  agent log ops                                       what the last action printed
-  agent rollback ops                                  back to the last good revision, and stay
-  agent hold --all \"network maintenance\" --until 2h   apply nothing for two hours
+  agent init /srv/git/ops.git --part web  make this machine live
+  agent status                            what runs here, and why
+  agent tick                              poll once, apply what is new
+  agent log ops                           what the last action printed
+  agent rollback ops                      back to the last good revision
+  agent hold --all --until 2h             apply nothing for two hours
 
 Exit codes: 0 fine, 1 something needs attention, 2 wrong usage or configuration, 70 a bug."
 )]
@@ -146,8 +147,8 @@ pub enum Command {
     PackObjects(PackObjectsArgs),
 }
 
-/// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--part P] [--stack S]
-/// [--schedule HOW] [--again]`
+/// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--username U] [--password-file FILE]
+/// [--ca-file FILE] [--part P] [--stack S] [--schedule HOW] [--again]`
 #[derive(Args, Debug)]
 pub struct InitArgs {
     // Judged by the command: what clap refuses it prints, and this may hold a password.
@@ -163,6 +164,15 @@ pub struct InitArgs {
     /// The known_hosts file for ssh; the user's own OpenSSH set-up decides by default
     #[arg(long, value_name = "FILE")]
     pub known_hosts: Option<PathBuf>,
+    /// The user name for https
+    #[arg(long, value_name = "USER")]
+    pub username: Option<String>,
+    /// The file that holds the password or token for https; others must not be able to read it
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The certificates of the authorities to trust for https; the system's by default
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Which part this machine is, such as "web"
     #[arg(long, value_parser = config::token)]
     pub part: Option<String>,
@@ -272,7 +282,7 @@ pub struct HistoryArgs {
     /// Only this repository
     pub repo: Option<String>,
     /// How many to list
-    #[arg(short = 'n', value_name = "N", default_value_t = 20, value_parser = config::count)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = config::count)]
     pub count: usize,
     /// One JSON array, newest first
     #[arg(long)]
@@ -285,7 +295,7 @@ pub struct LogArgs {
     /// Its name, as in status
     pub repo: String,
     /// How many actions to print
-    #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = config::count)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = config::count)]
     pub count: usize,
     /// Keep printing what a running action writes
     #[arg(short, long)]

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Error, FromArgMatches};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, help};
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::text::EscapeControls;
 use crate::exit::UsageError;
@@ -43,7 +43,7 @@ pub fn parse(line: &[OsString]) -> Result<Cli, EarlyExit> {
 
 /// Our grammar; an empty environment variable counts as not set.
 fn program() -> Command {
-    let mut program = Cli::command();
+    let mut program = help::for_people(Cli::command());
     for (option, variable) in [("config", "AGENT_CONFIG"), ("root", "AGENT_ROOT")] {
         if host::is_empty(variable) {
             program = program.mut_arg(option, |option| option.env(None::<&str>));
@@ -63,7 +63,7 @@ fn sentence(error: &Error, program: &Command, line: &[OsString]) -> String {
         ErrorKind::MissingSubcommand => "which command?\nhint: agent --help lists them".to_owned(),
         ErrorKind::InvalidSubcommand => {
             let known = all(error, ContextKind::SuggestedSubcommand);
-            let known = known.into_iter().find(|name| is_shown(program, name));
+            let known = known.into_iter().find(|name| is_shown(name));
             let known = known.map_or(String::new(), |name| format!("did you mean \"{name}\"? "));
             format!(
                 "there is no command {}\nhint: {known}agent --help lists them",
@@ -134,8 +134,8 @@ fn command<'a>(program: &'a Command, line: &[OsString]) -> Option<&'a Command> {
     line.iter().skip(1).find_map(|word| program.find_subcommand(word))
 }
 
-fn is_shown(program: &Command, name: &str) -> bool {
-    program.find_subcommand(name).is_some_and(|command| !command.is_hide_set())
+fn is_shown(name: &str) -> bool {
+    Cli::command().find_subcommand(name).is_some_and(|command| !command.is_hide_set())
 }
 
 /// An argument as clap writes it, such as `--until <DURATION>` or `<REF>`, without its brackets.
@@ -206,13 +206,13 @@ mod tests {
             ("agent -v -q tick", "--verbose cannot be used with --quiet\nhint: agent tick --help"),
             (
                 "agent history -n x",
-                "-n: \"x\" is not a number from 1 on\nhint: agent history --help",
+                "--count: \"x\" is not a number from 1 on\nhint: agent history --help",
             ),
             (
                 "agent history -n 0",
-                "-n: \"0\" is not a number from 1 on\nhint: agent history --help",
+                "--count: \"0\" is not a number from 1 on\nhint: agent history --help",
             ),
-            ("agent history -n", "-n is missing its value\nhint: agent history --help"),
+            ("agent history -n", "--count is missing its value\nhint: agent history --help"),
             ("agent schedule never", "invalid value \"never\"; expected cron, systemd or none"),
             (
                 "agent hold ops --until soon",

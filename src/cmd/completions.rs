@@ -1,4 +1,5 @@
-//! Prints the completions for a shell; packages install them where the shell looks for them.
+//! Prints the completions for a shell; packages install them where the shell looks for them. They offer what
+//! people type, and ask `agent completions --names` for the names of the repositories.
 
 use std::io::Write;
 

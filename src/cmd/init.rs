@@ -2,7 +2,7 @@
 //! whatever is interrupted later. Each step checks what is there already, so the command can be repeated
 //! at any time. Does not know how a step is done.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Error, Result};
 
@@ -31,7 +31,9 @@ pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
     let repos = addresses(args)?;
     let context = before(global, args)?;
     check_arguments(&context, args, &repos)?;
-    let (key, known_hosts) = (whole(args.key.as_deref())?, whole(args.known_hosts.as_deref())?);
+    let (key, known_hosts) = (whole(args.key.as_ref())?, whole(args.known_hosts.as_ref())?);
+    let password_file = whole(args.password_file.as_ref())?;
+    let ca_file = whole(args.ca_file.as_ref())?;
     let entries: Vec<InitEntry> = repos
         .iter()
         .map(|repo| InitEntry {
@@ -40,6 +42,9 @@ pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
             branch: args.branch.as_deref(),
             key: key.as_deref(),
             known_hosts: known_hosts.as_deref(),
+            username: args.username.as_deref(),
+            password_file: password_file.as_deref(),
+            ca_file: ca_file.as_deref(),
         })
         .collect();
     // Before anything is written: an entry that contradicts the configuration stops the whole command.
@@ -141,9 +146,11 @@ fn check_arguments(
 }
 
 /// The absolute path, as the configuration needs it.
-fn whole(path: Option<&Path>) -> Result<Option<PathBuf>> {
-    let whole = path.map(std::path::absolute).transpose();
-    whole.context("the path of the key or of known_hosts cannot be resolved")
+fn whole(path: Option<&PathBuf>) -> Result<Option<PathBuf>> {
+    let whole = |path: &PathBuf| {
+        std::path::absolute(path).with_context(|| format!("{} cannot be resolved", path.display()))
+    };
+    path.map(whole).transpose()
 }
 
 /// The steps that are done.

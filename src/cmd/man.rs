@@ -7,10 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
+use clap::builder::Resettable;
 use clap_mangen::Man as Page;
-use clap_mangen::roff::{Roff, roman};
+use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::cli::{Cli, ManArgs};
+use crate::cli::{Cli, ManArgs, help};
 use crate::exit::ExitStatus;
 use crate::system::files;
 
@@ -35,15 +36,96 @@ pub fn run(args: &ManArgs) -> Result<ExitStatus> {
 }
 
 fn write_command(dir: &Path, command: clap::Command) -> Result<()> {
+    let name = command.get_name().to_owned();
+    let is_whole = name == "agent";
+    let below = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    // The help of the program ends with its examples and, behind an empty line, the exit codes.
+    let overview = below.lines().skip(1).take_while(|line| !line.is_empty());
+    let overview: Vec<String> = overview.map(|line| line.trim_start().to_owned()).collect();
+    let command = command.after_help(Resettable::Reset).mut_args(|argument| {
+        // agent(1) has them.
+        let is_elsewhere = !is_whole && argument.is_global_set();
+        argument.hide(is_elsewhere)
+    });
     let page = Page::new(command).source(SOURCE).manual(MANUAL);
-    let name = page.get_filename();
+    let file = page.get_filename();
     let mut text = Vec::new();
-    page.render(&mut text).with_context(|| format!("cannot make the manual page {name}"))?;
-    let mut others = Roff::new();
-    others.control("SH", ["SEE ALSO"]).text([roman("agent(1), agent.toml(5)")]);
-    text.extend(others.to_roff().bytes());
-    files::put(dir, &name, &text, 0o644)
+    page.render(&mut text).with_context(|| format!("cannot make the manual page {file}"))?;
+    let mut rest = Roff::new();
+    let lines = if is_whole { overview } else { help::examples(&name) };
+    rest.control("SH", ["EXAMPLES"]).control("EX", []);
+    for line in lines.iter().flat_map(|line| line.lines()) {
+        rest.text([roman(line)]);
+    }
+    rest.control("EE", []);
+    let see_also = match is_whole {
+        true => {
+            for (title, entries) in SECTIONS {
+                rest.control("SH", [title]);
+                for (term, meaning) in entries {
+                    rest.control("TP", []).text([bold(*term)]).text([roman(*meaning)]);
+                }
+            }
+            "agent.toml(5), git(1), cron(8), crontab(5), systemd(1)"
+        }
+        false => "agent(1), agent.toml(5)",
+    };
+    rest.control("SH", ["SEE ALSO"]).text([roman(see_also)]);
+    text.extend(rest.to_roff().bytes());
+    files::put(dir, &file, &text, 0o644)
 }
+
+/// The sections of agent(1) that the help does not have: for root, with what other users have in brackets.
+const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "FILES",
+        &[
+            (
+                "/etc/pmpy/agent.toml, /etc/pmpy/agent.d/*.toml",
+                "The configuration [~/.config/pmpy/].",
+            ),
+            ("/root/gitrepo/", "The root: one git clone for each repository [~/gitrepo/]."),
+            (
+                "REPO/.temp/nodeinfo/lastaction.txt",
+                "The revision that was applied last. Remove it, and the next tick applies again.",
+            ),
+            (
+                "REPO/.temp/nodeinfo/currentaction.txt",
+                "The revision that is being applied. Written by anybody else, it holds the repository.",
+            ),
+            ("REPO/.git/pmpy/", "The state of the repository."),
+            (
+                "/var/lib/pmpy/status.json, last-tick",
+                "What agent status --json prints, and the time of the last tick [~/.local/state/pmpy/].",
+            ),
+            ("/var/log/pmpy/REPO/", "The output of the last 50 actions, or of 30 days."),
+        ],
+    ),
+    (
+        "ENVIRONMENT",
+        &[
+            ("AGENT_CONFIG", "As --config."),
+            ("AGENT_ROOT", "As --root."),
+            ("NO_COLOR", "Print no colours."),
+            ("https_proxy, all_proxy, no_proxy", "The proxy, where the configuration names none."),
+            ("TZ", "The zone of printed times."),
+        ],
+    ),
+    (
+        "EXIT STATUS",
+        &[
+            ("0", "Fine; for a tick without a name also: nothing to do, or busy elsewhere."),
+            (
+                "1",
+                "A repository needs attention, or a named tick did not bring it to the revision of upstream, \
+                 or no tick came for five minutes (status).",
+            ),
+            ("2", "Wrong usage or configuration; wins over 1."),
+            ("70", "A bug: please report it."),
+            ("0, 1, 2, 3", "agent status --nagios: ok, warning, critical, unknown."),
+        ],
+    ),
+];
 
 /// The text of agent.toml(5). The manual page's own title replaces the Markdown title.
 fn configuration() -> Result<String> {

@@ -90,7 +90,7 @@ fn the_cron_line_and_the_unit_name_the_root() {
 const URL: &str = "https://git.example.org/ops.git";
 
 fn wanted(url: &str) -> InitEntry<'_> {
-    InitEntry { name: NAME, url, branch: Some("main"), key: None, known_hosts: None }
+    InitEntry { name: NAME, url, branch: Some("main"), ..InitEntry::default() }
 }
 
 fn an_entry_that_was_written_is_found_again() {

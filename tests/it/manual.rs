@@ -63,6 +63,30 @@ fn the_page_of_the_configuration_lists_every_key_and_holds_no_markup() {
 }
 
 #[test]
+fn the_page_of_the_program_has_its_sections_and_examples_keep_their_lines() {
+    let sandbox = Sandbox::new();
+    for page in pages(&sandbox) {
+        let path = sandbox.path("desk").join(&page);
+        let mut groff = sandbox.command("groff");
+        groff.args(["-man", "-Tutf8", "-Kutf8", "-P-cbou", "-rLL=80n", text(&path)]);
+        let shown = Ran::of(&mut groff).ok().stdout;
+        let examples = shown.split("\nEXAMPLES\n").nth(1).unwrap_or_default();
+        let examples: Vec<_> = examples.lines().take_while(|line| !line.is_empty()).collect();
+        assert_eq!(examples.is_empty(), page == "agent.toml.5", "{page}: {shown}");
+        assert!(examples.iter().all(|line| line.chars().count() <= 80), "{page}: {examples:#?}");
+        let starts = |line: &&&str| line.trim_start().starts_with("agent ");
+        let lines = if page == "agent.1" { 6 } else { examples.len().min(1) };
+        assert!(examples.iter().filter(starts).count() >= lines, "{page}: {examples:#?}");
+    }
+    let shown = read(&sandbox, &sandbox.path("desk/agent.1"));
+    let mut rest = shown.as_str();
+    for title in ["EXAMPLES", "FILES", "ENVIRONMENT", "EXIT STATUS", "SEE ALSO"] {
+        let at = rest.find(&format!("\n{title}\n")).unwrap_or_else(|| panic!("{title}: {shown}"));
+        rest = &rest[at..];
+    }
+}
+
+#[test]
 fn without_the_directory_nothing_is_written_and_the_error_names_it() {
     let sandbox = Sandbox::new();
     let ran = sandbox.agent(&["man", "/nowhere/at/all"]).exits(1);

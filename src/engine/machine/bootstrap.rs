@@ -12,7 +12,7 @@ use crate::system::git::upstream::ORIGIN;
 use crate::system::git::{Git, Head};
 
 /// A repository that is to be configured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct InitEntry<'a> {
     /// The repository's name.
     pub name: &'a str,
@@ -24,6 +24,12 @@ pub struct InitEntry<'a> {
     pub key: Option<&'a Path>,
     /// The `known_hosts` file for SSH.
     pub known_hosts: Option<&'a Path>,
+    /// The user name for HTTPS.
+    pub username: Option<&'a str>,
+    /// The file with the password for HTTPS.
+    pub password_file: Option<&'a Path>,
+    /// The file with the certificates of the trusted authorities.
+    pub ca_file: Option<&'a Path>,
 }
 
 /// The state of an entry before it is written.
@@ -127,6 +133,9 @@ fn differences(entry: &InitEntry, known: &RepoSettings) -> Vec<String> {
         ("branch", entry.branch.map(str::to_owned), known.branch.clone(), "the remote's HEAD"),
         ("key_file", wanted(entry.key), shown(&known.reach.key_file), "none"),
         ("known_hosts", wanted(entry.known_hosts), shown(&known.reach.known_hosts), "none"),
+        ("username", entry.username.map(str::to_owned), known.reach.username.clone(), "none"),
+        ("password_file", wanted(entry.password_file), shown(&known.reach.password_file), "none"),
+        ("ca_file", wanted(entry.ca_file), shown(&known.reach.ca_file), "none"),
     ];
     let differ = compared.into_iter().filter(|(_, asked, has, _)| asked.is_some() && asked != has);
     differ
@@ -149,6 +158,9 @@ pub fn write_entry(context: &Context, entry: &InitEntry) -> Result<()> {
         ("branch", entry.branch.map(str::to_owned)),
         ("key_file", entry.key.map(path)),
         ("known_hosts", entry.known_hosts.map(path)),
+        ("username", entry.username.map(str::to_owned)),
+        ("password_file", entry.password_file.map(path)),
+        ("ca_file", entry.ca_file.map(path)),
     ];
     for (key, value) in keys {
         table.extend(value.map(|value| (key.to_owned(), toml::Value::String(value))));
