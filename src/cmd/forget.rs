@@ -30,6 +30,9 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<ExitStatus> {
         forget::purge_clone(context, &repo)?;
         return Ok(ExitStatus::Fine);
     }
+    if let Some(reason) = &repo.settings.broken {
+        bail!("{}: {reason}", repo.name);
+    }
     let (name, plan) = (format::escaped(&repo.name), forget::plan(context, &repo)?);
     if let EntryChange::ByHand(files) = &plan.entry {
         let shown = |file: &PathBuf| format::escaped(&file.display().to_string());

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::cli::{self, GlobalArgs};
 use crate::cmd::format;
+use crate::config::{ConfigError, Settings};
 use crate::domain::publish::state::PublishPlan;
 use crate::domain::report::metrics;
 use crate::domain::repository::action::Trigger;
@@ -123,6 +124,24 @@ pub fn perform_with_progress(
         false => warned,
         true => ExitStatus::Attention,
     })
+}
+
+/// Says in the status file and in the metrics that no tick runs because of `error`, if that is the
+/// configuration.
+pub fn note_unusable(global: &GlobalArgs, error: &Error) {
+    let Some(wrong) = error.chain().find_map(|cause| cause.downcast_ref::<ConfigError>()) else {
+        return;
+    };
+    let noted = super::bare(global).map_err(Error::new).and_then(|mut context| {
+        let Some(status) = tick::note_unusable(&context, wrong)? else { return Ok(()) };
+        let mut settings = Settings::clone(&context.settings);
+        settings.metrics_file = wrong.metrics_file().map(Path::to_owned);
+        context.settings = settings.into();
+        put_metrics(&context, &status)
+    });
+    if let Err(trouble) = noted {
+        exit::report(&trouble.context("the status does not say that the configuration is wrong"));
+    }
 }
 
 /// Prints the notices.

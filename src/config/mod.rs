@@ -1,15 +1,17 @@
 //! The configuration of this machine: every setting, validated in one place. After [`Settings`] is made,
 //! nothing is checked again and no `Option` means "default". Does not know how settings are used.
 //!
-//! Reading order: `source` (texts, positions, errors), `value` and `list` (the grammar of values), `file`
-//! (the keys), `modes` (which keys fit which mode), `path_claims` (which paths may overlap), `layers`
+//! Reading order: `source` (texts, positions), `faults` (errors), `overlay` (later files over earlier ones),
+//! `value` and `list` (the grammar of values), `file` (the keys), `modes` (which keys fit which mode), `path_claims` (which paths may overlap), `layers`
 //! (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
 
 mod bus;
+mod faults;
 mod file;
 mod layers;
 mod list;
 mod modes;
+mod overlay;
 mod path_claims;
 mod source;
 mod value;
@@ -34,7 +36,8 @@ use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy};
 use crate::domain::text::EscapeControls;
 use crate::domain::trust::Trustee;
 
-pub use source::{ConfigError, ConfigTexts, files_in};
+pub use faults::ConfigError;
+pub use source::{ConfigTexts, files_in};
 pub use value::{
     NamedAddress, address, branch, count, duration, positive_duration, repo_name, token,
 };
@@ -80,6 +83,12 @@ pub struct Settings {
     pub world: AgentDirs,
     /// The names of the files that were read, as errors show them.
     pub files: Vec<String>,
+    /// Keys that a later file replaces: a sentence each, with both places.
+    pub overrides: Vec<String>,
+    /// The faults of each `[repo.NAME]` that is not used because of them, see [`RepoSettings::broken`].
+    pub faults: BTreeMap<String, ConfigError>,
+    /// Why the configuration of now is not used, and this earlier one instead.
+    pub rejected: Option<String>,
     /// `splay`: each machine waits a fixed share of this before a tick.
     pub splay: Duration,
     /// `metrics_file`; `None`: none is written.
@@ -273,6 +282,10 @@ pub struct RepoSettings {
     pub listen_topics: Vec<Topic>,
     /// Keys set by `[repo.NAME]`, which wins over `.pmpy.toml`.
     pub fixed: FixedKeys,
+    /// The faults of `[repo.NAME]` as the reason of a state. The other settings are then those that could be
+    /// read, and nothing may be done by them.
+    #[serde(default)]
+    pub broken: Option<String>,
 }
 
 /// Keys that the machine fixes against the repository's own `.pmpy.toml`.
@@ -385,7 +398,7 @@ impl Settings {
     /// Reads and checks the configuration that `sources` name.
     ///
     /// # Errors
-    /// The first fault, with its place.
+    /// All faults with their places, if one of them is outside of `[repo.NAME]`.
     pub fn load(sources: &ConfigLocations) -> Result<Self, ConfigError> {
         let world = AgentDirs::of(sources)?;
         if world.own && world.root.exists() && !world.root.is_dir() {
@@ -415,6 +428,9 @@ impl Settings {
         Self {
             world,
             files: Vec::new(),
+            overrides: Vec::new(),
+            faults: BTreeMap::new(),
+            rejected: None,
             splay: Duration::ZERO,
             metrics_file: None,
             on_change: Vec::new(),
@@ -432,7 +448,7 @@ impl Settings {
     /// Checks texts that are read already. With `--root`, the texts cannot change `root`.
     ///
     /// # Errors
-    /// The first fault, with its place.
+    /// As for [`Settings::load`].
     pub fn parse(world: AgentDirs, source: &ConfigTexts) -> Result<Self, ConfigError> {
         layers::settings(world, source)
     }

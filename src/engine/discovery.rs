@@ -81,7 +81,11 @@ pub fn repositories(context: &Context) -> Result<Vec<RepoEntry>> {
         if let RootEntryKind::Clone { id } = kind {
             known.insert(id);
         }
-        let found = place.fault.unwrap_or_else(|| configured(kind, &place.real, repo));
+        // Its name, and its path if it could be read, keep it from being taken for one without an entry.
+        let found = match &repo.broken {
+            Some(reason) => CloneState::Unfit(reason.clone()),
+            None => place.fault.unwrap_or_else(|| configured(kind, &place.real, repo)),
+        };
         let (path, trust) = (place.real, place.trust);
         let settings = repo.clone();
         let (name, paths) = (name.clone(), Arc::clone(&paths));

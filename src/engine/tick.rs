@@ -9,7 +9,7 @@ use std::thread::{self, ScopedJoinHandle};
 use anyhow::{Error, Result, anyhow};
 use chrono::{DateTime, Utc};
 
-use crate::config::{AgentDirs, ConfigLocations};
+use crate::config::{AgentDirs, ConfigError, ConfigLocations};
 use crate::domain::report::notices::{self, Notice, ReportedStates};
 use crate::domain::repository::action::ProgressEvent;
 use crate::domain::repository::decision::Plan;
@@ -119,8 +119,10 @@ fn everybody(
     options: Option<&TickOptions>,
     progress: &ProgressSink,
 ) -> Vec<RepoReport> {
+    let (misconfigured, usable): (Vec<_>, Vec<_>) =
+        repositories.into_iter().partition(|repo| repo.settings.broken.is_some());
     let ReposByUser { ours: own, delegated, unusable, hanging } =
-        user_helper::sort_by_user(context, repositories);
+        user_helper::sort_by_user(context, usable);
     let now = host::now();
     let broken = |(repo, why): (RepoEntry, Error)| {
         let was = row_before(before, &repo.name);
@@ -136,6 +138,11 @@ fn everybody(
         RepoReport { name: repo.name, row, plan: None, polled: None, hangs: None }
     };
     let mut looked: Vec<RepoReport> = unusable.into_iter().map(broken).collect();
+    looked.extend(misconfigured.into_iter().map(|repo| {
+        let reason = repo.settings.broken.clone().unwrap_or_default();
+        let row = broken_row(&repo, reason, row_before(before, &repo.name), now);
+        RepoReport { name: repo.name, row, plan: None, polled: None, hangs: None }
+    }));
     thread::scope(|scope| {
         let helpers: Vec<_> = delegated
             .iter()
@@ -279,8 +286,9 @@ pub fn survey(context: &Context, names: &[String]) -> Result<MachineStatus> {
         everybody(context, repositories, &before, None, &drop)
     } else {
         // We must not open what belongs to another user; its row is the one of the last tick.
-        let known =
-            |repo: &RepoEntry| row_before(&before, &repo.name).filter(|_| !host::owns(&repo.path));
+        let is_strange =
+            |repo: &RepoEntry| repo.settings.broken.is_none() && !host::owns(&repo.path);
+        let known = |repo: &RepoEntry| row_before(&before, &repo.name).filter(|_| is_strange(repo));
         let (strange, own): (Vec<_>, Vec<_>) =
             repositories.into_iter().partition(|repo| known(repo).is_some());
         let mut looked = everybody(context, own, &before, None, &drop);
@@ -349,9 +357,33 @@ fn status_of(
         at: now,
         last_tick: machine.last_tick(),
         healthy: false,
+        configuration: context.settings.rejected.clone(),
         repositories: looked.into_iter().map(|it| it.row).collect(),
     }
     .with_health()
+}
+
+/// Says in `status.json` that no tick runs because of `why`, the configuration; the rows stay as they are.
+/// Returns the status; `None`: it says so already.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn note_unusable(context: &Context, why: &ConfigError) -> Result<Option<MachineStatus>> {
+    safe_paths::state(context)?;
+    let machine = AgentState::at(&context.settings.world.state);
+    // Where another tick keeps the lock, its status says so soon.
+    let _turn = machine.turn()?;
+    let now = host::now();
+    let before =
+        machine.read(STATUS).unwrap_or_else(|| status_of(context, Vec::new(), &machine, now));
+    let configuration = Some(why.to_reason());
+    if before.configuration == configuration {
+        return Ok(None);
+    }
+    let last_tick = machine.last_tick();
+    let status = MachineStatus { configuration, at: now, last_tick, ..before }.with_health();
+    machine.put(STATUS, &status)?;
+    Ok(Some(status))
 }
 
 /// Records which processes hang, so that the next tick starts nothing in those repositories. Otherwise each
@@ -418,8 +450,10 @@ fn says_the_same(one: &MachineStatus, other: &MachineStatus) -> bool {
         at: _,
         last_tick: _,
         healthy: _,
+        configuration,
         repositories,
     } = one;
     (agent, host, part, stack) == (&other.agent, &other.host, &other.part, &other.stack)
         && (root, repositories) == (&other.root, &other.repositories)
+        && *configuration == other.configuration
 }

@@ -9,6 +9,7 @@
 mod alerts;
 mod bad_input;
 mod bootstrap;
+mod broken_entries;
 #[cfg(feature = "servers")]
 mod bus;
 mod check;

@@ -42,14 +42,17 @@ const LITTLE_ROOM: u64 = 100_000_000;
 const SIDE_BY_SIDE: usize = 16;
 
 /// The finding for a configuration that cannot be used. Nothing else can be checked then.
-pub fn misconfigured(error: &config::ConfigError) -> CheckFinding {
-    CheckFinding::bad("configuration", error.to_string())
+pub fn misconfigured(error: &config::ConfigError) -> Vec<CheckFinding> {
+    let findings = error.sentences().into_iter();
+    findings.map(|sentence| CheckFinding::bad("configuration", sentence)).collect()
 }
 
 /// Checks everything. `base` is the directory below which the machine's crontabs are: `/`.
 pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> Vec<CheckFinding> {
     let now = host::now();
     let mut verdicts = vec![configuration(&settings)];
+    let overrides = settings.overrides.iter();
+    verdicts.extend(overrides.map(|it| CheckFinding::ok("configuration", it.clone())));
     let context = match Context::new(settings.clone(), node.clone()) {
         Ok(context) => {
             verdicts.push(identity(&context));
@@ -89,6 +92,11 @@ fn configuration(settings: &Settings) -> CheckFinding {
         [] => format!("the defaults: there is no {}", world.config_file.display()),
         files => files.join(", "),
     };
+    let wrong: Vec<&str> = settings.faults.keys().map(String::as_str).collect();
+    if !wrong.is_empty() {
+        let text = format!("{text}: nothing is done for {}, see there", wrong.join(", "));
+        return CheckFinding::bad("configuration", text);
+    }
     CheckFinding::ok("configuration", text)
 }
 
@@ -232,7 +240,14 @@ fn repositories(context: &Context, scope: CheckScope, now: DateTime<Utc>) -> Vec
     if scope == CheckScope::Machine && !all.is_empty() {
         verdicts.push(CheckFinding::ok("remotes", "not asked"));
     }
-    let sorted = user_helper::sort_by_user(context, all.clone());
+    let (misconfigured, usable): (Vec<_>, Vec<_>) =
+        all.iter().cloned().partition(|repo| repo.settings.broken.is_some());
+    verdicts.extend(misconfigured.iter().flat_map(|repo| {
+        let faults = context.settings.faults.get(&repo.name).into_iter();
+        let sentences = faults.flat_map(config::ConfigError::sentences);
+        sentences.map(|sentence| CheckFinding::bad(&repo.name, sentence))
+    }));
+    let sorted = user_helper::sort_by_user(context, usable);
     verdicts.extend(side_by_side(context, &sorted.ours, scope, now));
     for (user, repos) in &sorted.delegated {
         verdicts.extend(repos.iter().filter_map(|repo| {

@@ -157,11 +157,14 @@ fn user_of(context: &Context, repo: &RepoEntry) -> Result<Option<User>> {
         return Ok(None);
     }
     if matches!(repo.found, CloneState::Unfit(_))
+        && repo.settings.broken.is_none()
         && let Some(error) = repo.trust.unanswered()
     {
         // The user who could change the path may be a trusted one, but the name service does not answer now.
         return Err(error.into());
     }
+    // A person's hold is possible in spite of a wrong entry; nothing else of it is used.
+    let is_clone = repo.found == CloneState::Clone || repo.settings.broken.is_some();
     if let Some(name) = &repo.settings.publish.after_user {
         // Nothing is published before the `after` user can be looked up. A missing user is reported later.
         User::named(name)?;
@@ -174,7 +177,7 @@ fn user_of(context: &Context, repo: &RepoEntry) -> Result<Option<User>> {
                 name.escape_controls()
             )
         })?),
-        None if us.uid == 0 && repo.found == CloneState::Clone => match repo.trust.uid() {
+        None if us.uid == 0 && is_clone => match repo.trust.uid() {
             0 => None,
             uid => Some(User::numbered(uid)?.with_context(|| {
                 format!(
