@@ -4,7 +4,7 @@
 //! libgit2 checks the owner of two directories only, and trusts the user who called sudo.
 //!
 //! [`check_opened`] runs each time a repository is opened, and judges what libgit2 then opens.
-//! [`check_all`] runs before a change and when a user asks for a report, and judges everything. Both
+//! [`check_all`] runs before a change and for `agent check`, and judges everything. Both
 //! read attributes, and open a file only after they found it to be a plain one, so that a named pipe
 //! cannot make the agent wait. This module repairs nothing.
 
