@@ -10,6 +10,7 @@ use crate::exit::{self, ExitStatus};
 use crate::system::files::DiskFault;
 use crate::system::host::{self, Host};
 
+pub mod after_tick;
 pub mod check;
 pub mod completions;
 pub mod demo;
@@ -54,7 +55,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
             }
             (Err(error), Command::Tick(args)) => {
                 if !args.dry_run {
-                    tick::note_unusable(global, &error);
+                    after_tick::note_unusable(global, &error);
                 }
                 Err(error)
             }

@@ -55,8 +55,11 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Re
         None => own?,
     };
     let mut people = schedule::loop_upon_ours(context);
-    if let Some(fault) = safe_paths::on_change_fault(context).filter(|_| global.verbose) {
-        people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
+    for (key, argv) in context.settings.report_programs() {
+        let fault = safe_paths::report_program_fault(context, key, argv);
+        if let Some(fault) = fault.filter(|_| global.verbose) {
+            people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
+        }
     }
     print_status(&status, form(global, args), &people)
 }

@@ -84,6 +84,7 @@ pub struct RepoSection {
     pub after: Option<Spanned<ProgramArgv>>,
     pub after_user: Option<Spanned<Line>>,
     pub shared: Option<Spanned<NonEmptyList<Spanned<SharedDir>>>>,
+    pub on_action: Option<Spanned<AbsoluteArgv>>,
     pub topic_name: Option<Line>,
     pub listen_topic: Option<Spanned<OneOrMany<TopicName>>>,
 }

@@ -139,6 +139,7 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
         publish: PublishSettings { keep: 2, ..PublishSettings::default() },
         env: Default::default(),
         env_file: None,
+        on_action: Vec::new(),
         topic_name: None,
         listen_topics: Vec::new(),
         fixed: FixedKeys {
@@ -202,6 +203,9 @@ fn lay_over(settings: &mut RepoSettings, keys: &RepoSection) {
     }
     if let Some(user) = &keys.user {
         settings.user = Some(user.get_ref().0.clone());
+    }
+    if let Some(program) = &keys.on_action {
+        settings.on_action.clone_from(&program.get_ref().0);
     }
     if let Some(name) = &keys.topic_name {
         settings.topic_name = Some(name.0.clone());

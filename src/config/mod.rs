@@ -276,6 +276,10 @@ pub struct RepoSettings {
     pub env: BTreeMap<String, String>,
     /// `env_file`: a file with more variables.
     pub env_file: Option<PathBuf>,
+    /// `on_action`: a program and its arguments, run after each ended action; empty when unset. Never handed over to
+    /// another user's process.
+    #[serde(skip)]
+    pub on_action: Vec<String>,
     /// `topic_name`: its name in messages; `None`: its usual name.
     pub topic_name: Option<String>,
     /// `listen_topic`: the topics of its messages; empty: those of the bus.
@@ -451,6 +455,28 @@ impl Settings {
     /// As for [`Settings::load`].
     pub fn parse(world: AgentDirs, source: &ConfigTexts) -> Result<Self, ConfigError> {
         layers::settings(world, source)
+    }
+
+    /// The settings of the repository `name`, which may have no entry.
+    pub fn of_repo(&self, name: &str) -> &RepoSettings {
+        self.repos.get(name).unwrap_or(&self.unlisted)
+    }
+
+    /// The program of `on_action` for the repository `name`; empty: none is run.
+    pub fn on_action(&self, name: &str) -> &[String] {
+        &self.of_repo(name).on_action
+    }
+
+    /// The different programs that report, each with its key.
+    pub fn report_programs(&self) -> Vec<(&'static str, &[String])> {
+        let mut all = vec![("on_change", self.on_change.as_slice())];
+        for repo in self.repos.values().chain([&self.unlisted]) {
+            all.push(("on_action", repo.on_action.as_slice()));
+        }
+        all.retain(|(_, argv)| !argv.is_empty());
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Checks a path that a person chose for a tree outside all targets, see `agent checkout --to`.

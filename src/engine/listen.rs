@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result, anyhow};
 
 use self::bus::SessionEvent;
 use self::http::HttpListener;
-use self::report_publisher::{EndedRuns, ReportPublisher};
+use self::report_publisher::ReportPublisher;
 use self::status_endpoint::StatusEndpoint;
 use self::subscriptions::{RateLimitedLog, Subscriptions};
+use super::operator::action_reports::EndedRuns;
 use super::tick::{self, TickReport};
 use crate::config::Settings;
 use crate::domain::bus::debounce::{self, Debouncer, PassOutcome};

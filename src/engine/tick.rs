@@ -44,6 +44,8 @@ const GONE: &str = "it was removed during its action";
 /// The result of one tick.
 #[derive(Debug)]
 pub struct TickReport {
+    /// When the tick began.
+    pub begun: DateTime<Utc>,
     /// The status of all repositories after the tick.
     pub status: MachineStatus,
     /// The plans that were decided, each with its repository's name.
@@ -65,6 +67,7 @@ pub fn tick(
     options: &TickOptions,
     progress: &ProgressSink,
 ) -> Result<TickReport> {
+    let begun = host::now();
     let machine = AgentState::at(&context.settings.world.state);
     let before: Option<MachineStatus> = machine.read(STATUS);
     let repositories = discovery::repositories(context)?;
@@ -77,6 +80,7 @@ pub fn tick(
     if options.dry_run || context.helper_input.is_some() {
         let status = status_of(context, looked, &machine, now);
         return Ok(TickReport {
+            begun,
             status,
             decisions,
             notices: Vec::new(),
@@ -88,7 +92,8 @@ pub fn tick(
     machine.tick_ended(now)?;
     note_hanging(&machine, &looked)?;
     let status = status_of(context, looked, &machine, now);
-    write_notices(&machine, status, decisions, now)
+    let report = write_notices(&machine, status, decisions, now)?;
+    Ok(TickReport { begun, ..report })
 }
 
 /// Evaluates all repositories of a helper's input, and with orders works on them. `progress` receives the
@@ -412,7 +417,8 @@ fn write_notices(
     let (notices, after) = notices::due(&reported, &status, now);
     let same = before.as_ref().is_some_and(|before| says_the_same(before, &status));
     if same && notices.is_empty() && after == reported {
-        return Ok(TickReport { status, decisions, notices, changes: Vec::new(), warning: None });
+        let changes = Vec::new();
+        return Ok(TickReport { begun: now, status, decisions, notices, changes, warning: None });
     }
     // Several ticks may see the same change; the lock lets only one of them report it.
     let turn = machine.turn()?;
@@ -437,7 +443,7 @@ fn write_notices(
             machine.turn_file().display()
         )),
     };
-    Ok(TickReport { status, decisions, notices, changes, warning })
+    Ok(TickReport { begun: now, status, decisions, notices, changes, warning })
 }
 
 fn says_the_same(one: &MachineStatus, other: &MachineStatus) -> bool {

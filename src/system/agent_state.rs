@@ -78,6 +78,21 @@ impl AgentState {
         }
     }
 
+    /// Takes the lock `name`; drop the file to release it. `None`: another process has it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be created or locked.
+    pub fn try_lock(&self, name: &str) -> Result<Option<File>> {
+        let file = self.open(name, 0o600)?;
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Ok(Some(file)),
+            Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+                Ok(None)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot lock {name}")),
+        }
+    }
+
     /// Opens a file of our own for writing, and creates it if needed. Replaces a symbolic link or a
     /// named pipe at that path: it neither follows the one nor waits for the other.
     fn open(&self, name: &str, mode: u32) -> Result<File> {

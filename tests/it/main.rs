@@ -52,6 +52,7 @@ mod messages;
 mod model;
 mod notify;
 mod odd_repositories;
+mod on_action;
 mod orders;
 #[cfg(feature = "servers")]
 mod package;

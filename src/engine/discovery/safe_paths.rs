@@ -259,13 +259,17 @@ pub fn program(
     Ok(found)
 }
 
-/// The reason not to run the program of `on_change`: another user could exchange it; `None`: it is safe.
-/// A missing program is reported by the code that starts it.
-pub fn on_change_fault(context: &Context) -> Option<anyhow::Error> {
-    let program = Path::new(context.settings.on_change.first()?);
+/// The reason not to run the program of `key`, `argv`, which reports: another user could exchange it; `None`: it
+/// is safe, or unset. A missing program is reported by the code that starts it.
+pub fn report_program_fault(
+    context: &Context,
+    key: &str,
+    argv: &[String],
+) -> Option<anyhow::Error> {
+    let program = Path::new(argv.first()?);
     let safe = SafePaths::new(context).require(program, context.node.user.uid);
     let fault = safe.and_then(|real| script_door::check_program(&real)).err()?;
-    Some(fault.context("the program of on_change is not run, so changes are not reported"))
+    Some(fault.context(format!("the program of {key} is not run, so nothing is reported by it")))
 }
 
 /// Checks the scripts of a tree at `directory` for the user who runs them: every directory on the way to
