@@ -62,7 +62,7 @@ struct ReportTroubles<'a> {
 impl ReportTroubles<'_> {
     /// Whether no other user can exchange the program of `key`. Why not is reported once a day.
     fn is_safe(&mut self, key: &str, argv: &[String]) -> bool {
-        let Some(error) = safe_paths::report_program_fault(self.context, key, argv) else {
+        let Some(error) = safe_paths::own_program_fault(self.context, key, argv) else {
             return true;
         };
         let machine = AgentState::at(&self.context.settings.world.state);

@@ -55,8 +55,8 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Re
         None => own?,
     };
     let mut people = schedule::loop_upon_ours(context);
-    for (key, argv) in context.settings.report_programs() {
-        let fault = safe_paths::report_program_fault(context, key, argv);
+    for (key, argv) in context.settings.programs() {
+        let fault = safe_paths::own_program_fault(context, key, argv);
         if let Some(fault) = fault.filter(|_| global.verbose) {
             people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
         }

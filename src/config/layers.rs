@@ -12,7 +12,7 @@ use super::source::ConfigTexts;
 use super::value::Script;
 use super::{
     AgentDirs, FixedKeys, PublishSettings, RepoMode, RepoSettings, Settings, TreeSettings, bus,
-    modes, webhook,
+    credentials, modes, webhook,
 };
 use crate::config::path_claims;
 use crate::domain::git::Remote;
@@ -22,6 +22,8 @@ use crate::domain::text::EscapeControls;
 
 /// The default interval of ticks: as often as under cron.
 pub const EVERY: Duration = Duration::from_secs(60);
+/// The default of `password_ttl`: the tokens of many services are valid for an hour.
+const PASSWORD_TTL: Duration = Duration::from_secs(50 * 60);
 
 /// The settings for these directories by the texts of `source`.
 pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, ConfigError> {
@@ -34,6 +36,7 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
     }
     faults.keep(refuse_in_defaults(source, &file.defaults));
     modes::check_modes(source, &file, &mut faults);
+    credentials::check_passwords(source, &file, &mut faults);
     path_claims::check_paths(source, &world.root, &file, &mut faults);
     faults.keep(bus::refuse_topic_without_bus(source, &file, &file.defaults));
     for (name, repo) in &file.repo {
@@ -134,6 +137,8 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
         scripts: None,
         timeout: Duration::from_secs(3600),
         reach: ConnectionSettings::default(),
+        password_command: Vec::new(),
+        password_ttl: PASSWORD_TTL,
         max_file: None,
         user: None,
         publish: PublishSettings { keep: 2, ..PublishSettings::default() },
@@ -214,6 +219,16 @@ fn lay_over(settings: &mut RepoSettings, keys: &RepoSection) {
         settings.listen_topics = bus::topics(topics.get_ref());
     }
     lay_reach_over(&mut settings.reach, keys);
+    if keys.password_file.is_some() {
+        settings.password_command.clear();
+    }
+    if let Some(program) = &keys.password_command {
+        settings.password_command.clone_from(&program.get_ref().0);
+        settings.reach.password_file = None;
+    }
+    if let Some(ttl) = &keys.password_ttl {
+        settings.password_ttl = ttl.get_ref().0;
+    }
     lay_publish_over(&mut settings.publish, keys);
 }
 

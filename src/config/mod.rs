@@ -2,10 +2,12 @@
 //! nothing is checked again and no `Option` means "default". Does not know how settings are used.
 //!
 //! Reading order: `source` (texts, positions), `faults` (errors), `overlay` (later files over earlier ones),
-//! `value` and `list` (the grammar of values), `file` (the keys), `modes` (which keys fit which mode), `path_claims` (which paths may overlap), `layers`
+//! `value` and `list` (the grammar of values), `file` (the keys), `modes` and `credentials` (which keys fit
+//! together), `path_claims` (which paths may overlap), `layers`
 //! (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
 
 mod bus;
+mod credentials;
 mod faults;
 mod file;
 mod layers;
@@ -266,6 +268,13 @@ pub struct RepoSettings {
     pub timeout: Duration,
     /// The connection settings for its remotes.
     pub reach: ConnectionSettings,
+    /// `password_command`: a program and its arguments; its first line is the password for https. Empty when unset.
+    /// Never handed over to another user's process.
+    #[serde(skip)]
+    pub password_command: Vec<String>,
+    /// `password_ttl`: how long a password of `password_command` is used.
+    #[serde(skip)]
+    pub password_ttl: Duration,
     /// `max_file`: the largest file that a change may write, in bytes; `None`: set by the machine's memory.
     pub max_file: Option<u64>,
     /// `user`: the user for all work; `None`: the owner of the clone.
@@ -467,11 +476,12 @@ impl Settings {
         &self.of_repo(name).on_action
     }
 
-    /// The different programs that report, each with its key.
-    pub fn report_programs(&self) -> Vec<(&'static str, &[String])> {
+    /// The different programs that the agent's own user runs, each with its key.
+    pub fn programs(&self) -> Vec<(&'static str, &[String])> {
         let mut all = vec![("on_change", self.on_change.as_slice())];
         for repo in self.repos.values().chain([&self.unlisted]) {
             all.push(("on_action", repo.on_action.as_slice()));
+            all.push(("password_command", repo.password_command.as_slice()));
         }
         all.retain(|(_, argv)| !argv.is_empty());
         all.sort_unstable();

@@ -32,6 +32,7 @@ use crate::system::host;
 use crate::system::pid::Process;
 
 pub mod evaluation;
+pub mod passwords;
 pub mod poll_scheduler;
 pub mod user_helper;
 pub mod worker_pool;
@@ -72,7 +73,9 @@ pub fn tick(
     let before: Option<MachineStatus> = machine.read(STATUS);
     let repositories = discovery::repositories(context)?;
     discovery::known(context, &repositories, &options.names)?;
+    let passwords = passwords::refresh(context, &repositories, &before, Some(options));
     let mut looked = everybody(context, repositories, &before, Some(options), progress);
+    passwords::drop_refused(&passwords, &before, &looked);
     looked.sort_by(|one, other| one.name.cmp(&other.name));
     let decisions =
         looked.iter().filter_map(|it| Some((it.name.clone(), it.plan.clone()?))).collect();

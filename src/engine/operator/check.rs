@@ -20,6 +20,7 @@ use crate::engine::finding::{CheckFinding, CheckScope, FindingLevel, RepoFinding
 use crate::engine::machine::schedule;
 use crate::engine::repository::limits::{self, BoundedOpen};
 use crate::engine::tick;
+use crate::engine::tick::passwords;
 use crate::engine::tick::user_helper::{self, HelperReplies};
 use crate::system::agent_state::AgentState;
 use crate::system::host::{self, Host};
@@ -243,7 +244,11 @@ fn repositories(context: &Context, scope: CheckScope, now: DateTime<Utc>) -> Vec
         verdicts.push(CheckFinding::ok("remotes", "not asked"));
     }
     // The state of one with a wrong entry says all that is known.
-    let usable = all.iter().filter(|repo| repo.settings.broken.is_none()).cloned().collect();
+    let usable: Vec<_> =
+        all.iter().filter(|repo| repo.settings.broken.is_none()).cloned().collect();
+    if scope == CheckScope::Remotes {
+        passwords::refresh(context, &usable, &None, None);
+    }
     let sorted = user_helper::sort_by_user(context, usable);
     verdicts.extend(side_by_side(context, &sorted.ours, scope));
     for (user, repos) in &sorted.delegated {

@@ -18,6 +18,8 @@ use replies::{ask_for, unfinished};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AgentDirs, RepoSettings, Settings};
+use crate::domain::git::Remote;
+use crate::domain::password_cache::FAILED_PASSWORD;
 use crate::domain::repository::decision::Plan;
 use crate::domain::repository::hold::Person;
 use crate::domain::repository::status::StatusRow;
@@ -353,11 +355,13 @@ fn helper_input(
             tracing::warn!(repository = %repo.name, error = format!("{error:#}"), "no log directory");
         }
         let own = &repo.settings;
-        for path in [&own.env_file, &own.reach.password_file, &own.reach.client_cert] {
-            if let Some(path) = path
-                && let Some(text) = safe_paths::secret_of_root(context, path, MOST_SECRET)
-            {
-                secrets.insert(path.clone(), text);
+        let files = [&own.env_file, &own.reach.password_file, &own.reach.client_cert];
+        let servers = own.urls.iter().filter_map(Remote::server);
+        let cached = servers.filter_map(|server| own.reach.cached_password(&server));
+        let cached = cached.flat_map(|file| [file.with_extension(FAILED_PASSWORD), file]);
+        for path in files.into_iter().flatten().cloned().chain(cached) {
+            if let Some(text) = safe_paths::secret_of_root(context, &path, MOST_SECRET) {
+                secrets.insert(path, text);
             }
         }
         // The path as configured: the helper resolves it with its own rights.

@@ -1,4 +1,4 @@
-//! Checks what runs after a tick: the programs of `on_change` and `on_action`, and the metrics file. Under cron their
+//! Checks what the agent's own user runs, such as the program of `on_change`, and the metrics file. Under cron their
 //! failures are reported only once, and easily missed.
 
 use std::ffi::OsStr;
@@ -13,14 +13,14 @@ use crate::system::scripts::find_program;
 
 /// The findings for those that are configured.
 pub fn verdicts(context: &Context) -> Vec<CheckFinding> {
-    let programs = context.settings.report_programs().into_iter();
+    let programs = context.settings.programs().into_iter();
     let programs = programs.filter_map(|(key, argv)| program(context, key, argv));
     programs.chain(metrics(context)).collect()
 }
 
 fn program(context: &Context, key: &str, argv: &[String]) -> Option<CheckFinding> {
     let program = argv.first()?;
-    if let Some(fault) = safe_paths::report_program_fault(context, key, argv) {
+    if let Some(fault) = safe_paths::own_program_fault(context, key, argv) {
         return Some(CheckFinding::of(FindingLevel::Bad, key, &fault));
     }
     Some(match find_program(OsStr::new(program), OsStr::new(""), Path::new("/")) {
@@ -28,7 +28,7 @@ fn program(context: &Context, key: &str, argv: &[String]) -> Option<CheckFinding
         None => CheckFinding::bad(
             key,
             format!(
-                "there is no program \"{0}\" that can be run, so nothing is reported by it\n\
+                "there is no program \"{0}\" that can be run\n\
                  hint: put it there and make it executable (chmod +x {0}), or correct {key}",
                 program.escape_controls()
             ),
