@@ -347,10 +347,11 @@ fn missing(
 /// The plan with the first visit of a worker added: it creates the directories of a repository without
 /// records, even when it is held or has nothing to deploy, and records a machine id that is new.
 fn first_look(plan: Plan, seen: &Observed, repository: &Repository) -> Plan {
+    // What was read from both directories proves that they are there.
+    let exist =
+        || (seen.acted.is_some() && seen.last_success.is_some()) || repository.records.exist();
     match plan {
-        Plan::Idle | Plan::Stopped if !repository.records.exist() || seen.id_is_late => {
-            Plan::Recover
-        }
+        Plan::Idle | Plan::Stopped if seen.id_is_late || !exist() => Plan::Recover,
         plan => plan,
     }
 }
