@@ -47,7 +47,12 @@ pub fn carry_out(context: &Context, done: &TickReport) -> Vec<Error> {
             troubles.note(on_action(context, argv, repo, run));
         }
     });
-    troubles.all.extend(reported.err());
+    if let Err(error) = reported {
+        let machine = AgentState::at(&context.settings.world.state);
+        if machine.is_news("actions.trouble", Some(&one_line(&error)), done.status.at) {
+            troubles.all.push(error);
+        }
+    }
     troubles.all.extend(metrics.err());
     troubles.all
 }

@@ -136,7 +136,8 @@ fn password_cache(context: &Context, settings: &RepoSettings) -> Option<PathBuf>
     let own = host::runtime_dir().filter(|_| !world.own);
     let dir = own.unwrap_or_else(|| world.state.clone()).join("passwords");
     // Without a url the server is not known before the clone is opened.
-    (!words.is_empty() && !settings.urls.is_empty()).then(|| dir.join(format!("{:016x}", hash::stable(&words))))
+    (!words.is_empty() && !settings.urls.is_empty())
+        .then(|| dir.join(format!("{:016x}", hash::stable(&words))))
 }
 
 /// The real path of a repository, and the trust by which it was checked.

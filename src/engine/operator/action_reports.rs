@@ -48,7 +48,10 @@ pub fn tell(
     tell: &mut dyn FnMut(&str, &FinishedRun),
 ) -> Result<()> {
     // A helper has neither the program nor the right to run it.
-    let is_wanted = |row: &&StatusRow| !context.settings.on_action(&row.name).is_empty();
+    let is_wanted = |row: &&StatusRow| {
+        let settings = context.settings.of_repo(&row.name);
+        !settings.on_action.is_empty() && settings.broken.is_none()
+    };
     let rows: Vec<&StatusRow> = done.status.repositories.iter().filter(is_wanted).collect();
     if rows.is_empty() || context.helper_input.is_some() {
         return Ok(());
@@ -69,7 +72,12 @@ pub fn tell(
     if names.is_empty() {
         return Ok(());
     }
-    for (name, runs) in ended_runs(operator::histories(context, &names)?) {
+    let histories = ended_runs(operator::histories(context, &names)?);
+    for row in &rows {
+        // One that cannot be read is not tried again before its row changes.
+        marks.entry(row.name.clone()).or_default().row = Some(hash(row));
+    }
+    for (name, runs) in histories {
         let mark = marks.get(&name).cloned().unwrap_or_default();
         let news = history::unreported(&runs, mark.last.as_ref(), done.begun);
         let is_all = news.len() <= MOST;
@@ -79,9 +87,8 @@ pub fn tell(
             known.last = Some(ReportedRun::of(run));
             machine.put(REPORTED, &marks)?;
         }
-        let row = rows.iter().find(|row| row.name == name).filter(|_| is_all);
         let known = marks.entry(name).or_default();
-        known.row = row.map(|row| hash(row));
+        known.row = known.row.filter(|_| is_all);
         // Where nothing was reported yet, later runs are news.
         known.last = known.last.take().or_else(|| runs.last().map(ReportedRun::of));
     }
