@@ -134,6 +134,15 @@ impl ConfigFaults {
         }
     }
 
+    /// Lets the faults of what is no repository stop everything.
+    pub fn keep_repos(&mut self, is_repo: impl Fn(&str) -> bool) {
+        let (repos, others) =
+            std::mem::take(&mut self.repos).into_iter().partition(|(name, _)| is_repo(name));
+        self.repos = repos;
+        let others: BTreeMap<String, Vec<ConfigFault>> = others;
+        self.machine.extend(others.into_values().flatten());
+    }
+
     /// Whether there is a fault of the repository `name`.
     pub fn has(&self, name: &str) -> bool {
         self.repos.contains_key(name)

@@ -131,6 +131,7 @@ impl ConfigTexts {
             let repos = repos.into_iter().map(|(key, value)| self.section(key, value, faults));
             file.repo = repos.collect();
         }
+        faults.keep_repos(|name| file.repo.keys().any(|repo| repo.get_ref().0 == name));
         (file, replaced)
     }
 

@@ -45,8 +45,8 @@ const GONE: &str = "it was removed during its action";
 /// The result of one tick.
 #[derive(Debug)]
 pub struct TickReport {
-    /// When the tick began.
-    pub begun: DateTime<Utc>,
+    /// When the tick before this one ended; `None`: there was none.
+    pub before: Option<DateTime<Utc>>,
     /// The status of all repositories after the tick.
     pub status: MachineStatus,
     /// The plans that were decided, each with its repository's name.
@@ -68,8 +68,8 @@ pub fn tick(
     options: &TickOptions,
     progress: &ProgressSink,
 ) -> Result<TickReport> {
-    let begun = host::now();
     let machine = AgentState::at(&context.settings.world.state);
+    let last_tick = machine.last_tick();
     let before: Option<MachineStatus> = machine.read(STATUS);
     let repositories = discovery::repositories(context)?;
     discovery::known(context, &repositories, &options.names)?;
@@ -83,7 +83,7 @@ pub fn tick(
     if options.dry_run || context.helper_input.is_some() {
         let status = status_of(context, looked, &machine, now);
         return Ok(TickReport {
-            begun,
+            before: last_tick,
             status,
             decisions,
             notices: Vec::new(),
@@ -96,7 +96,7 @@ pub fn tick(
     note_hanging(&machine, &looked)?;
     let status = status_of(context, looked, &machine, now);
     let report = write_notices(&machine, status, decisions, now)?;
-    Ok(TickReport { begun, ..report })
+    Ok(TickReport { before: last_tick, ..report })
 }
 
 /// Evaluates all repositories of a helper's input, and with orders works on them. `progress` receives the
@@ -421,7 +421,7 @@ fn write_notices(
     let same = before.as_ref().is_some_and(|before| says_the_same(before, &status));
     if same && notices.is_empty() && after == reported {
         let changes = Vec::new();
-        return Ok(TickReport { begun: now, status, decisions, notices, changes, warning: None });
+        return Ok(TickReport { before: None, status, decisions, notices, changes, warning: None });
     }
     // Several ticks may see the same change; the lock lets only one of them report it.
     let turn = machine.turn()?;
@@ -446,7 +446,7 @@ fn write_notices(
             machine.turn_file().display()
         )),
     };
-    Ok(TickReport { begun: now, status, decisions, notices, changes, warning })
+    Ok(TickReport { before: None, status, decisions, notices, changes, warning })
 }
 
 fn says_the_same(one: &MachineStatus, other: &MachineStatus) -> bool {

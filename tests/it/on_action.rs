@@ -91,7 +91,9 @@ fn an_action_whose_tick_died_is_reported_by_the_next() {
     tick.kill().unwrap();
     tick.wait().unwrap();
     fs::remove_file(machine.path("wait")).unwrap();
-    wait_until("its worker ends it", || machine.lastaction("ops") == Some(second.clone()));
+    wait_until("its worker ends", || {
+        machine.lastaction("ops") == Some(second.clone()) && machine.state("ops") == "current"
+    });
     assert_eq!(reports(&machine).len(), 1);
     machine.tick().ok();
     machine.tick().ok();
@@ -120,6 +122,22 @@ fn a_program_that_hangs_delays_no_action_and_is_not_started_again_meanwhile() {
         "the next tick reports what is left: {:?}",
         reports(&machine)
     );
+}
+
+#[test]
+fn a_tick_that_dies_while_it_reports_loses_no_report_of_another_repository() {
+    let machine = machine(&format!("{NOTES}; while [ -e hang ]; do sleep 0.05; done"));
+    machine.serve("web", &[("work.sh", WORK)]);
+    machine.clone_to_root("web");
+    fs::write(machine.path("hang"), "").unwrap();
+    let mut tick = begin(&machine);
+    wait_until("the program hangs", || reports(&machine).len() == 1);
+    tick.kill().unwrap();
+    tick.wait().unwrap();
+    fs::remove_file(machine.path("hang")).unwrap();
+    machine.tick().ok();
+    let reports = reports(&machine).join("\n");
+    assert!(reports.contains("-x web ") && reports.contains("-x ops "), "{reports}");
 }
 
 #[test]

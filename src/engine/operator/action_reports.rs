@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::hash;
@@ -24,13 +25,17 @@ const REPORTED: &str = "reported-actions.json";
 const LOCK: &str = "reported-actions.lock";
 /// The largest number of runs of one repository that one tick reports; the next one continues.
 const MOST: usize = 20;
+/// How old a run may be that is reported on a machine without an earlier tick.
+const AGO: TimeDelta = TimeDelta::days(1);
 
 /// A repository's name and its ended runs, oldest first.
 pub type EndedRuns = (String, Vec<FinishedRun>);
 
 /// What was reported of one repository.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ReportMark {
+    /// Runs that ended earlier are not reported: there was no program yet.
+    since: DateTime<Utc>,
     /// The last reported run.
     last: Option<ReportedRun>,
     /// The hash of its row when its history was last read: while the row is the same, there is nothing new.
@@ -72,25 +77,32 @@ pub fn tell(
     if names.is_empty() {
         return Ok(());
     }
-    let histories = ended_runs(operator::histories(context, &names)?);
+    let since = done.before.unwrap_or(done.status.at - AGO);
     for row in &rows {
-        // One that cannot be read is not tried again before its row changes.
-        marks.entry(row.name.clone()).or_default().row = Some(hash(row));
+        let mark = ReportMark { since, last: None, row: None };
+        marks.entry(row.name.clone()).or_insert(mark);
     }
-    for (name, runs) in histories {
-        let mark = marks.get(&name).cloned().unwrap_or_default();
-        let news = history::unreported(&runs, mark.last.as_ref(), done.begun);
-        let is_all = news.len() <= MOST;
+    machine.put(REPORTED, &marks)?;
+    let mut unfinished = Vec::new();
+    for (name, runs) in ended_runs(operator::histories(context, &names)?) {
+        let Some(mark) = marks.get(&name).cloned() else { continue };
+        let news = history::unreported(&runs, mark.last.as_ref(), mark.since);
+        if news.len() > MOST {
+            unfinished.push(name.clone());
+        }
         for run in news.iter().take(MOST) {
             tell(&name, run);
-            let known = marks.entry(name.clone()).or_default();
-            known.last = Some(ReportedRun::of(run));
+            let last = Some(ReportedRun::of(run));
+            marks.insert(name.clone(), ReportMark { last, ..mark.clone() });
             machine.put(REPORTED, &marks)?;
         }
-        let known = marks.entry(name).or_default();
-        known.row = known.row.filter(|_| is_all);
-        // Where nothing was reported yet, later runs are news.
-        known.last = known.last.take().or_else(|| runs.last().map(ReportedRun::of));
+    }
+    // Last, so that a tick that dies before loses nothing. A history that cannot be read is not read again before
+    // its row changes.
+    for row in rows {
+        if let Some(mark) = marks.get_mut(&row.name) {
+            mark.row = Some(hash(row)).filter(|_| !unfinished.contains(&row.name));
+        }
     }
     machine.put(REPORTED, &marks)
 }

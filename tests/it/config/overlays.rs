@@ -147,6 +147,7 @@ fn outside_of_the_entries_nothing_is_used() {
         "[defaults]\ntarget = \"/srv/x\"",
         "[bus]\nbrokers = []",
         "repo = 1",
+        "repo.a = 1\n[repo.a.env]\n[node]\n[node]",
         "[defaults]\nkeep = 1\nkeep = 2",
         "[repo.a]\nkeep = [1",
         "[repo.a\nkeep = 1",
