@@ -4,6 +4,7 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::cli::{Cli, Command, GlobalArgs};
 use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
+use crate::domain::repository::names;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
 use crate::exit::{self, ExitStatus};
@@ -102,9 +103,12 @@ fn with_faults(
     ended: Result<ExitStatus>,
 ) -> Result<ExitStatus> {
     let names = named(command);
+    let is_named = |name: &str| {
+        // A pattern selects what it matches.
+        names.iter().any(|given| names::selected(&[(*given).to_owned()], &[name]).is_ok())
+    };
     let faults = context.settings.faults.iter();
-    let mut concerned =
-        faults.filter(|(name, _)| names.is_empty() || names.contains(&name.as_str())).peekable();
+    let mut concerned = faults.filter(|(name, _)| names.is_empty() || is_named(name)).peekable();
     if concerned.peek().is_none() || matches!(command, Command::Schedule(_) | Command::Worker(_)) {
         return ended;
     }

@@ -72,6 +72,8 @@ fn only_a_command_about_the_wrong_entry_ends_with_2() {
         &["tick"][..],
         &["tick", "ops"],
         &["tick", "web", "ops"],
+        &["tick", "o*"],
+        &["status", "o?s"],
         &["status"],
         &["status", "ops"],
         &["history"],
@@ -95,6 +97,7 @@ fn only_a_command_about_the_wrong_entry_ends_with_2() {
     machine.agent(&["unhold", "--all"]).exits(2);
     for command in [
         &["tick", "web"][..],
+        &["tick", "w*"],
         &["status", "web"],
         &["redo", "web"],
         &["hold", "web"],
