@@ -21,15 +21,17 @@ pub fn run(global: &GlobalArgs, args: &cli::CheckArgs) -> Result<ExitStatus> {
     let settings = match super::settings(global) {
         Ok(settings) => settings,
         Err(error) => {
-            format::print(&text(&[check::misconfigured(&error)], FindingLevel::Ok))?;
+            format::print(&text(&check::misconfigured(&error), FindingLevel::Ok))?;
             return Ok(ExitStatus::Usage);
         }
     };
     let scope = if args.offline { CheckScope::Machine } else { CheckScope::Remotes };
+    let is_wrong = !settings.faults.is_empty();
     let verdicts = check::check(settings, Host::current(), scope, Path::new("/"));
     let least = if global.quiet { FindingLevel::Warn } else { FindingLevel::Ok };
     format::print(&text(&verdicts, least))?;
     Ok(match count(&verdicts, FindingLevel::Bad) {
+        _ if is_wrong => ExitStatus::Usage,
         0 => ExitStatus::Fine,
         _ => ExitStatus::Attention,
     })

@@ -30,6 +30,9 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<ExitStatus> {
         forget::purge_clone(context, &repo)?;
         return Ok(ExitStatus::Fine);
     }
+    if let Some(reason) = &repo.settings.broken {
+        bail!("{}: {reason}", repo.name);
+    }
     let extent = if args.purge { ForgetExtent::Everything } else { ForgetExtent::Work };
     let (name, plan) = (format::escaped(&repo.name), forget::plan(context, &repo, extent)?);
     if let EntryChange::ByHand(files) = &plan.entry {

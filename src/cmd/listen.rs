@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use super::tick;
+use super::{after_tick, tick};
 use crate::cli::GlobalArgs;
 use crate::cmd::format;
 use crate::domain::text::EscapeControls;
@@ -36,7 +36,7 @@ pub fn run(global: &GlobalArgs) -> Result<ExitStatus> {
         &load,
         Arc::new(move |context, done| {
             let printed = if quiet { Ok(()) } else { tick::print_notices(context, done) };
-            for error in printed.err().into_iter().chain(tick::after(context, done)) {
+            for error in printed.err().into_iter().chain(after_tick::carry_out(context, done)) {
                 tracing::error!("after a tick: {}", format!("{error:#}").escape_controls());
             }
             if let Some(warning) = &done.warning {

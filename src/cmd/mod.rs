@@ -4,12 +4,14 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::cli::{Cli, Command, GlobalArgs};
 use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
+use crate::domain::repository::names;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
 use crate::exit::{self, ExitStatus};
 use crate::system::files::DiskFault;
 use crate::system::host::{self, Host};
 
+pub mod after_tick;
 pub mod check;
 pub mod completions;
 pub mod demo;
@@ -48,7 +50,16 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
         Command::PackObjects(args) => worker::pack_objects(args),
         Command::Helper(args) => helper::run(args),
         command => match (context(global), command) {
-            (Ok(context), command) => within(&context, global, command),
+            (Ok(context), command) => {
+                let ended = within(&context, global, command);
+                with_faults(&context, command, ended)
+            }
+            (Err(error), Command::Tick(args)) => {
+                if !args.dry_run {
+                    after_tick::note_unusable(global, &error);
+                }
+                Err(error)
+            }
             (Err(error), Command::Status(args)) if is_closed(&error) => {
                 status::from_outside(error, &AgentDirs::of(&sources(global))?, global, args)
             }
@@ -81,6 +92,55 @@ fn within(context: &Context, global: &GlobalArgs, command: &Command) -> Result<E
         Command::Forget(args) => forget::run(context, args),
         Command::Worker(args) => worker::run(context, args),
         _ => bail!("this command is never delegated"),
+    }
+}
+
+/// The end of a command on a machine where entries of repositories are wrong: exit code 2, unless the command
+/// names only others.
+fn with_faults(
+    context: &Context,
+    command: &Command,
+    ended: Result<ExitStatus>,
+) -> Result<ExitStatus> {
+    let names = named(command);
+    let is_named = |name: &str| {
+        // A pattern selects what it matches.
+        names.iter().any(|given| names::selected(&[(*given).to_owned()], &[name]).is_ok())
+    };
+    let faults = context.settings.faults.iter();
+    let mut concerned = faults.filter(|(name, _)| names.is_empty() || is_named(name)).peekable();
+    if concerned.peek().is_none() || matches!(command, Command::Schedule(_) | Command::Worker(_)) {
+        return ended;
+    }
+    match ended {
+        Err(error) => Ok(print_error(error).max(ExitStatus::Usage)),
+        // Their rows say it.
+        Ok(code) if matches!(command, Command::Tick(_) | Command::Status(_)) => {
+            Ok(code.max(ExitStatus::Usage))
+        }
+        Ok(code) => {
+            let codes = concerned.map(|(_, error)| print_error(error.clone().into()));
+            Ok(codes.fold(code, ExitStatus::max))
+        }
+    }
+}
+
+/// The repositories that a command names; it is about all when there are none.
+fn named(command: &Command) -> Vec<&str> {
+    match command {
+        Command::Tick(args) => args.repos.iter().map(String::as_str).collect(),
+        Command::Status(args) => args.repos.iter().map(String::as_str).collect(),
+        Command::Explain(args) => vec![&args.repo],
+        Command::History(args) => args.repo.iter().map(String::as_str).collect(),
+        Command::Log(args) => vec![&args.repo],
+        Command::Redo(args) => vec![&args.repo],
+        Command::Rollback(args) => vec![&args.repo],
+        Command::Checkout(args) => vec![&args.repo],
+        Command::Hold(args) => args.repo().into_iter().collect(),
+        Command::Unhold(args) => args.repo.iter().map(String::as_str).collect(),
+        Command::Accept(args) => vec![&args.repo],
+        Command::Forget(args) => vec![&args.repo],
+        _ => Vec::new(),
     }
 }
 

@@ -102,8 +102,11 @@ fn once(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Resul
         None => own?,
     };
     let mut people = schedule::loop_upon_ours(context);
-    if let Some(fault) = safe_paths::on_change_fault(context).filter(|_| global.verbose) {
-        people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
+    for (key, argv) in context.settings.programs() {
+        let fault = safe_paths::own_program_fault(context, key, argv);
+        if let Some(fault) = fault.filter(|_| global.verbose) {
+            people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
+        }
     }
     // Only who may read the log sees it, so it is in no file and no JSON.
     let output = |row: &StatusRow| match is_own {

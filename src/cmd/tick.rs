@@ -2,35 +2,27 @@
 //! with `-v`, it prints what it did. Decides nothing.
 
 use std::io::IsTerminal;
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 use crate::cli::{self, GlobalArgs};
-use crate::cmd::format;
+use crate::cmd::{after_tick, format};
 use crate::domain::publish::state::PublishPlan;
-use crate::domain::report::metrics;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::decision::Plan;
 use crate::domain::repository::desired::ActionTarget;
 use crate::domain::repository::state::State;
-use crate::domain::repository::status::{MachineStatus, StatusRow};
+use crate::domain::repository::status::StatusRow;
 use crate::engine::context::Context;
-use crate::engine::discovery::{self, safe_paths};
-use crate::engine::error::one_line;
+use crate::engine::discovery;
 use crate::engine::operator;
 use crate::engine::request::{LockWait, TickOptions, WorkerCommand};
 use crate::engine::run::log;
 use crate::engine::tick::{self, TickReport};
 use crate::exit::{self, ExitStatus};
-use crate::system::agent_state::AgentState;
-use crate::system::files::{self, DiskFault};
-use crate::system::{host, process, syslog};
+use crate::system::{host, process};
 
-/// The time limit of `on_change`.
-const ON_CHANGE: Duration = Duration::from_secs(60);
 /// The number of lines of a script's output in a notice.
 const QUOTED: usize = 10;
 
@@ -111,7 +103,7 @@ pub fn perform_with_progress(
         say(&notices(context, &done, now))?;
     }
     if !options.dry_run {
-        for trouble in after(context, &done) {
+        for trouble in after_tick::carry_out(context, &done) {
             exit::report(&trouble);
         }
     }
@@ -250,91 +242,5 @@ fn publishing(plan: &PublishPlan) -> String {
     match parts.as_slice() {
         [] => "record the present revisions".to_owned(),
         _ => parts.join(" and "),
-    }
-}
-
-/// Does what the configuration asks for after a tick: runs `on_change` and writes the metrics file.
-/// Neither fails the tick. Returns the errors that were not reported before.
-pub fn after(context: &Context, done: &TickReport) -> Vec<Error> {
-    // Changes first: they are reported once, and the next tick no longer knows them.
-    let mut troubles = Vec::new();
-    let unsafe_program = safe_paths::on_change_fault(context).filter(|_| !done.changes.is_empty());
-    if let Some(error) = &unsafe_program {
-        let machine = AgentState::at(&context.settings.world.state);
-        if machine.is_news("on_change.trouble", Some(&one_line(error)), done.status.at) {
-            syslog::send(syslog::SyslogLevel::Warning, &one_line(error));
-            troubles.extend(unsafe_program);
-        }
-        troubles.extend(put_metrics(context, &done.status).err());
-        return troubles;
-    }
-    for (row, was) in &done.changes {
-        if let Err(error) = on_change(context, row, *was)
-            && !troubles.iter().any(|known: &Error| known.to_string() == error.to_string())
-        {
-            syslog::send(syslog::SyslogLevel::Warning, &one_line(&error));
-            troubles.push(error);
-        }
-    }
-    troubles.extend(put_metrics(context, &done.status).err());
-    troubles
-}
-
-/// Runs the configured command for one change.
-fn on_change(context: &Context, row: &StatusRow, was: Option<State>) -> Result<()> {
-    let Some(program) = context.settings.on_change.first() else { return Ok(()) };
-    let env = [
-        ("AGENT_REPO", row.name.clone()),
-        ("AGENT_STATE", row.state.to_string()),
-        ("AGENT_WAS", was.map_or_else(String::new, |was| was.to_string())),
-        ("AGENT_REASON", row.reason.clone().unwrap_or_default()),
-    ];
-    let end = match process::run(&context.settings.on_change, &env, ON_CHANGE) {
-        Ok(process::WaitOutcome::Exited(0)) => return Ok(()),
-        Ok(process::WaitOutcome::Exited(code)) => format!("exited {code}"),
-        Ok(process::WaitOutcome::Signalled(signal)) => format!("was ended by signal {signal}"),
-        Ok(process::WaitOutcome::TimedOut) => {
-            format!("took longer than {} s and was ended", ON_CHANGE.as_secs())
-        }
-        Err(error) => {
-            let why = "the command of on_change did not start, so a change was not reported\n\
-                       hint: agent check";
-            return Err(error.context(why));
-        }
-    };
-    Err(anyhow!(
-        "the command of on_change failed: {} {end}\nhint: run it by hand with AGENT_REPO={} and \
-         AGENT_STATE={} set",
-        format::escaped(program),
-        format::escaped(&row.name),
-        row.state
-    ))
-}
-
-/// Writes the metrics file, if configured.
-///
-/// # Errors
-/// When it cannot be written; once a day for each reason.
-fn put_metrics(context: &Context, status: &MachineStatus) -> Result<()> {
-    let Some(path) = &context.settings.metrics_file else { return Ok(()) };
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Without fsync: the next tick writes the file anew.
-    let written = safe_paths::shared_directory(context, dir)
-        .and_then(|real| files::put_lazily(&real, &name, metrics::text(status).as_bytes(), 0o644));
-    let written = written.map_err(|error| {
-        let (shown, us) = (format::escaped(&dir.display().to_string()), &context.node.user.name);
-        let hint = match DiskFault::of(&error) {
-            Some(fault) => fault.remedy().to_owned(),
-            None if dir.is_dir() => format!("let {us} write in {shown}"),
-            None => format!("make the directory: mkdir -p {shown}; or correct metrics_file"),
-        };
-        error.context(format!("the metrics are not written\nhint: {hint}"))
-    });
-    let trouble = written.as_ref().err().map(one_line);
-    let machine = AgentState::at(&context.settings.world.state);
-    match machine.is_news("metrics.trouble", trouble.as_deref(), status.at) {
-        true => written,
-        false => Ok(()),
     }
 }

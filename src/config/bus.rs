@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_spanned::Spanned;
 
 use super::BusSettings;
+use super::faults::ConfigError;
 use super::file::{self, ConfigFile, RepoSection};
 use super::list::OneOrMany;
-use super::source::{ConfigError, ConfigTexts};
+use super::source::ConfigTexts;
 use super::value::TopicName;
 use crate::domain::bus::broker::BrokerSettings;
 use crate::domain::bus::message::Topic;

@@ -71,6 +71,8 @@ pub struct RepoSection {
     pub known_hosts: Option<Spanned<AbsolutePath>>,
     pub username: Option<Spanned<Line>>,
     pub password_file: Option<Spanned<AbsolutePath>>,
+    pub password_command: Option<Spanned<AbsoluteArgv>>,
+    pub password_ttl: Option<Spanned<Time>>,
     pub ca_file: Option<Spanned<AbsolutePath>>,
     pub client_cert: Option<Spanned<AbsolutePath>>,
     pub proxy: Option<Spanned<Proxy>>,
@@ -84,6 +86,7 @@ pub struct RepoSection {
     pub after: Option<Spanned<ProgramArgv>>,
     pub after_user: Option<Spanned<Line>>,
     pub shared: Option<Spanned<NonEmptyList<Spanned<SharedDir>>>>,
+    pub on_action: Option<Spanned<AbsoluteArgv>>,
     pub topic_name: Option<Line>,
     pub listen_topic: Option<Spanned<OneOrMany<TopicName>>>,
 }

@@ -4,50 +4,68 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::file::{self, ConfigFile, RepoSection, TreeFile};
+use super::faults::{ConfigError, ConfigFaults};
+use super::file::{self, RepoSection, TreeFile};
 use super::list::NonEmptyList;
-use super::source::{ConfigError, ConfigTexts};
+use super::overlay::Override;
+use super::source::ConfigTexts;
 use super::value::Script;
 use super::{
     AgentDirs, FixedKeys, PublishSettings, RepoMode, RepoSettings, Settings, TreeSettings, bus,
-    modes, webhook,
+    credentials, modes, webhook,
 };
 use crate::config::path_claims;
 use crate::domain::git::Remote;
 use crate::domain::remote::ConnectionSettings;
 use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy, UpdateMethod};
+use crate::domain::text::EscapeControls;
 
 /// The default interval of ticks: as often as under cron.
 pub const EVERY: Duration = Duration::from_secs(60);
+/// The default of `password_ttl`: the tokens of many services are valid for an hour.
+const PASSWORD_TTL: Duration = Duration::from_secs(50 * 60);
 
 /// The settings for these directories by the texts of `source`.
 pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, ConfigError> {
-    let file: ConfigFile = source.parse()?;
+    let mut faults = ConfigFaults::default();
+    let (file, replaced) = source.parse(&mut faults);
+    let metrics_file = file.metrics_file.as_ref().map(|path| path.0.clone());
+    faults.stop(metrics_file.as_deref())?;
     if let (Some(root), false) = (&file.root, world.own) {
         world.root.clone_from(&root.0);
     }
-    refuse_in_defaults(source, &file.defaults)?;
-    modes::check_modes(source, &file)?;
-    path_claims::check_paths(source, &world.root, &file)?;
-    for repo in [&file.defaults].into_iter().chain(file.repo.values()) {
-        bus::refuse_topic_without_bus(source, &file, repo)?;
+    faults.keep(refuse_in_defaults(source, &file.defaults));
+    modes::check_modes(source, &file, &mut faults);
+    credentials::check_passwords(source, &file, &mut faults);
+    path_claims::check_paths(source, &world.root, &file, &mut faults);
+    faults.keep(bus::refuse_topic_without_bus(source, &file, &file.defaults));
+    for (name, repo) in &file.repo {
+        let checked = bus::refuse_topic_without_bus(source, &file, repo);
+        faults.check_repo(&name.get_ref().0, checked);
     }
-    let bus = file.bus.as_ref().map(|bus| bus::bus(source, bus)).transpose()?;
-    let webhook = webhook::webhook(source, &file)?;
+    let bus = file.bus.as_ref().map(|bus| bus::bus(source, bus)).transpose();
+    let bus = faults.keep(bus).flatten();
+    let webhook = faults.keep(webhook::webhook(source, &file)).flatten();
+    faults.stop(metrics_file.as_deref())?;
 
+    let faults = faults.into_repos();
     let repos = file.repo.iter().map(|(name, own)| {
         let name = &name.get_ref().0;
-        let path = path_claims::path_of(&world.root, name, own);
-        (name.clone(), RepoSettings { path: Some(path), ..repo(&file.defaults, own) })
+        let path = Some(path_claims::path_of(&world.root, name, own));
+        let settings = RepoSettings { path, ..repo(&file.defaults, own) };
+        (name.clone(), with_faults(settings, faults.get(name)))
     });
     Ok(Settings {
         repos: repos.collect(),
         unlisted: unlisted(&file.defaults),
         splay: file.splay.map_or(Duration::ZERO, |splay| splay.0),
-        metrics_file: file.metrics_file.map(|path| path.0),
+        metrics_file,
         on_change: file.on_change.map(|argv| argv.0).unwrap_or_default(),
         trusted: file.trusted,
         files: source.names().map(str::to_owned).collect(),
+        overrides: replaced.iter().map(|it| overridden(source, it)).collect(),
+        faults,
+        rejected: None,
         part: file.node.part.map(|part| part.0),
         stack: file.node.stack.map(|stack| stack.0),
         bus,
@@ -55,6 +73,19 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
         every: file.listen.every.map_or(EVERY, |every| every.0),
         world,
     })
+}
+
+/// The settings with the faults of their section. Such a repository is `broken`, also when it is switched off.
+fn with_faults(mut settings: RepoSettings, faults: Option<&ConfigError>) -> RepoSettings {
+    settings.broken = faults.map(ConfigError::to_reason);
+    settings.policy.active |= settings.broken.is_some();
+    settings
+}
+
+/// The sentence about a key that a later file replaces.
+fn overridden(source: &ConfigTexts, it: &Override) -> String {
+    let (by, over) = (source.line(it.by), source.line(it.over));
+    format!("{by} {} overrides {over}", it.key.escape_controls())
 }
 
 /// The settings by the text of a revision's `.pmpy.toml`.
@@ -106,11 +137,14 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
         scripts: None,
         timeout: Duration::from_secs(3600),
         reach: ConnectionSettings::default(),
+        password_command: Vec::new(),
+        password_ttl: PASSWORD_TTL,
         max_file: None,
         user: None,
         publish: PublishSettings { keep: 2, ..PublishSettings::default() },
         env: Default::default(),
         env_file: None,
+        on_action: Vec::new(),
         topic_name: None,
         listen_topics: Vec::new(),
         fixed: FixedKeys {
@@ -118,6 +152,7 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
             paths: own.paths.is_some(),
             scripts: own.scripts.is_some(),
         },
+        broken: None,
     };
     lay_over(&mut settings, defaults);
     lay_over(&mut settings, own);
@@ -174,6 +209,9 @@ fn lay_over(settings: &mut RepoSettings, keys: &RepoSection) {
     if let Some(user) = &keys.user {
         settings.user = Some(user.get_ref().0.clone());
     }
+    if let Some(program) = &keys.on_action {
+        settings.on_action.clone_from(&program.get_ref().0);
+    }
     if let Some(name) = &keys.topic_name {
         settings.topic_name = Some(name.0.clone());
     }
@@ -181,6 +219,16 @@ fn lay_over(settings: &mut RepoSettings, keys: &RepoSection) {
         settings.listen_topics = bus::topics(topics.get_ref());
     }
     lay_reach_over(&mut settings.reach, keys);
+    if keys.password_file.is_some() {
+        settings.password_command.clear();
+    }
+    if let Some(program) = &keys.password_command {
+        settings.password_command.clone_from(&program.get_ref().0);
+        settings.reach.password_file = None;
+    }
+    if let Some(ttl) = &keys.password_ttl {
+        settings.password_ttl = ttl.get_ref().0;
+    }
     lay_publish_over(&mut settings.publish, keys);
 }
 

@@ -1,15 +1,19 @@
 //! The configuration of this machine: every setting, validated in one place. After [`Settings`] is made,
 //! nothing is checked again and no `Option` means "default". Does not know how settings are used.
 //!
-//! Reading order: `source` (texts, positions, errors), `value` and `list` (the grammar of values), `file`
-//! (the keys), `modes` (which keys fit which mode), `path_claims` (which paths may overlap), `layers`
+//! Reading order: `source` (texts, positions), `faults` (errors), `overlay` (later files over earlier ones),
+//! `value` and `list` (the grammar of values), `file` (the keys), `modes` and `credentials` (which keys fit
+//! together), `path_claims` (which paths may overlap), `layers`
 //! (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
 
 mod bus;
+mod credentials;
+mod faults;
 mod file;
 mod layers;
 mod list;
 mod modes;
+mod overlay;
 mod path_claims;
 mod source;
 mod value;
@@ -34,7 +38,8 @@ use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy};
 use crate::domain::text::EscapeControls;
 use crate::domain::trust::Trustee;
 
-pub use source::{ConfigError, ConfigTexts, files_in};
+pub use faults::ConfigError;
+pub use source::{ConfigTexts, files_in};
 pub use value::{
     NamedAddress, address, branch, count, duration, positive_duration, repo_name, token,
 };
@@ -80,6 +85,12 @@ pub struct Settings {
     pub world: AgentDirs,
     /// The names of the files that were read, as errors show them.
     pub files: Vec<String>,
+    /// Keys that a later file replaces: a sentence each, with both places.
+    pub overrides: Vec<String>,
+    /// The faults of each `[repo.NAME]` that is not used because of them, see [`RepoSettings::broken`].
+    pub faults: BTreeMap<String, ConfigError>,
+    /// Why the configuration of now is not used, and this earlier one instead.
+    pub rejected: Option<String>,
     /// `splay`: each machine waits a fixed share of this before a tick.
     pub splay: Duration,
     /// `metrics_file`; `None`: none is written.
@@ -257,6 +268,13 @@ pub struct RepoSettings {
     pub timeout: Duration,
     /// The connection settings for its remotes.
     pub reach: ConnectionSettings,
+    /// `password_command`: a program and its arguments; its first line is the password for https. Empty when unset.
+    /// Never handed over to another user's process.
+    #[serde(skip)]
+    pub password_command: Vec<String>,
+    /// `password_ttl`: how long a password of `password_command` is used.
+    #[serde(skip)]
+    pub password_ttl: Duration,
     /// `max_file`: the largest file that a change may write, in bytes; `None`: set by the machine's memory.
     pub max_file: Option<u64>,
     /// `user`: the user for all work; `None`: the owner of the clone.
@@ -267,12 +285,20 @@ pub struct RepoSettings {
     pub env: BTreeMap<String, String>,
     /// `env_file`: a file with more variables.
     pub env_file: Option<PathBuf>,
+    /// `on_action`: a program and its arguments, run after each ended action; empty when unset. Never handed over to
+    /// another user's process.
+    #[serde(skip)]
+    pub on_action: Vec<String>,
     /// `topic_name`: its name in messages; `None`: its usual name.
     pub topic_name: Option<String>,
     /// `listen_topic`: the topics of its messages; empty: those of the bus.
     pub listen_topics: Vec<Topic>,
     /// Keys set by `[repo.NAME]`, which wins over `.pmpy.toml`.
     pub fixed: FixedKeys,
+    /// The faults of `[repo.NAME]` as the reason of a state. The other settings are then those that could be
+    /// read, and nothing may be done by them.
+    #[serde(default)]
+    pub broken: Option<String>,
 }
 
 /// Keys that the machine fixes against the repository's own `.pmpy.toml`.
@@ -385,7 +411,7 @@ impl Settings {
     /// Reads and checks the configuration that `sources` name.
     ///
     /// # Errors
-    /// The first fault, with its place.
+    /// All faults with their places, if one of them is outside of `[repo.NAME]`.
     pub fn load(sources: &ConfigLocations) -> Result<Self, ConfigError> {
         let world = AgentDirs::of(sources)?;
         if world.own && world.root.exists() && !world.root.is_dir() {
@@ -415,6 +441,9 @@ impl Settings {
         Self {
             world,
             files: Vec::new(),
+            overrides: Vec::new(),
+            faults: BTreeMap::new(),
+            rejected: None,
             splay: Duration::ZERO,
             metrics_file: None,
             on_change: Vec::new(),
@@ -432,9 +461,32 @@ impl Settings {
     /// Checks texts that are read already. With `--root`, the texts cannot change `root`.
     ///
     /// # Errors
-    /// The first fault, with its place.
+    /// As for [`Settings::load`].
     pub fn parse(world: AgentDirs, source: &ConfigTexts) -> Result<Self, ConfigError> {
         layers::settings(world, source)
+    }
+
+    /// The settings of the repository `name`, which may have no entry.
+    pub fn of_repo(&self, name: &str) -> &RepoSettings {
+        self.repos.get(name).unwrap_or(&self.unlisted)
+    }
+
+    /// The program of `on_action` for the repository `name`; empty: none is run.
+    pub fn on_action(&self, name: &str) -> &[String] {
+        &self.of_repo(name).on_action
+    }
+
+    /// The different programs that the agent's own user runs, each with its key.
+    pub fn programs(&self) -> Vec<(&'static str, &[String])> {
+        let mut all = vec![("on_change", self.on_change.as_slice())];
+        for repo in self.repos.values().chain([&self.unlisted]) {
+            all.push(("on_action", repo.on_action.as_slice()));
+            all.push(("password_command", repo.password_command.as_slice()));
+        }
+        all.retain(|(_, argv)| !argv.is_empty());
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Checks a path that a person chose for a tree outside all targets, see `agent checkout --to`.

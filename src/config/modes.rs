@@ -7,8 +7,9 @@ use std::ops::Range;
 use serde_spanned::Spanned;
 
 use super::RepoMode;
+use super::faults::{ConfigError, ConfigFaults};
 use super::file::{ConfigFile, RepoSection};
-use super::source::{ConfigError, ConfigTexts};
+use super::source::ConfigTexts;
 use super::value::{DirectoryName, SharedDir, ShortRef};
 use crate::domain::publish::release_paths::overlap;
 use crate::domain::publish::rules::{NamingRule, directory};
@@ -35,23 +36,33 @@ pub fn of(file: &ConfigFile, own: &RepoSection) -> RepoMode {
     configured.map(|mode| *mode.get_ref()).unwrap_or_default()
 }
 
-/// Refuses keys that do not fit together.
-pub fn check_modes(source: &ConfigTexts, file: &ConfigFile) -> Result<(), ConfigError> {
-    for repo in [&file.defaults].into_iter().chain(file.repo.values()) {
-        repo.rename.as_ref().map_or(Ok(()), |rename| refuse_same_names(source, rename))?;
-        repo.shared.as_ref().map_or(Ok(()), |shared| refuse_nested(source, &shared.get_ref().0))?;
-    }
-    for (name, own) in &file.repo {
+/// Adds keys that do not fit together to `faults`. Of a section with other faults too little is known.
+pub fn check_modes(source: &ConfigTexts, file: &ConfigFile, faults: &mut ConfigFaults) {
+    faults.keep(refuse_within(source, &file.defaults));
+    for (title, own) in &file.repo {
+        let name = &title.get_ref().0;
+        if faults.has(name) {
+            continue;
+        }
         let mode = of(file, own);
-        refuse_target(source, own, mode, own.mode.as_ref().map_or(name.span(), Spanned::span))?;
-        refuse_misplaced(source, own, mode)?;
+        let blamed = own.mode.as_ref().map_or(title.span(), Spanned::span);
+        faults.check_repo(name, refuse_within(source, own));
+        faults.check_repo(name, refuse_target(source, own, mode, blamed));
+        for misplaced in misplaced(source, own, mode) {
+            faults.add_to_repo(name, misplaced);
+        }
         let names = own.names.as_ref().or(file.defaults.names.as_ref());
         let rename = own.rename.as_ref().or(file.defaults.rename.as_ref());
         if let (Some(names), Some(rename), true) = (names, rename, MANY_REFS.contains(&mode)) {
-            refuse_unfit_names(source, *names.get_ref(), rename)?;
+            faults.check_repo(name, refuse_unfit_names(source, *names.get_ref(), rename));
         }
     }
-    Ok(())
+}
+
+/// Refuses a value that contradicts itself.
+fn refuse_within(source: &ConfigTexts, keys: &RepoSection) -> Result<(), ConfigError> {
+    keys.rename.as_ref().map_or(Ok(()), |rename| refuse_same_names(source, rename))?;
+    keys.shared.as_ref().map_or(Ok(()), |shared| refuse_nested(source, &shared.get_ref().0))
 }
 
 /// Refuses a target where none is possible, and its absence where one is needed; `blamed` is the
@@ -82,12 +93,8 @@ fn refuse_target(
     }
 }
 
-/// Refuses keys without effect in this mode, unless their value is what happens anyway.
-fn refuse_misplaced(
-    source: &ConfigTexts,
-    own: &RepoSection,
-    mode: RepoMode,
-) -> Result<(), ConfigError> {
+/// The keys without effect in this mode, unless their value is what happens anyway.
+fn misplaced(source: &ConfigTexts, own: &RepoSection, mode: RepoMode) -> Vec<ConfigError> {
     let names = own.names.as_ref().filter(|names| *names.get_ref() != NamingRule::Exact);
     let update = own.update.as_ref().filter(|update| *update.get_ref() != UpdateMethod::default());
     let when = own.when.as_ref().filter(|when| when.get_ref().0 != RerunPolicy::Changed);
@@ -105,8 +112,8 @@ fn refuse_misplaced(
         ("after_user", span(own.after_user.as_ref()), PUBLISHING),
         ("shared", span(own.shared.as_ref()), PUBLISHING),
     ];
-    for (key, span, modes) in keys {
-        let Some(span) = span else { continue };
+    let of_one = |(key, span, modes): (&str, Option<Range<usize>>, &[RepoMode])| {
+        let span = span?;
         if !modes.contains(&mode) {
             let modes: Vec<_> = modes.iter().map(|mode| format!("\"{}\"", mode.as_str())).collect();
             let reason = format!(
@@ -115,17 +122,19 @@ fn refuse_misplaced(
                 mode.as_str(),
                 modes.join(", ")
             );
-            return Err(source.error(span, &reason));
+            return Some(source.error(span, &reason));
         }
-        if modes == PUBLISHING && own.target.is_none() {
+        // A mode that needs a target says so itself.
+        if modes == PUBLISHING && own.target.is_none() && !needs_target(mode) {
             let reason = format!(
                 "\"{key}\" is about what appears at a target, and none is named\n\
                  hint: write one, such as target = \"/srv/site\", or leave it out"
             );
-            return Err(source.error(span, &reason));
+            return Some(source.error(span, &reason));
         }
-    }
-    Ok(())
+        None
+    };
+    keys.into_iter().filter_map(of_one).collect()
 }
 
 /// Refuses two refs with the same directory name.

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde_spanned::Spanned;
 
+use super::faults::{ConfigError, ConfigFaults};
 use super::file::{ConfigFile, RepoSection};
-use super::source::{ConfigError, ConfigTexts};
-use super::value::AbsolutePath;
+use super::source::ConfigTexts;
+use super::value::{AbsolutePath, repo_name};
 use super::{Settings, modes};
 use crate::domain::publish::rules::{PublishTarget, TargetLayout};
 use crate::domain::text::EscapeControls;
@@ -17,48 +18,59 @@ use crate::domain::text::EscapeControls;
 /// The maximum length of a target's last component, in bytes: stores and links are named after it.
 const LONGEST_NAME: usize = 200;
 
-/// The path of a repository: as configured, or `ROOT/NAME`.
+/// The path of a repository: as configured, or `ROOT/NAME`; the root where the name leads elsewhere.
 pub fn path_of(root: &Path, name: &str, repo: &RepoSection) -> PathBuf {
-    repo.path.as_ref().map_or_else(|| root.join(name), |path| path.get_ref().0.clone())
+    let below = || if repo_name(name).is_ok() { root.join(name) } else { root.to_owned() };
+    repo.path.as_ref().map_or_else(below, |path| path.get_ref().0.clone())
 }
 
-/// Refuses repositories and targets that would lie in one another, repositories that contain the root,
-/// and targets that overlap the root.
+/// Adds to `faults` repositories and targets that would lie in one another, repositories that contain the
+/// root, and targets that overlap the root. A repository with other faults keeps what could be read.
 pub fn check_paths(
     source: &ConfigTexts,
     root: &Path,
     file: &ConfigFile,
-) -> Result<(), ConfigError> {
+    faults: &mut ConfigFaults,
+) {
     let mut claims = Vec::new();
     for (title, repo) in &file.repo {
         let name = title.get_ref().0.as_str();
         let path = path_of(root, name, repo);
         let span = repo.path.as_ref().map_or(title.span(), Spanned::span);
         if root.starts_with(&path) {
-            let reason = format!(
-                "the path of \"{name}\" holds the root ({}) itself\n\
-                 hint: give it a directory of its own, such as {}",
-                printable(root),
-                printable(&root.join(name))
-            );
-            return Err(source.error(span, &reason));
+            // A name that is no name has the root as its path.
+            if repo_name(name).is_ok() {
+                faults.add_to_repo(name, holds_root(source, root, name, span));
+            }
+        } else {
+            let begins = dir(&path);
+            claims.push(PathClaim { what: ClaimKind::Path, name, begins, path, span });
         }
-        claims.push(PathClaim { what: ClaimKind::Path, name, begins: dir(&path), path, span });
-        if let (Some(key), Some(layout)) = (&repo.target, modes::of(file, repo).layout()) {
-            for begins in begins(source, layout, key)? {
-                let path = key.get_ref().0.clone();
-                claims.push(PathClaim {
-                    what: ClaimKind::Target,
-                    name,
-                    begins,
-                    path,
-                    span: key.span(),
-                });
+        // With an unreadable mode, something may lie at the target all the same.
+        let unread = faults.has(name).then_some(TargetLayout::Checkout);
+        if let (Some(key), Some(layout)) = (&repo.target, modes::of(file, repo).layout().or(unread))
+        {
+            match begins(source, layout, key) {
+                Err(error) => faults.add_to_repo(name, error),
+                Ok(all) => claims.extend(all.into_iter().map(|begins| {
+                    let (path, span) = (key.get_ref().0.clone(), key.span());
+                    PathClaim { what: ClaimKind::Target, name, begins, path, span }
+                })),
             }
         }
     }
-    refuse_in_root(source, root, &claims)?;
-    refuse_overlaps(source, claims)
+    refuse_in_root(source, root, &claims, faults);
+    refuse_overlaps(source, claims, faults);
+}
+
+fn holds_root(source: &ConfigTexts, root: &Path, name: &str, span: Range<usize>) -> ConfigError {
+    let reason = format!(
+        "the path of \"{name}\" holds the root ({}) itself\n\
+         hint: give it a directory of its own, such as {}",
+        printable(root),
+        printable(&root.join(name))
+    );
+    source.error(span, &reason)
 }
 
 /// Checks that `to`, the path of a tree that no key names, overlaps nothing.
@@ -166,7 +178,8 @@ fn refuse_in_root(
     source: &ConfigTexts,
     root: &Path,
     claims: &[PathClaim<'_>],
-) -> Result<(), ConfigError> {
+    faults: &mut ConfigFaults,
+) {
     let whole = dir(root);
     let targets = claims.iter().filter(|claim| claim.what == ClaimKind::Target);
     for claim in targets {
@@ -177,38 +190,44 @@ fn refuse_in_root(
                 claim.title(),
                 printable(root)
             );
-            return Err(source.error(claim.span.clone(), &reason));
+            faults.add_to_repo(claim.name, source.error(claim.span.clone(), &reason));
         }
     }
-    Ok(())
 }
 
 fn refuse_overlaps(
     source: &ConfigTexts,
     mut claims: Vec<PathClaim<'_>>,
-) -> Result<(), ConfigError> {
-    // Sorting puts a claim directly behind one whose prefix it extends.
+    faults: &mut ConfigFaults,
+) {
+    let overlap = |blamed: &PathClaim<'_>, other: &PathClaim<'_>| {
+        let reason = format!(
+            "{} and {} overlap\n\
+             hint: {} ({}) is {}; give one of them another",
+            blamed.title(),
+            other.title(),
+            other.title(),
+            source.place(other.span.start),
+            printable(&other.path)
+        );
+        source.error(blamed.span.clone(), &reason)
+    };
+    // Sorting puts the claims whose prefix one is directly behind it.
     claims.sort_by(|one, other| one.begins.cmp(&other.begins));
-    for pair in claims.windows(2) {
-        let [outer, inner] = pair else { continue };
-        if inner.begins.starts_with(&outer.begins) {
-            let (blamed, other) = match (outer.what, inner.what) {
-                (ClaimKind::Target, ClaimKind::Path) => (outer, inner),
-                _ => (inner, outer),
-            };
-            let reason = format!(
-                "{} and {} overlap\n\
-                 hint: {} ({}) is {}; give one of them another",
-                blamed.title(),
-                other.title(),
-                other.title(),
-                source.place(other.span.start),
-                printable(&other.path)
-            );
-            return Err(source.error(blamed.span.clone(), &reason));
+    for (number, outer) in claims.iter().enumerate() {
+        let behind = claims.iter().skip(number + 1);
+        for inner in behind.take_while(|inner| inner.begins.starts_with(&outer.begins)) {
+            // Neither can be served: which of them is meant is not known.
+            if inner.name != outer.name {
+                faults.add_to_repo(inner.name, overlap(inner, outer));
+                faults.add_to_repo(outer.name, overlap(outer, inner));
+            } else if !faults.has(inner.name) {
+                let is_target = inner.what == ClaimKind::Target;
+                let (target, path) = if is_target { (inner, outer) } else { (outer, inner) };
+                faults.add_to_repo(target.name, overlap(target, path));
+            }
         }
     }
-    Ok(())
 }
 
 fn bytes(path: &Path) -> Vec<u8> {

@@ -1,10 +1,9 @@
-//! The configuration as text: reads, parses and merges files, and turns every error into
-//! `FILE:LINE:COLUMN: what is wrong` with a hint. Knows which keys exist, not what they mean.
+//! The configuration as text: reads and parses files, and turns every error into `FILE:LINE:COLUMN: what is
+//! wrong` with a hint. Knows which keys exist, not what they mean.
 //!
 //! All texts share one range of offsets, one text after the other, so that a span of the merged tables
 //! still identifies its file.
 
-use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Range;
@@ -12,70 +11,25 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_spanned::Spanned;
-use toml::de::{DeTable, DeValue, Deserializer};
+use toml::de::{DeString, DeTable, DeValue, Deserializer, ValueDeserializer};
 
-use super::file;
-use crate::domain::report::error_report::ErrorReport;
+use super::faults::{ConfigError, ConfigFaults};
+use super::file::{self, ConfigFile, RepoSection};
+use super::overlay::{self, Override};
+use super::value::{RepoName, repo_name};
 use crate::domain::text::EscapeControls;
 
 /// The maximum size of a file, in bytes.
 const LARGEST: u64 = 1 << 20;
 
+/// The parser's message for what is set twice in one file.
+const DUPLICATE: &str = "duplicate key";
+
 /// The least similarity of two words (Jaro-Winkler, 0 to 1) for a suggestion.
 const ALIKE: f64 = 0.8;
-
-/// A fault in the configuration, and its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    /// `FILE:LINE:COLUMN`, `FILE` for a whole file, `None` without a file.
-    place: Option<String>,
-    message: String,
-    hint: Option<String>,
-    denied: bool,
-}
-
-impl ConfigError {
-    /// An error; `reason` is a sentence, optionally followed by a line `hint: …`.
-    pub(super) fn new(place: Option<String>, reason: &str) -> Self {
-        let report = ErrorReport::parse(reason);
-        let message = report.sentences().collect::<Vec<_>>().join(": ");
-        Self { place, message, hint: report.hint(), denied: false }
-    }
-
-    /// The error for a `place` that could not be read.
-    fn unread(place: String, error: &io::Error) -> Self {
-        let denied = error.kind() == io::ErrorKind::PermissionDenied;
-        Self { denied, ..Self::new(Some(place), &cannot_read(error)) }
-    }
-
-    /// The error for a file or directory at `path` that must not be used; `reason` is a sentence, optionally
-    /// followed by a line `hint: …`.
-    pub fn of_path(path: &Path, reason: &str) -> Self {
-        Self::new(Some(path.display().to_string().escape_controls()), reason)
-    }
-
-    /// Whether this user may not read the file.
-    pub fn is_denied(&self) -> bool {
-        self.denied
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            write!(f, "{place}: ")?;
-        }
-        f.write_str(&self.message)?;
-        if let Some(hint) = &self.hint {
-            write!(f, "\nhint: {hint}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// Every `*.toml` in the directory `dir`, by name; none where it does not exist. Hidden files are left
 /// out: editors put their unfinished files there.
@@ -152,92 +106,152 @@ impl ConfigTexts {
         files_in(dir)?.iter().try_for_each(|path| self.add_file(path).map(drop))
     }
 
-    /// Parses all texts, merged into one.
-    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        self.judged(self.merged()?)
+    /// Parses all texts, laid over one another. What is at fault is left out and added to `faults`; also
+    /// returns the keys that a later file replaces.
+    pub(super) fn parse(&self, faults: &mut ConfigFaults) -> (ConfigFile, Vec<Override>) {
+        let (mut all, mut replaced) = (DeTable::new(), Vec::new());
+        for text in &self.texts {
+            let (table, errors) = DeTable::parse_recoverable(&text.text);
+            let mut table = shifted(table.into_inner(), text.start);
+            if !self.has_structure(text, &errors, faults) {
+                // Whoever reads the metrics learns of it.
+                let metrics = table.remove_entry::<str>("metrics_file");
+                table = metrics.into_iter().collect();
+            }
+            overlay::lay_over(&mut all, table, "", &mut replaced);
+        }
+        let repos = match all.get("repo").map(|repos| repos.get_ref().is_table()) {
+            Some(true) => all.remove("repo").map(Spanned::into_inner),
+            _ => None,
+        };
+        let mut errors = Vec::new();
+        let mut file: ConfigFile = self.salvaged(all, &mut errors);
+        errors.into_iter().for_each(|error| faults.add(error));
+        if let Some(DeValue::Table(repos)) = repos {
+            let repos = repos.into_iter().map(|(key, value)| self.section(key, value, faults));
+            file.repo = repos.collect();
+        }
+        faults.keep_repos(|name| file.repo.keys().any(|repo| repo.get_ref().0 == name));
+        (file, replaced)
     }
 
-    /// Parses all texts, merged into one, without the keys that `known` lacks; returns these too, in the order of
-    /// the alphabet.
+    /// One `[repo.NAME]`, without what is at fault.
+    fn section(
+        &self,
+        key: Spanned<DeString<'_>>,
+        value: Spanned<DeValue<'_>>,
+        faults: &mut ConfigFaults,
+    ) -> (Spanned<RepoName>, RepoSection) {
+        let (name, mut errors) = (key.get_ref().to_string(), Vec::new());
+        if let Err(reason) = repo_name(&name) {
+            errors.push(self.error(key.span(), &reason));
+        }
+        let section = match value.get_ref().is_table() {
+            true => match value.into_inner() {
+                DeValue::Table(table) => self.salvaged(table, &mut errors),
+                _ => RepoSection::default(),
+            },
+            false => {
+                RepoSection::deserialize(ValueDeserializer::from(value)).unwrap_or_else(|error| {
+                    errors.push(self.explain(&error, 0, judgement));
+                    RepoSection::default()
+                })
+            }
+        };
+        errors.into_iter().for_each(|error| faults.add_to_repo(&name, error));
+        (Spanned::new(key.span(), RepoName(name)), section)
+    }
+
+    /// The values of `table`. A key at fault is left out, so that all faults are found.
+    fn salvaged<T: DeserializeOwned + Default>(
+        &self,
+        mut table: DeTable<'_>,
+        errors: &mut Vec<ConfigError>,
+    ) -> T {
+        loop {
+            let all = Deserializer::from(Spanned::new(0..0, table.clone()));
+            let error = match T::deserialize(all) {
+                Ok(values) => return values,
+                Err(error) => error,
+            };
+            let key = error.span().and_then(|span| overlay::take_out(&mut table, span.start));
+            errors.push(
+                self.explain(&error, 0, |message| named(key.as_deref(), &judgement(message))),
+            );
+            if key.is_none() {
+                return T::default();
+            }
+        }
+    }
+
+    /// Adds the syntax errors of `text`, and tells whether its structure is sure in spite of them. After the
+    /// first one that leaves it in doubt, no other means much.
+    fn has_structure(
+        &self,
+        text: &SourceText,
+        errors: &[toml::de::Error],
+        faults: &mut ConfigFaults,
+    ) -> bool {
+        let at = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+        let error_at = |error: &toml::de::Error| {
+            self.explain(error, text.start, |message| syntax(message, &text.text, at(error)))
+        };
+        for error in errors.iter().filter(|error| error.message() == DUPLICATE) {
+            match section_of_repo(&text.text, at(error)) {
+                Some(name) => faults.add_to_repo(&name, error_at(error)),
+                None => faults.add(error_at(error)),
+            }
+        }
+        let unclear = errors.iter().find(|error| error.message() != DUPLICATE);
+        unclear.into_iter().for_each(|error| faults.add(error_at(error)));
+        unclear.is_none()
+    }
+
+    /// Parses the only text, without the keys that `known` lacks; returns these too, in the order of the
+    /// alphabet.
     pub(super) fn parse_known<T: DeserializeOwned>(
         &self,
         known: &[&str],
     ) -> Result<(T, Vec<String>), ConfigError> {
-        let mut all = self.merged()?;
+        let text = self.texts.first().map_or("", |text| text.text.as_str());
+        let mut all = DeTable::parse(text)
+            .map_err(|error| {
+                let at = error.span().map_or(0, |span| span.start);
+                self.explain(&error, 0, |message| syntax(message, text, at))
+            })?
+            .into_inner();
         let is_unknown = |key: &String| !known.contains(&key.as_str());
         let keys = all.keys().map(|key| key.get_ref().to_string());
         let unknown: Vec<String> = keys.filter(is_unknown).collect();
         for key in &unknown {
             all.remove(key.as_str());
         }
-        Ok((self.judged(all)?, unknown))
-    }
-
-    fn merged(&self) -> Result<DeTable<'_>, ConfigError> {
-        let mut all = DeTable::new();
-        for text in &self.texts {
-            let table = DeTable::parse(&text.text)
-                .map_err(|error| {
-                    let at = error.span().map_or(0, |span| span.start);
-                    self.explain(&error, text.start, |message| syntax(message, &text.text, at))
-                })?
-                .into_inner();
-            self.merge(&mut all, shifted(table, text.start), TableDepth::Top)?;
-        }
-        Ok(all)
-    }
-
-    fn judged<T: DeserializeOwned>(&self, all: DeTable<'_>) -> Result<T, ConfigError> {
-        T::deserialize(Deserializer::from(Spanned::new(0..0, all)))
-            .map_err(|error| self.explain(&error, 0, judgement))
-    }
-
-    /// Merges `from` into `into`. Sections may be spread over files; a key in them may be set only once.
-    fn merge<'a>(
-        &self,
-        into: &mut DeTable<'a>,
-        from: DeTable<'a>,
-        depth: TableDepth,
-    ) -> Result<(), ConfigError> {
-        for (key, value) in from {
-            let first = into.get_key_value(key.get_ref().as_ref()).map(|(key, _)| key.span());
-            let Some(first) = first else {
-                into.insert(key, value);
-                continue;
-            };
-            match (into.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value.into_inner()) {
-                (Some(DeValue::Table(known)), DeValue::Table(more)) if depth == TableDepth::Top => {
-                    self.merge(known, more, TableDepth::Section)?;
-                }
-                _ => {
-                    return Err(self.error(
-                        key.span(),
-                        &format!(
-                            "\"{}\" is set in two files\nhint: it is set at {} already; keep one",
-                            key.get_ref().escape_controls(),
-                            self.place(first.start)
-                        ),
-                    ));
-                }
-            }
-        }
-        Ok(())
+        let values = T::deserialize(Deserializer::from(Spanned::new(0..0, all)));
+        Ok((values.map_err(|error| self.explain(&error, 0, judgement))?, unknown))
     }
 
     /// An error about the value or key at `span`.
     pub(super) fn error(&self, span: Range<usize>, reason: &str) -> ConfigError {
-        ConfigError::new(Some(self.place(span.start)), reason)
+        ConfigError::at(span.start, Some(self.place(span.start)), reason)
     }
 
     /// `FILE:LINE:COLUMN` of an offset; columns count characters.
     pub(super) fn place(&self, offset: usize) -> String {
-        let Some(text) = self.texts.iter().rev().find(|text| text.start <= offset) else {
-            return String::new();
-        };
-        let before = text.text.get(..offset - text.start).unwrap_or(&text.text);
-        let line = before.matches('\n').count() + 1;
+        let Some((line, before)) = self.line_and_text(offset) else { return String::new() };
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        format!("{}:{line}:{column}", text.name)
+        format!("{line}:{column}")
+    }
+
+    /// `FILE:LINE` of an offset.
+    pub(super) fn line(&self, offset: usize) -> String {
+        self.line_and_text(offset).map_or_else(String::new, |(line, _)| line)
+    }
+
+    /// `FILE:LINE` of an offset, and the text of the file before it.
+    fn line_and_text(&self, offset: usize) -> Option<(String, &str)> {
+        let text = self.texts.iter().rev().find(|text| text.start <= offset)?;
+        let before = text.text.get(..offset - text.start).unwrap_or(&text.text);
+        Some((format!("{}:{}", text.name, before.matches('\n').count() + 1), before))
     }
 
     /// The error for a parser error, whose offsets count from `start`; `reason` rewrites its message.
@@ -247,16 +261,10 @@ impl ConfigTexts {
         start: usize,
         reason: impl Fn(&str) -> String,
     ) -> ConfigError {
-        let place = error.span().map(|span| self.place(span.start + start));
-        ConfigError::new(place, &reason(error.message()))
+        let at = error.span().map(|span| span.start + start);
+        let place = at.map(|at| self.place(at));
+        ConfigError::at(at.unwrap_or(0), place, &reason(error.message()))
     }
-}
-
-/// The depth of a table in its file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TableDepth {
-    Top,
-    Section,
 }
 
 /// The table with all its spans moved by `by`.
@@ -317,17 +325,9 @@ fn read(path: &Path) -> Result<Option<String>, ReadFailure> {
     })
 }
 
-fn cannot_read(error: &io::Error) -> String {
-    let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied => "\nhint: run this as its owner or as root",
-        _ => "",
-    };
-    format!("cannot be read: {error}{hint}")
-}
-
 /// The message for a `text` that is not TOML; the parser stopped at the offset `at`.
 fn syntax(message: &str, text: &str, at: usize) -> String {
-    if message == "duplicate key" {
+    if message == DUPLICATE {
         return duplicate(text, at);
     }
     format!(
@@ -335,6 +335,20 @@ fn syntax(message: &str, text: &str, at: usize) -> String {
          with [NAME]",
         message.escape_controls()
     )
+}
+
+/// The repository in whose section the offset `at` of `text` lies; `None`: in none, or it is not sure.
+fn section_of_repo(text: &str, at: usize) -> Option<String> {
+    // In text of several lines, a line may look like a section.
+    if text.contains("\"\"\"") || text.contains("'''") {
+        return None;
+    }
+    let line_end = text.get(at..)?.find('\n').map_or(text.len(), |end| at + end);
+    let lines = text.get(..line_end)?.lines().rev();
+    let header = lines.map(str::trim_start).find(|line| line.starts_with('['))?;
+    let header = header.split_inclusive(']').next().unwrap_or_default();
+    let table: toml::Table = header.parse().ok()?;
+    table.get("repo")?.as_table()?.keys().next().cloned()
 }
 
 /// The message for a section or key that is set again at the offset `at`, with the line of the first one.
@@ -357,6 +371,16 @@ fn duplicate(text: &str, at: usize) -> String {
     format!("duplicate {}{first}\nhint: keep one of the two", again.escape_controls())
 }
 
+/// A message about the value of `key`, which it names.
+fn named(key: Option<&str>, message: &str) -> String {
+    match key {
+        Some(key) if !message.starts_with("unknown key") => {
+            format!("{}: {message}", key.escape_controls())
+        }
+        _ => message.to_owned(),
+    }
+}
+
 /// The message for a key or value: rewrites serde's, and keeps those of our own checks.
 fn judgement(message: &str) -> String {
     if let Some((given, known)) = unknown(message, "unknown field") {
@@ -376,7 +400,8 @@ fn judgement(message: &str) -> String {
         );
     }
     if message == "wanted string or table" {
-        return "expected one word in double quotes".to_owned();
+        return "expected one word in double quotes\nhint: write one word in double quotes"
+            .to_owned();
     }
     let wrong = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = wrong.and_then(|rest| rest.rsplit_once(", expected ")) {
@@ -388,7 +413,10 @@ fn judgement(message: &str) -> String {
             table if table == "a map" || table.starts_with("struct ") => "a section or a table",
             other => other,
         };
-        return format!("expected {instead}, found {}", found.replace('`', ""));
+        return format!(
+            "expected {instead}, found {}\nhint: write {instead}",
+            found.replace('`', "")
+        );
     }
     message.to_owned()
 }

@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::WebhookSettings;
+use super::faults::ConfigError;
 use super::file::ConfigFile;
-use super::source::{ConfigError, ConfigTexts};
+use super::source::ConfigTexts;
 
 /// The default address: only this machine reaches it.
 const USUAL_BIND: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9419);

@@ -14,6 +14,7 @@ pub mod crontab;
 pub mod env_file;
 pub mod git;
 pub mod hash;
+pub mod password_cache;
 pub mod paths;
 pub mod publish;
 pub mod remote;

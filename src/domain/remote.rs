@@ -59,6 +59,10 @@ pub struct ConnectionSettings {
     pub username: Option<String>,
     /// `password_file`: the password for https; read again for each use.
     pub password_file: Option<PathBuf>,
+    /// The beginning of the names of the files that keep what `password_command` printed; `None`: there is no such
+    /// program.
+    #[serde(default)]
+    pub password_cache: Option<PathBuf>,
     /// `ca_file`: the CA certificates that replace those of the system.
     pub ca_file: Option<PathBuf>,
     /// `client_cert`: a certificate and its key, presented to the server.
@@ -80,6 +84,7 @@ impl Default for ConnectionSettings {
             known_hosts: None,
             username: None,
             password_file: None,
+            password_cache: None,
             ca_file: None,
             client_cert: None,
             proxy: None,

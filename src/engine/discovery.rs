@@ -12,11 +12,12 @@ use anyhow::{Result, bail};
 
 use crate::config::RepoSettings;
 use crate::domain::git::RefName;
+use crate::domain::hash;
 use crate::domain::repository::names;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths::SafePaths;
-use crate::system::host::User;
+use crate::system::host::{self, User};
 use crate::system::repo_dir_scan::{self, RootEntryKind};
 use crate::system::trust::Trust;
 
@@ -82,9 +83,16 @@ pub fn repositories(context: &Context) -> Result<Vec<RepoEntry>> {
         if let RootEntryKind::Clone { id } = kind {
             known.insert(id);
         }
-        let found = place.fault.unwrap_or_else(|| configured(kind, &place.real, repo));
+        // Its name, and its path if it could be read, keep it from being taken for one without an entry.
+        let found = match &repo.broken {
+            Some(reason) => CloneState::Unfit(reason.clone()),
+            None => place.fault.unwrap_or_else(|| configured(kind, &place.real, repo)),
+        };
         let (path, trust) = (place.real, place.trust);
-        let settings = repo.clone();
+        let mut settings = repo.clone();
+        if context.helper_input.is_none() {
+            settings.reach.password_cache = password_cache(context, repo);
+        }
         let (name, paths) = (name.clone(), Arc::clone(&paths));
         let repo = RepoEntry { name: name.clone(), path, listed, trust, paths, settings, found };
         all.insert(name, repo);
@@ -120,6 +128,17 @@ pub fn repositories(context: &Context) -> Result<Vec<RepoEntry>> {
         all.insert(entry.name, repo);
     }
     Ok(all.into_values().collect())
+}
+
+/// The beginning of the names of the files that keep the passwords of `password_command`.
+fn password_cache(context: &Context, settings: &RepoSettings) -> Option<PathBuf> {
+    let words: Vec<&[u8]> = settings.password_command.iter().map(|word| word.as_bytes()).collect();
+    let world = &context.settings.world;
+    let own = host::runtime_dir().filter(|_| !world.own);
+    let dir = own.unwrap_or_else(|| world.state.clone()).join("passwords");
+    // Without a url the server is not known before the clone is opened.
+    (!words.is_empty() && !settings.urls.is_empty())
+        .then(|| dir.join(format!("{:016x}", hash::stable(&words))))
 }
 
 /// The real path of a repository, and the trust by which it was checked.

@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result, anyhow};
 
 use self::bus::SessionEvent;
 use self::http::HttpListener;
-use self::report_publisher::{EndedRuns, ReportPublisher};
+use self::report_publisher::ReportPublisher;
 use self::status_endpoint::StatusEndpoint;
 use self::subscriptions::{RateLimitedLog, Subscriptions};
+use super::operator::action_reports::EndedRuns;
 use super::tick::{self, TickReport};
 use crate::config::Settings;
 use crate::domain::bus::debounce::{self, Debouncer, PassOutcome};
@@ -26,7 +27,7 @@ use crate::domain::repository::status::MachineStatus;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery;
-use crate::engine::error::one_line;
+use crate::engine::error::{one_line, reason};
 use crate::engine::request::{LockWait, ProgressSink, TickOptions, WorkerCommand};
 use crate::system::host::{self, Host, since_boot};
 use crate::system::sd_notify::SdNotify;
@@ -224,6 +225,9 @@ impl Listener {
             Err(error) => {
                 let why = one_line(&error);
                 tracing::error!("configuration not reloaded: {}", why.escape_controls());
+                self.settings.rejected = Some(reason(&error));
+                // A tick writes that into the status.
+                self.timer = self.timer.min(since_boot());
                 Ok(())
             }
         }

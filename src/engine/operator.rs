@@ -1,6 +1,7 @@
 //! A person's orders besides following upstream: hold, roll back, accept, show history. Each function
 //! returns what was done, and the command prints it. Does not know how an action runs.
 
+pub mod action_reports;
 pub mod check;
 pub mod checkout;
 pub mod forget;

@@ -9,7 +9,7 @@ use std::thread::{self, ScopedJoinHandle};
 use anyhow::{Error, Result, anyhow};
 use chrono::{DateTime, Utc};
 
-use crate::config::{AgentDirs, ConfigLocations};
+use crate::config::{AgentDirs, ConfigError, ConfigLocations};
 use crate::domain::report::notices::{self, Notice, ReportedStates};
 use crate::domain::repository::action::ProgressEvent;
 use crate::domain::repository::decision::Plan;
@@ -33,6 +33,7 @@ use crate::system::host;
 use crate::system::pid::Process;
 
 pub mod evaluation;
+pub mod passwords;
 pub mod poll_scheduler;
 pub mod user_helper;
 pub mod worker_pool;
@@ -45,6 +46,8 @@ const GONE: &str = "it was removed during its action";
 /// The result of one tick.
 #[derive(Debug)]
 pub struct TickReport {
+    /// When the tick before this one ended; `None`: there was none.
+    pub before: Option<DateTime<Utc>>,
     /// The status of all repositories after the tick.
     pub status: MachineStatus,
     /// The plans that were decided, each with its repository's name.
@@ -67,10 +70,13 @@ pub fn tick(
     progress: &ProgressSink,
 ) -> Result<TickReport> {
     let machine = AgentState::at(&context.settings.world.state);
+    let last_tick = machine.last_tick();
     let before: Option<MachineStatus> = machine.read(STATUS);
     let repositories = discovery::repositories(context)?;
     discovery::known(context, &repositories, &options.names)?;
+    let passwords = passwords::refresh(context, &repositories, &before, Some(options));
     let mut looked = everybody(context, repositories, &before, Some(options), progress);
+    passwords::drop_refused(&passwords, &before, &looked);
     looked.sort_by(|one, other| one.name.cmp(&other.name));
     let decisions =
         looked.iter().filter_map(|it| Some((it.name.clone(), it.plan.clone()?))).collect();
@@ -78,6 +84,7 @@ pub fn tick(
     if options.dry_run || context.helper_input.is_some() {
         let status = status_of(context, looked, &machine, now);
         return Ok(TickReport {
+            before: last_tick,
             status,
             decisions,
             notices: Vec::new(),
@@ -89,7 +96,8 @@ pub fn tick(
     machine.tick_ended(now)?;
     note_hanging(&machine, &looked)?;
     let status = status_of(context, looked, &machine, now);
-    write_notices(&machine, status, decisions, now)
+    let report = write_notices(&machine, status, decisions, now)?;
+    Ok(TickReport { before: last_tick, ..report })
 }
 
 /// Evaluates all repositories of a helper's input, and with orders works on them. `progress` receives the
@@ -120,8 +128,10 @@ fn everybody(
     options: Option<&TickOptions>,
     progress: &ProgressSink,
 ) -> Vec<RepoReport> {
+    let (misconfigured, usable): (Vec<_>, Vec<_>) =
+        repositories.into_iter().partition(|repo| repo.settings.broken.is_some());
     let ReposByUser { ours: own, delegated, unusable, hanging } =
-        user_helper::sort_by_user(context, repositories);
+        user_helper::sort_by_user(context, usable);
     let now = host::now();
     let broken = |(repo, why): (RepoEntry, Error)| {
         let was = row_before(before, &repo.name);
@@ -137,6 +147,11 @@ fn everybody(
         RepoReport { name: repo.name, row, plan: None, polled: None, hangs: None }
     };
     let mut looked: Vec<RepoReport> = unusable.into_iter().map(broken).collect();
+    looked.extend(misconfigured.into_iter().map(|repo| {
+        let reason = repo.settings.broken.clone().unwrap_or_default();
+        let row = broken_row(&repo, reason, row_before(before, &repo.name), now);
+        RepoReport { name: repo.name, row, plan: None, polled: None, hangs: None }
+    }));
     thread::scope(|scope| {
         let helpers: Vec<_> = delegated
             .iter()
@@ -280,8 +295,9 @@ pub fn survey(context: &Context, names: &[String]) -> Result<MachineStatus> {
         everybody(context, repositories, &before, None, &drop)
     } else {
         // We must not open what belongs to another user; its row is the one of the last tick.
-        let known =
-            |repo: &RepoEntry| row_before(&before, &repo.name).filter(|_| !host::owns(&repo.path));
+        let is_strange =
+            |repo: &RepoEntry| repo.settings.broken.is_none() && !host::owns(&repo.path);
+        let known = |repo: &RepoEntry| row_before(&before, &repo.name).filter(|_| is_strange(repo));
         let (strange, own): (Vec<_>, Vec<_>) =
             repositories.into_iter().partition(|repo| known(repo).is_some());
         let mut looked = everybody(context, own, &before, None, &drop);
@@ -348,9 +364,33 @@ fn status_of(
         at: now,
         last_tick: machine.last_tick(),
         healthy: false,
+        configuration: context.settings.rejected.clone(),
         repositories: looked.into_iter().map(|it| it.row).collect(),
     }
     .with_health()
+}
+
+/// Says in `status.json` that no tick runs because of `why`, the configuration; the rows stay as they are.
+/// Returns the status; `None`: it says so already.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn note_unusable(context: &Context, why: &ConfigError) -> Result<Option<MachineStatus>> {
+    safe_paths::state(context)?;
+    let machine = AgentState::at(&context.settings.world.state);
+    // Where another tick keeps the lock, its status says so soon.
+    let _turn = machine.turn()?;
+    let now = host::now();
+    let before =
+        machine.read(STATUS).unwrap_or_else(|| status_of(context, Vec::new(), &machine, now));
+    let configuration = Some(why.to_reason());
+    if before.configuration == configuration {
+        return Ok(None);
+    }
+    let last_tick = machine.last_tick();
+    let status = MachineStatus { configuration, at: now, last_tick, ..before }.with_health();
+    machine.put(STATUS, &status)?;
+    Ok(Some(status))
 }
 
 /// Records which processes hang, so that the next tick starts nothing in those repositories. Otherwise each
@@ -379,7 +419,8 @@ fn write_notices(
     let (notices, after) = notices::due(&reported, &status, now);
     let same = before.as_ref().is_some_and(|before| says_the_same(before, &status));
     if same && notices.is_empty() && after == reported {
-        return Ok(TickReport { status, decisions, notices, changes: Vec::new(), warning: None });
+        let changes = Vec::new();
+        return Ok(TickReport { before: None, status, decisions, notices, changes, warning: None });
     }
     // Several ticks may see the same change; the lock lets only one of them report it.
     let turn = machine.turn()?;
@@ -404,7 +445,7 @@ fn write_notices(
             machine.turn_file().display()
         )),
     };
-    Ok(TickReport { status, decisions, notices, changes, warning })
+    Ok(TickReport { before: None, status, decisions, notices, changes, warning })
 }
 
 fn says_the_same(one: &MachineStatus, other: &MachineStatus) -> bool {
@@ -417,8 +458,10 @@ fn says_the_same(one: &MachineStatus, other: &MachineStatus) -> bool {
         at: _,
         last_tick: _,
         healthy: _,
+        configuration,
         repositories,
     } = one;
     (agent, host, part, stack) == (&other.agent, &other.host, &other.part, &other.stack)
         && (root, repositories) == (&other.root, &other.repositories)
+        && *configuration == other.configuration
 }

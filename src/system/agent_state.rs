@@ -18,6 +18,8 @@ use crate::system::host::since_boot;
 
 /// Time limit for the report lock. Its holder only writes two files.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Interval at which a busy lock is tried again.
+const BEAT: std::time::Duration = std::time::Duration::from_millis(10);
 /// Largest state file that is read, in bytes.
 const CAP: u64 = 16 << 20;
 
@@ -61,9 +63,18 @@ impl AgentState {
     /// # Errors
     /// When the lock file cannot be created or locked.
     pub fn turn(&self) -> Result<Option<File>> {
-        let path = self.turn_file();
-        let file = self.open("lock", 0o600)?;
-        let deadline = since_boot() + PATIENCE;
+        self.lock_within("lock", PATIENCE)
+    }
+
+    /// Takes the lock `name`, and waits for it at most for `patience`; drop the file to release it. `None`: another
+    /// process keeps it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be created or locked.
+    pub fn lock_within(&self, name: &str, patience: std::time::Duration) -> Result<Option<File>> {
+        let path = self.state_dir.join(name);
+        let file = self.open(name, 0o600)?;
+        let deadline = since_boot() + patience;
         loop {
             match fs2::FileExt::try_lock_exclusive(&file) {
                 Ok(()) => return Ok(Some(file)),
@@ -73,7 +84,7 @@ impl AgentState {
                     return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                 }
                 Err(_) if since_boot() >= deadline => return Ok(None),
-                Err(_) => std::thread::sleep(PATIENCE / 500),
+                Err(_) => std::thread::sleep(BEAT),
             }
         }
     }

@@ -119,13 +119,15 @@ fn a_broken_repository_is_an_error_with_its_remedy() {
 
 fn a_wrong_configuration_is_one_finding_with_file_and_line() {
     let machine = Machine::with(&[(WORK, "true")]);
-    machine.set("mode = \"wrok\"");
+    let file = machine.root().join(".pmpy/agent.toml");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "[defaults]\nmode = \"wrok\"\n").unwrap();
     let root = Some(machine.root());
     let error =
         Settings::load(&ConfigLocations { root, ..ConfigLocations::default() }).unwrap_err();
-    let finding = check::misconfigured(&error);
+    let findings = check::misconfigured(&error);
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
     assert_eq!(finding.level, FindingLevel::Bad);
-    let file = machine.root().join(".pmpy/agent.toml");
     says(&finding.text, &[&format!("{}:2:", text(&file)), "wrok"]);
     says(finding.remedy.as_deref().unwrap(), &["work"]);
     assert!(Path::new(&file).exists());

@@ -290,8 +290,9 @@ fn every_configuration_that_is_shown_is_taken() {
             let root =
                 AgentDirs::of(&ConfigLocations { is_root: true, ..ConfigLocations::default() })
                     .unwrap();
-            if let Err(error) = Settings::parse(root, &source) {
-                wrong.push(format!("the block at {}:{line}: {error}", page.path));
+            match Settings::parse(root, &source) {
+                Err(error) => wrong.push(format!("the block at {}:{line}: {error}", page.path)),
+                Ok(settings) => wrong.extend(settings.faults.values().map(ToString::to_string)),
             }
         }
     }

@@ -9,6 +9,7 @@
 mod alerts;
 mod bad_input;
 mod bootstrap;
+mod broken_entries;
 #[cfg(feature = "servers")]
 mod bus;
 mod check;
@@ -51,6 +52,7 @@ mod messages;
 mod model;
 mod notify;
 mod odd_repositories;
+mod on_action;
 mod orders;
 #[cfg(feature = "servers")]
 mod package;

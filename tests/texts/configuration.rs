@@ -6,7 +6,7 @@ use pmpy::config::{AgentDirs, ConfigLocations, ConfigTexts, Settings, TreeSettin
 
 use crate::Sheet;
 
-const WRONG: [&str; 33] = [
+const WRONG: [&str; 35] = [
     "splay = 5",
     "splay = \"soon\"",
     "splya = \"5s\"",
@@ -40,6 +40,8 @@ const WRONG: [&str; 33] = [
     "[listen]\nevery = \"0s\"",
     "on_change = []",
     "[repo.site\n",
+    "[repo.site]\nmode = \"wrok\"\nkeep = -1\nbranche = \"main\"",
+    "[repo.site]\n[repo.site]",
 ];
 
 fn world() -> AgentDirs {
@@ -55,10 +57,13 @@ fn a_wrong_value_is_named_with_its_place_and_what_to_write() {
         let mut texts = ConfigTexts::default();
         texts.add("agent.toml", text);
         let told = match Settings::parse(world(), &texts) {
-            Ok(_) => {
-                accepted.push(text);
-                continue;
-            }
+            Ok(settings) => match settings.faults.values().next() {
+                Some(fault) => fault.to_string(),
+                None => {
+                    accepted.push(text);
+                    continue;
+                }
+            },
             Err(error) => error.to_string(),
         };
         assert!(!told.contains("secret"), "{told}");

@@ -120,6 +120,7 @@ fn machine(repositories: Vec<StatusRow>) -> MachineStatus {
         at: now(),
         last_tick: Some(now() - Duration::seconds(31)),
         healthy: true,
+        configuration: None,
         repositories,
     }
 }

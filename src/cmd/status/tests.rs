@@ -49,6 +49,7 @@ fn status(repositories: Vec<StatusRow>) -> MachineStatus {
         at: now(),
         last_tick: Some(now() - Duration::seconds(31)),
         healthy: true,
+        configuration: None,
         repositories,
     }
     .with_health()

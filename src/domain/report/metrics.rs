@@ -97,6 +97,9 @@ pub fn text(status: &MachineStatus) -> String {
     );
     page.sample(&[], u8::from(status.healthy));
 
+    page.family("pmpy_configuration_usable", "0 when no tick uses the configuration: it is wrong.");
+    page.sample(&[], u8::from(status.configuration.is_none()));
+
     page.family("pmpy_last_tick_timestamp_seconds", "When the last tick ended.");
     if let Some(last) = status.last_tick {
         page.sample(&[], last.timestamp());
@@ -258,6 +261,7 @@ mod tests {
             at: "2026-11-22T09:00:00Z".parse().unwrap(),
             last_tick: Some("2026-11-22T08:59:31Z".parse().unwrap()),
             healthy: false,
+            configuration: None,
             repositories: vec![odd, row],
         }
     }
@@ -268,6 +272,7 @@ mod tests {
         for line in [
             "pmpy_build_info{version=\"0.1.0\"} 1",
             "pmpy_healthy 0",
+            "pmpy_configuration_usable 1",
             "pmpy_last_tick_timestamp_seconds 1795337971",
             "pmpy_repository_state{repository=\"spog\",state=\"failing\"} 1",
             "pmpy_repository_state{repository=\"spog\",state=\"current\"} 0",

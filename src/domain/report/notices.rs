@@ -176,6 +176,7 @@ mod tests {
             at: start(),
             last_tick: None,
             healthy: true,
+            configuration: None,
             repositories: rows,
         }
     }

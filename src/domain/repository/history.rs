@@ -128,6 +128,38 @@ pub fn fold(entries: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
     folded
 }
 
+/// The last run of a repository that was reported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedRun {
+    /// Its id.
+    pub id: String,
+    /// When it ended.
+    pub at: DateTime<Utc>,
+}
+
+impl ReportedRun {
+    /// The mark of `run`.
+    pub fn of(run: &FinishedRun) -> Self {
+        Self { id: run.id.clone(), at: run.at }
+    }
+}
+
+/// The `runs`, oldest first, behind the `last` reported one; where none was, those from `since` on.
+pub fn unreported<'a>(
+    runs: &'a [FinishedRun],
+    last: Option<&ReportedRun>,
+    since: DateTime<Utc>,
+) -> &'a [FinishedRun] {
+    let found = last.and_then(|last| runs.iter().rposition(|run| run.id == last.id));
+    let first = match (found, last) {
+        (Some(found), _) => found + 1,
+        // These runs were read before the reported one was recorded, or the history was cut or folded since.
+        (None, Some(last)) => runs.partition_point(|run| run.at <= last.at),
+        (None, None) => runs.partition_point(|run| run.at < since),
+    };
+    runs.get(first..).unwrap_or_default()
+}
+
 /// What tells one success from another: the ref and the tree; of an older agent's record the revision.
 fn content(run: &FinishedRun) -> (Option<&str>, ObjectId) {
     (run.reference.as_deref(), run.tree.unwrap_or(run.revision.0))

@@ -28,8 +28,11 @@ pub struct MachineStatus {
     pub at: DateTime<Utc>,
     /// When the last tick ended.
     pub last_tick: Option<DateTime<Utc>>,
-    /// Ticks happen, there are repositories, and none of them needs attention.
+    /// Ticks happen, there are repositories, none of them needs attention, and the configuration is used.
     pub healthy: bool,
+    /// Why the configuration cannot be used, so that no tick runs, or an earlier configuration is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// The repositories, by name.
     pub repositories: Vec<StatusRow>,
 }
@@ -202,6 +205,7 @@ impl MachineStatus {
     /// Computes [`MachineStatus::healthy`] from the other fields.
     pub fn with_health(mut self) -> Self {
         self.healthy = self.ticks()
+            && self.configuration.is_none()
             && !self.repositories.is_empty()
             && !self.repositories.iter().any(|row| row.needs_attention(self.at));
         self

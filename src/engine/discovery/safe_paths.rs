@@ -215,13 +215,20 @@ pub fn leave_out_unsafe_sections(settings: &mut Settings) -> Vec<anyhow::Error> 
     faults.into_iter().map(|(section, fault)| fault.context(left_out(section))).collect()
 }
 
+/// Checks that no other user can redirect the path of a `directory` of our own.
+///
+/// # Errors
+/// When another user can change a part of the path; says which, with the remedy.
+pub fn own_directory(context: &Context, directory: &Path) -> Result<()> {
+    SafePaths::new(context).require(directory, context.node.user.uid).map(drop)
+}
+
 /// Checks that no other user can redirect the path of the agent's state directory, before it is written.
 ///
 /// # Errors
 /// When another user can change a part of the path; says which, with the remedy.
 pub fn state(context: &Context) -> Result<()> {
-    let state = &context.settings.world.state;
-    SafePaths::new(context).require(state, context.node.user.uid).map(drop)
+    own_directory(context, &context.settings.world.state)
 }
 
 /// The text of the secret file at `path`, for root to hand over to another user's process; `None` unless
@@ -259,13 +266,13 @@ pub fn program(
     Ok(found)
 }
 
-/// The reason not to run the program of `on_change`: another user could exchange it; `None`: it is safe.
-/// A missing program is reported by the code that starts it.
-pub fn on_change_fault(context: &Context) -> Option<anyhow::Error> {
-    let program = Path::new(context.settings.on_change.first()?);
+/// The reason not to run the program of `key`, `argv`, as our own user: another one could exchange it; `None`: it
+/// is safe, or unset. A missing program is reported by the code that starts it.
+pub fn own_program_fault(context: &Context, key: &str, argv: &[String]) -> Option<anyhow::Error> {
+    let program = Path::new(argv.first()?);
     let safe = SafePaths::new(context).require(program, context.node.user.uid);
     let fault = safe.and_then(|real| script_door::check_program(&real)).err()?;
-    Some(fault.context("the program of on_change is not run, so changes are not reported"))
+    Some(fault.context(format!("the program of {key} is not run")))
 }
 
 /// Checks the scripts of a tree at `directory` for the user who runs them: every directory on the way to

@@ -13,13 +13,13 @@ use crate::domain::bus::message::{ActionMessage, ActionStep, Topic};
 use crate::domain::bus::stomp::StompFrame;
 use crate::domain::report::metrics::PollOutcome;
 use crate::domain::repository::action::{FinishedRun, ProgressEvent, RunStarted};
-use crate::domain::repository::history::HistoryEntry;
+use crate::domain::repository::history::{self, ReportedRun};
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::listen::subscriptions::RateLimitedLog;
 use crate::engine::operator;
-use crate::engine::request::RunHistory;
+use crate::engine::operator::action_reports::{EndedRuns, ended_runs, standing};
 use crate::engine::tick::TickReport;
 use crate::system::host::since_boot;
 use crate::system::stomp::session::StompSession;
@@ -31,24 +31,15 @@ pub struct ReportPublisher {
     /// Runs that ended earlier are not reported.
     since: DateTime<Utc>,
     /// The last reported run of each repository.
-    reported_runs: BTreeMap<String, ReportedRuns>,
+    reported_runs: BTreeMap<String, ReportedRun>,
     seen: SeenStates,
     dropped: RateLimitedLog,
-}
-
-#[derive(Debug)]
-struct ReportedRuns {
-    id: String,
-    at: DateTime<Utc>,
 }
 
 /// Each repository's row when its history was last read: while the row is the same, the history has
 /// nothing new. Parallel ticks share this.
 #[derive(Clone, Debug, Default)]
 pub struct SeenStates(Arc<Mutex<BTreeMap<String, StatusRow>>>);
-
-/// A repository's name and its ended runs, oldest first.
-pub type EndedRuns = (String, Vec<FinishedRun>);
 
 impl ReportPublisher {
     /// A publisher for this host, for runs that end from `now` on.
@@ -99,19 +90,9 @@ impl ReportPublisher {
 
     /// The runs after the last reported one of `repo`; marks them as reported.
     fn news<'a>(&mut self, repo: &str, runs: &'a [FinishedRun]) -> &'a [FinishedRun] {
-        let reported_runs = self.reported_runs.get(repo);
-        let last = reported_runs
-            .and_then(|reported_runs| runs.iter().rposition(|run| run.id == reported_runs.id));
-        let first = match (last, reported_runs) {
-            (Some(last), _) => last + 1,
-            // These runs were read before the reported one was recorded, or the history was cut since.
-            (None, Some(reported_runs)) => runs.partition_point(|run| run.at <= reported_runs.at),
-            (None, None) => runs.partition_point(|run| run.at < self.since),
-        };
-        let news = runs.get(first..).unwrap_or_default();
+        let news = history::unreported(runs, self.reported_runs.get(repo), self.since);
         if let Some(run) = news.last() {
-            self.reported_runs
-                .insert(repo.to_owned(), ReportedRuns { id: run.id.clone(), at: run.at });
+            self.reported_runs.insert(repo.to_owned(), ReportedRun::of(run));
         }
         news
     }
@@ -191,23 +172,13 @@ impl SeenStates {
             }
         };
         self.rows().extend(rows.into_iter().map(|row| (row.name.clone(), row)));
-        // A history that cannot be read shows in the repository's row.
-        let runs_of = |entries: Vec<HistoryEntry>| {
-            entries.iter().filter_map(|entry| entry.run().cloned()).collect()
-        };
-        let ended = |(name, entries): RunHistory| Some((name, runs_of(entries.ok()?)));
-        histories.into_iter().filter_map(ended).collect()
+        ended_runs(histories)
     }
 
     /// Ignores poisoning: each change is one statement, so no thread can leave the rows half written.
     fn rows(&self) -> MutexGuard<'_, BTreeMap<String, StatusRow>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The row without the fields that change without an action.
-fn standing(row: &StatusRow) -> StatusRow {
-    StatusRow { asked: None, upstream: None, ..row.clone() }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl Subscriptions {
         self.called.clear();
         self.hooked.clear();
         for name in names {
-            let repo = settings.repos.get(&name).unwrap_or(&settings.unlisted);
+            let repo = settings.of_repo(&name);
             let topics = match repo.listen_topics.as_slice() {
                 [] => usual,
                 own => own,

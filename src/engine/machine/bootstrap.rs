@@ -104,6 +104,9 @@ pub fn find(context: &Context, entry: &InitEntry) -> Result<ExistingRepo> {
     let Some(known) = context.settings.repos.get(entry.name) else {
         return Ok(ExistingRepo::Nothing);
     };
+    if let Some(error) = context.settings.faults.get(entry.name) {
+        return Err(error.clone().into());
+    }
     let first = known.urls.first();
     if first.is_none_or(|url| url.secret_url() != entry.url) {
         let file = entry_file(context, entry.name);

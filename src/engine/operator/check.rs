@@ -20,6 +20,7 @@ use crate::engine::finding::{CheckFinding, CheckScope, FindingLevel, RepoFinding
 use crate::engine::machine::schedule;
 use crate::engine::repository::limits::{self, BoundedOpen};
 use crate::engine::tick;
+use crate::engine::tick::passwords;
 use crate::engine::tick::user_helper::{self, HelperReplies};
 use crate::system::agent_state::AgentState;
 use crate::system::host::{self, Host};
@@ -44,14 +45,17 @@ const LITTLE_ROOM: u64 = 100_000_000;
 const SIDE_BY_SIDE: usize = 16;
 
 /// The finding for a configuration that cannot be used. Nothing else can be checked then.
-pub fn misconfigured(error: &config::ConfigError) -> CheckFinding {
-    CheckFinding::bad("configuration", error.to_string())
+pub fn misconfigured(error: &config::ConfigError) -> Vec<CheckFinding> {
+    let findings = error.sentences().into_iter();
+    findings.map(|sentence| CheckFinding::bad("configuration", sentence)).collect()
 }
 
 /// Checks everything. `base` is the directory below which the machine's crontabs are: `/`.
 pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> Vec<CheckFinding> {
     let now = host::now();
     let mut verdicts = vec![configuration(&settings)];
+    let overrides = settings.overrides.iter();
+    verdicts.extend(overrides.map(|it| CheckFinding::ok("configuration", it.clone())));
     let context = match Context::new(settings.clone(), node.clone()) {
         Ok(context) => {
             verdicts.push(identity(&context));
@@ -91,6 +95,11 @@ fn configuration(settings: &Settings) -> CheckFinding {
         [] => format!("the defaults: there is no {}", world.config_file.display()),
         files => files.join(", "),
     };
+    let wrong: Vec<&str> = settings.faults.keys().map(String::as_str).collect();
+    if !wrong.is_empty() {
+        let text = format!("{text}: nothing is done for {}, see there", wrong.join(", "));
+        return CheckFinding::bad("configuration", text);
+    }
     CheckFinding::ok("configuration", text)
 }
 
@@ -234,7 +243,13 @@ fn repositories(context: &Context, scope: CheckScope, now: DateTime<Utc>) -> Vec
     if scope == CheckScope::Machine && !all.is_empty() {
         verdicts.push(CheckFinding::ok("remotes", "not asked"));
     }
-    let sorted = user_helper::sort_by_user(context, all.clone());
+    // The state of one with a wrong entry says all that is known.
+    let usable: Vec<_> =
+        all.iter().filter(|repo| repo.settings.broken.is_none()).cloned().collect();
+    if scope == CheckScope::Remotes {
+        passwords::refresh(context, &usable, &None, None);
+    }
+    let sorted = user_helper::sort_by_user(context, usable);
     verdicts.extend(side_by_side(context, &sorted.ours, scope));
     for (user, repos) in &sorted.delegated {
         verdicts.extend(repos.iter().filter_map(|repo| {

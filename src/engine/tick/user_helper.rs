@@ -18,6 +18,8 @@ use replies::{ask_for, unfinished};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AgentDirs, RepoSettings, Settings};
+use crate::domain::git::Remote;
+use crate::domain::password_cache::FAILED_PASSWORD;
 use crate::domain::repository::decision::Plan;
 use crate::domain::repository::hold::Person;
 use crate::domain::repository::status::StatusRow;
@@ -157,11 +159,14 @@ fn user_of(context: &Context, repo: &RepoEntry) -> Result<Option<User>> {
         return Ok(None);
     }
     if matches!(repo.found, CloneState::Unfit(_))
+        && repo.settings.broken.is_none()
         && let Some(error) = repo.trust.unanswered()
     {
         // The user who could change the path may be a trusted one, but the name service does not answer now.
         return Err(error.into());
     }
+    // A person's hold is possible in spite of a wrong entry; nothing else of it is used.
+    let is_clone = repo.found == CloneState::Clone || repo.settings.broken.is_some();
     if let Some(name) = &repo.settings.publish.after_user {
         // Nothing is published before the `after` user can be looked up. A missing user is reported later.
         User::named(name)?;
@@ -174,7 +179,7 @@ fn user_of(context: &Context, repo: &RepoEntry) -> Result<Option<User>> {
                 name.escape_controls()
             )
         })?),
-        None if us.uid == 0 && repo.found == CloneState::Clone => match repo.trust.uid() {
+        None if us.uid == 0 && is_clone => match repo.trust.uid() {
             0 => None,
             uid => Some(User::numbered(uid)?.with_context(|| {
                 format!(
@@ -350,11 +355,13 @@ fn helper_input(
             tracing::warn!(repository = %repo.name, error = format!("{error:#}"), "no log directory");
         }
         let own = &repo.settings;
-        for path in [&own.env_file, &own.reach.password_file, &own.reach.client_cert] {
-            if let Some(path) = path
-                && let Some(text) = safe_paths::secret_of_root(context, path, MOST_SECRET)
-            {
-                secrets.insert(path.clone(), text);
+        let files = [&own.env_file, &own.reach.password_file, &own.reach.client_cert];
+        let servers = own.urls.iter().filter_map(Remote::server);
+        let cached = servers.filter_map(|server| own.reach.cached_password(&server));
+        let cached = cached.flat_map(|file| [file.with_extension(FAILED_PASSWORD), file]);
+        for path in files.into_iter().flatten().cloned().chain(cached) {
+            if let Some(text) = safe_paths::secret_of_root(context, &path, MOST_SECRET) {
+                secrets.insert(path, text);
             }
         }
         // The path as configured: the helper resolves it with its own rights.

@@ -107,7 +107,7 @@ impl<'a> WorkerPool<'a> {
     fn work(&self, name: &str) -> Result<WorkerResult> {
         let args = worker_args(self.context, self.options, name);
         let settings = &self.context.settings;
-        let limit = limits::work(settings.repos.get(name).unwrap_or(&settings.unlisted));
+        let limit = limits::work(settings.of_repo(name));
         let mut worker = ChildAgent::start(&args, self.context.helper_input.as_deref())?;
         let (mut said, mut known) = (Vec::new(), None);
         let finish = worker.wait_for_exit(limit, |line| match serde_json::from_slice(line) {

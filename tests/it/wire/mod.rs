@@ -15,6 +15,7 @@ mod mirrors;
 mod mitm_proxy;
 mod one_request;
 mod own_certificate;
+mod password_command;
 mod redirects;
 mod refusals;
 mod reporting;

@@ -431,6 +431,7 @@ fn machine(last_tick: Option<Duration>, states: &[State]) -> bool {
         at: now(),
         last_tick: last_tick.map(|age| now() - age),
         healthy: false,
+        configuration: None,
         repositories: states.iter().map(|&state| row(state, now())).collect(),
     }
     .with_health()

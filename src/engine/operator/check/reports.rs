@@ -1,4 +1,4 @@
-//! Checks what runs after a tick: the command of `on_change` and the metrics file. Under cron their
+//! Checks what the agent's own user runs, such as the program of `on_change`, and the metrics file. Under cron their
 //! failures are reported only once, and easily missed.
 
 use std::ffi::OsStr;
@@ -13,21 +13,23 @@ use crate::system::scripts::find_program;
 
 /// The findings for those that are configured.
 pub fn verdicts(context: &Context) -> Vec<CheckFinding> {
-    on_change(context).into_iter().chain(metrics(context)).collect()
+    let programs = context.settings.programs().into_iter();
+    let programs = programs.filter_map(|(key, argv)| program(context, key, argv));
+    programs.chain(metrics(context)).collect()
 }
 
-fn on_change(context: &Context) -> Option<CheckFinding> {
-    let program = context.settings.on_change.first()?;
-    if let Some(fault) = safe_paths::on_change_fault(context) {
-        return Some(CheckFinding::of(FindingLevel::Bad, "on_change", &fault));
+fn program(context: &Context, key: &str, argv: &[String]) -> Option<CheckFinding> {
+    let program = argv.first()?;
+    if let Some(fault) = safe_paths::own_program_fault(context, key, argv) {
+        return Some(CheckFinding::of(FindingLevel::Bad, key, &fault));
     }
     Some(match find_program(OsStr::new(program), OsStr::new(""), Path::new("/")) {
-        Some(found) => CheckFinding::ok("on_change", found.display().to_string()),
+        Some(found) => CheckFinding::ok(key, found.display().to_string()),
         None => CheckFinding::bad(
-            "on_change",
+            key,
             format!(
-                "there is no program \"{0}\" that can be run, so changes are not reported\n\
-                 hint: put it there and make it executable (chmod +x {0}), or correct on_change",
+                "there is no program \"{0}\" that can be run\n\
+                 hint: put it there and make it executable (chmod +x {0}), or correct {key}",
                 program.escape_controls()
             ),
         ),

@@ -4,9 +4,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 
 use super::netrc;
+use crate::domain::password_cache::FAILED_PASSWORD;
 use crate::domain::remote::ConnectionSettings;
 use crate::system::remote::denied_by;
 use crate::system::remote::http::url::{HttpLogin, HttpOrigin};
@@ -48,6 +49,9 @@ impl<'a> HttpCredentials<'a> {
 
     /// The source of the login, for messages.
     pub(super) fn source(&self) -> String {
+        if self.reach.password_cache.is_some() {
+            return "password_command".to_owned();
+        }
         match (&self.reach.password_file, &self.from_url) {
             (Some(file), _) => file.display().to_string(),
             (None, Some(HttpLogin { password: Some(_), .. })) => "the address".to_owned(),
@@ -58,16 +62,19 @@ impl<'a> HttpCredentials<'a> {
     /// The login to send unasked: the one that is configured for this remote; `None` when there is none.
     ///
     /// # Errors
-    /// When the password file cannot be read, or too many users can read it.
+    /// When the password file cannot be read, or too many users can read it; or when `password_command` failed.
     pub(super) fn preemptive(&self, origin: &HttpOrigin) -> Result<Option<HttpLogin>> {
         if !self.are_for(origin) {
             return Ok(None);
         }
+        if let Some(file) = self.reach.cached_password(&self.home.to_string()) {
+            let text =
+                files::read_private(&file, CAP).map_err(|_| denied_by(no_password(&file)))?;
+            return Ok(Some(self.login(&text)));
+        }
         if let Some(file) = &self.reach.password_file {
             let text = files::read_private(file, CAP).map_err(denied_by).context("the password cannot be read\nhint: correct password_file, or write the password into it")?;
-            let password = text.lines().next().unwrap_or_default().to_owned();
-            let user = self.user().unwrap_or(ANYBODY).to_owned();
-            return Ok(Some(HttpLogin { user, password: Some(password) }));
+            return Ok(Some(self.login(&text)));
         }
         Ok(self.from_url.clone().filter(|login| login.password.is_some()))
     }
@@ -99,9 +106,25 @@ impl<'a> HttpCredentials<'a> {
         Ok(known.or_else(|| self.user().map(|user| HttpLogin::new(user.to_owned(), None))))
     }
 
+    /// The login with the first line of `text` as the password.
+    fn login(&self, text: &str) -> HttpLogin {
+        let password = text.lines().next().unwrap_or_default().to_owned();
+        let user = self.user().unwrap_or(ANYBODY).to_owned();
+        HttpLogin { user, password: Some(password) }
+    }
+
     fn user(&self) -> Option<&str> {
         let from_url = self.from_url.as_ref().map(|login| login.user.as_str());
         self.reach.username.as_deref().or(from_url).filter(|user| !user.is_empty())
+    }
+}
+
+/// Why `file` has no password of `password_command`.
+fn no_password(file: &Path) -> Error {
+    let failed = files::read_private(&file.with_extension(FAILED_PASSWORD), CAP);
+    match failed.ok().as_deref().and_then(|text| text.split_once('\n')) {
+        Some((_, why)) => anyhow!("password_command failed: {}", why.trim_end()),
+        None => anyhow!("password_command has printed no password yet\nhint: agent tick NAME"),
     }
 }
 
