@@ -268,6 +268,7 @@ fn first_tick(
         wait: LockWait::Unlimited,
         command: WorkerCommand::Follow,
         reason: None,
+        deleted: Vec::new(),
     };
     let say = |text: &str| {
         account.report(text);

@@ -3,11 +3,10 @@
 
 use anyhow::Result;
 
-use super::{Listener, ListenerEvent};
+use super::{Listener, ListenerEvent, TickCause};
 use crate::domain::bus::message::{PushHint, Topic};
 use crate::domain::bus::stomp::StompFrame;
 use crate::domain::report::metrics;
-use crate::domain::repository::action::Trigger;
 use crate::domain::text::EscapeControls;
 use crate::engine::error::one_line;
 use crate::system::host;
@@ -71,7 +70,7 @@ impl Listener {
                 self.connected_to(Some(broker));
                 // Earlier messages may be lost, and this tick does not wait for a running script.
                 self.wakes.release(&None);
-                self.command(None, Trigger::Bus);
+                self.command(None, TickCause::of_bus());
             }
             SessionEvent::Down(why) => {
                 self.connected_to(None);
@@ -92,7 +91,7 @@ impl Listener {
             self.count_message(metrics::HintOutcome::Known);
         }
         for repo in called {
-            self.command(Some(repo), Trigger::Bus);
+            self.command(Some(repo), TickCause::of_bus());
         }
     }
 

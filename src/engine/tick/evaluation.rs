@@ -151,7 +151,7 @@ impl<'a> RepoTask<'a> {
                     options.asks(&repo.settings) || (in_doubt && options.follow())
                 };
                 if let Some(options) = options.filter(asks) {
-                    match repository.poll(&polled, options.request(), now) {
+                    match repository.poll(&polled, options.request(), &options.deleted, now) {
                         Ok(answered) => {
                             poll = Some(PollTraffic(answered.bytes));
                             polled = answered;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::{room, target};
+use super::{room, target, webhook};
 use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::remote::{PollAnswer, PollScope, RemoteHints, WireDialect};
 use crate::domain::repository::change::ChangeError;
@@ -73,6 +73,7 @@ pub fn verdicts(
             found.extend(stops(&repository, now));
             found.extend(refused(&repository));
             found.extend(gaps(&repository));
+            found.extend(webhook::name_in_hooks(&repository));
             match scope {
                 CheckScope::Remotes => {
                     let wanted = repository.wanted();
