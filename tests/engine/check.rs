@@ -21,6 +21,7 @@ tests![
     strange_directories_and_second_names_are_listed,
     an_env_file_that_others_can_read_is_an_error,
     a_name_that_no_web_hook_has_is_a_warning,
+    a_queue_that_several_machines_would_share_is_a_warning,
     a_broken_repository_is_an_error_with_its_remedy,
     a_wrong_configuration_is_one_finding_with_file_and_line,
 ];
@@ -132,6 +133,18 @@ fn a_name_that_no_web_hook_has_is_a_warning() {
     }
     assert_eq!(called(&format!("https://git.example.org/org/{NAME}"), ""), "");
     says(&called(text(&machine.server(NAME)), "topic_name = \"org/site.git\""), &["Warn"]);
+}
+
+fn a_queue_that_several_machines_would_share_is_a_warning() {
+    let machine = Machine::deployed("", &[(WORK, "true")]);
+    let warned = |topics: &str| {
+        machine.set(&format!("[bus]\nbrokers = \"stomp://127.0.0.1:1\"\nlisten_topic = {topics}"));
+        trouble(&findings(&machine, CheckScope::Machine), "bus")
+    };
+    assert_eq!(warned("[\"queue\", \"/topic/queue/a\"]"), "");
+    for queue in ["/queue/future.git.commits", "/amq/queue/a"] {
+        says(&warned(&format!("[\"a\", {queue:?}]")), &["Warn", queue, "/topic/"]);
+    }
 }
 
 fn a_broken_repository_is_an_error_with_its_remedy() {

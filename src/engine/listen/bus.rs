@@ -41,6 +41,9 @@ impl Listener {
             );
         }
         let (brokers, topics) = (bus.brokers.clone(), self.audience.topics().to_vec());
+        for warning in topics.iter().filter_map(Topic::queue_warning) {
+            tracing::warn!("{}", warning.lines().next().unwrap_or_default());
+        }
         let is_there = |old: &StompSession| (old.brokers(), old.topics()) == (&brokers, &*topics);
         if self.session.as_ref().is_some_and(is_there) {
             return Ok(());

@@ -40,15 +40,7 @@ impl Subscriptions {
     /// The subscriptions by the configuration and the repositories below the root.
     pub fn of(context: &Context) -> Self {
         let settings = &context.settings;
-        let mut topics: Vec<Topic> = Vec::new();
-        if let Some(bus) = &settings.bus {
-            let own = settings.repos.values().chain([&settings.unlisted]);
-            topics.extend(bus.listen_topics.iter().cloned());
-            topics.extend(own.flat_map(|repo| repo.listen_topics.iter().cloned()));
-            topics.sort();
-            topics.dedup();
-        }
-        let mut audience = Self { topics, ..Self::default() };
+        let mut audience = Self { topics: settings.listened_topics(), ..Self::default() };
         // The first tick reports a root that cannot be read.
         let all = discovery::repositories(context).unwrap_or_default();
         audience.know(settings, all.into_iter().map(|repo| repo.name).collect());

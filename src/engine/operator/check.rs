@@ -77,7 +77,8 @@ pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> 
             CheckFinding::of(FindingLevel::Bad, subject, fault)
         },
     ));
-    verdicts.extend(context.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, scope)));
+    let topics = context.settings.listened_topics();
+    verdicts.extend(context.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, &topics, scope)));
     verdicts.extend(context.settings.webhook.iter().flat_map(webhook::verdicts));
     verdicts.push(conflicting_cron::verdict(&context, base));
     verdicts
