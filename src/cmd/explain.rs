@@ -39,18 +39,17 @@ pub fn run(context: &Context, args: &cli::ExplainArgs) -> Result<ExitStatus> {
     let Some(row) = status.repositories.first() else { bail!("{} is gone", args.repo) };
     format::print(&match &explained.containment {
         Some((revision, found)) => containment(row, revision, *found),
-        None => text(row, &explained.seen, &explained.policy, &explained.decision, status.at),
+        None => text(row, &explained, status.last_tick, status.at),
     })?;
     Ok(ExitStatus::Fine)
 }
 
 /// The sentences about the repository in `row`: its observed state, the rule that applies, and the next
-/// step with its time. `decision` is that of the next tick at `now`.
+/// step with its time, by the decision of the next tick at `now`.
 pub fn text(
     row: &StatusRow,
-    seen: &Observed,
-    policy: &Policy,
-    decision: &Decision,
+    Explanation { seen, policy, decision, .. }: &Explanation,
+    last_tick: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> String {
     let name = format::escaped(&row.name);
@@ -62,7 +61,7 @@ pub fn text(
     let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
     lines.extend(hint.map(|hint| format!("  hint: {hint}")));
     for (title, sentences) in [
-        ("What was seen", observed(row, seen, policy, now)),
+        ("What was seen", observed(row, seen, policy, last_tick, now)),
         ("Which rule applies", vec![rule(decision.rule, policy)]),
         ("What happens next", next(row, seen, policy, decision, now)),
     ] {
@@ -118,9 +117,15 @@ pub fn containment(row: &StatusRow, revision: &str, found: RevisionPresence) -> 
     }
 }
 
-fn observed(row: &StatusRow, seen: &Observed, policy: &Policy, now: DateTime<Utc>) -> Vec<String> {
+fn observed(
+    row: &StatusRow,
+    seen: &Observed,
+    policy: &Policy,
+    last_tick: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Vec<String> {
     let mut sentences = clone_and_upstream(row, seen, policy, now);
-    sentences.extend(remotes(row, seen, now));
+    sentences.extend(remotes(row, seen, last_tick, now));
     sentences.extend(runs_and_holds(row, seen, now));
     sentences
 }
@@ -206,7 +211,12 @@ fn clone_and_upstream(
 }
 
 /// The sentences about the answers of the remotes.
-fn remotes(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<String> {
+fn remotes(
+    row: &StatusRow,
+    seen: &Observed,
+    last_tick: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Vec<String> {
     let mut sentences = Vec::new();
     if seen.lagging {
         sentences.push(
@@ -236,11 +246,8 @@ fn remotes(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<String> 
         let reason = format::reason_and_hint(&other.reason).0;
         format!("No remote can be followed since {since}: {reason}.")
     }));
-    sentences.extend(
-        seen.asked
-            .as_ref()
-            .map(|asked| format!("Last answer from {}.", format::last_poll(asked, now))),
-    );
+    let answer = format::last_poll(row, last_tick, now);
+    sentences.extend(answer.map(|answer| format!("Last answer from {answer}.")));
     sentences.extend(row.left_alone.iter().filter(|(_, left)| left.lasts(now)).map(
         |(remote, left)| {
             let name = format::escaped(&row.name);

@@ -26,9 +26,16 @@ where
     Z: TimeZone<Offset: Display>,
 {
     let local = at.with_timezone(zone);
-    let format =
-        if (now - at).abs() < Duration::days(1) { "%H:%M %z" } else { "%Y-%m-%d %H:%M %z" };
-    format!("{}, {}", ago(at, now), local.format(format))
+    format!("{}, {}", ago(at, now), local.format(clock_format(at, now)))
+}
+
+/// The second half of [`when`]: `03:12 +0100`, with the date when it is a day or more away.
+pub fn clock(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    at.with_timezone(&Local).format(clock_format(at, now)).to_string()
+}
+
+fn clock_format(at: DateTime<Utc>, now: DateTime<Utc>) -> &'static str {
+    if (now - at).abs() < Duration::days(1) { "%H:%M %z" } else { "%Y-%m-%d %H:%M %z" }
 }
 
 /// The first half of [`when`]: `7 min ago`, `in 3 days`.
@@ -95,6 +102,7 @@ pub fn details(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
     } else {
         parts.extend(row.reason.as_deref().map(|reason| reason_and_hint(reason).0));
     }
+    parts.extend(pauses(row, now));
     if row.attempt > 0 {
         parts.push(format!("attempt {}", row.attempt));
         parts.push(match row.next_try.filter(|&next| next > now) {
@@ -103,6 +111,27 @@ pub fn details(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
         });
     }
     (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Which remotes are not polled again yet, where that is why nothing moves, and how to poll them all the same;
+/// `None`: there is none.
+fn pauses(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
+    let state = row.hidden_state().unwrap_or(row.state);
+    let reason = ErrorReport::parse(row.reason.as_deref().unwrap_or_default());
+    // With one remote the reason names it already.
+    let is_one = reason.sentences().count() < 2;
+    let pauses: Vec<_> = row
+        .left_alone
+        .iter()
+        .filter(|(_, left)| left.lasts(now))
+        .map(|(remote, left)| {
+            let whose = if is_one { String::new() } else { format!("{} is ", escaped(remote)) };
+            let what = if left.pack.is_some() { "fetched" } else { "polled" };
+            format!("{whose}not {what} again before {}", clock(left.until, now))
+        })
+        .collect();
+    let counts = matches!(state, State::Denied | State::Unreachable) && !pauses.is_empty();
+    counts.then(|| format!("{}; now: agent tick {}", pauses.join(", "), escaped(&row.name)))
 }
 
 /// By whom, why, and until when.
@@ -210,11 +239,25 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// The remote that answered last, how it was polled, and since when in that way.
-pub fn last_poll(asked: &LastPoll, now: DateTime<Utc>) -> String {
-    let mirror = if asked.mirror { " (a mirror)" } else { "" };
-    let since = asked.way.since.map_or(String::new(), |since| format!(", {}", when(since, now)));
-    format!("{}{mirror}: {}{since}", escaped(&asked.remote), asked.way)
+/// The remote that answered last, how it was polled, and when: at the last tick, unless it gave no answer then
+/// or ticks do not poll it. `None`: none has answered yet.
+pub fn last_poll(
+    row: &StatusRow,
+    last_tick: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Option<String> {
+    let LastPoll { remote, mirror, way, on_demand } = row.asked.as_ref()?;
+    let mirror = if *mirror { " (a mirror)" } else { "" };
+    let is_silent = |state| matches!(state, &State::Unreachable | &State::Denied);
+    let at = match last_tick {
+        _ if is_silent(&row.state) => {
+            format!("; no answer since {}", when(row.since, now))
+        }
+        _ if row.conditions.iter().any(is_silent) => "; no answer now".to_owned(),
+        Some(tick) if !on_demand => format!(", {}", when(tick, now)),
+        _ => String::new(),
+    };
+    Some(format!("{}{mirror}: {way}{at}", escaped(remote)))
 }
 
 #[cfg(test)]

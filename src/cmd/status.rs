@@ -143,7 +143,9 @@ pub fn text(
         let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
         lines.extend(hint.map(|hint| format!("    hint: {hint}")));
         if detail == DetailLevel::Full {
-            lines.extend(facts(row, now).into_iter().map(|fact| format!("    {fact}")));
+            lines.extend(
+                facts(row, status.last_tick, now).into_iter().map(|fact| format!("    {fact}")),
+            );
         }
         let listed = row.published.iter().filter(|entry| {
             detail == DetailLevel::Full || (entry.state, &entry.reason) != (State::Current, &None)
@@ -304,7 +306,7 @@ fn cells(row: &StatusRow, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
 }
 
 /// The lines that `-v` adds for a repository.
-fn facts(row: &StatusRow, now: DateTime<Utc>) -> Vec<String> {
+fn facts(row: &StatusRow, last_tick: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<String> {
     let acted = row.acted.as_ref().map(|acted| {
         let mut parts = vec![acted.revision.to_string()];
         parts.extend(acted.trigger.as_deref().map(format::escaped));
@@ -318,7 +320,7 @@ fn facts(row: &StatusRow, now: DateTime<Utc>) -> Vec<String> {
     let facts = [
         ("path", Some(format::escaped(&row.path))),
         ("remote", row.remote.as_deref().map(format::escaped)),
-        ("asked", row.asked.as_ref().map(|asked| format::last_poll(asked, now))),
+        ("asked", format::last_poll(row, last_tick, now)),
         ("branch", row.branch.as_deref().map(format::escaped)),
         ("head", row.head.map(|head| head.to_string())),
         ("upstream", row.upstream.map(|upstream| upstream.to_string())),

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use super::git::{Commit, RefName, Remote};
 use crate::domain::git::ObjectFormat;
-use crate::domain::report::error_report::{self, ErrorReport};
 use crate::domain::text::EscapeControls;
 
 /// Two object formats that cannot be mixed in one repository. In an error's chain it carries the format
@@ -295,6 +294,9 @@ pub struct LastPoll {
     pub mirror: bool,
     /// How it was polled.
     pub way: RemoteHints,
+    /// Whether only a message or a person has it polled, and no tick by itself.
+    #[serde(default)]
+    pub on_demand: bool,
 }
 
 /// An answer that is believed only when it is repeated: a ref that this machine has had is missing, or is
@@ -482,15 +484,7 @@ impl Backoff {
             _ => LONGEST,
         };
         let until = now + wait.min(longest);
-        let report = ErrorReport::parse(reason);
-        let again = if trouble == RemoteFailure::Pack { "fetched" } else { "asked" };
-        let sentence = format!(
-            "{}; {again} again by the first tick after {}",
-            report.sentence(),
-            until.format("%H:%M:%S UTC")
-        );
-        let reason = error_report::reason(sentence, report.hint());
-        Some(Self { until, times, reason, pack: None, credentials: None })
+        Some(Self { until, times, reason: reason.to_owned(), pack: None, credentials: None })
     }
 
     /// Returns `true` if the pause is not over at `now`. An end further away than the longest pause was
@@ -535,10 +529,7 @@ mod tests {
             let trouble = RemoteFailure::Later(Some(Duration::from_secs(asked)));
             let left = Backoff::after(trouble, "not now\nhint: wait", None, now).unwrap();
             assert_eq!(left.until - now, TimeDelta::seconds(seconds));
-            let at = left.until.format("%H:%M:%S");
-            let words =
-                format!("not now; asked again by the first tick after {at} UTC\nhint: wait");
-            assert_eq!(left.reason, words);
+            assert_eq!(left.reason, "not now\nhint: wait");
         }
         let down = Backoff::after(RemoteFailure::Server, "down", None, now);
         assert_eq!(down, None, "asked at the next tick");

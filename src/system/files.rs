@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags,
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Statx, StatxFlags,
 };
 use rustix::io::Errno;
 
@@ -22,8 +22,12 @@ mod read;
 
 pub use fault::{DiskFault, check_room};
 pub use read::{
-    ReadError, hand_over, is_handed_over, kind_in_words, open_plain, read_private, read_small,
+    ReadError, hand_over, is_handed_over, kind_in_words, open_plain, read_found, read_private,
+    read_small,
 };
+
+/// Bytes of a directory listing that are read at a time: some hundred names.
+const LISTING: usize = 8 << 10;
 
 /// Extended attribute that holds the ACL of a file (acl(5)).
 pub const ACCESS_ACL: &str = "system.posix_acl_access";
@@ -131,7 +135,11 @@ impl Dir {
     /// When the disk fails.
     pub fn entries(&self) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
         let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+        // Read from this descriptor itself: a second one would cost every idle look three system calls.
+        rustix::fs::seek(&self.fd, rustix::fs::SeekFrom::Start(0))?;
+        let mut buffer = Vec::with_capacity(LISTING);
+        let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {

@@ -238,13 +238,14 @@ impl RepoRecords {
             tracing::warn!(file = %path.display(), found = %what, "counts as never applied");
             LastAction::Unusable
         };
-        let meta = path.symlink_metadata().ok();
-        let found = match files::read_small(&path, 4096) {
+        let read = files::read_found(&path, 4096);
+        let meta = read.as_ref().ok().and_then(Option::as_ref).map(|(_, meta)| meta.clone());
+        let found = match read {
             Ok(None) => LastAction::Missing,
-            Ok(Some(_)) if meta.as_ref().is_some_and(|meta| !is_ours_alone(&path, meta)) => {
+            Ok(Some((_, meta))) if !is_ours_alone(&path, &meta) => {
                 unusable("others can write it".to_owned())
             }
-            Ok(Some(bytes)) => {
+            Ok(Some((bytes, _))) => {
                 let text = String::from_utf8_lossy(&bytes);
                 text.trim()
                     .parse()

@@ -3,6 +3,9 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use chrono::{TimeDelta, Utc};
+use pmpy::domain::repository::state::{Condition, Severity, State};
+
 use crate::sandbox::{Ran, Sandbox, text};
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bootstrap/monitoring/alerts.yml");
@@ -88,6 +91,15 @@ fn each_state_sets_off_its_alert_in_time_and_no_other() {
             tests += &expects(&series, after + 1, &alerts, name);
         }
         tests += &expects(&series, 1500, &alerts, name);
+    }
+    let now = Utc::now();
+    for (state, (word, alert)) in State::ALL.into_iter().zip(ALERTS) {
+        assert_eq!(state.as_str(), word);
+        let since = now - TimeDelta::days(30);
+        let (attempt, since, reason, next_try) = (3, Some(since), None, None);
+        let lasting = Condition { state, reason, since, attempt, next_try };
+        let watched = lasting.severity(now - TimeDelta::days(30), now);
+        assert_eq!(watched != Severity::Ok, alert.is_some(), "--nagios and the alerts on {state}");
     }
     let states = STATES.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(states, ALERTS.len(), "a state of docs/states.md has no row here");

@@ -160,11 +160,13 @@ fn a_repository_that_is_to_be_cloned_has_its_remote_asked() {
 fn what_stops_a_repository_is_reported_with_what_lifts_it() {
     let machine = machine();
     machine.agent(&["hold", "ops", "moving house"]).ok();
+    let found = verdicts(&machine, &[], 0);
+    assert_has(&found, "warn ops", "held: by root: moving house");
+    assert_has(&found, "hint:", "agent unhold ops");
+    machine.agent(&["unhold", "ops"]).ok();
     fs::write(machine.currentaction("ops"), "db migration\n").unwrap();
     let found = verdicts(&machine, &[], 0);
-    assert_has(&found, "warn ops", "moving house");
-    assert_has(&found, "warn ops", "db migration");
-    assert_has(&found, "hint:", "agent unhold ops");
+    assert_has(&found, "warn ops held: ", "db migration");
 }
 
 #[test]

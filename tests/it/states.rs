@@ -4,41 +4,90 @@
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
+use pmpy::domain::repository::state::State;
 use serde_json::Value;
 
 use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
 
 const NEIGHBOUR: &str = "neighbour";
+const METRICS: &str = "pmpy.prom";
 
 /// A machine with `ops`, whose `work.sh` is `script`, and a neighbour; both have ticked once.
 fn machine(script: &str) -> Sandbox {
     let machine = Sandbox::with("ops", &[("work.sh", script), ("page", "one\n")]);
     machine.serve(NEIGHBOUR, &[("page", "one\n")]);
     machine.clone_to_root(NEIGHBOUR);
+    let overlay = machine.root().join(".pmpy/agent.d/metrics.toml");
+    fs::create_dir_all(overlay.parent().unwrap()).unwrap();
+    fs::write(overlay, format!("metrics_file = {:?}\n", text(&machine.path(METRICS)))).unwrap();
     machine.tick();
     machine
 }
 
-/// `ops` is in `state`, with `reason` in its reason; `status` and `status --nagios` end as given;
-/// the neighbour's next revision is acted upon by the next tick.
+/// As [`is_by_itself`], and a named tick changes nothing and ends with 0 only where upstream's revision is
+/// here.
 #[track_caller]
 fn is(machine: &Sandbox, state: &str, reason: &str, status: i32, nagios: i32) -> Value {
+    let row = is_by_itself(machine, state, reason, status, nagios);
+    let is_there = matches!(state, "current" | "ahead" | "inactive");
+    machine.agent(&["tick", "ops"]).exits(i32::from(!is_there));
+    assert_eq!(machine.row("ops")["state"], state);
+    row
+}
+
+/// `ops` is in `state`, with `reason` in its reason; `status`, `--nagios`, a tick, `check` and the metrics agree,
+/// with these exit codes; the neighbour's next revision is acted upon by the next tick.
+#[track_caller]
+fn is_by_itself(machine: &Sandbox, state: &str, reason: &str, status: i32, nagios: i32) -> Value {
     let row = machine.row("ops");
-    assert_eq!(row["state"], state, "{row:#}");
     assert_eq!(row["conditions"][0], state, "{row:#}");
     let reported = row["reason"].as_str().unwrap_or_default();
     assert!(reported.contains(reason), "\"{reported}\" does not say \"{reason}\"");
-    machine.agent(&["status"]).exits(status);
-    machine.agent(&["status", "--nagios"]).exits(nagios);
-    assert_eq!(machine.status()["healthy"], status == 0);
     let explained = machine.agent(&["explain", "ops"]).ok().stdout;
     assert!(explained.starts_with(&format!("ops is {state} since ")), "{explained}");
 
     let revision = machine.push(NEIGHBOUR, &[("page", state)]);
-    let ran = machine.tick();
+    let ran = machine.tick().exits(status);
     assert_eq!(machine.lastaction(NEIGHBOUR), Some(revision), "{ran}");
-    assert_eq!(machine.row("ops")["state"], state, "a second tick changes nothing\n{ran}");
+    all_say(machine, state, status, nagios);
+    let metrics = fs::read_to_string(machine.path(METRICS)).unwrap();
+    for any in State::ALL {
+        let value = u8::from(any.as_str() == state);
+        let sample =
+            format!("pmpy_repository_state{{repository=\"ops\",state=\"{any}\"}} {value}\n");
+        assert!(metrics.contains(&sample), "no {sample} in\n{metrics}");
+    }
+    let healthy = format!("pmpy_healthy {}\n", u8::from(status == 0));
+    assert!(metrics.contains(&healthy), "no {healthy} in\n{metrics}");
     row
+}
+
+/// What `status` in each of its forms and `check` say of `ops` is `state`, and their exit codes and levels
+/// are of one mind.
+#[track_caller]
+fn all_say(machine: &Sandbox, state: &str, status: i32, nagios: i32) {
+    let row = machine.row("ops");
+    assert_eq!(row["state"], state, "{row:#}");
+    assert_eq!(machine.status()["healthy"], status == 0);
+    let is_a_row = |line: &str| line.starts_with(&format!("ops {state}"));
+    let has_row = |text: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().any(|line| is_a_row(&words(line)))
+    };
+    let shown = machine.agent(&["status"]).exits(status);
+    assert!(has_row(&shown.stdout), "{shown}");
+    let watched = machine.agent(&["status", "--nagios"]).exits(nagios);
+    let word = ["OK", "WARNING", "CRITICAL"][usize::try_from(nagios).unwrap()];
+    assert!(watched.stdout.starts_with(&format!("PMPY {word} - ")), "{watched}");
+    let checked = machine.agent(&["check", "--offline"]).stdout;
+    let found = checked.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found: Vec<_> = found.filter(|words| words.get(1) == Some(&"ops")).collect();
+    let [level, _, word, ..] = found[0].as_slice() else { panic!("{checked}") };
+    assert_eq!(word.trim_end_matches(':'), state, "{checked}");
+    match (status, nagios, *level) {
+        (1, _, "bad") | (0, 1, "warn") | (0, 0, "ok" | "warn") => {}
+        _ => panic!("{level} beside exit code {status} and {nagios} of --nagios\n{checked}"),
+    }
 }
 
 #[test]
@@ -59,8 +108,7 @@ fn acting_is_seen_while_the_script_runs() {
     assert!(reason.starts_with(&format!("applying {} (pid ", &head[..7])), "{reason}");
     let current = fs::read_to_string(machine.currentaction("ops")).unwrap();
     assert_eq!(current, format!("{head}\n"));
-    machine.agent(&["status"]).ok();
-    machine.agent(&["status", "--nagios"]).ok();
+    all_say(&machine, "acting", 0, 0);
     // Another tick finds it busy, says nothing and is done.
     let busy = machine.tick().ok();
     assert_eq!(busy.stdout + &busy.stderr, "");
@@ -203,11 +251,10 @@ fn a_script_that_fails_is_failing_and_critical_from_the_third_attempt() {
     let row = is(&machine, "failing", "exited 3", 1, 1);
     assert_eq!(row["attempt"], 1);
     assert!(row["next_try"].is_string());
-    for attempt in [2, 3] {
-        machine.agent(&["tick", "ops"]).exits(1);
-        assert_eq!(machine.row("ops")["attempt"], attempt);
-    }
-    machine.agent(&["status", "--nagios"]).exits(2);
+    assert_eq!(machine.row("ops")["attempt"], 2, "a named tick does not wait");
+    machine.agent(&["tick", "ops"]).exits(1);
+    let row = is(&machine, "failing", "exited 3", 1, 2);
+    assert_eq!(row["attempt"], 3);
     assert_eq!(machine.lastaction("ops"), None);
 }
 
@@ -343,6 +390,26 @@ fn a_remote_that_answers_and_cannot_be_fetched_from_alarms_as_well() {
 }
 
 #[test]
+fn a_branch_that_the_remote_lacks_is_no_ref() {
+    let machine = machine(NOTES_ITS_RUNS);
+    machine.configure("[repo.ops]\nbranch = \"mian\"\n");
+    let before = machine.runs();
+    machine.tick();
+    is(&machine, "no-ref", "mian", 1, 1);
+    assert_eq!(machine.runs(), before);
+}
+
+#[test]
+fn a_remote_without_encryption_is_denied() {
+    let machine = machine(NOTES_ITS_RUNS);
+    let good = machine.head("ops");
+    machine.configure("[repo.ops]\nurl = \"http://127.0.0.1:9/ops.git\"\n");
+    machine.tick();
+    let row = is(&machine, "denied", "http", 1, 2);
+    assert_eq!(row["acted"]["revision"], good.as_str(), "the last good revision stays");
+}
+
+#[test]
 fn a_known_newer_revision_is_behind() {
     let machine = machine(NOTES_ITS_RUNS);
     let revision = machine.push("ops", &[("page", "two\n")]);
@@ -353,8 +420,7 @@ fn a_known_newer_revision_is_behind() {
     let row = machine.row("ops");
     assert_eq!(row["state"], "behind", "{row:#}");
     assert_eq!(row["upstream"], revision.as_str());
-    machine.agent(&["status"]).ok();
-    machine.agent(&["status", "--nagios"]).exits(0);
+    all_say(&machine, "behind", 0, 0);
 }
 
 #[test]
@@ -409,7 +475,8 @@ fn an_older_mirror_is_current_and_moves_nothing_back() {
     machine.tick().ok();
     fs::rename(&server, machine.path("away")).unwrap();
     machine.tick().ok();
-    is(&machine, "current", "lags", 0, 0);
+    is_by_itself(&machine, "current", "lags", 0, 0);
+    machine.agent(&["tick", "ops"]).exits(1);
     assert_eq!(machine.head("ops"), revision);
 }
 
@@ -419,7 +486,7 @@ fn a_branch_that_goes_upstream_leaves_the_last_good_revision() {
     let good = machine.head("ops");
     machine.git(&machine.server("ops"), &["update-ref", "-d", "refs/heads/main"]);
     machine.tick().ok();
-    is(&machine, "current", "answers without main; asked again", 0, 0);
+    is_by_itself(&machine, "current", "answers without main; asked again", 0, 0);
     machine.answered_twice("ops", "refs/heads/main");
     machine.tick().exits(1);
     is(&machine, "no-ref", "the remote has no refs at all any more", 1, 1);

@@ -16,6 +16,7 @@ use pmpy::domain::repository::observed::{
 use pmpy::domain::repository::request::ActionRequest;
 use pmpy::domain::repository::state::State;
 use pmpy::domain::repository::status::{LastDeployed, StatusRow};
+use pmpy::engine::operator::Explanation;
 
 use crate::{Sheet, commit, now, plain};
 
@@ -266,7 +267,8 @@ fn each_rule_is_explained() {
         };
         assert_eq!(decision.rule, rule, "{decision:#?}");
         let row = row(&seen, &decision);
-        let text = explain::text(&row, &seen, &policy, &decision, now());
+        let explanation = Explanation { seen, policy, decision, containment: None };
+        let text = explain::text(&row, &explanation, None, now());
         sheet.add(&format!("{rule:?}"), &plain(&text));
         last = Some(rule);
     }

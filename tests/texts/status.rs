@@ -90,7 +90,8 @@ fn publisher() -> StatusRow {
         since: Some(now() - Duration::hours(30)),
         ..RemoteHints::default()
     };
-    let asked = LastPoll { remote: "https://git.example.org/site.git".into(), mirror: true, way };
+    let remote = "https://git.example.org/site.git".to_owned();
+    let asked = LastPoll { remote, mirror: true, way, on_demand: false };
     StatusRow {
         name: "publisher".into(),
         asked: Some(asked),

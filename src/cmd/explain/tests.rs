@@ -65,7 +65,9 @@ fn row(seen: &Observed, policy: &Policy) -> StatusRow {
 fn explained(seen: &Observed, policy: &Policy) -> String {
     let request = ActionRequest { trigger: Trigger::Cron, named: false };
     let decision = decide(seen, policy, request, now());
-    text(&row(seen, policy), seen, policy, &decision, now())
+    let explanation =
+        Explanation { seen: seen.clone(), policy: policy.clone(), decision, containment: None };
+    text(&row(seen, policy), &explanation, None, now())
 }
 
 /// Asserts that `text` contains each of `parts`, in this order.

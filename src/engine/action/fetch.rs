@@ -6,12 +6,11 @@ use std::fmt;
 use anyhow::{Result, anyhow, bail};
 
 use crate::domain::git::{Commit, RefName, Remote};
-use crate::domain::remote::{BackoffPolicy, FormatMismatch, PollScope, RefTip, RemoteHints};
-use crate::domain::report::error_report::join_reasons;
+use crate::domain::remote::{BackoffPolicy, PollScope, RefTip, RemoteHints};
 use crate::domain::repository::action::ProgressEvent;
 use crate::domain::text::EscapeControls;
 use crate::engine::action::repair;
-use crate::engine::repository::poll::{self, NoAnswer, is_denial, leave_alone, without_answer};
+use crate::engine::repository::poll::{self, NoAnswer, without_answer};
 use crate::engine::repository::upstream_refs::{TAGS, TRACKED, kept_at};
 use crate::engine::repository::{Repository, limits};
 use crate::engine::run::scripts;
@@ -34,16 +33,14 @@ pub fn fetch(
     let mut polled = repository.polled();
     let Some(branch) = polled.branch.clone() else { return Ok(false) };
     make_room(repository, &branch)?;
-    let mut failures = Vec::new();
-    let (mut has_other_format, mut refused) = (false, None);
+    let mut none = NoAnswer::default();
     let mut remotes: Vec<_> = repository.remotes.iter().enumerate().collect();
     // The remote that named the tip comes first; a stable sort keeps the order of the others.
     remotes.sort_by_key(|(_, remote)| polled.way_of(remote).is_none());
     for (number, remote) in remotes {
         let now = host::now();
         if let (BackoffPolicy::Respect, Some(left)) = (backoff, polled.leaves_alone(remote, now)) {
-            failures.push(left.reason.clone());
-            refused = refused.or(left.credentials.map(|_| false));
+            none.leave(left);
             continue;
         }
         tracing::info!(repository = %repository.repo.name, %remote, %branch, "fetching");
@@ -75,14 +72,11 @@ pub fn fetch(
             Err(error) => {
                 let before = polled.clone();
                 let tried = (remote, &repository.repo.settings.reach);
-                failures.push(leave_alone(&mut polled.left_alone, &before, tried, &error, now));
-                refused = refused.max(is_denial(&error).then_some(true));
-                has_other_format |= error.is::<FormatMismatch>();
+                none.add(&mut polled.left_alone, &before, tried, &error, now);
             }
         }
     }
-    let why = NoAnswer { reason: join_reasons(&failures), refused, has_other_format };
-    put_unreachable(repository, &polled, why)?;
+    put_unreachable(repository, &polled, none)?;
     Ok(false)
 }
 
@@ -198,9 +192,9 @@ fn fetch_from_mirror(
 }
 
 /// Records that no remote delivered what was asked for, and why.
-fn put_unreachable(repository: &Repository, polled: &PollRecord, why: NoAnswer) -> Result<()> {
-    repair::must_be_sound(repository, &why.reason)?;
-    let after = without_answer(polled.clone(), why, host::now());
+fn put_unreachable(repository: &Repository, polled: &PollRecord, none: NoAnswer) -> Result<()> {
+    repair::must_be_sound(repository, &none.reason())?;
+    let after = without_answer(polled.clone(), none, host::now());
     repository.records.put_polled(&after)
 }
 
@@ -217,79 +211,13 @@ pub fn fetch_all_refs(
     progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<bool> {
     let before = repository.records.listing()?;
-    let is_lost = before.is_none();
-    let before = before.unwrap_or_default();
-    let listed = |name: &str| tips.binary_search_by(|tip| tip.name.as_str().cmp(name)).is_ok();
-    let mut gone = Vec::new();
-    for fetched in before.0.iter().filter(|fetched| !listed(&fetched.tip.name)) {
-        if let Some(name) = kept_at(&fetched.tip.name)
-            && repository.git.ref_id(&name)? == Some(fetched.tip.id)
-        {
-            gone.push((name, None));
-        }
-    }
-    if is_lost
-        && !polled.mirror
-        && repository.repo.settings.mode.fetched().is_some_and(|it| it.branches)
-    {
-        // As git does when it prunes: a stale branch may be in the way of a new one's name.
-        let tracked = repository.git.refs_below(TRACKED)?.into_iter();
-        let stale = tracked.filter(|name| {
-            let short = name.strip_prefix(TRACKED).unwrap_or_default();
-            short != "HEAD" && !listed(&format!("refs/heads/{short}"))
-        });
-        gone.extend(stale.map(|name| (name, None)));
-    }
-    repository.git.move_refs(&gone, "gone upstream")?;
-    let mut updates = Vec::new();
-    for tip in tips {
-        let Some(to) = kept_at(&tip.name) else { continue };
-        let context = repository.git.ref_id(&to)?;
-        let known = before.get(&tip.name).map(|fetched| fetched.tip.id);
-        if context == Some(tip.id) {
-            continue;
-        }
-        if tip.name.starts_with(TAGS) && context.is_some() && context != known {
-            tracing::warn!(repository = %repository.repo.name, tag = %tip.name.escape_controls(),
-                "is another one here, made by hand; it stays");
-            continue;
-        }
-        updates.push(FetchedRef { from: tip.name.clone(), to, id: tip.id });
-    }
-    // The followed branch, where the list has only tags.
-    if let (Some(branch), Some(tip)) = (&polled.branch, polled.tip)
-        && !listed(&branch.local())
-        && repository.git.ref_id(&repository.tracking(branch))? != Some(tip)
-    {
-        updates.push(FetchedRef { from: branch.local(), to: repository.tracking(branch), id: tip });
-    }
+    remove_gone(repository, polled, tips, before.as_ref())?;
+    let updates = updates(repository, polled, tips, &before.unwrap_or_default())?;
     let asked = repository.remotes.iter().find(|remote| polled.way_of(remote).is_some());
-    if let (Some(remote), false) = (asked, updates.is_empty()) {
-        let (reach, way, now) =
-            (&repository.repo.settings.reach, polled.way_of(remote), host::now());
-        if let (BackoffPolicy::Respect, Some(left)) = (backoff, polled.leaves_alone(remote, now)) {
-            let refused = left.credentials.map(|_| false);
-            let reason = left.reason.clone();
-            let why = NoAnswer { reason, refused, has_other_format: false };
-            put_unreachable(repository, polled, why)?;
-            return Ok(false);
-        }
-        tracing::info!(repository = %repository.repo.name, %remote, refs = updates.len(), "fetching");
-        let order = FetchOrder { remote, reach, goal: FetchGoal::Refs(&updates), way };
-        match fetch_counted(repository, &order, progress) {
-            Ok(()) => {}
-            Err(error) if DiskFault::of(&error).is_some() => return Err(error),
-            Err(error) => {
-                let mut after = polled.clone();
-                let reason =
-                    leave_alone(&mut after.left_alone, polled, (remote, reach), &error, now);
-                let refused = is_denial(&error).then_some(true);
-                let has_other_format = error.is::<FormatMismatch>();
-                let why = NoAnswer { reason, refused, has_other_format };
-                put_unreachable(repository, &after, why)?;
-                return Ok(false);
-            }
-        }
+    if let (Some(remote), false) = (asked, updates.is_empty())
+        && !fetch_refs(repository, polled, (remote, &updates), backoff, progress)?
+    {
+        return Ok(false);
     }
     let updated: HashSet<&str> = updates.iter().map(|update| update.from.as_str()).collect();
     let mut listing = Vec::with_capacity(tips.len());
@@ -308,6 +236,103 @@ pub fn fetch_all_refs(
     let (unreachable, other_format) = (None, None);
     repository.records.put_polled(&PollRecord { unreachable, other_format, ..polled.clone() })?;
     Ok(true)
+}
+
+/// Whether the sorted `tips` have a ref of this name.
+fn is_listed(tips: &[RefTip], name: &str) -> bool {
+    tips.binary_search_by(|tip| tip.name.as_str().cmp(name)).is_ok()
+}
+
+/// Removes the refs that were fetched `before` and that `tips` lack. `None`: what was fetched is not known.
+fn remove_gone(
+    repository: &Repository,
+    polled: &PollRecord,
+    tips: &[RefTip],
+    before: Option<&RefListing>,
+) -> Result<()> {
+    let mut gone = Vec::new();
+    let fetched = before.into_iter().flat_map(|before| &before.0);
+    for fetched in fetched.filter(|fetched| !is_listed(tips, &fetched.tip.name)) {
+        if let Some(name) = kept_at(&fetched.tip.name)
+            && repository.git.ref_id(&name)? == Some(fetched.tip.id)
+        {
+            gone.push((name, None));
+        }
+    }
+    if before.is_none()
+        && !polled.mirror
+        && repository.repo.settings.mode.fetched().is_some_and(|it| it.branches)
+    {
+        // As git does when it prunes: a stale branch may be in the way of a new one's name.
+        let tracked = repository.git.refs_below(TRACKED)?.into_iter();
+        let stale = tracked.filter(|name| {
+            let short = name.strip_prefix(TRACKED).unwrap_or_default();
+            short != "HEAD" && !is_listed(tips, &format!("refs/heads/{short}"))
+        });
+        gone.extend(stale.map(|name| (name, None)));
+    }
+    repository.git.move_refs(&gone, "gone upstream")
+}
+
+/// The refs of `tips` that are to be fetched; `before`: those fetched before.
+fn updates(
+    repository: &Repository,
+    polled: &PollRecord,
+    tips: &[RefTip],
+    before: &RefListing,
+) -> Result<Vec<FetchedRef>> {
+    let mut updates = Vec::new();
+    for tip in tips {
+        let Some(to) = kept_at(&tip.name) else { continue };
+        let context = repository.git.ref_id(&to)?;
+        let known = before.get(&tip.name).map(|fetched| fetched.tip.id);
+        if context == Some(tip.id) {
+            continue;
+        }
+        if tip.name.starts_with(TAGS) && context.is_some() && context != known {
+            tracing::warn!(repository = %repository.repo.name, tag = %tip.name.escape_controls(),
+                "is another one here, made by hand; it stays");
+            continue;
+        }
+        updates.push(FetchedRef { from: tip.name.clone(), to, id: tip.id });
+    }
+    // The followed branch, where the list has only tags.
+    if let (Some(branch), Some(tip)) = (&polled.branch, polled.tip)
+        && !is_listed(tips, &branch.local())
+        && repository.git.ref_id(&repository.tracking(branch))? != Some(tip)
+    {
+        updates.push(FetchedRef { from: branch.local(), to: repository.tracking(branch), id: tip });
+    }
+    Ok(updates)
+}
+
+/// Fetches `updates` from `remote`. `false`: it did not deliver them; that is recorded.
+fn fetch_refs(
+    repository: &Repository,
+    polled: &PollRecord,
+    (remote, updates): (&Remote, &[FetchedRef]),
+    backoff: BackoffPolicy,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<bool> {
+    let (reach, way, now) = (&repository.repo.settings.reach, polled.way_of(remote), host::now());
+    let mut none = NoAnswer::default();
+    if let (BackoffPolicy::Respect, Some(left)) = (backoff, polled.leaves_alone(remote, now)) {
+        none.leave(left);
+        put_unreachable(repository, polled, none)?;
+        return Ok(false);
+    }
+    tracing::info!(repository = %repository.repo.name, %remote, refs = updates.len(), "fetching");
+    let order = FetchOrder { remote, reach, goal: FetchGoal::Refs(updates), way };
+    match fetch_counted(repository, &order, progress) {
+        Ok(()) => Ok(true),
+        Err(error) if DiskFault::of(&error).is_some() => Err(error),
+        Err(error) => {
+            let mut after = polled.clone();
+            none.add(&mut after.left_alone, polled, (remote, reach), &error, now);
+            put_unreachable(repository, &after, none)?;
+            Ok(false)
+        }
+    }
 }
 
 /// Moves the high-water mark forward to `tip`, never back: only a person or a setting moves it back.

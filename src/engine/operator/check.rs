@@ -10,7 +10,8 @@ use anyhow::Result;
 use chrono::{DateTime, Datelike, Duration, Utc};
 
 use crate::config::{self, Settings};
-use crate::domain::repository::status::MachineStatus;
+use crate::domain::repository::state::{Severity, State};
+use crate::domain::repository::status::{MachineStatus, StatusRow};
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths::{self, SafePaths};
 use crate::engine::discovery::{self, CloneState};
@@ -18,6 +19,7 @@ use crate::engine::error::IS_A_BUG;
 use crate::engine::finding::{CheckFinding, CheckScope, FindingLevel, RepoFindings};
 use crate::engine::machine::schedule;
 use crate::engine::repository::limits::{self, BoundedOpen};
+use crate::engine::tick;
 use crate::engine::tick::user_helper::{self, HelperReplies};
 use crate::system::agent_state::AgentState;
 use crate::system::host::{self, Host};
@@ -234,7 +236,7 @@ fn repositories(context: &Context, scope: CheckScope, now: DateTime<Utc>) -> Vec
         verdicts.push(CheckFinding::ok("remotes", "not asked"));
     }
     let sorted = user_helper::sort_by_user(context, all.clone());
-    verdicts.extend(side_by_side(context, &sorted.ours, scope, now));
+    verdicts.extend(side_by_side(context, &sorted.ours, scope));
     for (user, repos) in &sorted.delegated {
         verdicts.extend(repos.iter().filter_map(|repo| {
             let error = user_helper::give_logs(context, user, repo).err()?;
@@ -256,8 +258,48 @@ fn repositories(context: &Context, scope: CheckScope, now: DateTime<Utc>) -> Vec
         CheckFinding::of(FindingLevel::Bad, &repo.name, why)
     };
     verdicts.extend(sorted.unusable.iter().map(of_nobody));
+    add_states(context, now, &mut verdicts);
     verdicts.extend(strangers(context, &all));
     verdicts
+}
+
+/// Adds the state of each repository, as `agent status` reports it, before its other findings.
+fn add_states(context: &Context, now: DateTime<Utc>, verdicts: &mut Vec<CheckFinding>) {
+    let rows = match tick::survey(context, &[]) {
+        Ok(status) => status.repositories,
+        Err(error) => return verdicts.push(CheckFinding::of(FindingLevel::Bad, "status", &error)),
+    };
+    for row in rows {
+        let state = state(&row, now);
+        let same = |it: &CheckFinding| it.subject == row.name && state.text.ends_with(&it.text);
+        verdicts.retain(|it| !same(it));
+        let first = verdicts.iter().position(|it| it.subject == row.name);
+        verdicts.insert(first.unwrap_or(verdicts.len()), state);
+    }
+}
+
+/// The finding for a state: what `agent status` reports as a fault is one here too, and what stops new
+/// revisions is worth a warning.
+fn state(row: &StatusRow, now: DateTime<Utc>) -> CheckFinding {
+    let stops =
+        matches!(row.state, State::Held | State::Pinned | State::Waiting | State::Unreachable);
+    let level = match (row.needs_attention(now), row.severity(now)) {
+        (true, _) | (_, Severity::Critical) => FindingLevel::Bad,
+        (false, Severity::Ok) if !stops => FindingLevel::Ok,
+        (false, _) => FindingLevel::Warn,
+    };
+    let is_by_person = row.state == State::Pinned || !row.holds.is_empty();
+    let text = match (&row.reason, row.state) {
+        (Some(reason), State::Held | State::Pinned) if is_by_person => format!(
+            "{}: {reason}\nhint: when that is over: agent unhold {}",
+            row.shown_state(),
+            row.name
+        ),
+        (Some(reason), _) => format!("{}: {reason}", row.shown_state()),
+        (None, State::Inactive) => "inactive: active = false".to_owned(),
+        (None, _) => row.shown_state(),
+    };
+    CheckFinding::new(level, &row.name, text)
 }
 
 /// Checks all repositories of a helper's input; `say` gets the findings.
@@ -269,7 +311,7 @@ pub fn helper_request(
     scope: CheckScope,
     say: &dyn Fn(&RepoFindings),
 ) -> Result<()> {
-    check_repositories(context, &discovery::repositories(context)?, scope, host::now(), say);
+    check_repositories(context, &discovery::repositories(context)?, scope, say);
     Ok(())
 }
 
@@ -277,10 +319,9 @@ fn side_by_side(
     context: &Context,
     repos: &[discovery::RepoEntry],
     scope: CheckScope,
-    now: DateTime<Utc>,
 ) -> Vec<CheckFinding> {
     let verdicts = RefCell::new(Vec::new());
-    check_repositories(context, repos, scope, now, &|(_, found)| {
+    check_repositories(context, repos, scope, &|(_, found)| {
         verdicts.borrow_mut().extend(found.clone())
     });
     verdicts.into_inner()
@@ -291,11 +332,10 @@ fn check_repositories(
     context: &Context,
     repos: &[discovery::RepoEntry],
     scope: CheckScope,
-    now: DateTime<Utc>,
     say: &dyn Fn(&RepoFindings),
 ) {
     let look = move |context: &Context, repo: &discovery::RepoEntry| {
-        let found = catch_unwind(|| repository::verdicts(context, repo, scope, now));
+        let found = catch_unwind(|| repository::verdicts(context, repo, scope));
         Ok(found.unwrap_or_else(|_| vec![CheckFinding::bad(&repo.name, IS_A_BUG)]))
     };
     // Several at a time: a person must not wait for each remote that does not answer.

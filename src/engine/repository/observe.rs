@@ -88,17 +88,14 @@ pub fn open<'a>(context: &'a Context, repo: &'a RepoEntry) -> OpenOutcome<'a> {
 }
 
 /// Opens a repository as [`open`] does, and checks the owners of everything in its `.git`, not only of
-/// what [`open`] reads: for commands of a person, and before the clone is changed.
+/// what [`open`] reads: before the clone is changed, and where a person asks whether all is well.
 pub fn open_whole<'a>(context: &'a Context, repo: &'a RepoEntry) -> OpenOutcome<'a> {
-    judged_whole(open(context, repo))
-}
-
-/// The checks of [`open_whole`] on a repository that is already open.
-pub fn judged_whole(opened: OpenOutcome<'_>) -> OpenOutcome<'_> {
-    let OpenOutcome::Ready(repository) = opened else { return opened };
-    match repository.foreign_part() {
-        None => OpenOutcome::Ready(repository),
-        Some(reason) => OpenOutcome::Broken(reason),
+    match open(context, repo) {
+        OpenOutcome::Ready(repository) => match repository.foreign_part() {
+            None => OpenOutcome::Ready(repository),
+            Some(reason) => OpenOutcome::Broken(reason),
+        },
+        opened => opened,
     }
 }
 
@@ -200,7 +197,7 @@ impl Repository<'_> {
             other_format: polled.other_format.clone(),
             left_alone: polled.all_left_alone(&self.remotes, now),
             late: polled.lags.clone(),
-            asked: polled.last_poll(),
+            asked: polled.last_poll(!self.repo.settings.poll),
             ..Observed::default()
         };
         if let Err(error) = self.fill_records(&mut seen, now) {

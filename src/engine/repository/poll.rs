@@ -238,25 +238,14 @@ pub fn ask(
     standing: &dyn Fn(&PollRecord) -> Result<AnswerRelation>,
     now: DateTime<Utc>,
 ) -> Result<PollRecord> {
-    let PollRequest { remotes, reach, wanted, backoff, repository } = question;
-    let mut failures = Vec::new();
+    let PollRequest { remotes, reach, wanted, .. } = question;
+    let mut answers = Answers::default();
     let mut left_alone = BackoffList::new();
-    let mut late: Option<(AnswerRelation, PollRecord)> = None;
-    let mut lacking = None;
-    let mut rest = remotes.iter().enumerate();
-    let mut newest = None;
-    let mut has_other_format = false;
-    // Whether a remote refuses; and whether it did now, or did so before and is left alone.
-    let mut refused: Option<bool> = None;
     let mut discovery_first = before.discovery_first.clone();
+    let mut rest = remotes.iter().enumerate();
     for (number, remote) in rest.by_ref() {
-        let left = before.leaves_alone(remote, now).filter(|left| left.pack.is_none());
-        let left = left.filter(|left| left.credentials.is_none_or(|it| it == stamp(reach)));
-        if let (BackoffPolicy::Respect, Some(left)) = (backoff, left) {
-            failures.push(left.reason.clone());
-            if left.credentials.is_some() {
-                refused.get_or_insert(false);
-            }
+        if let Some(left) = skipped(question, before, remote, now) {
+            answers.none.leave(left);
             left_alone.insert(remote.to_string(), left.clone());
             continue;
         }
@@ -264,7 +253,7 @@ pub fn ask(
         let known = known.as_ref();
         let _step =
             watchdog::within("asking its remote", reach.limit.saturating_add(limits::SLACK));
-        let answer = match repository {
+        let answer = match question.repository {
             Some(repository) => repository.ask(remote, wanted, known),
             None => context.wire.poll(remote, wanted, reach, known, None),
         };
@@ -278,16 +267,10 @@ pub fn ask(
                 if let Some(left) = kept.filter(|left| left.pack == Some(said.listed_as())) {
                     left_alone.insert(remote.to_string(), left.clone());
                 }
-                match standing(&said)? {
-                    // Another remote may have the branch.
-                    AnswerRelation::Sound if said.tip.is_none() => {
-                        lacking.get_or_insert(said);
-                    }
-                    AnswerRelation::Sound => {
-                        newest = Some(said);
-                        break;
-                    }
-                    behind => drop(late.get_or_insert((behind, said))),
+                let standing = standing(&said)?;
+                answers.add(standing, said);
+                if answers.newest.is_some() {
+                    break;
                 }
             }
             Err(error) => {
@@ -295,10 +278,8 @@ pub fn ask(
                 let message = error.downcast_ref::<ProtocolError>();
                 let is_denied =
                     is_denial(&error) || matches!(message, Some(ProtocolError::ServerMessage(_)));
-                let tried = (remote, reach);
-                failures.push(leave_alone(&mut left_alone, before, tried, &error, now));
-                refused = refused.max(is_denied.then_some(true));
-                has_other_format |= error.is::<FormatMismatch>();
+                answers.none.add(&mut left_alone, before, (remote, reach), &error, now);
+                answers.none.refused = answers.none.refused.max(is_denied.then_some(true));
                 if error.is::<UnansweredProbe>() {
                     discovery_first.insert(remote.to_string());
                 }
@@ -310,41 +291,76 @@ pub fn ask(
         let left = before.left_alone.get(&remote).cloned();
         left_alone.extend(left.map(|left| (remote, left)));
     }
-    let lags = late.as_ref().and_then(|(_, late)| late.remote.clone());
-    let reason = match (newest, late, failures.is_empty()) {
-        (Some(newest), ..) => return Ok(PollRecord { lags, left_alone, ..newest }),
-        // All remotes answered and lack what was seen: upstream went back.
-        (None, Some((_, late)), true) if lacking.is_none() => {
-            return Ok(PollRecord { left_alone, ..late });
+    Ok(match answers.best() {
+        Ok(best) => PollRecord { left_alone, ..best },
+        Err(none) => {
+            let way = before.way.clone().map(RemoteHints::after_failure);
+            let (refs, bytes) = (None, None);
+            let before = before.clone();
+            let polled = PollRecord { left_alone, discovery_first, refs, way, bytes, ..before };
+            without_answer(polled, none, now)
         }
-        // A remote that did not answer may have what was seen.
-        (None, Some((AnswerRelation::Behind, late)), _) => {
-            return Ok(PollRecord { lags, left_alone, ..late });
+    })
+}
+
+/// The backoff for which `remote` is not asked; `None`: it is asked.
+fn skipped<'a>(
+    question: PollRequest,
+    before: &'a PollRecord,
+    remote: &Remote,
+    now: DateTime<Utc>,
+) -> Option<&'a Backoff> {
+    if question.backoff != BackoffPolicy::Respect {
+        return None;
+    }
+    let left = before.leaves_alone(remote, now).filter(|left| left.pack.is_none())?;
+    let is_unchanged = left.credentials.is_none_or(|it| it == stamp(question.reach));
+    is_unchanged.then_some(left)
+}
+
+/// The answers of the remotes, each the first of its kind.
+#[derive(Default)]
+struct Answers {
+    newest: Option<PollRecord>,
+    /// Those that lack what was seen here or what another remote named.
+    late: Option<(AnswerRelation, PollRecord)>,
+    /// Those without the branch.
+    lacking: Option<PollRecord>,
+    none: NoAnswer,
+}
+
+impl Answers {
+    fn add(&mut self, standing: AnswerRelation, said: PollRecord) {
+        match standing {
+            // Another remote may have the branch.
+            AnswerRelation::Sound if said.tip.is_none() => drop(self.lacking.get_or_insert(said)),
+            AnswerRelation::Sound => self.newest = Some(said),
+            behind => drop(self.late.get_or_insert((behind, said))),
         }
-        // One that refuses may have the branch.
-        (None, None, _)
-            if refused.is_none()
-                && let Some(lacking) = lacking =>
-        {
-            return Ok(PollRecord { left_alone, ..lacking });
+    }
+
+    /// The answer that counts.
+    ///
+    /// # Errors
+    /// Why none does.
+    fn best(self) -> Result<PollRecord, NoAnswer> {
+        let Self { newest, late, lacking, none } = self;
+        let lags = late.as_ref().and_then(|(_, late)| late.remote.clone());
+        match (newest, late) {
+            (Some(newest), _) => Ok(PollRecord { lags, ..newest }),
+            // All remotes answered and lack what was seen: upstream went back.
+            (None, Some((_, late))) if none.reasons.is_empty() && lacking.is_none() => Ok(late),
+            // A remote that did not answer may have what was seen.
+            (None, Some((AnswerRelation::Behind, late))) => Ok(PollRecord { lags, ..late }),
+            // One that refuses may have the branch.
+            (None, None) if none.refused.is_none() => lacking.ok_or(none),
+            (None, _) => Err(none),
         }
-        (None, None, true) => "no remote: neither a url in the configuration nor an origin in the \
-                               clone\nhint: set url, or: git remote add origin URL"
-            .to_owned(),
-        (None, _, _) => {
-            // Two remotes may be on one server and fail alike.
-            failures.dedup();
-            join_reasons(&failures)
-        }
-    };
-    let way = before.way.clone().map(RemoteHints::after_failure);
-    let polled =
-        PollRecord { left_alone, discovery_first, refs: None, way, bytes: None, ..before.clone() };
-    Ok(without_answer(polled, NoAnswer { reason, refused, has_other_format }, now))
+    }
 }
 
 /// Whether somebody must act before the remote can be polled or fetched from.
-pub(in crate::engine) fn is_denial(error: &Error) -> bool {
+fn is_denial(error: &Error) -> bool {
     error.is::<Denial>() || matches!(error.downcast_ref(), Some(RemoteFailure::Credentials))
 }
 
@@ -366,22 +382,58 @@ fn stamp(reach: &ConnectionSettings) -> u64 {
     hasher.finish()
 }
 
-/// Why a poll brought no usable answer.
+/// Why the remotes brought nothing usable.
+#[derive(Default)]
 pub(in crate::engine) struct NoAnswer {
-    /// The reasons, as a message.
-    pub reason: String,
+    reasons: Vec<String>,
     /// Whether a remote refuses access: `true`, it did so now; `false`, before, and it is left alone.
-    pub refused: Option<bool>,
-    /// Whether a remote has another object format.
-    pub has_other_format: bool,
+    refused: Option<bool>,
+    has_other_format: bool,
+}
+
+impl NoAnswer {
+    /// Adds a remote that is in backoff and was not asked.
+    pub fn leave(&mut self, left: &Backoff) {
+        self.reasons.push(left.reason.clone());
+        self.refused = self.refused.or(left.credentials.map(|_| false));
+    }
+
+    /// Adds the `error` of a remote that was asked with the settings of `tried`, and records in
+    /// `left_alone` the backoff that follows from it.
+    pub fn add(
+        &mut self,
+        left_alone: &mut BackoffList,
+        before: &PollRecord,
+        tried: (&Remote, &ConnectionSettings),
+        error: &Error,
+        now: DateTime<Utc>,
+    ) {
+        self.reasons.push(leave_alone(left_alone, before, tried, error, now));
+        self.refused = self.refused.max(is_denial(error).then_some(true));
+        self.has_other_format |= error.is::<FormatMismatch>();
+    }
+
+    /// The reasons as a message.
+    pub fn reason(&self) -> String {
+        if self.reasons.is_empty() {
+            return "no remote: neither a url in the configuration nor an origin in the clone\n\
+                    hint: set url, or: git remote add origin URL"
+                .to_owned();
+        }
+        let mut reasons = self.reasons.clone();
+        // Two remotes may be on one server and fail alike.
+        reasons.dedup();
+        join_reasons(&reasons)
+    }
 }
 
 /// The record of a poll without a usable answer.
 pub(in crate::engine) fn without_answer(
     before: PollRecord,
-    NoAnswer { reason, refused, has_other_format }: NoAnswer,
+    none: NoAnswer,
     now: DateTime<Utc>,
 ) -> PollRecord {
+    let (refused, has_other_format) = (none.refused, none.has_other_format);
     let known = if has_other_format { &before.other_format } else { &before.unreachable };
     let known = known.as_ref().filter(|known| (known.refusals > 0) == refused.is_some());
     // A time later than now was written before the clock was set back.
@@ -389,7 +441,7 @@ pub(in crate::engine) fn without_answer(
     let refusals = refused.map_or(0, |again| {
         known.map_or(1, |known| (known.refusals + u32::from(again)).min(MOST_REFUSALS))
     });
-    let why = Some(Unreachable { since, reason, refusals });
+    let why = Some(Unreachable { since, reason: none.reason(), refusals });
     let (unreachable, other_format) = if has_other_format { (None, why) } else { (why, None) };
     PollRecord { unreachable, other_format, ..before }
 }
@@ -453,7 +505,7 @@ fn under_its_new_name(
 
 /// Records in `left_alone` the backoff that follows from the `error` of `remote`, tried with the settings
 /// of `reach`; returns the reason.
-pub(in crate::engine) fn leave_alone(
+fn leave_alone(
     left_alone: &mut BackoffList,
     before: &PollRecord,
     (remote, reach): (&Remote, &ConnectionSettings),

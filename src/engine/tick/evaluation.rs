@@ -7,13 +7,15 @@ use std::time::Duration;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 
+use crate::domain::git::Remote;
+use crate::domain::publish::release_paths::LeftFiles;
 use crate::domain::remote::{BackoffList, DoubtedAnswer};
 use crate::domain::repository::conditions::conditions;
 use crate::domain::repository::decision::{Plan, decide};
 use crate::domain::repository::observed::{Observed, Unreachable, UpstreamTip};
 use crate::domain::repository::request::ActionRequest;
 use crate::domain::repository::state::{Condition, State};
-use crate::domain::repository::status::{LastDeployed, StatusRow};
+use crate::domain::repository::status::{LastDeployed, PublishedRef, StatusRow};
 use crate::engine::action::clone;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
@@ -138,107 +140,180 @@ impl<'a> RepoTask<'a> {
 
     fn look_inside(self) -> RepoReport {
         let Self { context, repo, opened, was, options, now } = self;
-        let opened = if options.is_none() { observe::judged_whole(opened) } else { opened };
-        let (mut trouble, mut poll) = (None, None);
-        let (mut published, mut left) = (Vec::new(), None);
-        let mut left_alone = BackoffList::new();
-        let (seen, conditions, remote, plan) = match opened {
-            OpenOutcome::Ready(repository) => {
-                let mut polled = repository.polled();
-                // An answer in doubt is asked for again, whatever `poll` says.
-                let in_doubt = DoubtedAnswer::reason(&polled.doubts, now).is_some();
-                let asks = |options: &&TickOptions| {
-                    options.asks(&repo.settings) || (in_doubt && options.follow())
-                };
-                if let Some(options) = options.filter(asks) {
-                    match repository.poll(&polled, options.request(), &options.deleted, now) {
-                        Ok(answered) => {
-                            poll = Some(PollTraffic(answered.bytes));
-                            polled = answered;
-                        }
-                        Err(error) => trouble = Some(WorkerError::of(&error)),
-                    }
-                }
-                let mut seen = repository.observe(&polled, now);
-                let policy = repository.policy(&seen);
-                let request = options.map_or(ActionRequest::OF_CRON, TickOptions::request);
-                let mut decision = decide(&seen, &policy, request, now);
-                let mut plan = options.map(|options| match options.command {
-                    WorkerCommand::Follow if options.dry_run => decision.plan.clone(),
-                    WorkerCommand::Follow if seen.running.is_some() && options.joins() => {
-                        Plan::Recover
-                    }
-                    WorkerCommand::Follow => first_look(decision.plan.clone(), &seen, &repository),
-                    // The worker decides under the lock whether the person's order is possible.
-                    _ => Plan::Recover,
-                });
-                if plan.as_ref().is_some_and(Plan::is_work)
-                    && let Some(reason) = repository.foreign_part()
-                {
-                    seen.broken = Some(reason);
-                    decision = decide(&seen, &policy, request, now);
-                    plan = Some(decision.plan.clone());
-                }
-                published = targets::published(&repository, &seen, &decision);
-                // Counted for a person only: it may be many files.
-                left = options.is_none().then(|| targets::left_files(&repository)).flatten();
-                left_alone.clone_from(&polled.left_alone);
-                if let (Some(tips), Some(plan)) = (&polled.refs, &plan)
-                    && plan.is_work()
-                    && !options.is_some_and(|options| options.dry_run)
-                {
-                    // Where the tips cannot be written, the worker polls itself.
-                    let _ = repository.records.put_heard(tips);
-                }
-                (seen, decision.conditions, repository.remotes.first().cloned(), plan)
-            }
-            OpenOutcome::Missing => {
-                let policy = repo.settings.policy.clone();
-                let options = options.filter(|_| policy.active);
-                let (polled, begun) = missing(context, repo, was.as_ref(), options, now);
-                trouble = begun.err().map(|error| WorkerError::of(&error));
-                left_alone = polled.left_alone.clone();
-                // Every worker of a missing repository starts with a clone, for any order.
-                let can = !polled.is_unclonable() || !options.is_some_and(TickOptions::follow);
-                let seen = Observed {
-                    left_alone: polled.all_left_alone(&repo.settings.urls, now),
-                    upstream: polled.upstream_without_clone(),
-                    unreachable: polled.unreachable,
-                    no_ref: polled.no_ref,
-                    branch: polled.branch,
-                    ..Observed::default()
-                };
-                let work = can && trouble.is_none();
-                let plan = options.map(|_| if work { Plan::Recover } else { Plan::Idle });
-                let conditions = conditions(&seen, &policy, None);
-                (seen, conditions, repo.settings.urls.first().cloned(), plan)
-            }
-            OpenOutcome::Damaged(reason) => {
-                let seen = Observed { damaged: Some(reason), ..Observed::default() };
-                let request = options.map_or(ActionRequest::OF_CRON, TickOptions::request);
-                let decision = decide(&seen, &repo.settings.policy, request, now);
-                let plan = options.map(|_| decision.plan);
-                (seen, decision.conditions, repo.settings.urls.first().cloned(), plan)
-            }
-            OpenOutcome::Broken(reason) => {
-                let seen = Observed { broken: Some(reason), ..Observed::default() };
-                let conditions = conditions(&seen, &repo.settings.policy, None);
-                (seen, conditions, repo.settings.urls.first().cloned(), None)
-            }
+        let view = match opened {
+            OpenOutcome::Ready(repository) => View::of_clone(&repository, options, now),
+            OpenOutcome::Missing => View::of_missing(context, repo, was.as_ref(), options, now),
+            OpenOutcome::Damaged(reason) => View::of_damaged(repo, reason, options, now),
+            OpenOutcome::Broken(reason) => View::of_broken(repo, reason),
         };
-        let remote = remote.map(|remote| remote.to_string());
+        let remote = view.remote.map(|remote| remote.to_string());
         let last_acted = was.as_ref().and_then(|was| was.acted.clone());
-        let mut row = row(repo, &seen, conditions, remote, was.clone(), now);
-        (row.published, row.left) = (published, left);
-        row.left_alone = left_alone;
-        if seen.broken.is_some() && row.acted.is_none() {
+        let mut row = row(repo, &view.seen, view.conditions, remote, was.clone(), now);
+        (row.published, row.left, row.left_alone) = (view.published, view.left, view.left_alone);
+        if view.seen.broken.is_some() && row.acted.is_none() {
             // What cannot be read now is in the last tick's row.
             row.acted = last_acted;
         }
-        if let Some(worker_error) = trouble {
+        if let Some(worker_error) = view.trouble {
             add_worker_error(&mut row, &worker_error, was, now);
         }
-        RepoReport { name: repo.name.clone(), row, plan, polled: poll, hangs: None }
+        RepoReport {
+            name: repo.name.clone(),
+            row,
+            plan: view.plan,
+            polled: view.traffic,
+            hangs: None,
+        }
+    }
+}
+
+/// What one look at a repository found, and what follows from it.
+#[derive(Default)]
+struct View {
+    seen: Observed,
+    conditions: Vec<Condition>,
+    /// The first remote.
+    remote: Option<Remote>,
+    /// `None`: there were no orders, or nothing could be decided.
+    plan: Option<Plan>,
+    /// The error that no record has.
+    trouble: Option<WorkerError>,
+    /// `None`: no remote was polled.
+    traffic: Option<PollTraffic>,
+    published: Vec<PublishedRef>,
+    left: Option<LeftFiles>,
+    left_alone: BackoffList,
+}
+
+impl View {
+    fn of_clone(
+        repository: &Repository,
+        options: Option<&TickOptions>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let (polled, traffic, trouble) = polled(repository, options, now);
+        let mut seen = repository.observe(&polled, now);
+        let policy = repository.policy(&seen);
+        let request = options.map_or(ActionRequest::OF_CRON, TickOptions::request);
+        let mut decision = decide(&seen, &policy, request, now);
+        // Without orders: what the next tick would do. It judges everything before it works, too.
+        let mut plan = match options.map(|options| (options, options.command)) {
+            None => decision.plan.clone(),
+            Some((options, WorkerCommand::Follow)) if options.dry_run => decision.plan.clone(),
+            Some((options, WorkerCommand::Follow)) if seen.running.is_some() && options.joins() => {
+                Plan::Recover
+            }
+            Some((_, WorkerCommand::Follow)) => {
+                first_look(decision.plan.clone(), &seen, repository)
+            }
+            // The worker decides under the lock whether the person's order is possible.
+            Some(_) => Plan::Recover,
+        };
+        if plan.is_work()
+            && let Some(reason) = repository.foreign_part()
+        {
+            seen.broken = Some(reason);
+            decision = decide(&seen, &policy, request, now);
+            plan = decision.plan.clone();
+        }
+        let published = targets::published(repository, &seen, &decision);
+        // Counted for a person only: it may be many files.
+        let left = options.is_none().then(|| targets::left_files(repository)).flatten();
+        if let (Some(tips), Some(options)) = (&polled.refs, options)
+            && plan.is_work()
+            && !options.dry_run
+        {
+            // Where the tips cannot be written, the worker polls itself.
+            let _ = repository.records.put_heard(tips);
+        }
+        Self {
+            seen,
+            conditions: decision.conditions,
+            remote: repository.remotes.first().cloned(),
+            plan: options.map(|_| plan),
+            trouble,
+            traffic,
+            published,
+            left,
+            left_alone: polled.left_alone,
+        }
+    }
+
+    fn of_missing(
+        context: &Context,
+        repo: &RepoEntry,
+        was: Option<&StatusRow>,
+        options: Option<&TickOptions>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let policy = &repo.settings.policy;
+        let options = options.filter(|_| policy.active);
+        let (polled, begun) = missing(context, repo, was, options, now);
+        let trouble = begun.err().map(|error| WorkerError::of(&error));
+        // Every worker of a missing repository starts with a clone, for any order.
+        let can = !polled.is_unclonable() || !options.is_some_and(TickOptions::follow);
+        let work = can && trouble.is_none();
+        let seen = Observed {
+            left_alone: polled.all_left_alone(&repo.settings.urls, now),
+            upstream: polled.upstream_without_clone(),
+            unreachable: polled.unreachable,
+            no_ref: polled.no_ref,
+            branch: polled.branch,
+            ..Observed::default()
+        };
+        Self {
+            conditions: conditions(&seen, policy, None),
+            seen,
+            remote: repo.settings.urls.first().cloned(),
+            plan: options.map(|_| if work { Plan::Recover } else { Plan::Idle }),
+            trouble,
+            left_alone: polled.left_alone,
+            ..Self::default()
+        }
+    }
+
+    fn of_damaged(
+        repo: &RepoEntry,
+        reason: String,
+        options: Option<&TickOptions>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let seen = Observed { damaged: Some(reason), ..Observed::default() };
+        let request = options.map_or(ActionRequest::OF_CRON, TickOptions::request);
+        let decision = decide(&seen, &repo.settings.policy, request, now);
+        let plan = options.map(|_| decision.plan);
+        let remote = repo.settings.urls.first().cloned();
+        Self { seen, conditions: decision.conditions, remote, plan, ..Self::default() }
+    }
+
+    fn of_broken(repo: &RepoEntry, reason: String) -> Self {
+        let seen = Observed { broken: Some(reason), ..Observed::default() };
+        let conditions = conditions(&seen, &repo.settings.policy, None);
+        let remote = repo.settings.urls.first().cloned();
+        Self { seen, conditions, remote, ..Self::default() }
+    }
+}
+
+/// The answer of the remote: a new one, where the orders ask for it, else the last one. Also the traffic of a
+/// poll, and why there was none.
+fn polled(
+    repository: &Repository,
+    options: Option<&TickOptions>,
+    now: DateTime<Utc>,
+) -> (PollRecord, Option<PollTraffic>, Option<WorkerError>) {
+    let polled = repository.polled();
+    // An answer in doubt is asked for again, whatever `poll` says.
+    let in_doubt = DoubtedAnswer::reason(&polled.doubts, now).is_some();
+    let asks = |options: &&TickOptions| {
+        options.asks(&repository.repo.settings) || (in_doubt && options.follow())
+    };
+    let Some(options) = options.filter(asks) else { return (polled, None, None) };
+    match repository.poll(&polled, options.request(), &options.deleted, now) {
+        Ok(answered) => {
+            let traffic = PollTraffic(answered.bytes);
+            (answered, Some(traffic), None)
+        }
+        Err(error) => (polled, None, Some(WorkerError::of(&error))),
     }
 }
 
@@ -272,10 +347,11 @@ fn missing(
 /// The plan with the first visit of a worker added: it creates the directories of a repository without
 /// records, even when it is held or has nothing to deploy, and records a machine id that is new.
 fn first_look(plan: Plan, seen: &Observed, repository: &Repository) -> Plan {
+    // What was read from both directories proves that they are there.
+    let exist =
+        || (seen.acted.is_some() && seen.last_success.is_some()) || repository.records.exist();
     match plan {
-        Plan::Idle | Plan::Stopped if !repository.records.exist() || seen.id_is_late => {
-            Plan::Recover
-        }
+        Plan::Idle | Plan::Stopped if seen.id_is_late || !exist() => Plan::Recover,
         plan => plan,
     }
 }

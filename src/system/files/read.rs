@@ -101,19 +101,32 @@ fn open_found(path: &Path) -> Result<Option<(File, fs::Metadata)>, ReadError> {
 /// # Errors
 /// See [`ReadError`].
 pub fn read_small(path: &Path, cap: u64) -> Result<Option<Vec<u8>>, ReadError> {
+    Ok(read_found(path, cap)?.map(|(content, _)| content))
+}
+
+/// As [`read_small`], with the attributes of the file that was read.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_found(path: &Path, cap: u64) -> Result<Option<(Vec<u8>, fs::Metadata)>, ReadError> {
     let failed = |cause| ReadError::Failed { path: path.to_owned(), cause };
-    let Some((file, found)) = open_found(path)? else { return Ok(None) };
+    let Some((mut file, found)) = open_found(path)? else { return Ok(None) };
     let too_large = || ReadError::TooLarge { path: path.to_owned(), cap };
     if found.len() > cap {
         return Err(too_large());
     }
-    // One byte more than its size, so that the end is detected without growing the buffer.
-    let expected = found.len().saturating_add(1);
-    let mut content = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
-    file.take(cap.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
+    // One byte more than its size: a regular file gives less than asked for only at its end.
+    let expected = usize::try_from(found.len().saturating_add(1)).unwrap_or_default();
+    let mut content = vec![0; expected];
+    let given = file.read(&mut content).map_err(failed)?;
+    content.truncate(given);
+    if given == expected || (given as u64) < found.len() {
+        // It changes meanwhile.
+        file.take(cap.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
+    }
     match content.len() as u64 > cap {
         true => Err(too_large()),
-        false => Ok(Some(content)),
+        false => Ok(Some((content, found))),
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use git2::{ErrorCode, ObjectType, Oid, Repository, RepositoryOpenFlags, RepositoryState};
+use git2::{Config, ErrorCode, ObjectType, Oid, Repository, RepositoryOpenFlags, RepositoryState};
 
 use self::error::explained;
 use self::history::History;
@@ -59,6 +59,8 @@ pub struct Git {
     trust: Arc<Trust>,
     /// Why its object store must not be opened, if so. Checked once, before the first object is read.
     store_fault: OnceCell<Option<String>>,
+    /// The configuration, see [`Git::settings`].
+    settings: OnceCell<Vec<(String, Option<String>)>>,
     /// Whether the configuration ends with a newline, as git writes it.
     config_ends: bool,
     /// Whether a directory was found in the place of a ref's file.
@@ -140,8 +142,9 @@ impl Git {
 
     fn of(repo: Repository, trust: Arc<Trust>) -> Self {
         let (torn, max_file, store_fault) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        let directory_met = Cell::new(false);
-        Self { repo, torn, max_file, trust, store_fault, config_ends: true, directory_met }
+        let (settings, directory_met) = (OnceCell::new(), Cell::new(false));
+        let config_ends = true;
+        Self { repo, torn, max_file, trust, store_fault, settings, config_ends, directory_met }
     }
 
     /// Fails when libgit2 must not open the files of the object store that it opens by itself. Every
@@ -229,8 +232,12 @@ impl Git {
     /// Why the files here may not be updated, with the remedy: a sparse checkout leaves some of them out,
     /// and the agent keeps whole worktrees. `None` when there is none. `worktree` is where it was found.
     pub fn sparse_checkout(&self, worktree: &Path) -> Option<String> {
-        let sparse = self.repo.config().and_then(|config| config.get_bool("core.sparsecheckout"));
-        sparse.unwrap_or(false).then(|| {
+        let sparse = self.settings().iter().rfind(|(key, _)| key == "core.sparsecheckout");
+        // A key without a value is true (git-config(1)).
+        let is_true = |value: &Option<String>| {
+            value.as_deref().is_none_or(|value| Config::parse_bool(value).unwrap_or(false))
+        };
+        sparse.is_some_and(|(_, value)| is_true(value)).then(|| {
             let clone = worktree.display();
             format!(
                 "it is a sparse checkout (core.sparseCheckout), which leaves files out on purpose, and \
@@ -414,7 +421,25 @@ impl Git {
 
     /// The value of `key` in the repository's own configuration; `None` when it has none.
     pub fn setting(&self, key: &str) -> Option<String> {
-        self.repo.config().ok()?.get_string(key).ok()
+        self.values(key).pop()
+    }
+
+    /// The repository's own configuration as it was when it was first asked for: libgit2 looks whether the
+    /// file has changed at each question. Names as libgit2 normalizes them, in the order of the file; empty
+    /// when it cannot be read.
+    fn settings(&self) -> &[(String, Option<String>)] {
+        self.settings.get_or_init(|| {
+            let mut found = Vec::new();
+            if let Ok(config) = self.repo.config()
+                && let Ok(mut entries) = config.entries(None)
+            {
+                while let Some(Ok(entry)) = entries.next() {
+                    let value = entry.value().ok().map(str::to_owned);
+                    found.extend(entry.name().ok().map(|name| (name.to_owned(), value)));
+                }
+            }
+            found
+        })
     }
 
     /// Makes an empty clone of `remote` at `path`, on `branch`.

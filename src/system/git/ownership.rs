@@ -4,7 +4,7 @@
 //! libgit2 checks the owner of two directories only, and trusts the user who called sudo.
 //!
 //! [`check_opened`] runs each time a repository is opened, and judges what libgit2 then opens.
-//! [`check_all`] runs before a change and when a user asks for a report, and judges everything. Both
+//! [`check_all`] runs before a change and for `agent check`, and judges everything. Both
 //! read attributes, and open a file only after they found it to be a plain one, so that a named pipe
 //! cannot make the agent wait. This module repairs nothing.
 
@@ -162,11 +162,15 @@ pub fn check_opened(worktree: &Path, trust: &Trust) -> Result<Option<Vec<u8>>, F
     let check = OwnershipCheck { trust, sweeps: false };
     let Some((git, dir)) = check.open_git(worktree)? else { return Ok(None) };
     check.top(&git, &dir, SizeRule::OfAll)?;
+    let mut borrows = false;
     for (name, expected) in BELOW {
-        check.check_file(dir.as_fd(), Path::new(name), &git.join(name), expected)?;
+        let is_there = check.check_file(dir.as_fd(), Path::new(name), &git.join(name), expected)?;
+        borrows |= is_there && name == borrowed::LENDERS;
     }
     let config = check.config(&git)?;
-    check.lenders(&git)?;
+    if borrows {
+        check.lenders(&git)?;
+    }
     Ok(config)
 }
 
@@ -271,7 +275,7 @@ impl OwnershipCheck<'_> {
                     // Opening a repository does not read the index; the code that reads it checks its
                     // size.
                     Err(part) if name == Path::new("index") && part.is_damage(git) => {}
-                    judged => judged?,
+                    judged => drop(judged?),
                 }
             }
         }
@@ -338,16 +342,18 @@ impl OwnershipCheck<'_> {
         }
     }
 
+    /// Judges a file that may be missing; returns whether it is there.
     fn check_file(
         &self,
         dir: BorrowedFd<'_>,
         name: &Path,
         path: &Path,
         expected: ExpectedFile,
-    ) -> Result<(), ForeignPart> {
-        let Some(found) = stat(dir, name, path)? else { return Ok(()) };
+    ) -> Result<bool, ForeignPart> {
+        let Some(found) = stat(dir, name, path)? else { return Ok(false) };
         self.judge_found(dir, name, path, &found, expected)?;
-        judge_size(name, path, &found)
+        judge_size(name, path, &found)?;
+        Ok(true)
     }
 
     fn judge_found(

@@ -144,14 +144,9 @@ impl Git {
     }
 
     /// All values of `key` in the clone's own configuration, in order.
-    fn values(&self, key: &str) -> Vec<String> {
-        let Ok(config) = self.repo.config() else { return Vec::new() };
-        let Ok(mut entries) = config.multivar(key, None) else { return Vec::new() };
-        let mut values = Vec::new();
-        while let Some(Ok(entry)) = entries.next() {
-            values.extend(entry.value().ok().map(str::to_owned));
-        }
-        values
+    pub(super) fn values(&self, key: &str) -> Vec<String> {
+        let named = self.settings().iter().filter(|(name, _)| name == key);
+        named.filter_map(|(_, value)| value.clone()).collect()
     }
 
     /// The worktree, for messages.
@@ -163,25 +158,18 @@ impl Git {
     /// from `source` and that the agent does not use, by name and sorted.
     pub fn unused_settings(&self, source: &PullSource) -> Vec<String> {
         let mut found = BTreeSet::new();
-        if let Ok(config) = self.repo.config()
-            && let Ok(mut entries) = config.entries(None)
-        {
-            while let Some(Ok(entry)) = entries.next() {
-                let (Ok(name), value) = (entry.name(), entry.value().unwrap_or_default()) else {
-                    continue;
+        for (name, value) in self.settings() {
+            if is_unused(name, value.as_deref().unwrap_or_default(), source) {
+                // The middle of a name may be an address with a password.
+                let shown = match (name.split_once('.'), name.rsplit_once('.')) {
+                    (Some(("url" | "http" | "credential", rest)), Some((_, last)))
+                        if rest.contains('.') =>
+                    {
+                        format!("{}.*.{last}", name.split('.').next().unwrap_or_default())
+                    }
+                    _ => name.clone(),
                 };
-                if is_unused(name, value, source) {
-                    // The middle of a name may be an address with a password.
-                    let shown = match (name.split_once('.'), name.rsplit_once('.')) {
-                        (Some(("url" | "http" | "credential", rest)), Some((_, last)))
-                            if rest.contains('.') =>
-                        {
-                            format!("{}.*.{last}", name.split('.').next().unwrap_or_default())
-                        }
-                        _ => name.to_owned(),
-                    };
-                    found.insert(shown);
-                }
+                found.insert(shown);
             }
         }
         found.extend(self.hooks().into_iter().map(|hook| format!("the hook {hook}")));

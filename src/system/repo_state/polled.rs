@@ -163,9 +163,9 @@ impl PollRecord {
         same_way && same == *other
     }
 
-    /// The remote that answered last, and how it was polled.
-    pub fn last_poll(&self) -> Option<LastPoll> {
+    /// The remote that answered last, and how it was polled. `on_demand`: no tick polls it by itself.
+    pub fn last_poll(&self, on_demand: bool) -> Option<LastPoll> {
         let (remote, way) = (self.remote.clone()?, self.way.clone()?);
-        Some(LastPoll { remote, mirror: self.mirror, way })
+        Some(LastPoll { remote, mirror: self.mirror, way, on_demand })
     }
 }

@@ -1,7 +1,7 @@
 //! Servers that answer, and not with what was asked for: each is told in words, the last good
 //! revision stays, and nobody is asked more often than he wants.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Local, TimeDelta, Utc};
 
 use crate::sandbox::Sandbox;
 use crate::servers::{Daemon, Face, Https};
@@ -223,10 +223,13 @@ fn a_server_that_asks_for_a_day_is_reported_with_the_moment_at_which_it_is_asked
         let until: DateTime<Utc> = left["until"].as_str().unwrap().parse().unwrap();
         let wait = until - Utc::now();
         assert!((TimeDelta::zero()..=TimeDelta::minutes(5)).contains(&wait), "{wait}");
-        let moment =
-            format!("asked again by the first tick after {}", until.format("%H:%M:%S UTC"));
         let why = reason(&machine, "ops");
-        says(&why, &[&moment, &status.to_string()]);
+        says(&why, &[&status.to_string()]);
+        let moment = format!(
+            "not polled again before {}; now: agent tick ops",
+            until.with_timezone(&Local).format("%H:%M %z")
+        );
+        says(&machine.agent(&["status"]).ok().stdout, &[&moment]);
         assert!(!["day", "24h", "86400"].iter().any(|word| why.contains(word)), "{why}");
     }
 }

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
-
 use super::{room, target, webhook};
 use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::remote::{PollAnswer, PollScope, RemoteHints, WireDialect};
@@ -29,15 +27,10 @@ use crate::system::{permissions, scripts as door};
 const OURS: [&str; 2] = ["currentaction.txt", "lastaction.txt"];
 
 /// All findings for `repo`.
-pub fn verdicts(
-    context: &Context,
-    repo: &RepoEntry,
-    scope: CheckScope,
-    now: DateTime<Utc>,
-) -> Vec<CheckFinding> {
+pub fn verdicts(context: &Context, repo: &RepoEntry, scope: CheckScope) -> Vec<CheckFinding> {
     let name = &repo.name;
     if !repo.settings.policy.active {
-        return vec![CheckFinding::ok(name, "skipped: active = false")];
+        return Vec::new();
     }
     let mut found = Vec::new();
     if context.helper_input.is_some() {
@@ -70,7 +63,6 @@ pub fn verdicts(
             found.extend(shared(&repository));
             found.extend(configured(&repository));
             found.extend(room(name, &repo.path));
-            found.extend(stops(&repository, now));
             found.extend(refused(&repository));
             found.extend(gaps(&repository));
             found.extend(webhook::name_in_hooks(&repository));
@@ -158,27 +150,6 @@ fn configured(repository: &Repository) -> Vec<CheckFinding> {
         CheckFinding::ok(name, text)
     }));
     found.extend(repository.unused_settings().map(|text| CheckFinding::warn(name, text)));
-    found
-}
-
-/// The holds and other intended stops.
-fn stops(repository: &Repository, now: DateTime<Utc>) -> Vec<CheckFinding> {
-    let name = &repository.repo.name;
-    let seen = repository.observe(&repository.polled(), now);
-    let mut found = Vec::new();
-    found.extend(seen.broken.iter().map(|reason| CheckFinding::bad(name, reason)));
-    found.extend(seen.holds.iter().map(|hold| {
-        let text = format!("held {}", hold.sentence());
-        CheckFinding::warn(name, format!("{text}\nhint: when that is over: agent unhold {name}"))
-    }));
-    found.extend(seen.pin.iter().map(|pin| {
-        let text =
-            format!("rolled back to {} by {}, and stays there", pin.revision.short(), pin.by);
-        CheckFinding::warn(
-            name,
-            format!("{text}\nhint: to follow upstream again: agent unhold {name}"),
-        )
-    }));
     found
 }
 
