@@ -58,6 +58,9 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Re
     if let Some(fault) = safe_paths::on_change_fault(context).filter(|_| global.verbose) {
         people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
     }
+    if status.last_tick.is_none() || silence(&status, status.at).is_some() {
+        people = schedule::no_ticks(context) + &people;
+    }
     print_status(&status, form(global, args), &people)
 }
 

@@ -135,6 +135,42 @@ fn an_action_continues_while_the_service_is_restarted_and_upgraded() {
 }
 
 #[test]
+fn a_service_that_is_dead_and_a_cron_that_is_not_started_are_reported() {
+    let machine = machine();
+    let log = boot(
+        &machine,
+        r#"
+touch @/go
+agent schedule systemd
+until_true succeeded 1
+agent check --offline | grep ' schedule '
+systemctl stop pmpy
+agent check --offline | grep -A 1 ' schedule ' || true
+agent schedule cron
+agent check --offline | grep -A 1 ' schedule ' || true
+url=$(git -C /root/gitrepo/ops remote get-url origin)
+agent init "$url" && exit 7
+cron -f &
+until_true sh -c "agent check --offline | grep 'ok .* schedule .*/etc/cron.d/pmpy makes'"
+agent init "$url"
+agent check --offline
+kill $!
+exit 0
+"#,
+    );
+    for part in [
+        "pmpy.service makes the agent tick",
+        "pmpy.service is inactive",
+        "hint: systemctl restart pmpy",
+        "cron does not run",
+        "hint: systemctl enable --now cron",
+        "/etc/cron.d/pmpy makes the agent tick",
+    ] {
+        assert!(log.contains(part), "no {part:?} in\n{log}");
+    }
+}
+
+#[test]
 fn the_service_with_fewer_rights_starts_acts_and_keeps_what_the_unit_promises() {
     let machine = machine();
     // What the drop-in names need not be there.

@@ -31,6 +31,7 @@ mod conflicting_cron;
 mod reports;
 mod repository;
 mod target;
+mod ticking;
 mod webhook;
 
 /// The year of the first agent: an earlier clock is wrong.
@@ -66,6 +67,7 @@ pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> 
     verdicts.push(clock(now));
     let last = AgentState::at(&context.settings.world.state).last_tick();
     verdicts.push(ticks(last, now, &schedule::advice(&context)));
+    verdicts.extend(ticking::verdicts(&context, base, last.map(|last| now - last)));
     verdicts.extend(timer(context.settings.every));
     verdicts.extend(dirs(&context));
     verdicts.extend(reports::verdicts(&context));
