@@ -205,7 +205,7 @@ pub struct ScheduleArgs {
 /// `tick [REPO…] [--splay DURATION] [--dry-run] [--wait [--timeout DURATION]] [--trigger T]`
 #[derive(Args, Debug)]
 pub struct TickArgs {
-    /// Only these repositories, and without waiting for a failed one's next try
+    /// Only these repositories (names or patterns), and without waiting for a failed one's next try
     #[arg(value_name = "REPO")]
     pub repos: Vec<String>,
     /// First sleep for a fixed, per-machine share of this time
@@ -225,12 +225,18 @@ pub struct TickArgs {
     pub trigger: Option<Trigger>,
 }
 
-/// `status [REPO…] [--json|--oneline|--nagios]`
+/// `status [REPO…] [--problems] [-w] [--json|--oneline|--nagios]`
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// Only these repositories
+    /// Only these repositories; names, or quoted patterns such as 'app*'
     #[arg(value_name = "REPO")]
     pub repos: Vec<String>,
+    /// List only what is not as it should be
+    #[arg(long, conflicts_with_all = ["json", "oneline", "nagios"])]
+    pub problems: bool,
+    /// Show it again every two seconds, until Ctrl-C
+    #[arg(short, long, conflicts_with_all = ["json", "oneline", "nagios"])]
+    pub watch: bool,
     /// How it is written
     #[command(flatten)]
     pub form: StatusForm,

@@ -11,7 +11,7 @@ use crate::cmd::format;
 use crate::domain::repository::state::State;
 use crate::engine::context::Context;
 use crate::engine::discovery::{self, RepoEntry};
-use crate::engine::operator::forget::{self, EntryChange, ForgetPlan};
+use crate::engine::operator::forget::{self, EntryChange, ForgetExtent, ForgetPlan};
 use crate::engine::repository::limits;
 use crate::engine::tick;
 use crate::engine::tick::user_helper::CommandExtent;
@@ -30,7 +30,8 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<ExitStatus> {
         forget::purge_clone(context, &repo)?;
         return Ok(ExitStatus::Fine);
     }
-    let (name, plan) = (format::escaped(&repo.name), forget::plan(context, &repo)?);
+    let extent = if args.purge { ForgetExtent::Everything } else { ForgetExtent::Work };
+    let (name, plan) = (format::escaped(&repo.name), forget::plan(context, &repo, extent)?);
     if let EntryChange::ByHand(files) = &plan.entry {
         let shown = |file: &PathBuf| format::escaped(&file.display().to_string());
         let files: Vec<_> = files.iter().map(shown).collect();

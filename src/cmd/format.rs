@@ -1,18 +1,21 @@
 //! Formats text for people, the same in every command: times, durations, foreign text, tables. Knows no
 //! command and decides nothing; only [`print()`] writes.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Duration, Local, TimeZone, Utc};
-use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row as Line, Table, Width};
+use comfy_table::{
+    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row as Line, Table, Width,
+};
 
 use crate::domain::remote::LastPoll;
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::notices::{Notice, StateChange};
 use crate::domain::repository::hold::Hold;
-use crate::domain::repository::state::{Severity, State};
+use crate::domain::repository::state::{Severity, State, Tone};
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
 
@@ -50,10 +53,11 @@ pub fn ago(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     }
 }
 
-/// [`when`] for a table on a terminal of `width` columns: under 80 columns without the clock time.
+/// [`when`] for a table on a terminal of `width` columns: under 100 columns without the clock time, which would take
+/// the place of the subject.
 pub fn when_fitting(width: Option<u16>, at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     match width {
-        Some(..80) => ago(at, now),
+        Some(..100) => ago(at, now),
         _ => when(at, now),
     }
 }
@@ -189,6 +193,31 @@ pub fn colour(severity: Severity) -> Color {
         Severity::Warning => Color::Yellow,
         Severity::Critical => Color::Red,
     }
+}
+
+/// A cell in the colour of its meaning.
+pub fn toned(text: &str, tone: Tone) -> Cell {
+    let cell = Cell::new(text);
+    match tone {
+        Tone::Bad => cell.fg(Color::Red),
+        Tone::Open => cell.fg(Color::Yellow),
+        Tone::Busy => cell.fg(Color::Blue),
+        Tone::Good => cell.fg(Color::Green),
+        Tone::Dim => cell.add_attribute(Attribute::Dim),
+    }
+}
+
+/// `text` behind `indent`; on a terminal of `width` columns in lines that fit, broken between words.
+pub fn wrapped(text: &str, indent: &str, width: Option<u16>) -> Vec<String> {
+    let Some(width) = width else { return vec![format!("{indent}{text}")] };
+    let hanging = format!("{indent}  ");
+    let options = textwrap::Options::new(usize::from(width).max(20))
+        .initial_indent(indent)
+        .subsequent_indent(&hanging)
+        // A path or an address stays whole where it fits into a line.
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .word_separator(textwrap::WordSeparator::AsciiSpace);
+    textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
 }
 
 /// The width of the terminal on stdout in columns; `None` when it is a pipe or a file.

@@ -1,6 +1,7 @@
 //! `agent history`: prints the finished runs of this machine and the acts of people, newest first. Reads no
 //! record itself.
 
+use anstream::adapter::strip_str;
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
 use comfy_table::Cell;
@@ -101,11 +102,33 @@ pub fn text(
     let rows = groups.iter().map(|group| cells(group, several, width, now)).collect();
     let mut lines = Vec::new();
     for (group, line) in groups.iter().zip(format::table(rows, 1, width)) {
+        // What the table had to cut stands below, whole.
+        let what = what(group.entry);
+        let cut = Some(what).filter(|what| !strip_str(&line).to_string().contains(what));
         lines.push(line);
-        lines.extend(detail(group.entry, now).map(|detail| format!("    {detail}")));
+        for below in cut.into_iter().chain(detail(group.entry, now)) {
+            lines.extend(format::wrapped(&below, "    ", width));
+        }
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// The revision and its subject, or what a person did.
+fn what(entry: &HistoryEntry) -> String {
+    match entry {
+        HistoryEntry::Run(run) => {
+            let of_ref = run.reference.as_deref().map_or(String::new(), |name| {
+                format!("{} ", format::escaped(name.strip_prefix("refs/heads/").unwrap_or(name)))
+            });
+            format!("{of_ref}{} {}", run.revision.short(), format::escaped(&run.subject))
+        }
+        HistoryEntry::Act(act) => {
+            let of =
+                act.revision.map_or(String::new(), |revision| format!(" {}", revision.short()));
+            format!("{}{of}", act.act.as_str())
+        }
+    }
 }
 
 /// What a table has no room for: the reason of an act or of a failure.
@@ -165,11 +188,11 @@ fn is_again(run: &FinishedRun, next: &FinishedRun) -> bool {
 
 fn cells(group: &HistoryGroup, several: bool, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
     let when = Cell::new(format::when_fitting(width, group.first, now));
-    let mut cells = match group.entry {
+    let mut cells = vec![when, Cell::new(what(group.entry))];
+    cells.extend(match group.entry {
         HistoryEntry::Run(run) => run_cells(group, run, width, now),
         HistoryEntry::Act(act) => act_cells(act),
-    };
-    cells.insert(0, when);
+    });
     if several {
         // After the elastic column, whose index must not change.
         cells.insert(2, Cell::new(format::escaped(group.repository)));
@@ -177,13 +200,11 @@ fn cells(group: &HistoryGroup, several: bool, width: Option<u16>, now: DateTime<
     cells
 }
 
-/// The act, who it was, and from where.
+/// Who it was, and from where.
 fn act_cells(act: &PersonAct) -> Vec<Cell> {
-    let revision = act.revision.map_or(String::new(), |revision| format!(" {}", revision.short()));
     let from = act.who.from.as_deref().map(|from| format!(" from {}", format::escaped(from)));
     let who = format!("by {}{}", format::escaped(&act.who.name), from.unwrap_or_default());
-    let what = Cell::new(format!("{}{revision}", act.act.as_str()));
-    vec![what, Cell::new("person"), Cell::new(""), Cell::new(who)]
+    vec![Cell::new("person"), Cell::new(""), Cell::new(who)]
 }
 
 fn run_cells(
@@ -192,10 +213,6 @@ fn run_cells(
     width: Option<u16>,
     now: DateTime<Utc>,
 ) -> Vec<Cell> {
-    let of_ref = run.reference.as_deref().map_or(String::new(), |name| {
-        format!("{} ", format::escaped(name.strip_prefix("refs/heads/").unwrap_or(name)))
-    });
-    let revision = format!("{of_ref}{} {}", run.revision.short(), format::escaped(&run.subject));
     let ending = match &run.outcome {
         numbered @ (Outcome::Failed { .. } | Outcome::Killed { .. }) => numbered.to_string(),
         Outcome::Succeeded if run.ran_nothing() => "nothing to run".to_owned(),
@@ -214,7 +231,6 @@ fn run_cells(
         _ => Severity::Critical,
     };
     vec![
-        Cell::new(revision),
         Cell::new(run.trigger),
         Cell::new(format::seconds(run.seconds)),
         Cell::new(outcome).fg(format::colour(severity)),
@@ -223,7 +239,6 @@ fn run_cells(
 
 #[cfg(test)]
 mod tests {
-    use anstream::adapter::strip_str;
     use chrono::Duration;
 
     use super::*;
@@ -301,6 +316,20 @@ mod tests {
         assert!(lines[0].contains("spog\\u{1b}") && lines[1].contains("ops"), "{lines:?}");
         assert_eq!(plain(&histories, 1).len(), 1);
         assert_eq!(plain(&[], 1), ["nothing was applied yet"]);
+    }
+
+    #[test]
+    fn no_terminal_is_too_narrow_for_a_subject() {
+        let subject = "Serve the new page to everybody who asks for it".to_owned();
+        let run = FinishedRun { subject: subject.clone(), ..run("a", 5, Outcome::Succeeded) };
+        for width in [40, 60, 80, 140] {
+            let text = text(&[of("spog", vec![run.clone()])], 10, Some(width), now());
+            let text = strip_str(&text).to_string();
+            let words: Vec<_> = text.split_whitespace().collect();
+            assert!(words.join(" ").contains(&subject), "{width}: {text}");
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+            assert!(widest <= usize::from(width) || width < 60, "{width}: {text}");
+        }
     }
 
     #[test]

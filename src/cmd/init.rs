@@ -58,7 +58,7 @@ pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
     account.with_progress(ticked, "the first tick")?;
     let now = crate::engine::tick::survey(&context, &[])?;
     let open = unfinished(&now, &repos);
-    account.report(&status::text(&now, status::DetailLevel::Brief, format::width(), now.at));
+    account.report(&status::text(&now, status::TextForm::brief(format::width()), now.at));
     let scheduled = scheduled.context("no schedule is installed")?;
     if !open.is_empty() {
         let open = open.join(", ");

@@ -2,6 +2,11 @@
 //! for people, programs, shell prompts and monitoring. Takes the status from the engine and asks no remote.
 //! People also get a warning about a loop that pulls the same clones.
 
+use std::cmp::Reverse;
+use std::io::IsTerminal as _;
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context as _, Error, Result};
 use chrono::{DateTime, Utc};
 use comfy_table::Cell;
@@ -11,10 +16,11 @@ use crate::cli::{self, GlobalArgs, StatusForm};
 use crate::cmd::format;
 use crate::config::AgentDirs;
 use crate::domain::repository::gaps::ContentGaps;
-use crate::domain::repository::state::{Severity, State};
+use crate::domain::repository::state::{Severity, State, Tone};
 use crate::domain::repository::status::{MachineStatus, PublishedRef, StatusRow};
 use crate::engine::context::Context;
-use crate::engine::discovery::safe_paths;
+use crate::engine::discovery::{self, safe_paths};
+use crate::engine::run::log;
 use crate::engine::{error, tick};
 use crate::exit::ExitStatus;
 
@@ -28,10 +34,9 @@ pub enum DetailLevel {
 }
 
 /// The output format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatusFormat {
+enum StatusFormat<'a> {
     /// Text, for people.
-    Text(DetailLevel),
+    Text(TextForm<'a>),
     /// JSON, for programs.
     Json,
     /// One line, for a shell prompt.
@@ -40,16 +45,58 @@ pub enum StatusFormat {
     Nagios,
 }
 
+/// The form of the text for people.
+#[derive(Clone, Copy)]
+pub struct TextForm<'a> {
+    /// The amount of detail.
+    pub detail: DetailLevel,
+    /// Whether to list only what is not as it should be.
+    pub problems_only: bool,
+    /// The columns of the terminal; `None`: there is none.
+    pub width: Option<u16>,
+    /// The last lines of a failing script's output, where they may be read.
+    pub output: &'a dyn Fn(&StatusRow) -> Vec<String>,
+}
+
+impl TextForm<'_> {
+    /// All repositories in brief, without output of scripts.
+    pub fn brief(width: Option<u16>) -> Self {
+        let (detail, problems_only) = (DetailLevel::Brief, false);
+        Self { detail, problems_only, width, output: &|_| Vec::new() }
+    }
+}
+
+/// The time between two looks with `--watch`.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// The lines of a failing script's output that are shown.
+const QUOTED: usize = 3;
+
 /// `agent status`
 ///
 /// # Errors
 /// When there is no status, except for monitoring, which prints that; when stdout cannot be written.
 pub fn run(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Result<ExitStatus> {
-    let own = tick::survey(context, &args.repos);
+    if !args.watch {
+        return once(context, global, args);
+    }
+    let is_terminal = std::io::stdout().is_terminal();
+    loop {
+        // To the upper left corner, and nothing below it.
+        format::print(if is_terminal { "\u{1b}[H\u{1b}[J" } else { "\n" })?;
+        once(context, global, args)?;
+        thread::sleep(INTERVAL);
+    }
+}
+
+fn once(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Result<ExitStatus> {
+    let own =
+        discovery::selected(context, &args.repos).and_then(|names| tick::survey(context, &names));
     // A user without own repositories wants the machine's status.
     let guest = context.node.user.uid != 0 && !context.settings.world.own;
     let without = own.as_ref().map_or(true, |own| own.repositories.is_empty());
     let machine = (guest && without).then(|| tick::machine_status(&args.repos)).flatten();
+    let is_own = machine.is_none();
     let status = match machine {
         Some(machine) => machine,
         None => own?,
@@ -58,10 +105,15 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Re
     if let Some(fault) = safe_paths::on_change_fault(context).filter(|_| global.verbose) {
         people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
     }
-    if status.last_tick.is_none() || silence(&status, status.at).is_some() {
+    if is_own && (status.last_tick.is_none() || silence(&status, status.at).is_some()) {
         people = schedule::no_ticks(context) + &people;
     }
-    print_status(&status, form(global, args), &people)
+    // Only who may read the log sees it, so it is in no file and no JSON.
+    let output = |row: &StatusRow| match is_own {
+        true => log::log_tail(context, &row.name, QUOTED),
+        false => Vec::new(),
+    };
+    print_status(&status, form(global, args, &output), &people)
 }
 
 /// `agent status` for a user who may not read this configuration: prints the status file of the last tick.
@@ -75,26 +127,35 @@ pub fn from_outside(
     args: &cli::StatusArgs,
 ) -> Result<ExitStatus> {
     match tick::last_status(world, &args.repos) {
-        Some(status) => print_status(&status, form(global, args), ""),
+        Some(status) => print_status(&status, form(global, args, &|_| Vec::new()), ""),
         None if args.form.nagios => unknown(&error),
         None => Err(error),
     }
 }
 
-fn form(global: &GlobalArgs, args: &cli::StatusArgs) -> StatusFormat {
+fn form<'a>(
+    global: &GlobalArgs,
+    args: &cli::StatusArgs,
+    output: &'a dyn Fn(&StatusRow) -> Vec<String>,
+) -> StatusFormat<'a> {
+    let detail = if global.verbose { DetailLevel::Full } else { DetailLevel::Brief };
     match &args.form {
         StatusForm { json: true, .. } => StatusFormat::Json,
         StatusForm { oneline: true, .. } => StatusFormat::Oneline,
         StatusForm { nagios: true, .. } => StatusFormat::Nagios,
-        _ if global.verbose => StatusFormat::Text(DetailLevel::Full),
-        _ => StatusFormat::Text(DetailLevel::Brief),
+        _ => StatusFormat::Text(TextForm {
+            detail,
+            problems_only: args.problems,
+            width: format::width(),
+            output,
+        }),
     }
 }
 
 /// Prints `status`, followed by the text `people` in the text format.
 fn print_status(status: &MachineStatus, form: StatusFormat, people: &str) -> Result<ExitStatus> {
     format::print(&match form {
-        StatusFormat::Text(detail) => text(status, detail, format::width(), status.at) + people,
+        StatusFormat::Text(form) => text(status, form, status.at) + people,
         StatusFormat::Json => json(status)?,
         StatusFormat::Oneline => oneline(status, status.at),
         StatusFormat::Nagios => {
@@ -127,36 +188,59 @@ pub fn exit_code(status: &MachineStatus) -> ExitStatus {
     }
 }
 
-/// The text for people, at `now`, on a terminal of `width` columns (`None`: no terminal).
-pub fn text(
-    status: &MachineStatus,
-    detail: DetailLevel,
-    width: Option<u16>,
-    now: DateTime<Utc>,
-) -> String {
-    let mut lines = vec![headline(status, now)];
-    lines.extend(warnings(status, now));
-    if !status.repositories.is_empty() {
+/// The text for people, at `now`: the machine, how many repositories are in which state, and each repository,
+/// the worst first.
+pub fn text(status: &MachineStatus, form: TextForm, now: DateTime<Utc>) -> String {
+    let mut lines = format::wrapped(&headline(status, now), "", form.width);
+    if status.repositories.len() > 1 {
+        lines.extend(format::wrapped(&tally(&status.repositories), "", form.width));
+    }
+    for warning in warnings(status, now) {
+        lines.extend(format::wrapped(&warning, "", form.width));
+    }
+    let mut rows: Vec<_> = status.repositories.iter().collect();
+    if form.problems_only {
+        rows.retain(|row| matches!(row.tone(now), Tone::Bad | Tone::Open));
+    }
+    rows.sort_by_key(|row| (row.tone(now), Reverse(row.severity(now))));
+    if !rows.is_empty() {
         lines.push(String::new());
     }
-    let rows = status.repositories.iter().map(|row| cells(row, width, now)).collect();
-    for (row, line) in status.repositories.iter().zip(format::table(rows, SUBJECT, width)) {
+    let table = rows.iter().map(|row| cells(row, form.width, now)).collect();
+    for (row, line) in rows.iter().zip(format::table(table, SUBJECT, form.width)) {
         lines.push(line);
-        lines.extend(format::details(row, now).map(|details| format!("    {details}")));
-        let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
-        lines.extend(hint.map(|hint| format!("    hint: {hint}")));
-        if detail == DetailLevel::Full {
-            lines.extend(
-                facts(row, status.last_tick, now).into_iter().map(|fact| format!("    {fact}")),
-            );
+        for below in below(row, &form, status.last_tick, now) {
+            lines.extend(format::wrapped(&below, "    ", form.width));
         }
-        let listed = row.published.iter().filter(|entry| {
-            detail == DetailLevel::Full || (entry.state, &entry.reason) != (State::Current, &None)
-        });
-        lines.extend(listed.map(|entry| format!("    {}", published(entry))));
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What is printed below the line of a repository.
+fn below(
+    row: &StatusRow,
+    form: &TextForm,
+    last_tick: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Vec<String> {
+    let is_full = form.detail == DetailLevel::Full;
+    let mut lines = Vec::from_iter(format::details(row, now));
+    let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
+    lines.extend(hint.map(|hint| format!("hint: {hint}")));
+    if row.hidden_state().unwrap_or(row.state) == State::Failing {
+        let output = (form.output)(row);
+        lines.extend(output.iter().map(|line| format!("| {}", format::escaped(line))));
+    }
+    if is_full {
+        lines.extend(facts(row, last_tick, now));
+    }
+    let listed = row
+        .published
+        .iter()
+        .filter(|entry| is_full || (entry.state, &entry.reason) != (State::Current, &None));
+    lines.extend(listed.map(published));
+    lines
 }
 
 /// The whole status as one JSON object.
@@ -302,7 +386,7 @@ fn cells(row: &StatusRow, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
     };
     vec![
         Cell::new(format::escaped(&row.name)),
-        Cell::new(row.shown_state()).fg(format::colour(row.severity(now))),
+        format::toned(&row.shown_state(), row.tone(now)),
         Cell::new(revision),
         Cell::new(format::when_fitting(width, row.since, now)),
     ]

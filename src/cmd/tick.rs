@@ -18,7 +18,7 @@ use crate::domain::repository::desired::ActionTarget;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::{MachineStatus, StatusRow};
 use crate::engine::context::Context;
-use crate::engine::discovery::safe_paths;
+use crate::engine::discovery::{self, safe_paths};
 use crate::engine::error::one_line;
 use crate::engine::operator;
 use crate::engine::request::{LockWait, TickOptions, WorkerCommand};
@@ -39,6 +39,7 @@ const QUOTED: usize = 10;
 /// # Errors
 /// When the root cannot be read, a repository is not known, or stdout cannot be written.
 pub fn run(context: &Context, global: &GlobalArgs, args: &cli::TickArgs) -> Result<ExitStatus> {
+    let names = discovery::selected(context, &args.repos)?;
     let watched = std::io::stdout().is_terminal();
     if watched {
         process::print_on_interrupt(
@@ -53,10 +54,10 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::TickArgs) -> Resu
         std::thread::sleep(splay.mul_f64(context.node.share()));
     }
     if args.wait {
-        operator::can_wait_for(context, &args.repos)?;
+        operator::can_wait_for(context, &names)?;
     }
     let options = TickOptions {
-        names: args.repos.clone(),
+        names,
         trigger,
         dry_run: args.dry_run,
         wait: match (args.wait, args.timeout) {

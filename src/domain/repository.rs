@@ -9,6 +9,7 @@ pub mod finding;
 pub mod gaps;
 pub mod history;
 pub mod hold;
+pub mod names;
 pub mod observed;
 pub mod request;
 pub mod state;

@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 
 use crate::config::RepoSettings;
 use crate::domain::git::RefName;
+use crate::domain::repository::names;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths::SafePaths;
@@ -219,6 +220,22 @@ pub fn named(context: &Context, names: &[String]) -> Result<Vec<RepoEntry>> {
     Ok(all)
 }
 
+/// The names of the repositories that `given` selects: names, and patterns such as `app*`. Empty stays empty.
+///
+/// # Errors
+/// When the root cannot be read, or one of `given` selects nothing.
+pub fn selected(context: &Context, given: &[String]) -> Result<Vec<String>> {
+    if !given.iter().any(|word| names::is_pattern(word)) {
+        return Ok(given.to_vec());
+    }
+    let all = repositories(context)?;
+    let known: Vec<_> = all.iter().map(|repo| repo.name.as_str()).collect();
+    match names::selected(given, &known) {
+        Ok(names) => Ok(names),
+        Err(name) => bail!(unknown(context, &all, &name)),
+    }
+}
+
 /// Checks that each of `names` is in `all`.
 ///
 /// # Errors
@@ -226,18 +243,22 @@ pub fn named(context: &Context, names: &[String]) -> Result<Vec<RepoEntry>> {
 pub fn known(context: &Context, all: &[RepoEntry], names: &[String]) -> Result<()> {
     for name in names {
         if !all.iter().any(|repo| repo.name == *name) {
-            let known: Vec<_> = all.iter().map(|repo| repo.name.as_str()).collect();
-            let hint = match known.as_slice() {
-                [] => format!(
-                    "there is none yet under {}; add one: agent init URL",
-                    context.settings.world.root.display()
-                ),
-                known => format!("there are: {}", known.join(", ")),
-            };
-            bail!(UnknownRepo { name: name.clone(), hint });
+            bail!(unknown(context, all, name));
         }
     }
     Ok(())
+}
+
+fn unknown(context: &Context, all: &[RepoEntry], name: &str) -> UnknownRepo {
+    let known: Vec<_> = all.iter().map(|repo| repo.name.as_str()).collect();
+    let hint = match known.as_slice() {
+        [] => format!(
+            "there is none yet under {}; add one: agent init URL",
+            context.settings.world.root.display()
+        ),
+        known => format!("there are: {}", known.join(", ")),
+    };
+    UnknownRepo { name: name.to_owned(), hint }
 }
 
 /// The repository with this name.

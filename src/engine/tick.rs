@@ -13,6 +13,7 @@ use crate::config::{AgentDirs, ConfigLocations};
 use crate::domain::report::notices::{self, Notice, ReportedStates};
 use crate::domain::repository::action::ProgressEvent;
 use crate::domain::repository::decision::Plan;
+use crate::domain::repository::names;
 use crate::domain::repository::observed::Unreachable;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::{MachineStatus, StatusRow};
@@ -315,11 +316,9 @@ pub fn machine_status(names: &[String]) -> Option<MachineStatus> {
 pub fn last_status(world: &AgentDirs, names: &[String]) -> Option<MachineStatus> {
     let machine = AgentState::at(&world.state);
     let mut status: MachineStatus = machine.read(STATUS)?;
-    let known = |name: &String| status.repositories.iter().any(|row| row.name == *name);
-    if !names.iter().all(known) {
-        return None;
-    }
-    status.repositories.retain(|row| names.is_empty() || names.contains(&row.name));
+    let known: Vec<_> = status.repositories.iter().map(|row| row.name.as_str()).collect();
+    let names = names::selected(names, &known).ok()?;
+    status.repositories.retain(|row| names.contains(&row.name));
     Some(MachineStatus { at: host::now(), last_tick: machine.last_tick(), ..status }.with_health())
 }
 

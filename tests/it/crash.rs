@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::sandbox::{Ran, Sandbox, text, wait_until};
 
 mod accepted;
+mod orders;
 mod points;
 mod published;
 mod pushed;

@@ -94,6 +94,19 @@ fn purge_needs_a_yes_lists_what_goes_and_removes_it() {
 }
 
 #[test]
+fn on_a_terminal_purge_asks_and_removes_only_after_a_yes() {
+    let machine = machine();
+    for typed in ["n\n", "\n", "yesterday\n"] {
+        let asked = machine.on_terminal(80, typed, &["forget", "ops", "--purge"]).exits(1);
+        assert!(asked.stdout.contains(text(&machine.clone_of("ops"))), "{asked}");
+        assert!(asked.stdout.contains("nothing was changed"), "{asked}");
+        assert_eq!(machine.state("ops"), "current", "after {typed:?}");
+    }
+    machine.on_terminal(80, "y\n", &["forget", "ops", "--purge"]).ok();
+    assert!(!machine.clone_of("ops").exists() && !entry(&machine).exists());
+}
+
+#[test]
 fn purge_removes_links_and_releases_and_nothing_else_at_the_target() {
     for (mode, shown, store) in
         [("checkout", "site", ".site.pmpy"), ("branches", "site/main", "site/.pmpy")]

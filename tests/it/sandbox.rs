@@ -59,9 +59,14 @@ pub struct Ran {
 impl Ran {
     /// Runs `command` to its end with nothing on its standard input.
     pub fn of(command: &mut Command) -> Self {
+        Self::with_input(command, Stdio::null())
+    }
+
+    /// Runs `command` to its end with `input` as its standard input.
+    fn with_input(command: &mut Command, input: Stdio) -> Self {
         let line = format!("{command:?}");
         let output = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .output()
             .unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
         Self {
@@ -230,6 +235,19 @@ impl Sandbox {
     /// Runs the agent with the sandbox's root to its end.
     pub fn agent(&self, arguments: &[&str]) -> Ran {
         Ran::of(&mut self.agent_command(arguments))
+    }
+
+    /// Runs the agent on a terminal of so many `columns` on which `typed` is typed, by script(1). Its output has
+    /// what the terminal shows, the echo of the typing included.
+    pub fn on_terminal(&self, columns: u16, typed: &str, arguments: &[&str]) -> Ran {
+        let quoted = |word: String| format!("'{}'", word.replace('\'', r"'\''"));
+        let line: Vec<String> = self.agent_line(arguments).into_iter().map(quoted).collect();
+        let command = format!("stty cols {columns} rows 50; exec {}", line.join(" "));
+        let keys = self.path("typed");
+        fs::write(&keys, typed).unwrap();
+        let mut script = self.command("script");
+        script.env("TERM", "xterm").args(["-q", "-e", "-c", &command, "/dev/null"]);
+        Ran::with_input(&mut script, fs::File::open(keys).unwrap().into())
     }
 
     /// Runs the agent as `person` does with sudo.

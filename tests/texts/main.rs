@@ -16,7 +16,7 @@ mod history;
 mod status;
 
 /// Every snapshot. One that no test compares any more would be read as true.
-const SNAPSHOTS: [&str; 14] = [
+const SNAPSHOTS: [&str; 16] = [
     "check",
     "configuration",
     "errors",
@@ -26,7 +26,9 @@ const SNAPSHOTS: [&str; 14] = [
     "history",
     "notices",
     "status",
+    "status-colours",
     "status-lines",
+    "status-problems",
     "status-verbose",
     "status-widths",
     "status-without",

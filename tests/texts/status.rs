@@ -2,7 +2,7 @@
 
 use chrono::Duration;
 use pmpy::cmd::format;
-use pmpy::cmd::status::{self, DetailLevel};
+use pmpy::cmd::status::{self, DetailLevel, TextForm};
 use pmpy::domain::publish::release_paths::LeftFiles;
 use pmpy::domain::remote::{LastPoll, RemoteHints, WireDialect};
 use pmpy::domain::report::notices::{Notice, ReportedState, StateChange};
@@ -130,12 +130,39 @@ fn every_state() -> MachineStatus {
 }
 
 fn text(status: &MachineStatus, detail: DetailLevel, width: Option<u16>) -> String {
-    plain(&status::text(status, detail, width, now()))
+    plain(&status::text(status, TextForm { detail, ..TextForm::brief(width) }, now()))
 }
 
 #[test]
 fn each_state_has_its_line() {
     same("status", &text(&every_state(), DetailLevel::Brief, None));
+}
+
+#[test]
+fn problems_are_listed_alone_and_a_failing_script_speaks() {
+    let output = |row: &StatusRow| match row.state {
+        State::Failing => vec!["+ make".to_owned(), "make: *** no rule\u{1b}[2J".to_owned()],
+        _ => Vec::new(),
+    };
+    let form = TextForm { problems_only: true, output: &output, ..TextForm::brief(None) };
+    same("status-problems", &plain(&status::text(&every_state(), form, now())));
+}
+
+#[test]
+fn a_state_has_the_colour_of_its_meaning() {
+    let mut sheet = Sheet::default();
+    for state in State::ALL {
+        let text = status::text(&machine(vec![row(state)]), TextForm::brief(None), now());
+        let line = text.lines().find(|line| line.contains("-repository")).unwrap_or_default();
+        let colour =
+            [("9m", "red"), ("11m", "yellow"), ("10m", "green"), ("12m", "blue"), ("2m", "dim")];
+        let (_, cell) = line.split_once("-repository").unwrap_or_default();
+        let (code, _) = cell.split_once(state.as_str()).unwrap_or_default();
+        let code = code.rsplit([';', '[']).next().unwrap_or_default();
+        let named = colour.into_iter().find(|(end, _)| *end == code);
+        sheet.add(state.as_str(), named.map_or(code, |(_, name)| name));
+    }
+    sheet.same("status-colours");
 }
 
 #[test]

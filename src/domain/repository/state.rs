@@ -73,36 +73,48 @@ impl State {
 
     /// The table of states: everything that follows from the state alone.
     const fn rules(self) -> StateRules {
-        use Onset::{AfterMinutes, AtOnce, FromAttempt, Never};
+        use Onset::{AfterMinutes, AtOnce, FromAttempt};
         const DAY: Onset = AfterMinutes(24 * 60);
         const GRACE: Onset = AfterMinutes(UNREACHABLE_GRACE);
-        // The word, exit code 1, warning, critical, whether it lasts, whether one ref can have it.
-        let row = StateRules::new;
+        let row = StateRules::of;
         match self {
-            Self::Acting => row("acting", Never, Never, Never, false, false),
-            Self::Broken => row("broken", AtOnce, Never, AtOnce, false, true),
-            Self::Held => row("held", Never, DAY, Never, true, true),
-            Self::Pinned => row("pinned", Never, DAY, Never, true, false),
-            Self::Failing => row("failing", AtOnce, AtOnce, FromAttempt(3), false, true),
-            Self::Waiting => row("waiting", Never, AfterMinutes(6 * 60), Never, false, true),
-            Self::Refused => row("refused", AtOnce, Never, AtOnce, false, true),
-            Self::Rewritten => row("rewritten", AtOnce, Never, AtOnce, false, true),
-            Self::Diverged => row("diverged", AtOnce, AtOnce, Never, false, false),
-            Self::Dirty => row("dirty", AtOnce, AtOnce, Never, false, false),
-            Self::NoRef => row("no-ref", AtOnce, AtOnce, DAY, false, false),
-            Self::Denied => row("denied", AtOnce, Never, AtOnce, false, false),
-            Self::Unreachable => row("unreachable", GRACE, GRACE, Never, false, false),
-            Self::Behind => row("behind", Never, Never, Never, false, false),
-            Self::New => row("new", Never, Never, Never, false, false),
-            Self::Ahead => row("ahead", Never, Never, Never, true, false),
-            Self::Current => row("current", Never, Never, Never, true, false),
-            Self::Inactive => row("inactive", Never, Never, Never, true, false),
+            Self::Acting => row("acting", Tone::Busy),
+            Self::Broken => row("broken", Tone::Bad).attention(AtOnce).critical(AtOnce).of_a_ref(),
+            Self::Held => row("held", Tone::Open).warning(DAY).settled().of_a_ref(),
+            Self::Pinned => row("pinned", Tone::Open).warning(DAY).settled(),
+            Self::Failing => row("failing", Tone::Bad)
+                .attention(AtOnce)
+                .warning(AtOnce)
+                .critical(FromAttempt(3))
+                .of_a_ref(),
+            Self::Waiting => row("waiting", Tone::Open).warning(AfterMinutes(6 * 60)).of_a_ref(),
+            Self::Refused => {
+                row("refused", Tone::Bad).attention(AtOnce).critical(AtOnce).of_a_ref()
+            }
+            Self::Rewritten => {
+                row("rewritten", Tone::Bad).attention(AtOnce).critical(AtOnce).of_a_ref()
+            }
+            Self::Diverged => row("diverged", Tone::Bad).attention(AtOnce).warning(AtOnce),
+            Self::Dirty => row("dirty", Tone::Bad).attention(AtOnce).warning(AtOnce),
+            Self::NoRef => row("no-ref", Tone::Bad).attention(AtOnce).warning(AtOnce).critical(DAY),
+            Self::Denied => row("denied", Tone::Bad).attention(AtOnce).critical(AtOnce),
+            Self::Unreachable => row("unreachable", Tone::Open).attention(GRACE).warning(GRACE),
+            Self::Behind => row("behind", Tone::Open),
+            Self::New => row("new", Tone::Good),
+            Self::Ahead => row("ahead", Tone::Good).settled(),
+            Self::Current => row("current", Tone::Good).settled(),
+            Self::Inactive => row("inactive", Tone::Dim).settled(),
         }
     }
 
     /// The word that people, JSON and metrics see.
     pub fn as_str(self) -> &'static str {
         self.rules().word
+    }
+
+    /// What it means to a person, while nobody has to look.
+    pub(super) fn tone(self) -> Tone {
+        self.rules().tone
     }
 
     /// Whether the state lasts and is as somebody wants it: a change to it ends a series of bad news.
@@ -146,9 +158,26 @@ impl Onset {
     }
 }
 
+/// What a state means to a person who looks at a list. The worst comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tone {
+    /// A person should look.
+    Bad,
+    /// Not at upstream's revision, for a reason that somebody knows or that may pass.
+    Open,
+    /// At work.
+    Busy,
+    /// As it should be.
+    Good,
+    /// Of no interest.
+    Dim,
+}
+
 /// A row of the table of states.
 struct StateRules {
     word: &'static str,
+    tone: Tone,
+    /// When the exit code is 1.
     attention: Onset,
     warning: Onset,
     critical: Onset,
@@ -157,15 +186,29 @@ struct StateRules {
 }
 
 impl StateRules {
-    const fn new(
-        word: &'static str,
-        attention: Onset,
-        warning: Onset,
-        critical: Onset,
-        is_settled: bool,
-        is_of_a_ref: bool,
-    ) -> Self {
-        Self { word, attention, warning, critical, is_settled, is_of_a_ref }
+    const fn of(word: &'static str, tone: Tone) -> Self {
+        let (attention, warning, critical) = (Onset::Never, Onset::Never, Onset::Never);
+        Self { word, tone, attention, warning, critical, is_settled: false, is_of_a_ref: false }
+    }
+
+    const fn attention(self, attention: Onset) -> Self {
+        Self { attention, ..self }
+    }
+
+    const fn warning(self, warning: Onset) -> Self {
+        Self { warning, ..self }
+    }
+
+    const fn critical(self, critical: Onset) -> Self {
+        Self { critical, ..self }
+    }
+
+    const fn settled(self) -> Self {
+        Self { is_settled: true, ..self }
+    }
+
+    const fn of_a_ref(self) -> Self {
+        Self { is_of_a_ref: true, ..self }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::domain::publish::release_paths::LeftFiles;
 use crate::domain::remote::{BackoffList, LastPoll};
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::hold::Hold;
-use crate::domain::repository::state::{Condition, Severity, State};
+use crate::domain::repository::state::{Condition, Severity, State, Tone};
 
 /// The status of this machine, as in `status --json` and `status.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +162,15 @@ impl StatusRow {
     pub fn severity(&self, now: DateTime<Utc>) -> Severity {
         let severity = self.condition().severity(self.since, now);
         if self.hidden_state().is_some() { severity.max(Severity::Warning) } else { severity }
+    }
+
+    /// What the state means to a person who looks at a list.
+    pub fn tone(&self, now: DateTime<Utc>) -> Tone {
+        match self.state {
+            _ if self.needs_attention(now) => Tone::Bad,
+            State::Current if self.mirror_lags => Tone::Open,
+            state => state.tone(),
+        }
     }
 
     /// The state below a hold or a pin that people must see; `None`: there is none.

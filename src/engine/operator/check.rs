@@ -272,9 +272,15 @@ fn add_states(context: &Context, now: DateTime<Utc>, verdicts: &mut Vec<CheckFin
         Err(error) => return verdicts.push(CheckFinding::of(FindingLevel::Bad, "status", &error)),
     };
     for row in rows {
-        let state = state(&row, now);
-        let same = |it: &CheckFinding| it.subject == row.name && state.text.ends_with(&it.text);
-        verdicts.retain(|it| !same(it));
+        let mut state = state(&row, now);
+        // What the state reports already is not repeated, and is as bad as it was found to be.
+        verdicts.retain(|it| {
+            let is_same = it.subject == row.name && state.text.ends_with(&it.text);
+            if is_same {
+                state.level = state.level.max(it.level);
+            }
+            !is_same
+        });
         let first = verdicts.iter().position(|it| it.subject == row.name);
         verdicts.insert(first.unwrap_or(verdicts.len()), state);
     }

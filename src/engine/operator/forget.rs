@@ -35,6 +35,15 @@ pub enum EntryChange {
     ByHand(Vec<PathBuf>),
 }
 
+/// What `forget` ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForgetExtent {
+    /// The work on the repository.
+    Work,
+    /// Also what belongs to it.
+    Everything,
+}
+
 /// What `forget` does about a repository.
 #[derive(Clone, Debug)]
 pub struct ForgetPlan {
@@ -50,9 +59,10 @@ pub struct ForgetPlan {
 ///
 /// # Errors
 /// When the configuration cannot be read.
-pub fn plan(context: &Context, repo: &RepoEntry) -> Result<ForgetPlan> {
+pub fn plan(context: &Context, repo: &RepoEntry, extent: ForgetExtent) -> Result<ForgetPlan> {
     let file = bootstrap::entry_file(context, &repo.name);
-    Ok(ForgetPlan { entry: entry_change(context, repo, &file)?, purge: owned(context, repo), file })
+    let entry = entry_change(context, repo, &file, extent)?;
+    Ok(ForgetPlan { entry, purge: owned(context, repo), file })
 }
 
 /// What exists of the clone, the targets, their store and the logs.
@@ -67,7 +77,12 @@ fn owned(context: &Context, repo: &RepoEntry) -> Vec<PathBuf> {
     all
 }
 
-fn entry_change(context: &Context, repo: &RepoEntry, file: &Path) -> Result<EntryChange> {
+fn entry_change(
+    context: &Context,
+    repo: &RepoEntry,
+    file: &Path,
+    extent: ForgetExtent,
+) -> Result<EntryChange> {
     let (name, world) = (&repo.name, &context.settings.world);
     let mut mentioned = Vec::new();
     for path in context.settings.files.iter().map(PathBuf::from) {
@@ -78,18 +93,17 @@ fn entry_change(context: &Context, repo: &RepoEntry, file: &Path) -> Result<Entr
             mentioned.push((path, table, text));
         }
     }
-    let is_below_root = repo.listed.starts_with(&world.root);
+    // A purge that is cut off is given again by name, so the entry goes last.
+    let stays = repo.listed.starts_with(&world.root) || extent == ForgetExtent::Everything;
     match mentioned.as_slice() {
         _ if !repo.settings.policy.active => Ok(EntryChange::None),
         // A file that `--config` names is the whole configuration.
         [] if world.config_named => Ok(EntryChange::ByHand(vec![world.config_file.clone()])),
         [] => inactive(toml::Table::new(), name).map(EntryChange::Write),
-        [(path, table, text)] if path == file && is_of_init(table, text, name) => {
-            match is_below_root {
-                true => inactive(table.clone(), name).map(EntryChange::Write),
-                false => Ok(EntryChange::Remove),
-            }
-        }
+        [(path, table, text)] if path == file && is_of_init(table, text, name) => match stays {
+            true => inactive(table.clone(), name).map(EntryChange::Write),
+            false => Ok(EntryChange::Remove),
+        },
         all => Ok(EntryChange::ByHand(all.iter().map(|(path, ..)| path.clone()).collect())),
     }
 }
@@ -155,6 +169,7 @@ pub fn change_entry(plan: &ForgetPlan) -> Result<()> {
         EntryChange::None | EntryChange::ByHand(_) => Ok(()),
         EntryChange::Write(text) => {
             files::ensure_dir(dir, 0o755)?;
+            files::sweep(dir)?;
             // 0600: a URL may contain a password.
             files::put(dir, &name, text.as_bytes(), 0o600)
         }
