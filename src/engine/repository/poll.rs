@@ -132,7 +132,7 @@ impl Repository<'_> {
     }
 
     /// Polls the remotes in order; the first answer that is not behind what was seen here counts. The
-    /// answer is recorded when it differs from `before`. `deleted`: see [`TickOptions::deleted`].
+    /// answer is recorded when it differs from `before`. `deleted`: see [`TickOptions`](crate::engine::request::TickOptions).
     ///
     /// # Errors
     /// When the record cannot be written, or the clone cannot be read.
