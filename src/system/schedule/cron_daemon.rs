@@ -74,7 +74,11 @@ impl CronDaemon {
             Self::SystemdCron => {
                 systemd_runs() && systemctl(&["is-active", "--quiet", "cron.target"]).is_ok()
             }
-            _ => processes().any(|process| is_cron(&process)),
+            // Where other users' processes are hidden (hidepid), its absence cannot be seen.
+            _ => {
+                fs::read_to_string("/proc/1/comm").is_err()
+                    || processes().any(|process| is_cron(&process))
+            }
         }
     }
 
