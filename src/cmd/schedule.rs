@@ -68,7 +68,10 @@ pub fn warn_of_no_ticks(context: &Context) -> bool {
 
 /// The warning that nothing makes this machine tick, with its remedy; empty where something does.
 pub fn no_ticks(context: &Context) -> String {
-    let Some(trouble) = ticking::trouble(context, Path::new("/")) else { return String::new() };
+    let sources = ticking::sources(context, Path::new("/"));
+    let Some(trouble) = sources.and_then(|sources| ticking::trouble(&sources)) else {
+        return String::new();
+    };
     let (sentence, hint) = format::reason_and_hint(&trouble);
     let hint = hint.map_or_else(String::new, |hint| format!("hint: {hint}\n"));
     format!("warning: {sentence}\n{hint}")

@@ -62,3 +62,20 @@ fn resolve(host: &str, port: u16, patience: Duration) -> io::Result<Vec<SocketAd
         .map_err(|_| io::Error::other("its name was not resolved in time"))?
         .map_err(|error: io::Error| io::Error::other(format!("its name is not known: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use crate::system::tcp::*;
+
+    #[test]
+    fn the_kernel_asks_a_silent_peer_after_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = connect("127.0.0.1", port, since_boot() + Duration::from_secs(60)).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), SILENCE);
+        assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), 3);
+    }
+}

@@ -30,26 +30,22 @@ pub struct SourceFault {
     pub remedy: String,
 }
 
-/// All sources of ticks of this user's agent, with the crontabs below `base`; empty for an agent with its own
+/// All sources of ticks of this user's agent, with the crontabs below `base`; `None` for an agent with its own
 /// `--root`, which a person starts.
-pub fn sources(context: &Context, base: &Path) -> Vec<TickSource> {
+pub fn sources(context: &Context, base: &Path) -> Option<Vec<TickSource>> {
     if context.settings.world.own {
-        return Vec::new();
+        return None;
     }
     let mut found = cron_lines(context, base);
     found.extend(service(context));
     if found.iter().all(|source| source.fault.is_some()) && cron_daemon::listener_runs() {
         found.push(TickSource { place: "agent listen".to_owned(), fault: None });
     }
-    found
+    Some(found)
 }
 
-/// The sentence with a hint that says why nothing makes this machine tick; `None`: something does.
-pub fn trouble(context: &Context, base: &Path) -> Option<String> {
-    if context.settings.world.own {
-        return None;
-    }
-    let sources = sources(context, base);
+/// The sentence with a hint that says why none of `sources` makes this machine tick; `None`: one does.
+pub fn trouble(sources: &[TickSource]) -> Option<String> {
     if sources.iter().any(|source| source.fault.is_none()) {
         return None;
     }

@@ -16,13 +16,11 @@ const SUBJECT: &str = "schedule";
 /// machine that is still being set up: nothing is installed, and there was no tick. `last_tick` is the age
 /// of the last one.
 pub fn verdicts(context: &Context, base: &Path, last_tick: Option<Duration>) -> Vec<CheckFinding> {
-    if context.settings.world.own {
-        return Vec::new();
-    }
-    if let Some(trouble) = ticking::trouble(context, base) {
+    let Some(sources) = ticking::sources(context, base) else { return Vec::new() };
+    if let Some(trouble) = ticking::trouble(&sources) {
         let is_harmless = match last_tick {
             Some(age) => age <= MachineStatus::longest_silence(),
-            None => ticking::sources(context, base).is_empty(),
+            None => sources.is_empty(),
         };
         let level = if is_harmless { FindingLevel::Warn } else { FindingLevel::Bad };
         return vec![CheckFinding::new(level, SUBJECT, trouble)];
@@ -33,5 +31,5 @@ pub fn verdicts(context: &Context, base: &Path, last_tick: Option<Duration>) -> 
             CheckFinding::warn(SUBJECT, format!("{}\nhint: {}", fault.text, fault.remedy))
         }
     };
-    ticking::sources(context, base).into_iter().map(finding).collect()
+    sources.into_iter().map(finding).collect()
 }
