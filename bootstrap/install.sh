@@ -37,6 +37,21 @@ run() {
     fi
 }
 
+# repeated COMMAND…: the same, again for a minute while there is no network or server; 3, 8 and 22 are the codes
+# for a wrong address and for a server that refuses.
+repeated() {
+    for wait in 1 2 4 8 15 30 0; do
+        code=0
+        run "$@" || code=$?
+        case $code in
+        0) return 0 ;;
+        3 | 8 | 22) return 1 ;;
+        esac
+        [ "$wait" = 0 ] || sleep "$wait"
+    done
+    return 1
+}
+
 while [ $# -gt 0 ]; do
     case $1 in
     --from | --sha256 | --to) [ $# -gt 1 ] || usage ;;
@@ -90,9 +105,9 @@ http://* | https://*)
         fail "$from may be changed on the way" "give --sha256, or use https"
     fi
     if command -v curl >/dev/null; then
-        run curl -fsSL --retry 5 --retry-connrefused -o "$new" "$from" || unfetched
+        repeated curl -fsSL -o "$new" "$from" || unfetched
     elif command -v wget >/dev/null; then
-        run wget -q -O "$new" "$from" || unfetched
+        repeated wget -q -O "$new" "$from" || unfetched
     else
         fail "neither curl nor wget is there to fetch $from" "fetch it by hand: --from FILE"
     fi
@@ -116,18 +131,31 @@ run ln -sf agent "$to/pmpy"
 [ "$dry" ] || "$to/agent" --version
 echo "next: agent init URL --part PART"
 
-# To make the machine live at once, as root: fill this in, and take the # away.
+# To make the machine live at once, as root: fill this in, and take the # away. What is put before an END is
+# taken as it is: no character in it has to be quoted.
 #set -- https://git.example.org/ops.git --part web --stack shop
 #mkdir -p /etc/pmpy
 # For https with a token:
-#(umask 077 && echo the-token > /etc/pmpy/ops.token)
-#printf '[defaults]\nusername = "x-token"\npassword_file = "/etc/pmpy/ops.token"\n' > /etc/pmpy/agent.toml
+#(umask 077 && cat > /etc/pmpy/ops.token) <<'END'
+#the-token
+#END
+#cat > /etc/pmpy/agent.toml <<'END'
+#[defaults]
+#username = "x-token"
+#password_file = "/etc/pmpy/ops.token"
+#END
 # For ssh: this machine's key has to be there, and the git server's (ssh-keyscan git.example.org).
 #echo 'git.example.org ssh-ed25519 AAAA…' > /etc/pmpy/known_hosts
 #set -- "$@" --key /etc/pmpy/ops.key --known-hosts /etc/pmpy/known_hosts
 # To be woken by a message, with user:password of the brokers:
-#(umask 077 && echo user:password > /etc/pmpy/bus.login)
-#printf '[bus]\nbrokers = ["stomps://amq1.example.org:61614"]\nlogin_file = "%s"\n%s\n' \
-#    /etc/pmpy/bus.login 'listen_topic = ["future.git.commits"]' >> /etc/pmpy/agent.toml
+#(umask 077 && cat > /etc/pmpy/bus.login) <<'END'
+#user:password
+#END
+#cat >> /etc/pmpy/agent.toml <<'END'
+#[bus]
+#brokers = ["stomps://amq1.example.org:61614"]
+#login_file = "/etc/pmpy/bus.login"
+#listen_topic = ["future.git.commits"]
+#END
 #set -- "$@" --schedule systemd
 #exec "$to/agent" init "$@"

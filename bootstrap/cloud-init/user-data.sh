@@ -10,6 +10,8 @@ stack=
 agent=https://downloads.example.org/push-me-pull-you/agent
 sha256=
 
+# What is put before an END below is taken as it is: no character in it has to be quoted.
+
 # For ssh: the key of this machine, and the keys of the git server (ssh-keyscan git.example.org).
 key() {
     cat <<'END'
@@ -21,12 +23,22 @@ END
 }
 
 # For https: the token, and the user that it belongs to.
-username=x-token
-token=
+username() {
+    cat <<'END'
+x-token
+END
+}
+token() {
+    cat <<'END'
+END
+}
 
 # To be woken by a message: take the # away below, and give user:password of the brokers. The agent then
 # stays up as a service of systemd's; cron's line does not listen.
-bus_login=
+bus_login() {
+    cat <<'END'
+END
+}
 bus() {
     cat <<'END'
 #[bus]
@@ -55,16 +67,18 @@ if [ "$(known_hosts)" ]; then
     known_hosts > /etc/pmpy/known_hosts
     set -- "$@" --known-hosts /etc/pmpy/known_hosts
 fi
-[ -z "$token" ] || printf '%s\n' "$token" | secret /etc/pmpy/ops.token
-if [ "$bus_login" ]; then
-    printf '%s\n' "$bus_login" | secret /etc/pmpy/bus.login
+[ -z "$(token)" ] || token | secret /etc/pmpy/ops.token
+if [ "$(bus_login)" ]; then
+    bus_login | secret /etc/pmpy/bus.login
     set -- "$@" --schedule systemd
 fi
 # What a person has changed since stays.
 if [ ! -e /etc/pmpy/agent.toml ]; then
     {
-        if [ "$token" ]; then
-            printf '[defaults]\nusername = "%s"\npassword_file = "/etc/pmpy/ops.token"\n' "$username"
+        if [ "$(token)" ]; then
+            # For TOML, a backslash or a quotation mark takes a backslash before it.
+            printf '[defaults]\nusername = "%s"\n' "$(username | sed 's/[\\"]/\\&/g')"
+            printf 'password_file = "/etc/pmpy/ops.token"\n'
         fi
         bus
     } > /etc/pmpy/.agent.toml.new
@@ -89,11 +103,12 @@ fetch() {
     fi
 }
 
-# A machine may be up before its network is.
+# Others may hold apt's locks at boot, and a machine may be up before its network is: nothing that fails is final
+# before the last try.
 for wait in 1 2 4 8 15 30 30 30 30 30 0; do
-    prepare && fetch && break
+    if prepare && fetch; then break; fi
     if [ "$wait" = 0 ]; then
-        echo "user-data: $agent cannot be fetched, so this machine is not live" >&2
+        echo "user-data: $agent cannot be fetched, or what it needs cannot be installed: this machine is not live" >&2
         echo "hint: see whether it has a network and a name server, and run this again" >&2
         exit 1
     fi

@@ -226,10 +226,13 @@ impl DemoSandbox {
         env.extend(host::search_path().map(|path| ("PATH".into(), path)));
         env.extend(host::time_zone().map(|zone| ("TZ".into(), zone.into())));
         let demo = Self { shell: DemoShell { working_dir: dir.to_owned(), env }, interrupt };
-        demo.hears("git --version").context(
-            "the demo needs git to push, and it is not installed (the agent itself does without)\n\
-             hint: apt-get install git",
-        )?;
+        demo.hears("git --version").with_context(|| {
+            format!(
+                "the demo needs git to push, and it is not installed (the agent itself does without)\n\
+                 hint: {}",
+                host::install_command("git")
+            )
+        })?;
         Ok(demo)
     }
 

@@ -73,7 +73,10 @@ pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
     }
     account.report(&hints(&context, scheduled)?);
     account.finish()?;
-    Ok(if open.is_empty() { ExitStatus::Fine } else { ExitStatus::Attention })
+    // A machine that acted once and never ticks is not live. Without a running systemd it may be an image that is
+    // being made, whose cron starts later.
+    let is_silent = scheduled && scheduling::warn_of_no_ticks(&context) && schedule::systemd_runs();
+    Ok(if open.is_empty() && !is_silent { ExitStatus::Fine } else { ExitStatus::Attention })
 }
 
 /// The context before anything is written. Unusable node information is no error when the arguments
@@ -275,6 +278,7 @@ fn first_tick(
         wait: LockWait::Unlimited,
         command: WorkerCommand::Follow,
         reason: None,
+        deleted: Vec::new(),
     };
     let say = |text: &str| {
         account.report(text);

@@ -22,6 +22,11 @@ use crate::system::syslog::{self, SyslogLevel};
 
 /// The maximum time that the pusher waits.
 const LIMIT: Duration = Duration::from_secs(2);
+/// The variables with the repository's name: of gitolite, GitLab and Gitea. GitLab's directories have no
+/// names of people.
+const NAMES: [&str; 3] = ["GL_REPO", "GL_PROJECT_PATH", "GITEA_REPO_NAME"];
+/// The variables with the user's name on servers where all share one account.
+const USERS: [&str; 3] = ["GL_USER", "GL_USERNAME", "GITEA_PUSHER_NAME"];
 /// The part of it that is kept for printing the result.
 const RESERVE: Duration = Duration::from_millis(200);
 /// The maximum of bytes from git: a hundred thousand refs.
@@ -81,8 +86,7 @@ fn announced(global: &GlobalArgs, args: &NotifyArgs, deadline: Duration) -> Resu
         Some(name) => name.clone(),
         None => name_of(&git_dir)?,
     };
-    // With gitolite, users have names of their own and share one account.
-    let user = host::variable(&["GL_USER"]).unwrap_or_else(|| User::current().name);
+    let user = host::variable(&USERS).unwrap_or_else(|| User::current().name);
     let push = PushedRefs { repo, git_dir, user, updates };
     let taken = announce::announce(bus, &push, deadline)?;
     Ok(receipt(&push, taken))
@@ -94,9 +98,9 @@ fn git_dir() -> Result<PathBuf> {
     Path::new(&named).canonicalize().context("cannot resolve the path of the repository")
 }
 
-/// The repository's name on the bus: by gitolite, else by its directory.
+/// The repository's name on the bus: by the server, else by its directory.
 fn name_of(git_dir: &Path) -> Result<String> {
-    if let Some(name) = host::variable(&["GL_REPO"]) {
+    if let Some(name) = host::variable(&NAMES) {
         return Ok(name);
     }
     let dir = match git_dir.file_name() {

@@ -159,6 +159,7 @@ fn in_foreground(
         wait: LockWait::Unlimited,
         command,
         reason,
+        deleted: Vec::new(),
     };
     let before = log::latest_log(context, name);
     let code = tick::perform(context, global, &options)?;

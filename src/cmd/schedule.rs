@@ -1,11 +1,15 @@
 //! `agent schedule`: installs, prints or removes what runs this machine's ticks. Does not know cron.
 
+use std::io::Write;
+use std::path::Path;
+
 use anyhow::{Result, bail};
 
 use crate::cli;
 use crate::cmd::format;
 use crate::engine::context::Context;
 use crate::engine::machine::schedule::{self, CronLine, PullLoops, ScheduleMethod};
+use crate::engine::machine::ticking;
 use crate::exit::{ExitStatus, UsageError};
 
 /// `agent schedule cron|systemd|none [--replace] [--print]`
@@ -37,6 +41,9 @@ pub fn run(context: &Context, args: &cli::ScheduleArgs) -> Result<ExitStatus> {
             sentences => print_sentences(sentences)?,
         },
     }
+    if way.is_some() {
+        warn_of_no_ticks(context);
+    }
     // Two loops for a moment are better than none for ever.
     let mut failed = Vec::new();
     if args.replace {
@@ -49,6 +56,25 @@ pub fn run(context: &Context, args: &cli::ScheduleArgs) -> Result<ExitStatus> {
         return Ok(ExitStatus::Fine);
     }
     bail!("not every pull loop could be replaced: {}", failed.join("; "))
+}
+
+/// Warns on standard error where nothing makes this machine tick; returns whether it warned.
+pub fn warn_of_no_ticks(context: &Context) -> bool {
+    let warning = no_ticks(context);
+    // Without a standard error nobody reads it.
+    let _ = anstream::stderr().write_all(warning.as_bytes());
+    !warning.is_empty()
+}
+
+/// The warning that nothing makes this machine tick, with its remedy; empty where something does.
+pub fn no_ticks(context: &Context) -> String {
+    let sources = ticking::sources(context, Path::new("/"));
+    let Some(trouble) = sources.and_then(|sources| ticking::trouble(&sources)) else {
+        return String::new();
+    };
+    let (sentence, hint) = format::reason_and_hint(&trouble);
+    let hint = hint.map_or_else(String::new, |hint| format!("hint: {hint}\n"));
+    format!("warning: {sentence}\n{hint}")
 }
 
 /// The method for `how`; `None`: nothing runs ticks.

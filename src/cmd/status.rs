@@ -108,6 +108,9 @@ fn once(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Resul
             people += &format!("{}\n", format::escaped(&error::one_line(&fault)));
         }
     }
+    if is_own && (status.last_tick.is_none() || silence(&status, status.at).is_some()) {
+        people = schedule::no_ticks(context) + &people;
+    }
     // Only who may read the log sees it, so it is in no file and no JSON.
     let output = |row: &StatusRow| match is_own {
         true => log::log_tail(context, &row.name, QUOTED),

@@ -59,6 +59,7 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::TickArgs) -> Resu
         },
         command: WorkerCommand::Follow,
         reason: None,
+        deleted: Vec::new(),
     };
     perform(context, global, &options)
 }

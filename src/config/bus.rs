@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_spanned::Spanned;
 
-use super::BusSettings;
 use super::faults::ConfigError;
 use super::file::{self, ConfigFile, RepoSection};
 use super::list::OneOrMany;
 use super::source::ConfigTexts;
 use super::value::TopicName;
+use super::{BusSettings, Settings};
 use crate::domain::bus::broker::BrokerSettings;
 use crate::domain::bus::message::Topic;
 
@@ -64,6 +64,18 @@ pub fn bus(
             .unwrap_or_default(),
         spread: keys.spread.as_ref().map_or(Duration::ZERO, |spread| spread.0),
     })
+}
+
+impl Settings {
+    /// All topics that this machine listens to, sorted; empty without a `[bus]`.
+    pub fn listened_topics(&self) -> Vec<Topic> {
+        let Some(bus) = &self.bus else { return Vec::new() };
+        let own = self.repos.values().chain([&self.unlisted]).flat_map(|repo| &repo.listen_topics);
+        let mut topics: Vec<Topic> = bus.listen_topics.iter().chain(own).cloned().collect();
+        topics.sort();
+        topics.dedup();
+        topics
+    }
 }
 
 /// The topics of a `listen_topic` key.

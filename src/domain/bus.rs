@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod debounce;
+pub mod hook_names;
 pub mod message;
 pub mod stomp;
 pub mod webhook;

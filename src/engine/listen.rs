@@ -44,6 +44,8 @@ mod subscriptions;
 
 /// The maximum of queued events. A bus that sends more at a time has to wait.
 const WAITING: usize = 1024;
+/// The maximum of deleted refs that are kept for a waiting tick; the others are found by repeated polls.
+const MOST_DELETED: usize = 1000;
 
 fn log_topics(settings: &Settings) {
     let context = Context::bare(settings.clone(), Host::current());
@@ -133,7 +135,27 @@ enum TickRequest {
     /// All repositories, by the timer.
     Timer,
     /// A repository that a message or a web hook named; `None`: all, because the bus is back.
-    Wake(Option<String>, Trigger),
+    Wake(Option<String>, TickCause),
+}
+
+/// The cause of a tick.
+#[derive(Clone, Debug)]
+struct TickCause {
+    trigger: Trigger,
+    /// The full names of refs whose deletion a signed web hook announced.
+    deleted: BTreeSet<String>,
+}
+
+impl TickCause {
+    /// A message on the bus, or its return.
+    fn of_bus() -> Self {
+        Self { trigger: Trigger::Bus, deleted: BTreeSet::new() }
+    }
+
+    /// A web hook that announces the deletion of these refs.
+    fn of_push(deleted: &[String]) -> Self {
+        Self { trigger: Trigger::Webhook, deleted: deleted.iter().cloned().collect() }
+    }
 }
 
 /// The result of one tick.
@@ -150,8 +172,8 @@ struct Listener {
     machine_id: String,
     audience: Subscriptions,
     wakes: Debouncer<Option<String>>,
-    /// The first trigger of each waiting request.
-    causes: BTreeMap<Option<String>, Trigger>,
+    /// The cause of each waiting request.
+    causes: BTreeMap<Option<String>, TickCause>,
     /// The number of running ticks.
     running: usize,
     /// The timer's next tick, as time since boot.
@@ -206,8 +228,10 @@ impl Listener {
     /// Applies the configuration as loaded now, unless it cannot be used.
     fn reload(&mut self, loaded: Result<Settings>) -> Result<()> {
         let usable = loaded.and_then(|settings| {
-            let web = HttpListener::open(&settings, self.web.as_ref(), &self.sender)?;
-            Ok((Context::new(settings, Host::current())?, web))
+            let context = Context::new(settings, Host::current())?;
+            // Last, because it replaces the secrets of a server that continues.
+            let web = HttpListener::open(&context.settings, self.web.as_ref(), &self.sender)?;
+            Ok((context, web))
         });
         match usable {
             Ok((context, web)) => {
@@ -242,8 +266,8 @@ impl Listener {
             self.pass(TickRequest::Timer);
         }
         for what in self.wakes.begin(now) {
-            let trigger = self.causes.remove(&what).unwrap_or(Trigger::Bus);
-            self.pass(TickRequest::Wake(what, trigger));
+            let cause = self.causes.remove(&what).unwrap_or_else(TickCause::of_bus);
+            self.pass(TickRequest::Wake(what, cause));
         }
     }
 
@@ -293,9 +317,14 @@ impl Listener {
 
     /// Requests a tick: after a message, which a whole fleet receives, with a wait that spreads the fleet's
     /// polls; after anything else now.
-    fn command(&mut self, what: Option<String>, trigger: Trigger) {
+    fn command(&mut self, what: Option<String>, cause: TickCause) {
         let now = since_boot();
-        self.causes.entry(what.clone()).or_insert(trigger);
+        let TickCause { trigger, deleted } = cause;
+        // The first trigger counts, and every deletion up to the limit.
+        let none = || TickCause { trigger, deleted: BTreeSet::new() };
+        let waiting = self.causes.entry(what.clone()).or_insert_with(none);
+        let room = MOST_DELETED.saturating_sub(waiting.deleted.len());
+        waiting.deleted.extend(deleted.into_iter().take(room));
         if trigger != Trigger::Bus {
             return self.wakes.bring_forward(what, now);
         }
@@ -348,7 +377,7 @@ impl TickRequest {
     fn trigger(&self) -> Trigger {
         match self {
             Self::Timer => Trigger::Timer,
-            Self::Wake(_, trigger) => *trigger,
+            Self::Wake(_, cause) => cause.trigger,
         }
     }
 }
@@ -380,9 +409,11 @@ fn perform(
 ) -> Result<(Context, TickReport)> {
     let context =
         Context::new(settings, Host::current()).context("the node information cannot be used")?;
-    let names = match pass {
-        TickRequest::Timer => Vec::new(),
-        TickRequest::Wake(what, _) => what.iter().cloned().collect(),
+    let (names, deleted) = match pass {
+        TickRequest::Timer => (Vec::new(), Vec::new()),
+        TickRequest::Wake(what, cause) => {
+            (what.iter().cloned().collect(), cause.deleted.iter().cloned().collect())
+        }
     };
     let trigger = pass.trigger();
     let options = TickOptions {
@@ -392,6 +423,7 @@ fn perform(
         wait: LockWait::No,
         command: WorkerCommand::Follow,
         reason: None,
+        deleted,
     };
     let tick = tick::tick(&context, &options, progress)?;
     Ok((context, tick))

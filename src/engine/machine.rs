@@ -3,3 +3,4 @@
 pub mod bootstrap;
 pub mod conflicting_cron;
 pub mod schedule;
+pub mod ticking;

@@ -81,6 +81,10 @@ pub struct TickOptions {
     pub command: WorkerCommand,
     /// The person's reason, for the history; `None`: none was given.
     pub reason: Option<String>,
+    /// The full names of refs whose deletion a signed web hook announced: an answer without them is
+    /// believed at once.
+    #[serde(default)]
+    pub deleted: Vec<String>,
 }
 
 impl TickOptions {

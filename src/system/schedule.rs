@@ -18,6 +18,8 @@ use super::process::{self, ChildOutput, WaitOutcome};
 use crate::domain::text::EscapeControls;
 use crate::system::host;
 
+pub mod cron_daemon;
+
 /// Crontab file of root. Its name has no dot, because cron skips such names.
 pub const CRON_FILE: &str = "/etc/cron.d/pmpy";
 /// Name of the systemd unit.
@@ -27,8 +29,6 @@ pub const UNIT: &str = "pmpy.service";
 const UNITS: &str = "/etc/systemd/system";
 /// Directories of the units of packages.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-/// Executable names of the known cron daemons.
-const CRONS: [&str; 5] = ["cron", "crond", "fcron", "bcron-sched", "busybox-cron"];
 /// Directories of system programs.
 const PROGRAMS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
@@ -36,11 +36,6 @@ const PROGRAMS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 const CAP: u64 = 256 * 1024;
 /// Time limit for crontab(1) and systemctl(1).
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Whether a cron daemon is installed.
-pub fn has_cron() -> bool {
-    CRONS.iter().any(|name| is_installed(name))
-}
 
 /// Whether systemd is installed, even if another init runs now.
 pub fn has_systemd() -> bool {
@@ -97,10 +92,13 @@ pub fn rewrite(path: &Path, content: &[u8]) -> Result<()> {
 pub fn crontab() -> Result<Vec<u8>> {
     let ChildOutput { ended, output, complaints } =
         process::run_with_input(&line(None, "-l"), b"", PATIENCE)
-            .context("the crontab cannot be read\nhint: apt-get install cron")?;
+            .with_context(|| unusable("read"))?;
     match ended {
         WaitOutcome::Exited(0) => Ok(output),
-        _ if complaints.contains("no crontab for") => Ok(Vec::new()),
+        // BusyBox only says that it cannot open the file.
+        _ if ["no crontab for", "can't open"].iter().any(|words| complaints.contains(words)) => {
+            Ok(Vec::new())
+        }
         _ => bail!("the crontab cannot be read: {}", refusal(&complaints)),
     }
 }
@@ -112,13 +110,18 @@ pub fn crontab() -> Result<Vec<u8>> {
 pub fn put_crontab(user: Option<&str>, content: &[u8]) -> Result<()> {
     let what = if content.is_empty() { "-r" } else { "-" };
     let answer = process::run_with_input(&line(user, what), content, PATIENCE)
-        .context("the crontab cannot be written\nhint: apt-get install cron")?;
+        .with_context(|| unusable("written"))?;
     ensure!(
         answer.ended == WaitOutcome::Exited(0),
         "the crontab cannot be written: {}",
         refusal(&answer.complaints)
     );
     Ok(())
+}
+
+/// The error of a crontab(1) that cannot be started.
+fn unusable(done: &str) -> String {
+    format!("the crontab cannot be {done}\nhint: {}", host::install_command("cron"))
 }
 
 /// Error message of crontab(1), in one line.
@@ -184,6 +187,16 @@ pub fn remove_unit() -> Result<()> {
 /// Whether systemd starts the unit at boot.
 pub fn unit_is_enabled() -> bool {
     Path::new(UNITS).join("multi-user.target.wants").join(UNIT).symlink_metadata().is_ok()
+}
+
+/// State of the unit, as `systemctl is-active` says it: `active`, `failed`, `inactive` and others.
+///
+/// # Errors
+/// When systemctl cannot be started.
+pub fn unit_state() -> Result<String> {
+    let line = ["systemctl", "is-active", UNIT];
+    let answer = process::run_with_input(&line, b"", PATIENCE).context("cannot run systemctl")?;
+    Ok(String::from_utf8_lossy(&answer.output).trim().to_owned())
 }
 
 /// Runs `systemctl ARGUMENTS…`.

@@ -1,15 +1,17 @@
-//! HTTP listener: one small, quick request for each connection. Plain HTTP; to expose it, put a TLS
-//! proxy before it. Knows neither the responses nor who is authorised.
+//! HTTP listener: one quick request for each connection. The body of a web hook is read piece by piece,
+//! and none is kept. Plain HTTP; to expose it, put a TLS proxy before it. Does not know the responses.
 
+use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use axum::body::{Bytes, HttpBody};
-use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Request, State};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,16 +23,22 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::domain::bus::webhook::RequestHeaders;
+use crate::domain::bus::webhook::{
+    RequestHeaders, WebhookReader, WebhookRefusal, WebhookSecrets, WebhookVerdict,
+};
 
-/// Largest request body, in bytes.
-const MOST: usize = 64 << 10;
+/// Largest request body, in bytes: GitHub sends up to 25 MB.
+const MOST: u64 = 25 << 20;
+/// The bytes of a larger body that are read in all: a client that still sends would not see the answer.
+const MOST_DISCARDED: u64 = 2 * MOST;
+/// The bytes of a body that are given one second more to arrive.
+const RATE: u64 = 1 << 20;
 /// Largest size of the headers in bytes, and their largest number.
 const MOST_HEADERS: (usize, usize) = (16 << 10, 64);
-/// Time limit to read a request.
+/// Time limit to read a request with a small body.
 const REQUEST: Duration = Duration::from_secs(5);
-/// Time limit for a whole connection.
-const CONNECTION: Duration = Duration::from_secs(15);
+/// Time limit for a whole connection: that of the largest body, and of the answer.
+const CONNECTION: Duration = Duration::from_secs(65);
 /// Connections served at a time. The others wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
 /// Pause after a failed accept, for instance without free descriptors.
@@ -46,12 +54,28 @@ pub enum WebRequest {
     /// `GET /status`
     Status,
     /// `POST /hook`
-    Hook {
-        /// Headers of the request.
-        headers: RequestHeaders,
-        /// Body of the request.
-        body: Vec<u8>,
-    },
+    Hook(WebhookVerdict),
+}
+
+/// The secrets of web hooks, which may be replaced while the listener serves.
+#[derive(Clone, Debug)]
+pub struct SharedSecrets(Arc<RwLock<WebhookSecrets>>);
+
+impl SharedSecrets {
+    /// These secrets.
+    pub fn new(secrets: WebhookSecrets) -> Self {
+        Self(Arc::new(RwLock::new(secrets)))
+    }
+
+    /// Replaces the secrets for later requests.
+    pub fn replace(&self, secrets: WebhookSecrets) {
+        // A panic elsewhere left a whole value behind.
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+    }
+
+    fn reader(&self, headers: RequestHeaders) -> WebhookReader {
+        WebhookReader::new(headers, &self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Response to a request.
@@ -82,6 +106,13 @@ impl IntoResponse for WebResponse {
 
 type WebHandler = Arc<dyn Fn(WebRequest) -> WebResponse + Send + Sync>;
 
+/// The handler of requests, and the secrets that sign some of them.
+#[derive(Clone)]
+struct WebState {
+    secrets: SharedSecrets,
+    handler: WebHandler,
+}
+
 /// A listener that serves in its own thread until it is dropped.
 #[derive(Debug)]
 pub struct WebServer {
@@ -91,12 +122,14 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// Listens on `bind`. `answer` runs on separate threads, at most one for each connection.
+    /// Listens on `bind`, for web hooks that are signed with one of `secrets`. `answer` runs on separate
+    /// threads, at most one for each connection.
     ///
     /// # Errors
     /// When the address is not available, or the system provides no thread.
     pub fn start(
         bind: SocketAddr,
+        secrets: SharedSecrets,
         answer: impl Fn(WebRequest) -> WebResponse + Send + Sync + 'static,
     ) -> Result<Self> {
         let listener = TcpListener::bind(bind).with_context(|| {
@@ -115,7 +148,8 @@ impl WebServer {
             .build()
             .context("cannot wait for web hooks")?;
         let stop = Arc::new(Notify::new());
-        let (stopped, router) = (Arc::clone(&stop), router(Arc::new(answer)));
+        let state = WebState { secrets, handler: Arc::new(answer) };
+        let (stopped, router) = (Arc::clone(&stop), router(state));
         let thread = thread::Builder::new()
             .name("web".to_owned())
             .spawn(move || run(runtime, listener, router, &stopped))
@@ -187,12 +221,12 @@ async fn serve_one(stream: TcpStream, router: Router) -> hyper::Result<()> {
         .await
 }
 
-fn router(answerer: WebHandler) -> Router {
+fn router(state: WebState) -> Router {
     Router::new()
         .route("/hook", post(hook))
-        .route("/healthz", get(|State(answerer)| answered(answerer, WebRequest::Health)))
-        .route("/metrics", get(|State(answerer)| answered(answerer, WebRequest::Metrics)))
-        .route("/status", get(|State(answerer)| answered(answerer, WebRequest::Status)))
+        .route("/healthz", get(|State(state)| answered(state, WebRequest::Health)))
+        .route("/metrics", get(|State(state)| answered(state, WebRequest::Metrics)))
+        .route("/status", get(|State(state)| answered(state, WebRequest::Status)))
         .fallback(async || {
             WebResponse::words(
                 404,
@@ -202,35 +236,96 @@ fn router(answerer: WebHandler) -> Router {
         .method_not_allowed_fallback(async || {
             WebResponse::words(405, "POST goes to /hook, GET to the others")
         })
-        .layer(DefaultBodyLimit::max(MOST))
-        .with_state(answerer)
+        .with_state(state)
 }
 
 async fn hook(
-    State(answerer): State<WebHandler>,
+    State(state): State<WebState>,
     Extension(ReadDeadline(deadline)): Extension<ReadDeadline>,
     request: Request,
 ) -> WebResponse {
-    let too_large = || WebResponse::words(413, "request larger than 64 KiB");
-    // A client that announces a too large body need not send it.
-    if request.body().size_hint().lower() > MOST as u64 {
-        return too_large();
-    }
-    let headers = known(request.headers());
-    let body = match timeout_at(deadline, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => body.into(),
-        Ok(Err(refused)) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return too_large();
-        }
-        Ok(Err(_)) => return WebResponse::words(400, "the body is broken"),
-        Err(_) => return WebResponse::words(408, "it takes too long"),
+    let mut reader = state.secrets.reader(known(request.headers()));
+    // A client that asks first sends the body only when we begin to read it.
+    let asks_first = request.headers().contains_key(header::EXPECT);
+    let announced = request.body().size_hint().lower();
+    let mut body = BodyPieces { body: request.into_body(), received: 0, deadline };
+    let verdict = match announced > MOST {
+        true => Err(BodyError::TooLarge),
+        false => body.read_all(&mut reader).await.map(|()| reader.verdict()),
     };
-    answered(answerer, WebRequest::Hook { headers, body }).await
+    let verdict = match verdict {
+        Ok(verdict) => verdict,
+        Err(BodyError::TooLarge) => {
+            if announced <= MOST || !asks_first {
+                tokio::spawn(body.discard());
+            }
+            WebhookVerdict::Refused(WebhookRefusal::TooLarge)
+        }
+        Err(BodyError::Broken) => return WebResponse::words(400, "the body is broken"),
+        Err(BodyError::TooSlow) => return WebResponse::words(408, "it takes too long"),
+    };
+    answered(state, WebRequest::Hook(verdict)).await
+}
+
+/// The body of a request, as it arrives.
+struct BodyPieces {
+    body: Body,
+    /// The number of bytes so far.
+    received: u64,
+    /// The deadline of a small body.
+    deadline: Instant,
+}
+
+/// The reason why a body was not read to its end.
+enum BodyError {
+    TooLarge,
+    TooSlow,
+    Broken,
+}
+
+impl BodyPieces {
+    async fn read_all(&mut self, reader: &mut WebhookReader) -> Result<(), BodyError> {
+        while let Some(piece) = self.next().await? {
+            if self.received > MOST {
+                return Err(BodyError::TooLarge);
+            }
+            reader.read(&piece);
+        }
+        Ok(())
+    }
+
+    /// Reads on while a client sends that has its answer already. A connection that is closed on unread
+    /// bytes is reset, and a reset may overtake the answer; a proxy then reports a bad gateway.
+    async fn discard(mut self) {
+        while let Ok(Some(_)) = self.next().await {
+            if self.received > MOST_DISCARDED {
+                return;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let deadline = self.deadline + Duration::from_secs(self.received / RATE);
+        loop {
+            let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
+            match timeout_at(deadline, frame).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => {
+                    // Trailers say nothing.
+                    let Ok(piece) = frame.into_data() else { continue };
+                    self.received += piece.len() as u64;
+                    return Ok(Some(piece));
+                }
+                Ok(Some(Err(_))) => return Err(BodyError::Broken),
+                Err(_) => return Err(BodyError::TooSlow),
+            }
+        }
+    }
 }
 
 /// Calls the handler on a blocking thread, because it may be slow.
-async fn answered(answerer: WebHandler, call: WebRequest) -> WebResponse {
-    let answer = tokio::task::spawn_blocking(move || answerer(call)).await;
+async fn answered(state: WebState, call: WebRequest) -> WebResponse {
+    let answer = tokio::task::spawn_blocking(move || (state.handler)(call)).await;
     answer.unwrap_or_else(|_| {
         WebResponse::words(500, "the agent panics while it answers, which is a bug")
     })

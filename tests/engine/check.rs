@@ -20,6 +20,8 @@ tests![
     a_loop_that_pulls_the_same_clones_is_found,
     strange_directories_and_second_names_are_listed,
     an_env_file_that_others_can_read_is_an_error,
+    a_name_that_no_web_hook_has_is_a_warning,
+    a_queue_that_several_machines_would_share_is_a_warning,
     a_broken_repository_is_an_error_with_its_remedy,
     a_wrong_configuration_is_one_finding_with_file_and_line,
 ];
@@ -109,6 +111,40 @@ fn an_env_file_that_others_can_read_is_an_error() {
     );
     set_mode(&secrets, 0o600);
     assert_eq!(trouble(&findings(&machine, CheckScope::Machine), NAME), "");
+}
+
+fn a_name_that_no_web_hook_has_is_a_warning() {
+    let machine = Machine::deployed("", &[(WORK, "true")]);
+    let secret = machine.path("hush");
+    fs::write(&secret, "hush\n").unwrap();
+    set_mode(&secret, 0o600);
+    let clone = machine.clone_of(NAME);
+    let called = |origin: &str, more: &str| {
+        machine.git(&clone, &["remote", "set-url", "origin", origin]);
+        machine.set(&format!("{more}\n[webhook]\nsecret_file = {:?}", text(&secret)));
+        trouble(&findings(&machine, CheckScope::Machine), NAME)
+    };
+    let forge = "https://git.example.org/Org/Site.git";
+    says(&called(forge, ""), &["Warn", "\"org/site\"", "topic_name = \"org/site\""]);
+    for fitting in
+        ["topic_name = \"Org/Site\"", "topic_name = \"site\"", &format!("url = {forge:?}")]
+    {
+        assert_eq!(called(forge, fitting), "", "{fitting}");
+    }
+    assert_eq!(called(&format!("https://git.example.org/org/{NAME}"), ""), "");
+    says(&called(text(&machine.server(NAME)), "topic_name = \"org/site.git\""), &["Warn"]);
+}
+
+fn a_queue_that_several_machines_would_share_is_a_warning() {
+    let machine = Machine::deployed("", &[(WORK, "true")]);
+    let warned = |topics: &str| {
+        machine.set(&format!("[bus]\nbrokers = \"stomp://127.0.0.1:1\"\nlisten_topic = {topics}"));
+        trouble(&findings(&machine, CheckScope::Machine), "bus")
+    };
+    assert_eq!(warned("[\"queue\", \"/topic/queue/a\"]"), "");
+    for queue in ["/queue/future.git.commits", "/amq/queue/a"] {
+        says(&warned(&format!("[\"a\", {queue:?}]")), &["Warn", queue, "/topic/"]);
+    }
 }
 
 fn a_broken_repository_is_an_error_with_its_remedy() {

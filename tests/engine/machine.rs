@@ -103,7 +103,7 @@ impl Machine {
     /// Polls [`NAME`] as a tick by cron does, and records nothing.
     #[track_caller]
     pub fn poll(&self) -> PollRecord {
-        self.open(|it| it.poll(&it.polled(), ActionRequest::OF_CRON, host::now()).unwrap())
+        self.open(|it| it.poll(&it.polled(), ActionRequest::OF_CRON, &[], host::now()).unwrap())
     }
 
     /// What a tick by cron observes of [`NAME`] and decides.
@@ -139,6 +139,7 @@ impl Machine {
             wait: LockWait::No,
             command: WorkerCommand::Follow,
             reason: None,
+            deleted: Vec::new(),
         };
         change(&mut options);
         tick::tick(&self.context(), &options, &drop).unwrap()

@@ -69,6 +69,7 @@ fn an_unknown_name_ends_the_tick_before_it_begins() {
         wait: pmpy::engine::request::LockWait::No,
         command: pmpy::engine::request::WorkerCommand::Follow,
         reason: None,
+        deleted: Vec::new(),
     };
     let error = tick::tick(&machine.context(), &options, &drop).unwrap_err();
     says(&error.to_string(), &["\"wbe\"", "web"]);

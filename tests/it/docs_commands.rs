@@ -312,3 +312,46 @@ fn what_is_removed_leaves_an_ordinary_clone() {
                   grep -v '^#' .git/info/exclude || true; git fsck";
     assert_eq!(machine.sh(status).ok().stdout, "");
 }
+
+#[test]
+fn each_block_of_operations_is_typed_or_parsed() {
+    let machine = with_ops(&[("work.sh", "echo ran\n")]);
+    machine.agent(&["tick"]).ok();
+    // The login of a stranger: here it is this machine.
+    let typed = |line: &str| machine.sh(&format!("ssh() {{ shift; \"$@\"; }}\n{line}")).ok().stdout;
+    let page = include_str!("../../docs/operations.md");
+    let mut seen = Vec::new();
+    for block in page.split("```").skip(1).step_by(2) {
+        let (language, text) = block.split_once('\n').unwrap();
+        seen.push(language);
+        match language {
+            // What a real systemd makes of them is in `service`, and what nginx and a forge do in `web::proxy`.
+            "ini" | "nginx" => {}
+            "sh" if text.contains("systemctl") || text.contains("X-Pmpy-Signature") => {}
+            "toml" => {
+                machine.write("/etc/pmpy/agent.toml", text);
+                machine.write("/etc/pmpy/webhook.secret", "hush\n");
+                machine.sh("chmod 600 /etc/pmpy/webhook.secret").ok();
+                let checked = machine.agent(&["check", "--offline"]).ok().stdout;
+                assert!(checked.contains("the secret can be read"), "{checked}");
+                machine.sh("rm -r /etc/pmpy").ok();
+            }
+            "sh" if text.contains("unhold --all") => {
+                for line in text.lines() {
+                    typed(&format!(
+                        "agent hold ops one; agent hold ops two; agent hold --all three; {line}"
+                    ));
+                    machine.sh("agent unhold ops --everybody").ok();
+                }
+                assert_eq!(machine.state("ops"), "current", "nothing is held");
+            }
+            "sh" => {
+                typed(text);
+            }
+            other => panic!("no test has a block in {other}"),
+        }
+    }
+    for language in ["sh", "ini", "toml", "nginx"] {
+        assert!(seen.contains(&language), "{language}: {seen:?}");
+    }
+}

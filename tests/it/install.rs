@@ -217,8 +217,8 @@ fn one_pasted_script_makes_a_bare_server_live() {
         .replace("https://git.example.org/ops.git", &url)
         .replace("https://downloads.example.org/push-me-pull-you/agent", &download())
         .replace("sha256=\n", &format!("sha256={}\n", sha256(AGENT)))
-        .replace("stack=\n", "stack=shop\n")
-        .replace("token=\n", "token=secret\n");
+        .replace("stack=\n", "stack=shop\n");
+    let script = filled(&script, "token() {\n    cat <<'END'\n", "", "secret\n");
     let ran = first_boot(&machine, &script).ok();
     is_live(&machine, "shop", &ran);
     assert_eq!(machine.sh("stat -c %a /etc/pmpy/ops.token").ok().stdout, "600\n");
@@ -288,6 +288,163 @@ fn user_data_that_runs_again_leaves_a_configuration_that_was_changed_since() {
     assert_eq!(machine.read("/etc/pmpy/agent.toml"), "splay = \"3s\"\n");
 }
 
+/// `data` with `value` in the place of `example`, which follows `before` there.
+#[track_caller]
+fn filled(data: &str, before: &str, example: &str, value: &str) -> String {
+    let place = format!("{before}{example}");
+    assert_eq!(data.matches(&place).count(), 1, "{place:?} in\n{data}");
+    data.replace(&place, &format!("{before}{value}"))
+}
+
+/// Secrets that a shell, YAML or TOML would read as something else.
+const SECRETS: [&str; 12] = [
+    "pa$x", "pa&id", "pa\\word", "a #b", "12345678", "@x", "it's", "a\"b", "`id`", "%s: x", "*a",
+    "!b",
+];
+
+#[test]
+fn a_secret_arrives_as_it_was_filled_in_whatever_is_in_it() {
+    let (address, sum) = (download(), sha256(AGENT));
+    let config = uncommented(&read("cloud-init/cloud-config.yaml"));
+    let script = read("cloud-init/user-data.sh").replace("<<'END'\nEND", "<<'END'\n@FILL@\nEND");
+    let installer = uncommented(&read("install.sh"));
+    for secret in SECRETS {
+        let machine = bare();
+        let url = text(&machine.sandbox.server("ops")).to_owned();
+        let addressed = |data: &str| {
+            data.replace("https://git.example.org/ops.git", &url)
+                .replace("https://downloads.example.org/push-me-pull-you/agent", &address)
+                .replace("SHA256", &sum)
+        };
+        let arrived = |form: &str| {
+            for (file, expected) in
+                [("ops.token", secret.to_owned()), ("bus.login", format!("user:{secret}"))]
+            {
+                let path = format!("/etc/pmpy/{file}");
+                assert_eq!(machine.read(&path), format!("{expected}\n"), "{form}: {file}");
+                fs::remove_file(machine.path(&path)).unwrap();
+            }
+        };
+        // cloud-init writes these files itself, with PyYAML's values.
+        let data = filled(&config, "    content: |\n      ", "the-token", secret);
+        let data =
+            filled(&data, "    content: |\n      ", "user:password", &format!("user:{secret}"));
+        write_files(&machine, &parsed(&data));
+        arrived("cloud-config");
+
+        let data = filled(&script, "token() {\n    cat <<'END'\n", "@FILL@", secret);
+        let data =
+            filled(&data, "bus_login() {\n    cat <<'END'\n", "@FILL@", &format!("user:{secret}"));
+        let data = filled(&data, "username() {\n    cat <<'END'\n", "x-token", secret);
+        let data = data.replace("\n@FILL@\n", "\n");
+        fs::remove_file(machine.path("/etc/pmpy/agent.toml")).unwrap();
+        first_boot(&machine, &addressed(&data)).ok();
+        arrived("script");
+        let toml: toml::Table = machine.read("/etc/pmpy/agent.toml").parse().unwrap();
+        assert_eq!(toml["defaults"]["username"].as_str(), Some(secret), "{secret}");
+
+        machine.write("/etc/pmpy/ops.key", "key material\n");
+        let data = filled(&installer, "ops.token) <<'END'\n", "the-token", secret);
+        let data =
+            filled(&data, "bus.login) <<'END'\n", "user:password", &format!("user:{secret}"));
+        machine.write("/tmp/install.sh", &addressed(&data));
+        machine.sh(&format!("sh /tmp/install.sh --from {AGENT} || true")).ok();
+        arrived("install.sh");
+
+        // The template takes its secrets from a service.
+        machine.write("/root/secret", &format!("{secret}\n"));
+        machine.write("/usr/local/bin/aws", "#!/bin/sh\ncat /root/secret\n");
+        machine.sh("chmod 755 /usr/local/bin/aws").ok();
+        let data = uncommented(&template_script(&url, "shop", &address, &sum));
+        first_boot(&machine, &data.replace("    aws ", "    /usr/local/bin/aws ")).ok();
+        for file in ["ops.token", "bus.login"] {
+            assert_eq!(machine.read(&format!("/etc/pmpy/{file}")), format!("{secret}\n"));
+        }
+    }
+}
+
+/// The script of each template, with these addresses.
+fn scripts(repository: &str, agent: &str) -> [(&'static str, String); 3] {
+    let addressed = |data: String| {
+        data.replace("https://git.example.org/ops.git", repository)
+            .replace("https://downloads.example.org/push-me-pull-you/agent", agent)
+    };
+    [
+        ("cloud-config", addressed(runcmd_script(&yaml("cloud-init/cloud-config.yaml")))),
+        ("script", addressed(read("cloud-init/user-data.sh"))),
+        ("template", template_script(repository, "shop", agent, &sha256(AGENT))),
+    ]
+}
+
+#[test]
+fn shellcheck_has_nothing_to_say_about_the_templates() {
+    let sandbox = Sandbox::new();
+    for (form, script) in scripts("https://git.example.org/ops.git", "https://a.example.org/agent")
+    {
+        let file = sandbox.path(form);
+        fs::write(&file, script).unwrap();
+        Ran::of(sandbox.command("shellcheck").args(["-s", "sh", text(&file)])).ok();
+    }
+}
+
+/// An apt-get whose first `fails` calls meet the lock that unattended-upgrades holds at a first boot. It installs
+/// the cron that was hidden before.
+fn apt(fails: u32) -> String {
+    format!(
+        "#!/bin/sh\necho \"$*\" >> /root/apt\n\
+         [ \"$(wc -l < /root/apt)\" -gt {fails} ] || {{\n\
+         echo 'E: Could not get lock /var/lib/dpkg/lock-frontend' >&2; exit 100; }}\n\
+         case $* in *install*) cp /root/cron /usr/sbin/cron ;; esac\n"
+    )
+}
+
+#[test]
+fn a_package_lock_at_the_first_boot_is_waited_for_and_a_machine_that_cannot_tick_is_no_success() {
+    let agent = download();
+    for fails in [1, 2, 1000] {
+        let machine = bare();
+        let url = text(&machine.sandbox.server("ops")).to_owned();
+        for (form, script) in scripts(&url, &agent) {
+            machine.sh("rm -rf /usr/local/bin/*agent /etc/pmpy /etc/cron.d/pmpy /root/apt /root/gitrepo").ok();
+            machine.sh("[ -e /root/cron ] || cp /usr/sbin/cron /root; rm -f /usr/sbin/cron").ok();
+            machine.write("/usr/bin/apt-get.new", &apt(fails));
+            machine
+                .sh("chmod 755 /usr/bin/apt-get.new; mv /usr/bin/apt-get.new /usr/bin/apt-get")
+                .ok();
+            let script = script.replace("1 2 4 8 15 30 30 30 30 30 0", "0.1 0.1 0.1 0");
+            let ran = first_boot(&machine, &script);
+            if fails < 1000 {
+                assert_eq!(ran.code, Some(0), "{form}: {ran}");
+                assert!(machine.read("/etc/cron.d/pmpy").contains("agent tick"), "{form}: {ran}");
+                assert!(machine.read("/root/apt").contains("DPkg::Lock::Timeout=600"), "{form}");
+            } else {
+                assert_eq!(ran.code, Some(1), "{form}: {ran}");
+                assert!(ran.stderr.contains("this machine is not live"), "{form}: {ran}");
+                assert!(!machine.path("/usr/local/bin/agent").exists(), "{form}: {ran}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_network_that_comes_late_is_waited_for() {
+    let (machine, agent) = (bare(), download());
+    let url = text(&machine.sandbox.server("ops")).to_owned();
+    for (form, script) in scripts(&url, &agent) {
+        machine.sh("rm -rf /usr/local/bin/*agent /etc/pmpy /etc/cron.d/pmpy /root/curl").ok();
+        // What curl says of a network that is unreachable, which its own --retry-connrefused does not repeat.
+        machine.write(
+            "/usr/sbin/curl",
+            "#!/bin/sh\necho >> /root/curl\n[ \"$(wc -l < /root/curl)\" -gt 2 ] || exit 7\nexec /usr/bin/curl \"$@\"\n",
+        );
+        machine.sh("chmod 755 /usr/sbin/curl").ok();
+        let script = script.replace("1 2 4 8 15 30 30 30 30 30 0", "0.1 0.1 0.1 0");
+        let ran = first_boot(&machine, &script);
+        assert_eq!(ran.code, Some(0), "{form}: {ran}");
+        assert_eq!(machine.state("ops"), "current", "{form}: {ran}");
+    }
+}
+
 /// Sure that the agent understands what was configured, all options of a form taken together.
 #[track_caller]
 fn is_understood(machine: &MachineCopy, form: &str) {
@@ -327,9 +484,7 @@ fn with_every_option_the_script_is_a_configuration_that_the_agent_understands() 
         .replace("https://git.example.org/ops.git", &url)
         .replace("https://downloads.example.org/push-me-pull-you/agent", &download())
         .replace("stack=\n", "stack=shop\n")
-        .replace("token=\n", "token=secret\n")
-        .replace("bus_login=\n", "bus_login=user:password\n")
-        .replace("<<'END'\nEND", "<<'END'\nkey material\nEND");
+        .replace("<<'END'\nEND", "<<'END'\nuser:key material\nEND");
     first_boot(&machine, &script).ok();
     is_understood(&machine, "script");
     assert_eq!(machine.sh("stat -c %a /etc/pmpy/bus.login").ok().stdout, "600\n");
@@ -378,7 +533,9 @@ fn an_installer_that_comes_through_a_pipe_takes_nothing_from_the_directory_it_is
 #[test]
 fn an_installer_that_cannot_fetch_says_so_and_what_to_do() {
     let machine = MachineCopy::without_agent();
-    let script = read("install.sh").replace("--retry 5", "--retry 0");
+    let waits = "1 2 4 8 15 30 0";
+    assert!(read("install.sh").contains(waits));
+    let script = read("install.sh").replace(waits, "0");
     machine.write("/tmp/install.sh", &script);
     let line = format!("sh /tmp/install.sh --from http://127.0.0.1:9/a --sha256 {}", sha256(AGENT));
     let ran = machine.sh(&line).exits(1);

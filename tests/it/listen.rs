@@ -43,11 +43,15 @@ impl Listener {
     }
 
     /// The most memory that it had at a time, in bytes.
-    #[cfg(feature = "servers")]
     pub fn most_memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    }
+
+    /// From now on, only what it has from now on counts as the most.
+    pub fn forget_most_memory(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
     /// How many threads of this name it has.

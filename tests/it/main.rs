@@ -71,6 +71,7 @@ mod script_faults;
 mod scripts;
 #[cfg(feature = "servers")]
 mod servers;
+mod service;
 #[cfg(not(feature = "servers"))]
 mod skipped;
 mod splay;

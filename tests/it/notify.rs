@@ -1,7 +1,8 @@
 //! `agent notify` where there is no broker: the push goes on, and one line says why nobody was told.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -93,6 +94,65 @@ fn a_broker_that_never_answers_costs_two_seconds() {
         pushed_with(&format!("[bus]\nbrokers = \"stomp://{address}\""));
     assert!(reported.contains("it takes the connection and does not answer"), "{reported}");
     timed.took_two_seconds();
+}
+
+#[test]
+fn the_name_is_what_the_git_server_calls_the_repository() {
+    let machine = Sandbox::new();
+    machine.serve("hashed", &[("page", "old")]);
+    let broker = TcpListener::bind("127.0.0.1:0").unwrap();
+    machine.configure(&format!("[bus]\nbrokers = \"stomp://{}\"", broker.local_addr().unwrap()));
+    let heard = std::thread::spawn(move || {
+        let names = (0..4).map(|_| read_announcement(&broker));
+        names.collect::<Vec<_>>()
+    });
+    let id = machine.git(&machine.server("hashed"), &["rev-parse", "main"]);
+    let input = machine.path("input");
+    fs::write(&input, format!("{} {id} refs/heads/main\n", "0".repeat(40))).unwrap();
+    for variables in [
+        &[("GL_REPO", "sites/a"), ("GL_USER", "pat")][..],
+        &[("GL_PROJECT_PATH", "sites/b"), ("GL_REPOSITORY", "project-1"), ("GL_USERNAME", "pat")],
+        &[
+            ("GITEA_REPO_NAME", "c"),
+            ("GITEA_REPO_USER_NAME", "sites"),
+            ("GITEA_PUSHER_NAME", "pat"),
+        ],
+        &[("GL_USER", "pat")],
+    ] {
+        let mut notify = machine.agent_command(&["notify"]);
+        notify.envs(variables.iter().copied()).current_dir(machine.server("hashed"));
+        let stdin = Stdio::from(fs::File::open(&input).unwrap());
+        assert!(notify.stdin(stdin).output().unwrap().status.success());
+    }
+    assert_eq!(
+        heard.join().unwrap(),
+        [("sites/a", "pat"), ("sites/b", "pat"), ("c", "pat"), ("hashed", "pat")]
+            .map(|(repo, user)| (repo.to_owned(), user.to_owned()))
+    );
+}
+
+/// The next frame of STOMP.
+fn frame(client: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    while bytes.last() != Some(&0) {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        bytes.push(byte[0]);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Greets one client as a broker does; the names of repository and user in what it publishes.
+fn read_announcement(broker: &TcpListener) -> (String, String) {
+    let (mut client, _) = broker.accept().unwrap();
+    assert!(frame(&mut client).starts_with("CONNECT"));
+    client.write_all(b"CONNECTED\nversion:1.2\nheart-beat:0,0\n\n\0\n").unwrap();
+    let sent = frame(&mut client);
+    let after = |start: &str, end: char| {
+        let rest = &sent[sent.find(start).unwrap() + start.len()..];
+        rest.split(end).next().unwrap().to_owned()
+    };
+    (after("\nrepo: ", '\n'), after("\"user_name\":\"", '"'))
 }
 
 #[test]

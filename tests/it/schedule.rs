@@ -2,7 +2,7 @@
 //! and cron really runs it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Child;
 
 use pmpy::domain::hash::fraction;
@@ -46,6 +46,126 @@ fn for_root_cron_gets_the_file_that_bootstrap_holds() {
     assert_eq!(said, "removed /etc/cron.d/pmpy\n");
     assert!(!machine.path(CRON_FILE).exists());
     assert_eq!(machine.agent(&["schedule", "none"]).ok().stdout, "nothing was installed\n");
+}
+
+#[test]
+fn a_cron_file_that_cron_ignores_is_reported_and_repaired() {
+    let machine = MachineCopy::new();
+    machine.agent(&["schedule", "cron"]).ok();
+    let mine = format!("MAILTO=ops@example.org\n{}", bootstrap("cron/pmpy"));
+    let file = machine.path(CRON_FILE);
+    for (makes, reason) in [
+        ("chmod 664 FILE", "its mode is 0664, not 0644"),
+        ("chown 33 FILE", "it belongs to user 33, not to root"),
+        ("mv FILE /etc/cron.real; ln -s /etc/cron.real FILE", "it is a symbolic link"),
+        ("ln FILE /etc/cron.d/.second", "it has a second name, a hard link"),
+    ] {
+        machine.write(CRON_FILE, &mine);
+        machine.sh(&makes.replace("FILE", CRON_FILE)).ok();
+        let checked = machine.agent(&["check", "--offline"]).stdout;
+        assert!(checked.contains(reason), "{makes}: {checked}");
+        assert!(!checked.contains("All is well"), "{makes}: {checked}");
+        let said = machine.agent(&["schedule", "cron"]).ok().stdout;
+        assert!(said.starts_with(&format!("repaired {CRON_FILE}, which cron ignored: {reason}")));
+        let meta = fs::symlink_metadata(&file).unwrap();
+        assert!(meta.is_file() && meta.nlink() == 1 && meta.uid() == 0, "{makes}: {meta:?}");
+        assert_eq!(meta.permissions().mode() & 0o7777, 0o644, "{makes}");
+        // What another user may have written does not become root's job.
+        assert_eq!(machine.read(CRON_FILE), bootstrap("cron/pmpy"), "{makes}");
+        let is_link = makes.contains("ln -s");
+        assert_eq!(said.contains("backup of its other lines: /var/lib/pmpy/replaced/"), !is_link);
+        machine.sh("! ls /var/lib/pmpy/replaced || grep -q MAILTO /var/lib/pmpy/replaced/*").ok();
+        machine.sh("rm -f /etc/cron.d/.second /etc/cron.real").ok();
+    }
+    // A name with a dot is for people who put the line there themselves.
+    machine.agent(&["schedule", "none"]).ok();
+    machine.write("/etc/cron.d/pmpy.cron", &bootstrap("cron/pmpy"));
+    let checked = machine.agent(&["check", "--offline"]).stdout;
+    assert!(checked.contains("cron ignores /etc/cron.d/pmpy.cron: its name has"), "{checked}");
+}
+
+/// What `check` says about what makes the machine tick.
+fn about_schedule(machine: &MachineCopy) -> String {
+    let checked = machine.agent(&["check", "--offline"]).stdout;
+    let lines: Vec<&str> = checked.lines().collect();
+    let is_about = |line: &&str| line.split_whitespace().nth(1) == Some("schedule");
+    let at = lines.iter().position(is_about).unwrap();
+    let with_hint = lines.iter().skip(at).take(2);
+    with_hint.flat_map(|line| line.split_whitespace()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn all_is_well_only_where_something_really_makes_the_machine_tick() {
+    let machine = MachineCopy::new();
+    let about = about_schedule(&machine);
+    assert!(about.starts_with("warn schedule nothing here makes the agent tick"), "{about}");
+    assert!(about.contains("hint: agent schedule cron"), "{about}");
+    let said = machine.agent(&["schedule", "cron"]).ok().stderr;
+    assert!(said.contains("cron does not run"), "{said}");
+    let about = about_schedule(&machine);
+    assert!(
+        about.starts_with("bad schedule nothing makes the agent tick: there is /etc/"),
+        "{about}"
+    );
+    assert!(about.contains("and cron does not run hint: service cron start"), "{about}");
+    let reported = machine.agent(&["status"]).stdout;
+    assert!(reported.contains("and cron does not run\nhint: service cron start"), "{reported}");
+    {
+        let _cron = Daemon(machine.command(&["cron", "-f"]).spawn().unwrap());
+        wait_until("cron runs", || {
+            about_schedule(&machine)
+                .starts_with("ok schedule /etc/cron.d/pmpy makes the agent tick")
+        });
+        machine.sh("kill $(cat /run/crond.pid)").ok();
+    }
+    // The unit, where systemd does not run.
+    machine.agent(&["schedule", "systemd"]).ok();
+    let about = about_schedule(&machine);
+    assert!(about.contains("there is pmpy.service, and systemd does not run here"), "{about}");
+    // The line of another user's agent does not make this one tick.
+    machine.agent(&["schedule", "none"]).ok();
+    machine.as_pat("agent schedule cron").ok();
+    assert!(about_schedule(&machine).contains("nothing here makes the agent tick"));
+}
+
+#[test]
+fn where_cron_reads_no_system_crontabs_root_gets_a_line_in_the_own_crontab() {
+    for (what, makes) in [
+        ("BusyBox", "touch /usr/bin/busybox; ln -s /usr/bin/busybox /usr/sbin/crond"),
+        ("dcron", "echo \"dillon's cron daemon\" > /usr/sbin/crond; chmod 755 /usr/sbin/crond"),
+    ] {
+        let machine = MachineCopy::new();
+        machine.sh(&format!("rm -f /usr/sbin/cron /usr/sbin/crond; {makes}")).ok();
+        // As it was copied from another machine.
+        machine.write(CRON_FILE, &bootstrap("cron/pmpy"));
+        let about = about_schedule(&machine);
+        assert!(about.contains(&format!("does not read {CRON_FILE}")), "{what}: {about}");
+        assert!(about.contains("hint: agent schedule cron"), "{what}: {about}");
+        machine.agent(&["schedule", "cron"]).ok();
+        // Without the user that a system crontab names.
+        assert!(machine.sh("crontab -l").ok().stdout.ends_with(LINE), "{what}");
+        let shown = machine.agent(&["schedule", "none", "--print"]).ok().stdout;
+        assert_eq!(shown, "the crontab of root\n", "{what}");
+        machine.agent(&["schedule", "none"]).ok();
+        assert!(!machine.sh("crontab -l || true").ok().stdout.contains("agent"), "{what}");
+    }
+}
+
+#[test]
+fn what_to_install_is_named_for_the_package_manager_that_is_there() {
+    for (manager, hint) in [
+        ("dnf", "dnf install cronie"),
+        ("apk", "apk add cronie"),
+        ("pacman", "pacman -S cronie"),
+        ("zypper", "zypper install cron"),
+    ] {
+        let machine = MachineCopy::new();
+        machine
+            .sh(&format!("rm -f /usr/sbin/cron /usr/bin/apt-get; touch /usr/bin/{manager}"))
+            .ok();
+        let ran = machine.agent(&["schedule", "cron"]).exits(1);
+        assert!(ran.stderr.contains(&format!("hint: {hint}, then repeat this")), "{ran}");
+    }
 }
 
 #[test]

@@ -33,6 +33,18 @@ impl Topic {
     pub fn destination(&self) -> String {
         if self.0.starts_with('/') { self.0.clone() } else { format!("/topic/{}", self.0) }
     }
+
+    /// The warning about a queue, which hands each message to one listener only; `None`: it is no queue.
+    pub fn queue_warning(&self) -> Option<String> {
+        let queues = ["/queue/", "/amq/queue/", "/reply-queue/", "/temp-queue/"];
+        queues.iter().any(|start| self.0.starts_with(start)).then(|| {
+            format!(
+                "{} is a queue: of several machines that listen, only one gets each message\n\
+                 hint: listen to a topic, such as \"/topic/future.git.commits\"",
+                self.0.escape_controls()
+            )
+        })
+    }
 }
 
 impl Default for Topic {

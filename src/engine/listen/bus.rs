@@ -3,11 +3,10 @@
 
 use anyhow::Result;
 
-use super::{Listener, ListenerEvent};
+use super::{Listener, ListenerEvent, TickCause};
 use crate::domain::bus::message::{PushHint, Topic};
 use crate::domain::bus::stomp::StompFrame;
 use crate::domain::report::metrics;
-use crate::domain::repository::action::Trigger;
 use crate::domain::text::EscapeControls;
 use crate::engine::error::one_line;
 use crate::system::host;
@@ -42,6 +41,9 @@ impl Listener {
             );
         }
         let (brokers, topics) = (bus.brokers.clone(), self.audience.topics().to_vec());
+        for warning in topics.iter().filter_map(Topic::queue_warning) {
+            tracing::warn!("{}", warning.lines().next().unwrap_or_default());
+        }
         let is_there = |old: &StompSession| (old.brokers(), old.topics()) == (&brokers, &*topics);
         if self.session.as_ref().is_some_and(is_there) {
             return Ok(());
@@ -71,7 +73,7 @@ impl Listener {
                 self.connected_to(Some(broker));
                 // Earlier messages may be lost, and this tick does not wait for a running script.
                 self.wakes.release(&None);
-                self.command(None, Trigger::Bus);
+                self.command(None, TickCause::of_bus());
             }
             SessionEvent::Down(why) => {
                 self.connected_to(None);
@@ -92,7 +94,7 @@ impl Listener {
             self.count_message(metrics::HintOutcome::Known);
         }
         for repo in called {
-            self.command(Some(repo), Trigger::Bus);
+            self.command(Some(repo), TickCause::of_bus());
         }
     }
 

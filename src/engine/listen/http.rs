@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use super::{Listener, ListenerEvent};
+use super::subscriptions::HookedRepos;
+use super::{Listener, ListenerEvent, TickCause};
 use crate::config::{self, Settings};
 use crate::domain::bus::message::{PushMessage, bare_news};
 use crate::domain::bus::stomp::StompFrame;
-use crate::domain::bus::webhook::{self, RequestHeaders, WebhookSecret, WebhookVerdict};
+use crate::domain::bus::webhook::{
+    PushNotification, WebhookRefusal, WebhookSecrets, WebhookVerdict,
+};
 use crate::domain::report::metrics::{BusSession, HintOutcome, ListenerCounters};
-use crate::domain::repository::action::Trigger;
 use crate::domain::repository::status::MachineStatus;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
@@ -26,7 +28,7 @@ use crate::engine::tick;
 use crate::system::agent_state::AgentState;
 use crate::system::files;
 use crate::system::host::{self, Host, since_boot};
-use crate::system::web::{WebRequest, WebResponse, WebServer};
+use crate::system::web::{SharedSecrets, WebRequest, WebResponse, WebServer};
 
 /// The maximum size of a secret file, in bytes.
 const CAP: u64 = 64 << 10;
@@ -37,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 pub struct HttpListener {
     settings: config::WebhookSettings,
-    secret: WebhookSecret,
+    secrets: SharedSecrets,
     server: Arc<WebServer>,
 }
 
@@ -53,28 +55,34 @@ impl HttpListener {
         sender: &SyncSender<ListenerEvent>,
     ) -> Result<Option<Self>> {
         let Some(settings) = &settings.webhook else { return Ok(None) };
-        let secret = secret(settings)?;
-        let server = match before.filter(|before| before.settings.bind == settings.bind) {
-            Some(before) => Arc::clone(&before.server),
+        let read = secrets(settings)?;
+        let (secrets, server) = match before.filter(|before| before.settings.bind == settings.bind)
+        {
+            Some(before) => {
+                before.secrets.replace(read);
+                (before.secrets.clone(), Arc::clone(&before.server))
+            }
             None => {
-                let server = WebServer::start(settings.bind, asks(sender.clone()))?;
+                let secrets = SharedSecrets::new(read);
+                let asks = asks(sender.clone());
+                let server = WebServer::start(settings.bind, secrets.clone(), asks)?;
                 tracing::info!("listening for web hooks on {}", server.address());
-                Arc::new(server)
+                (secrets, Arc::new(server))
             }
         };
-        Ok(Some(Self { settings: settings.clone(), secret, server }))
+        Ok(Some(Self { settings: settings.clone(), secrets, server }))
     }
 }
 
-/// Reads the secret that signs web hooks.
+/// Reads the secrets that sign web hooks.
 ///
 /// # Errors
-/// When it cannot be read, others can read it as well, or it is empty.
-pub fn secret(settings: &config::WebhookSettings) -> Result<WebhookSecret> {
+/// When they cannot be read, others can read them as well, or there is none.
+pub fn secrets(settings: &config::WebhookSettings) -> Result<WebhookSecrets> {
     let file = &settings.secret_file;
     let unusable = || format!("the secret of web hooks, {}, cannot be used", file.display());
     let text = files::read_private(file, CAP).with_context(unusable)?;
-    WebhookSecret::new(&text).map_err(Error::msg).with_context(unusable)
+    WebhookSecrets::new(&text).map_err(Error::msg).with_context(unusable)
 }
 
 /// A handler that lets the loop answer each request.
@@ -95,8 +103,8 @@ impl Listener {
     /// Answers a request, now or when the survey is done.
     pub(super) fn answer(&mut self, call: WebRequest, reply: SyncSender<WebResponse>) {
         let form = match call {
-            WebRequest::Hook { headers, body } => {
-                return status_endpoint::send_response(&reply, self.hooked(&headers, &body));
+            WebRequest::Hook(verdict) => {
+                return status_endpoint::send_response(&reply, self.hooked(verdict));
             }
             WebRequest::Health => {
                 let last_tick = AgentState::at(&self.settings.world.state).last_tick();
@@ -148,51 +156,62 @@ impl Listener {
         figures
     }
 
-    fn hooked(&mut self, headers: &RequestHeaders, body: &[u8]) -> WebResponse {
-        let Some(web) = &self.web else {
+    fn hooked(&mut self, verdict: WebhookVerdict) -> WebResponse {
+        if self.web.is_none() {
             return WebResponse::words(503, "web hooks are no longer accepted");
-        };
-        let (heard, answer) = match webhook::verify(headers, body, &web.secret) {
+        }
+        let (heard, answer) = match verdict {
             WebhookVerdict::News(news) => self.accept_push(&news),
             WebhookVerdict::Ping => {
                 (HintOutcome::Other, WebResponse::words(200, "the signature matches secret_file"))
             }
+            WebhookVerdict::UnsignedPing => {
+                let text = "the connection works; this test is not signed, so the first push shows \
+                            whether the secret matches";
+                (HintOutcome::Other, WebResponse::words(200, text))
+            }
             WebhookVerdict::Other(what) => {
                 (HintOutcome::Other, WebResponse::words(202, format!("nothing to do: {what}")))
             }
-            WebhookVerdict::Refused(refusal) => {
-                if let Some(count) = self.refused.count(since_boot()) {
-                    tracing::warn!("web hooks that were refused: {count}; of the last, {refusal}");
-                }
-                (HintOutcome::Refused, WebResponse::words(refusal.status(), refusal.to_string()))
-            }
+            WebhookVerdict::Refused(refusal) => (HintOutcome::Refused, self.refuse(refusal)),
         };
         *self.figures.hooks.entry(heard).or_default() += 1;
         answer
     }
 
+    fn refuse(&mut self, refusal: WebhookRefusal) -> WebResponse {
+        if let Some(count) = self.refused.count(since_boot()) {
+            tracing::warn!("web hooks that were refused: {count}; of the last, {refusal}");
+        }
+        WebResponse::words(refusal.status(), refusal.to_string())
+    }
+
     /// Requests a tick of the pushed repository, and announces the push on the bus if configured.
-    fn accept_push(&mut self, news: &webhook::PushNotification) -> (HintOutcome, WebResponse) {
+    fn accept_push(&mut self, news: &PushNotification) -> (HintOutcome, WebResponse) {
         let [full, short] = news.names();
-        let called = |name: &&str| !self.audience.hooked(name).is_empty();
-        let name = [full, short].into_iter().find(called);
+        let found = self.audience.hooked(full);
         if self.web.as_ref().is_some_and(|web| web.settings.announce) {
-            self.publish_push(news, name.unwrap_or(short));
+            let called = found.as_ref().map(|found| found.called.clone());
+            self.publish_push(news, called.as_deref().unwrap_or(short));
         }
         let shown = full.escape_controls();
-        let Some(name) = name else {
+        let Some(HookedRepos { repos, .. }) = found else {
             self.count_unknown(full);
-            let text = format!("no repository named \"{shown}\" listens to web hooks here");
+            let known = self.audience.known_to_hooks();
+            let text =
+                format!("no repository named \"{shown}\" listens to web hooks here; {known}");
             return (HintOutcome::Unknown, WebResponse::words(202, text));
         };
-        for repo in self.audience.hooked(name) {
-            self.command(Some(repo), Trigger::Webhook);
+        let local = repos.iter().map(|repo| repo.escape_controls()).collect::<Vec<_>>().join(", ");
+        for repo in repos {
+            self.command(Some(repo), TickCause::of_push(&news.deleted));
         }
-        (HintOutcome::Known, WebResponse::words(202, format!("accepted: checking {shown}")))
+        let text = format!("accepted: checking {shown}; {local} will be looked at at once");
+        (HintOutcome::Known, WebResponse::words(202, text))
     }
 
     /// Announces the push on the bus, where the repository is called `repo`.
-    fn publish_push(&self, news: &webhook::PushNotification, repo: &str) {
+    fn publish_push(&self, news: &PushNotification, repo: &str) {
         let (Some(bus), Some(session)) = (&self.settings.bus, &self.session) else { return };
         let topic = &bus.announce_topic;
         let moved = news.updates.iter().filter(|update| update.old.or(update.new).is_some());

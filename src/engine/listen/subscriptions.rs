@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::Settings;
+use crate::domain::bus::hook_names::{HookNames, NameFit};
 use crate::domain::bus::message::Topic;
+use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery;
 
 /// The interval at which the number of messages about unknown repositories is logged.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The limit of repositories that an answer names.
+const MOST_NAMED: usize = 20;
 
 /// The topics to subscribe to, and this machine's repositories by their names in messages.
 #[derive(Debug, Default)]
@@ -18,23 +23,24 @@ pub struct Subscriptions {
     topics: Vec<Topic>,
     /// By topic number and name in messages.
     called: BTreeMap<(usize, String), Vec<String>>,
-    /// By name in web hooks.
-    hooked: BTreeMap<String, Vec<String>>,
+    /// Those that react to web hooks, with their names there.
+    hooked: Vec<(HookNames, String)>,
+}
+
+/// The repositories that a web hook means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookedRepos {
+    /// The name in messages of the one that fits best.
+    pub called: String,
+    /// All of them.
+    pub repos: Vec<String>,
 }
 
 impl Subscriptions {
     /// The subscriptions by the configuration and the repositories below the root.
     pub fn of(context: &Context) -> Self {
         let settings = &context.settings;
-        let mut topics: Vec<Topic> = Vec::new();
-        if let Some(bus) = &settings.bus {
-            let own = settings.repos.values().chain([&settings.unlisted]);
-            topics.extend(bus.listen_topics.iter().cloned());
-            topics.extend(own.flat_map(|repo| repo.listen_topics.iter().cloned()));
-            topics.sort();
-            topics.dedup();
-        }
-        let mut audience = Self { topics, ..Self::default() };
+        let mut audience = Self { topics: settings.listened_topics(), ..Self::default() };
         // The first tick reports a root that cannot be read.
         let all = discovery::repositories(context).unwrap_or_default();
         audience.know(settings, all.into_iter().map(|repo| repo.name).collect());
@@ -61,7 +67,8 @@ impl Subscriptions {
             // A repository that waits for a message on its own topic, a build's for instance, does not
             // react to the push.
             if repo.poll || repo.listen_topics.is_empty() {
-                self.hooked.entry(called.clone()).or_default().push(name.clone());
+                let chosen = repo.topic_name.as_deref();
+                self.hooked.push((HookNames::new(&name, chosen, &repo.urls), name.clone()));
             }
             for topic in topics {
                 if let Ok(number) = self.topics.binary_search(topic) {
@@ -77,9 +84,28 @@ impl Subscriptions {
         self.called.get(&(number, name.to_owned())).cloned().unwrap_or_default()
     }
 
-    /// The repositories that a web hook means by `name`.
-    pub fn hooked(&self, name: &str) -> Vec<String> {
-        self.hooked.get(name).cloned().unwrap_or_default()
+    /// The repositories that a web hook means by `full`, the forge's name; `None`: it means none. Where a
+    /// name fits, those that would fit in another case only are not meant.
+    pub fn hooked(&self, full: &str) -> Option<HookedRepos> {
+        let fitting = |(names, repo)| HookNames::fit(names, full).map(|fit| (fit, names, repo));
+        let mut fits: Vec<(NameFit, &HookNames, &String)> =
+            self.hooked.iter().map(|(names, repo)| (names, repo)).filter_map(fitting).collect();
+        let (best, names, _) = *fits.iter().max_by_key(|(fit, ..)| *fit)?;
+        fits.retain(|(fit, ..)| best == NameFit::OtherCase || *fit > NameFit::OtherCase);
+        let repos = fits.into_iter().map(|(.., repo)| repo.clone()).collect();
+        Some(HookedRepos { called: names.called.clone(), repos })
+    }
+
+    /// The sentence that names the repositories which react to web hooks, for a sender who knows the
+    /// secret.
+    pub fn known_to_hooks(&self) -> String {
+        let named = self.hooked.iter().take(MOST_NAMED);
+        let named: Vec<String> = named.map(|(names, _)| names.called.escape_controls()).collect();
+        match self.hooked.len().saturating_sub(MOST_NAMED) {
+            _ if named.is_empty() => "none does".to_owned(),
+            0 => format!("known: {}", named.join(", ")),
+            more => format!("known: {}, and {more} more", named.join(", ")),
+        }
     }
 }
 

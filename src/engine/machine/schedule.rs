@@ -13,6 +13,7 @@ use crate::engine::context::Context;
 use crate::engine::error::one_line;
 use crate::engine::machine::conflicting_cron::{self, PullJob};
 use crate::system::crontabs::{CrontabScan, FoundCrontab};
+use crate::system::schedule::cron_daemon::{self, CronDaemon};
 use crate::system::{host, schedule};
 
 /// The unit file, for an agent at `/usr/local/bin/agent`.
@@ -42,9 +43,9 @@ pub struct CronLine {
 /// own `PATH` is short.
 pub fn cron_line(context: &Context) -> CronLine {
     // Only system crontabs have a user field.
-    let (place, user) = match context.node.user.uid {
-        0 => (schedule::CRON_FILE, "root "),
-        _ => ("your crontab (crontab -e)", ""),
+    let (place, user) = match has_cron_file(context) {
+        true => (schedule::CRON_FILE, "root "),
+        false => ("your crontab (crontab -e)", ""),
     };
     let agent = options(context).fold(crontab::word(&host::program()), |line, (option, path)| {
         format!("{line} {option} {}", crontab::word(path))
@@ -160,21 +161,48 @@ fn must_be_the_machines(context: &Context) -> Result<()> {
 }
 
 fn install_cron(context: &Context) -> Result<String> {
-    if !schedule::has_cron() {
+    if CronDaemon::installed().is_none() {
         bail!(
             "there is no cron on this machine\n\
-             hint: apt-get install cron, then repeat this; or: agent schedule systemd"
+             hint: {}, then repeat this; or: agent schedule systemd",
+            host::install_command("cron")
         );
     }
     let CronLine { line, .. } = cron_line(context);
+    let place = cron_place(context);
+    let ignored = match has_cron_file(context) {
+        true => cron_daemon::ignored_because(Path::new(schedule::CRON_FILE)),
+        false => None,
+    };
+    if let Some(reason) = ignored {
+        return repair_cron_file(context, &line, &reason);
+    }
     let before = crontab_text(context)?;
     let after = crontab::with_tick(&before, &line);
-    let place = cron_place(context);
     if before == after {
         return Ok(format!("already installed: {place}"));
     }
     put_crontab(context, &after)?;
     Ok(format!("installed {place}"))
+}
+
+/// Writes the cron file anew that cron ignored for `reason`. Other users may have written what it holds, and
+/// cron would run that as root: none of it is kept there.
+fn repair_cron_file(context: &Context, line: &str, reason: &str) -> Result<String> {
+    let wanted = crontab::with_tick("", line);
+    let place = schedule::CRON_FILE;
+    // What cannot be read, such as the target of a link, stays where it is.
+    let old = schedule::cron_file().ok().flatten().filter(|old| *old != wanted);
+    let copy = match old {
+        Some(old) => {
+            let dir = context.settings.world.state.join("replaced");
+            let copy = schedule::keep_copy(&dir, place, old.as_bytes())?;
+            format!(" (backup of its other lines: {})", copy.display())
+        }
+        None => String::new(),
+    };
+    schedule::put_cron_file(&wanted)?;
+    Ok(format!("repaired {place}, which cron ignored: {reason}{copy}"))
 }
 
 fn install_systemd(context: &Context) -> Result<String> {
@@ -248,6 +276,11 @@ fn remove_systemd(context: &Context) -> Result<Option<String>> {
     Ok(Some(format!("stopped and removed {}", schedule::UNIT)))
 }
 
+/// Whether systemd is the running init of this machine.
+pub fn systemd_runs() -> bool {
+    schedule::systemd_runs()
+}
+
 /// Whether cron is installed for this setup unless a person says otherwise: user root, with root's default
 /// directory.
 pub fn is_usual(context: &Context) -> bool {
@@ -259,8 +292,14 @@ fn is_root(context: &Context) -> bool {
     context.node.user.uid == 0
 }
 
+/// Whether our line belongs into [`schedule::CRON_FILE`]: root's does, where cron reads it with a user in each
+/// line.
+fn has_cron_file(context: &Context) -> bool {
+    is_root(context) && CronDaemon::installed().is_none_or(CronDaemon::reads_cron_d)
+}
+
 fn cron_place(context: &Context) -> String {
-    match is_root(context) {
+    match has_cron_file(context) {
         true => schedule::CRON_FILE.to_owned(),
         false => format!("the crontab of {}", context.node.user.name),
     }
@@ -268,7 +307,7 @@ fn cron_place(context: &Context) -> String {
 
 /// The text of the crontab that our line belongs to; empty when there is none.
 fn crontab_text(context: &Context) -> Result<String> {
-    match is_root(context) {
+    match has_cron_file(context) {
         true => Ok(schedule::cron_file()?.unwrap_or_default()),
         false => {
             let content = own_crontab()?;
@@ -281,11 +320,11 @@ fn crontab_text(context: &Context) -> Result<String> {
 }
 
 fn own_crontab() -> Result<Vec<u8>> {
-    if schedule::has_cron() { schedule::crontab() } else { Ok(Vec::new()) }
+    if CronDaemon::installed().is_some() { schedule::crontab() } else { Ok(Vec::new()) }
 }
 
 fn put_crontab(context: &Context, text: &str) -> Result<()> {
-    match (is_root(context), text.is_empty()) {
+    match (has_cron_file(context), text.is_empty()) {
         (true, true) => schedule::remove_cron_file(),
         (true, false) => schedule::put_cron_file(text),
         (false, _) => schedule::put_crontab(None, text.as_bytes()),

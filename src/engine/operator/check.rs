@@ -32,6 +32,7 @@ mod conflicting_cron;
 mod reports;
 mod repository;
 mod target;
+mod ticking;
 mod webhook;
 
 /// The year of the first agent: an earlier clock is wrong.
@@ -70,6 +71,7 @@ pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> 
     verdicts.push(clock(now));
     let last = AgentState::at(&context.settings.world.state).last_tick();
     verdicts.push(ticks(last, now, &schedule::advice(&context)));
+    verdicts.extend(ticking::verdicts(&context, base, last.map(|last| now - last)));
     verdicts.extend(timer(context.settings.every));
     verdicts.extend(dirs(&context));
     verdicts.extend(reports::verdicts(&context));
@@ -83,7 +85,8 @@ pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> 
             CheckFinding::of(FindingLevel::Bad, subject, fault)
         },
     ));
-    verdicts.extend(context.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, scope)));
+    let topics = context.settings.listened_topics();
+    verdicts.extend(context.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, &topics, scope)));
     verdicts.extend(context.settings.webhook.iter().flat_map(webhook::verdicts));
     verdicts.push(conflicting_cron::verdict(&context, base));
     verdicts

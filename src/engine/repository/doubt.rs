@@ -14,13 +14,30 @@ use crate::system::repo_state::{PollRecord, RefListing};
 /// A ref by its full name, and its tip in an answer; `None`: it is missing there.
 type DoubtfulRef = (String, Option<Commit>);
 
+/// What else speaks for an answer.
+#[derive(Clone, Copy)]
+pub(super) struct Trust<'a> {
+    /// The request of the poll.
+    pub request: ActionRequest,
+    /// The full names of refs whose deletion a signed web hook announced.
+    pub deleted: &'a [String],
+}
+
+impl Trust<'_> {
+    /// Whether an answer with `name` at `tip` is believed at once.
+    fn believes(&self, name: &str, tip: Option<Commit>) -> bool {
+        self.request.believes_at_once()
+            || (tip.is_none() && self.deleted.iter().any(|deleted| deleted == name))
+    }
+}
+
 /// The answer `after` without what is in doubt: there, what was known `before` and in `listing` stays.
 pub(super) fn weigh(
     repository: &Repository,
     mut after: PollRecord,
     before: &PollRecord,
     listing: &RefListing,
-    request: ActionRequest,
+    trust: Trust,
     now: DateTime<Utc>,
 ) -> PollRecord {
     let no_answer = after.unreachable.is_some() || after.other_format.is_some();
@@ -35,7 +52,7 @@ pub(super) fn weigh(
     }
     let weighed = |(name, tip): &DoubtfulRef| {
         let doubt = DoubtedAnswer::again(&before.doubts, &remote, name, *tip, now);
-        if request.believes_at_once() { doubt.believed(now) } else { doubt }
+        if trust.believes(name, *tip) { doubt.believed(now) } else { doubt }
     };
     let followed = followed(repository, &after, before);
     let mut doubts: Vec<DoubtedAnswer> = followed.iter().map(weighed).collect();

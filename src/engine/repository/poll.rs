@@ -20,7 +20,8 @@ use crate::domain::wire::ProtocolError;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
 use crate::engine::error::reason;
-use crate::engine::repository::{Repository, doubt, limits};
+use crate::engine::repository::doubt::{self, Trust};
+use crate::engine::repository::{Repository, limits};
 use crate::system::git::upstream;
 use crate::system::repo_state::{PollRecord, RefListing};
 use crate::system::{host, watchdog};
@@ -131,7 +132,7 @@ impl Repository<'_> {
     }
 
     /// Polls the remotes in order; the first answer that is not behind what was seen here counts. The
-    /// answer is recorded when it differs from `before`.
+    /// answer is recorded when it differs from `before`. `deleted`: see [`TickOptions`](crate::engine::request::TickOptions).
     ///
     /// # Errors
     /// When the record cannot be written, or the clone cannot be read.
@@ -139,6 +140,7 @@ impl Repository<'_> {
         &self,
         before: &PollRecord,
         request: ActionRequest,
+        deleted: &[String],
         now: DateTime<Utc>,
     ) -> Result<PollRecord> {
         let (remotes, reach) = (self.remotes.as_slice(), &self.repo.settings.reach);
@@ -159,7 +161,7 @@ impl Repository<'_> {
             // succeeds ends this.
             after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
         }
-        let after = doubt::weigh(self, after, before, &listing, request, now);
+        let after = doubt::weigh(self, after, before, &listing, Trust { request, deleted }, now);
         if after.says_the_same(before) {
             return Ok(PollRecord { refs: after.refs, bytes: after.bytes, ..before.clone() });
         }
@@ -182,7 +184,7 @@ impl Repository<'_> {
     ) -> Result<PollRecord> {
         match self.records.take_heard(now) {
             Some(tips) if before.known => Ok(PollRecord { refs: Some(tips), ..before }),
-            _ => self.poll(&before, request, now),
+            _ => self.poll(&before, request, &[], now),
         }
     }
 

@@ -308,7 +308,7 @@ fn polled(
         options.asks(&repository.repo.settings) || (in_doubt && options.follow())
     };
     let Some(options) = options.filter(asks) else { return (polled, None, None) };
-    match repository.poll(&polled, options.request(), now) {
+    match repository.poll(&polled, options.request(), &options.deleted, now) {
         Ok(answered) => {
             let traffic = PollTraffic(answered.bytes);
             (answered, Some(traffic), None)

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{WaitOutcome, end_within, report_file};
+use crate::system::host;
 
 /// A bash shell in which `agent` is this running executable.
 #[derive(Clone, Debug)]
@@ -59,7 +60,9 @@ impl DemoShell {
             .stderr(output.try_clone()?)
             .process_group(0)
             .spawn()
-            .context("cannot start bash\nhint: apt-get install bash")?;
+            .with_context(|| {
+                format!("cannot start bash\nhint: {}", host::install_command("bash"))
+            })?;
         Ok(TypedLine { child, output })
     }
 }

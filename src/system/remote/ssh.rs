@@ -216,7 +216,7 @@ impl<'a> SshRoute<'a> {
 fn start(argv: &[OsString]) -> Result<DuplexChild> {
     DuplexChild::start(argv, &[("GIT_PROTOCOL", "version=2")]).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
-            anyhow!("ssh is not installed\nhint: apt-get install openssh-client")
+            anyhow!("ssh is not installed\nhint: {}", host::install_command("openssh-client"))
         }
         _ => Error::new(error).context("cannot start ssh"),
     })

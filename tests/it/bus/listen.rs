@@ -88,6 +88,17 @@ fn a_message_applies_a_push_at_once() {
 }
 
 #[test]
+fn a_queue_is_warned_of_when_it_is_listened_to() {
+    let machine = Sandbox::new();
+    machine.configure(
+        "[bus]\nbrokers = \"stomp://127.0.0.1:1\"\nlisten_topic = [\"a\", \"/queue/b\"]\n",
+    );
+    let listener = Listener::start(&machine);
+    listener
+        .logs("/queue/b is a queue: of several machines that listen, only one gets each message");
+}
+
+#[test]
 fn messages_about_nothing_of_ours_are_one_line_and_no_tick() {
     for kind in KINDS {
         let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());

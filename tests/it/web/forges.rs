@@ -8,10 +8,10 @@ use ring::hmac;
 use rustix::process::Signal;
 
 use super::{
-    SECRET, configured, github, machine, machine_with, put_secret, secret_file, signature,
-    signature_with,
+    SECRET, configured, github, machine, machine_for, machine_with, put_secret, secret_file,
+    signature, signature_with,
 };
-use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, wait_until};
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, set_mode, text, wait_until};
 
 /// What one forge sends.
 struct Said {
@@ -43,6 +43,7 @@ fn forges(repo: &str) -> Vec<Said> {
     );
     let generic = format!(r#"{{"repository": "{repo}"}}"#);
     let form = format!("payload={}", github.replace('{', "%7B").replace('"', "%22"));
+    let (body_of_gogs, gogs) = (github.clone(), hex.clone());
     let sha256 = |body: &str| format!("sha256={}", signature(body));
     let event = |name, event: &str| (name, event.to_owned());
     let said = |forge, headers, body| Said { forge, headers, body };
@@ -81,6 +82,11 @@ fn forges(repo: &str) -> Vec<Said> {
                 ("X-Gitea-Signature", hex),
             ],
             github,
+        ),
+        said(
+            "Gogs",
+            vec![event("X-Gogs-Event", "push"), ("X-Gogs-Signature", gogs.clone())],
+            body_of_gogs,
         ),
         said(
             "Bitbucket",
@@ -159,15 +165,95 @@ fn a_hook_that_gitlab_signed_acts_and_one_that_was_changed_does_not() {
 fn a_repository_is_meant_by_its_topic_name_first() {
     let (machine, _listener, web) = machine("[repo.spog]\ntopic_name = \"sites/spog\"\n");
     machine.serve("other", &[("work.sh", NOTES_ITS_RUNS)]);
-    for name in ["others/spog", "spog", "SITES/spog", "sites/spog/", "../spog"] {
+    for name in ["others/spog", "spog", "sites/spog/", "../spog", "SITE/spog"] {
         let answer = web.push(name);
         assert_eq!(answer.status, 202, "{answer:?}");
         assert!(answer.body.contains("no repository named"), "{name}: {answer:?}");
+        assert!(answer.body.ends_with("here; known: sites/spog\n"), "{name}: {answer:?}");
     }
     let revision = machine.push("spog", &[("page", "new")]);
     assert!(web.push("sites/spog").body.contains("accepted: checking sites/spog"));
     wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
     assert_eq!(web.metric("pmpy_hooks_total{result=\"unknown\"}"), 5.0);
+    // Names at forges differ by more than case.
+    let revision = machine.push("spog", &[("page", "newer")]);
+    assert!(web.push("SITES/Spog").body.contains("accepted: checking SITES/Spog; spog will be"));
+    wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
+}
+
+#[test]
+fn a_repository_is_meant_by_the_path_of_its_remote() {
+    let (_machine, _listener, web) = machine_for(NOTES_ITS_RUNS, |machine| {
+        let (server, forge) = (machine.server("spog"), "https://git.example.org/Org/Site.git");
+        format!("[repo.spog]\nurl = [{:?}, {forge:?}]\n", text(&server))
+    });
+    for name in ["org/site", "Org/Site", "other/spog"] {
+        assert!(web.push(name).body.contains("; spog will be looked at"), "{name}");
+    }
+    assert!(web.push("org/sites").body.contains("no repository named"));
+    // A sender without the secret learns no name.
+    let answer = web.post_signed("org/sites", "0");
+    assert!(answer.status == 401 && !answer.body.contains("spog"), "{answer:?}");
+}
+
+/// What Gitea sends when a branch was deleted.
+fn deleted(branch: &str) -> String {
+    format!(
+        r#"{{"ref":"{branch}","ref_type":"branch","pusher_type":"user","repository":{{"id":1,
+            "full_name":"a/spog"}},"sender":{{"login":"pat"}}}}"#
+    )
+}
+
+#[test]
+fn a_branch_whose_deletion_is_announced_goes_at_once_and_no_other() {
+    let (machine, _listener, web) = machine_for(NOTES_ITS_RUNS, |machine| {
+        let live = machine.path("live");
+        format!("[repo.spog]\nmode = \"branches\"\ntarget = {:?}\npoll = false\n", text(&live))
+    });
+    let (desk, live) = (machine.desk("spog"), machine.path("live"));
+    let push = |refspec: &str| machine.git(&desk, &["push", "--quiet", "origin", refspec]);
+    push("HEAD:refs/heads/topic");
+    push("HEAD:refs/heads/other");
+    assert_eq!(web.push("a/spog").status, 202);
+    wait_until("both are there", || live.join("topic").exists() && live.join("other").exists());
+    // Of the other one nobody said that it was deleted: a server that lags behind answers so.
+    push(":refs/heads/topic");
+    push(":refs/heads/other");
+    let body = deleted("topic");
+    let signature = signature(&body);
+    let delete = |signature: &str| {
+        web.post(&[("X-Gitea-Event", "delete"), ("X-Gitea-Signature", signature)], &body).status
+    };
+    let looks = || web.metric("pmpy_looks_total{repository=\"spog\"}");
+    let before = looks();
+    assert_eq!(delete(&signature.replace('a', "b")), 401);
+    assert_eq!((looks(), live.join("topic").exists()), (before, true));
+    assert_eq!(delete(&signature), 202);
+    wait_until("it is gone", || !live.join("topic").exists());
+    assert!(live.join("other").exists());
+    // An announcement alone removes nothing.
+    push("HEAD:refs/heads/topic");
+    assert_eq!(web.push("a/spog").status, 202);
+    wait_until("it is back", || live.join("topic").exists());
+    let before = looks();
+    assert_eq!(delete(&signature), 202);
+    wait_until("it has looked", || looks() > before);
+    assert!(live.join("topic").exists());
+}
+
+#[test]
+fn a_data_center_tests_the_connection_and_a_second_secret_may_sign() {
+    let (machine, listener, web) = machine("");
+    let ping = web.post(&[("X-Event-Key", "diagnostics:ping"), ("X-Request-Id", "1")], "{}");
+    assert_eq!(ping.status, 200, "{ping:?}");
+    assert!(ping.body.contains("not signed"), "{ping:?}");
+    put_secret(&machine, &format!("{SECRET}\nthe next one\n"));
+    listener.signal(Signal::HUP);
+    listener.logs("configuration reloaded");
+    let with = |secret: &str| web.post_signed("other", &signature_with(secret, &github("other")));
+    for (secret, status) in [(SECRET, 202), ("the next one", 202), ("hush", 401)] {
+        assert_eq!(with(secret).status, status, "{secret}");
+    }
 }
 
 #[test]
@@ -284,7 +370,7 @@ fn without_a_secret_of_its_own_it_does_not_start() {
     for (secret, mode, reported) in [
         (None, 0, "is not there"),
         (Some(""), 0o600, "the secret is empty"),
-        (Some("\nhush\n"), 0o600, "the secret is empty"),
+        (Some("\u{feff}hush\n"), 0o600, "begins with a byte order mark"),
         (Some("hush\n"), 0o644, "can be read by everybody (mode 0644)"),
     ] {
         if let Some(secret) = secret {

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{answer, github, machine, signature};
+use crate::sandbox::wait_until;
 
 /// How long a request may take, and more than that on a busy machine.
 const SOON: (Duration, Duration) = (Duration::from_millis(4500), Duration::from_secs(30));
@@ -18,10 +19,13 @@ fn head(body: &str) -> String {
     )
 }
 
+/// The most bytes of a body: what the largest push of GitHub's has, and a little more.
+const MOST: usize = 25 << 20;
+
 #[test]
-fn a_body_may_have_64_kib_and_no_more() {
+fn a_body_may_have_25_mib_and_no_more() {
     let (_machine, _listener, web) = machine("");
-    for (size, status) in [(64 << 10, 202), ((64 << 10) + 1, 413), (1 << 20, 413)] {
+    for (size, status) in [(64 << 10, 202), (MOST, 202), (MOST + 1, 413), (MOST + (1 << 20), 413)] {
         let start = github("spog");
         let body = start.clone() + &" ".repeat(size - start.len());
         let whole = format!("{}Content-Length: {size}\r\n\r\n{body}", head(&body));
@@ -36,6 +40,65 @@ fn a_body_may_have_64_kib_and_no_more() {
     }
     let lies = format!("{}Content-Length: 99999999999\r\n\r\n", head(""));
     assert_eq!(web.say(lies.as_bytes()).status, 413);
+    assert_eq!(web.metric("pmpy_hooks_total{result=\"refused\"}"), 5.0);
+    // A client that asks before it sends so much need not send it.
+    let asks = format!("{}Content-Length: {}\r\nExpect: 100-continue\r\n\r\n", head(""), MOST + 1);
+    let answer = web.say(asks.as_bytes());
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert!(answer.body.contains("larger than 25 MiB"), "{answer:?}");
+}
+
+/// What GitHub says of a push to `repo` of so many bytes, most of them about commits.
+pub fn push_of(repo: &str, size: usize) -> String {
+    let commit = format!(
+        r#"{{"id":"{}","message":"Merge \"a\" {{[","author":{{"name":"Pat"}},"added":["x/y"]}},"#,
+        "a".repeat(40)
+    );
+    let start = github(repo).replace("\"commits\":[]}", "\"commits\":[");
+    let commits = commit.repeat((size - start.len()) / commit.len());
+    start + commits.trim_end_matches(',') + "]}"
+}
+
+#[test]
+fn a_push_of_very_many_commits_is_applied() {
+    let (machine, _listener, web) = machine("[repo.spog]\npoll = false\n");
+    let revision = machine.push("spog", &[("page", "new")]);
+    let body = push_of("a/spog", 20 << 20);
+    let answer =
+        web.say(format!("{}Content-Length: {}\r\n\r\n{body}", head(&body), body.len()).as_bytes());
+    assert!(answer.body.contains("accepted: checking a/spog"), "{answer:?}");
+    wait_until("it acts", || machine.lastaction("spog").as_ref() == Some(&revision));
+}
+
+#[test]
+fn a_hook_of_20_mib_takes_no_memory() {
+    let (_machine, listener, web) = machine("");
+    let say = |body: &str, head: String| {
+        let answer =
+            web.say(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+        (answer.status, answer.body)
+    };
+    let large = push_of("a/other", 20 << 20);
+    // About an unknown repository: a tick would take memory of its own.
+    let small = push_of("a/other", 1 << 20);
+    let unsigned = "POST /hook HTTP/1.1\r\nHost: a\r\nX-GitHub-Event: push\r\n".to_owned();
+    let forged = head(&small);
+    let brackets = format!("{{\"repository\":{}", "[".repeat(20 << 20));
+    for (what, body, head, status) in [
+        ("signed", &large, head(&large), 202),
+        ("without a signature", &large, unsigned, 401),
+        ("signed for another body", &large, forged, 401),
+        ("brackets", &brackets, head(&brackets), 400),
+    ] {
+        assert_eq!(say(&small, self::head(&small)).0, 202);
+        listener.forget_most_memory();
+        let before = listener.most_memory();
+        let (answered, text) = say(body, head);
+        assert_eq!(answered, status, "{what}: {text}");
+        let grown = listener.most_memory().saturating_sub(before);
+        println!("{what}: {} KiB", grown >> 10);
+        assert!(grown < 1 << 20, "{what}: {grown} bytes");
+    }
 }
 
 #[test]
@@ -44,7 +107,7 @@ fn chunks_without_end_are_ended() {
     let mut stream = web.connect();
     stream.write_all(format!("{}Transfer-Encoding: chunked\r\n\r\n", head("")).as_bytes()).unwrap();
     let mut sent = 0;
-    // As much as the buffers on the way may hold, and more.
+    // As much as is read before it is cut off, and the buffers on the way may hold, and more.
     while sent < 64 << 20 && stream.write_all(b"400\r\n").is_ok() {
         match stream.write_all(&[b'x'; 1024]).and_then(|()| stream.write_all(b"\r\n")) {
             Ok(()) => sent += 1024,

@@ -169,9 +169,14 @@ pub fn machine(more: &str) -> (Sandbox, Listener, Web) {
 }
 
 pub fn machine_with(work: &str, more: &str) -> (Sandbox, Listener, Web) {
+    machine_for(work, |_| more.to_owned())
+}
+
+/// The same, where the configuration names paths of the machine.
+pub fn machine_for(work: &str, more: impl Fn(&Sandbox) -> String) -> (Sandbox, Listener, Web) {
     let machine = Sandbox::with("spog", &[("work.sh", work)]);
     put_secret(&machine, &format!("{SECRET}\n"));
-    machine.configure(&configured(&machine, more));
+    machine.configure(&configured(&machine, &more(&machine)));
     machine.tick();
     last_tick_was(&machine, Duration::from_secs(60));
     let before = last_tick(&machine);

@@ -1,5 +1,7 @@
 //! The requests of each forge, as it sends them.
 
+use ring::hmac;
+
 use super::*;
 
 const SECRET: &str = "It's a Secret to Everybody";
@@ -13,18 +15,31 @@ fn headers(headers: &[(&str, &str)]) -> RequestHeaders {
     )
 }
 
-fn signature(body: &str) -> String {
+fn signature(body: impl AsRef<[u8]>) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-    let tag = hmac::sign(&key, body.as_bytes());
+    let tag = hmac::sign(&key, body.as_ref());
     tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn judged(said: &[(&str, &str)], body: &str) -> WebhookVerdict {
-    verify(&headers(said), body.as_bytes(), &WebhookSecret::new(SECRET).unwrap())
+fn judged(said: &[(&str, &str)], body: impl AsRef<[u8]>) -> WebhookVerdict {
+    judged_with(SECRET, said, body.as_ref())
 }
 
-fn from_github(event: &str, body: &str) -> WebhookVerdict {
-    let signature = format!("sha256={}", signature(body));
+/// The verdict with these secrets, however the body is cut into pieces.
+fn judged_with(secrets: &str, said: &[(&str, &str)], body: &[u8]) -> WebhookVerdict {
+    let secrets = WebhookSecrets::new(secrets).unwrap();
+    let verdict = |size| {
+        let mut reader = WebhookReader::new(headers(said), &secrets);
+        body.chunks(size).for_each(|piece| reader.read(piece));
+        reader.verdict()
+    };
+    let whole = verdict(body.len().max(1));
+    assert_eq!(verdict(7), whole);
+    whole
+}
+
+fn from_github(event: &str, body: impl AsRef<[u8]>) -> WebhookVerdict {
+    let signature = format!("sha256={}", signature(&body));
     judged(&[("X-GitHub-Event", event), ("X-Hub-Signature-256", &signature)], body)
 }
 
@@ -69,7 +84,7 @@ fn unsigned() -> WebhookVerdict {
 
 #[test]
 fn github_says_which_branch_of_which_repository_moved() {
-    let parsed = news(from_github("push", &pushed("refs/heads/main")));
+    let parsed = news(from_github("push", pushed("refs/heads/main")));
     assert_eq!((parsed.names(), parsed.user.as_str()), (["sites/spog", "spog"], "pat"));
     assert_eq!(parsed.updates, [moved("refs/heads/main", OLD, NEW)]);
     let form = "payload=%7B%22ref%22%3A%22refs%2Ftags%2Fv1%22%2C+%22repository%22%3A%7B\
@@ -87,10 +102,10 @@ fn github_says_which_branch_of_which_repository_moved() {
 }
 
 #[test]
-fn gitea_and_forgejo_sign_the_json_without_a_word_before_it() {
+fn gitea_forgejo_and_gogs_sign_the_json_without_a_word_before_it() {
     let body = pushed("refs/heads/main");
     let signature = signature(&body);
-    for forge in ["Gitea", "Forgejo"] {
+    for forge in ["Gitea", "Forgejo", "Gogs"] {
         let (event, header) = (format!("X-{forge}-Event"), format!("X-{forge}-Signature"));
         // These forges also send GitHub's headers; their own headers count.
         let said = |own: &str| {
@@ -139,7 +154,7 @@ fn gitlab_says_the_secret_itself() {
     );
     assert_eq!(said("It's a Secret", &gitlab("push")), forged());
     assert_eq!(said("", &gitlab("push")), unsigned());
-    assert_eq!(judged(&[("X-Gitlab-Event", "Push Hook")], &gitlab("push")), unsigned());
+    assert_eq!(judged(&[("X-Gitlab-Event", "Push Hook")], gitlab("push")), unsigned());
 }
 
 #[test]
@@ -161,15 +176,15 @@ fn gitlab_signs_with_the_decoded_bytes_of_its_own_secret() {
     let right = "v1,jdxlAEvGAoO5ehzjynQ9H9oA7rduJC3XNMRRTVD3b8Q=";
     let secret = "whsec_YSBzZWNyZXQgb2YgR2l0TGFiJ3Mgb3duIG1ha2luZw==";
     let said = |signature: &str, time: &str| {
-        let headers = headers(&[
+        let headers = [
             ("x-gitlab-event", "Push Hook"),
             ("webhook-id", "msg_1"),
             ("webhook-timestamp", time),
             ("webhook-signature", signature),
             // Without effect next to a signature.
             ("x-gitlab-token", secret),
-        ]);
-        verify(&headers, gitlab("push").as_bytes(), &WebhookSecret::new(secret).unwrap())
+        ];
+        judged_with(&format!("another\n{secret}\n"), &headers, gitlab("push").as_bytes())
     };
     assert_eq!(news(said(right, "1795337971")).repo, "sites/spog");
     assert_eq!(news(said(&format!("v1,AAAA v2,x {right}"), "1795337971")).repo, "sites/spog");
@@ -243,15 +258,88 @@ fn what_names_no_repository_is_refused() {
     }
     let long = format!(r#"{{"repository":{{"full_name":"{}"}}}}"#, "a".repeat(201));
     assert_eq!(from_github("push", &long), WebhookVerdict::Refused(WebhookRefusal::Nameless));
-    assert_eq!(judged(&[], &pushed("refs/heads/main")), unsigned());
+    assert_eq!(judged(&[], pushed("refs/heads/main")), unsigned());
     assert_eq!(judged(&[("X-GitHub-Event", "push")], "{}"), unsigned());
 }
 
 #[test]
-fn an_empty_secret_is_none() {
-    for text in ["", "\n", " \t\nsecond line"] {
-        let error = WebhookSecret::new(text).unwrap_err();
-        assert!(error.contains("the secret is empty"), "{error}");
+fn a_deleted_ref_is_reported_however_the_forge_says_so() {
+    let deleted = |event: &str, body: &str| {
+        let headers = [("X-Gitea-Event", event), ("X-Gitea-Signature", &signature(body))];
+        news(judged(&headers, body)).deleted
+    };
+    let named = |kind: &str| {
+        format!(
+            r#"{{"ref":"topic/x","ref_type":"{kind}","pusher_type":"user",
+               "repository":{{"full_name":"sites/spog"}},"sender":{{"login":"pat"}}}}"#
+        )
+    };
+    assert_eq!(deleted("delete", &named("branch")), ["refs/heads/topic/x"]);
+    assert_eq!(deleted("delete", &named("tag")), ["refs/tags/topic/x"]);
+    assert!(deleted("create", &named("branch")).is_empty());
+    assert!(deleted("push", &pushed("refs/heads/main")).is_empty());
+    assert_eq!(deleted("push", &pushed("refs/heads/main").replace(NEW, ZERO)), ["refs/heads/main"]);
+    let parsed = news(from_github("delete", named("branch")));
+    assert_eq!((parsed.user.as_str(), parsed.repo.as_str()), ("pat", "sites/spog"));
+    assert_eq!(parsed.deleted, ["refs/heads/topic/x"]);
+    // A client that does not know the new object announces no deletion.
+    let body = r#"{"repository":"spog","ref":"refs/heads/main"}"#;
+    let parsed = news(judged(&[("X-Pmpy-Signature", &signature(body))], body));
+    assert_eq!((parsed.updates.len(), parsed.deleted.len()), (1, 0));
+}
+
+#[test]
+fn a_data_center_tests_the_connection_without_a_signature() {
+    let ping = ("X-Event-Key", "diagnostics:ping");
+    let body = r#"{"test": true}"#;
+    assert_eq!(judged(&[ping], body), WebhookVerdict::UnsignedPing);
+    assert_eq!(judged(&[ping, ("X-Hub-Signature", "sha256=0")], body), forged());
+    for event in ["repo:refs_changed", "mirror:repo_synchronized", "ping"] {
+        assert_eq!(judged(&[("X-Event-Key", event)], body), unsigned(), "{event}");
     }
-    assert!(!format!("{:?}", WebhookSecret::new("hush").unwrap()).contains("hush"));
+}
+
+#[test]
+fn a_mirror_that_was_synchronized_is_a_push() {
+    let body = format!(
+        r#"{{"date":"2026-11-28T12:00:00+0100","mirrorServer":{{"id":"B1","name":"Mirror"}},
+           "syncType":"INCREMENTAL","refLimitExceeded":false,"repository":{{"slug":"spog","id":1,
+           "project":{{"key":"SITES"}}}},"changes":[{{"ref":{{"id":"refs/heads/main","displayId":
+           "main","type":"BRANCH"}},"refId":"refs/heads/main","fromHash":"{OLD}","toHash":"{ZERO}",
+           "type":"DELETE"}}]}}"#
+    );
+    let signature = format!("sha256={}", signature(&body));
+    let headers = [("X-Event-Key", "mirror:repo_synchronized"), ("X-Hub-Signature", &signature)];
+    let parsed = news(judged(&headers, body));
+    assert_eq!(parsed.repo, "SITES/spog");
+    assert_eq!(parsed.deleted, ["refs/heads/main"]);
+}
+
+#[test]
+fn any_of_several_secrets_may_sign_while_one_is_replaced() {
+    let body = pushed("refs/heads/main");
+    let signed = format!("sha256={}", signature(&body));
+    let hub = [("X-GitHub-Event", "push"), ("X-Hub-Signature-256", signed.as_str())];
+    let token = [("X-Gitlab-Event", "Push Hook"), ("X-Gitlab-Token", SECRET)];
+    for (secrets, is_known) in [
+        (format!("{SECRET}\nnew"), true),
+        (format!("new\n{SECRET}\n"), true),
+        ("new".into(), false),
+    ] {
+        for (headers, body) in [(&hub, &body), (&token, &gitlab("push"))] {
+            let verdict = judged_with(&secrets, headers, body.as_bytes());
+            match is_known {
+                true => assert_eq!(news(verdict).repo, "sites/spog"),
+                false => assert_eq!(verdict, forged()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_commit_message_in_another_encoding_hides_no_push() {
+    let body = pushed("refs/heads/main").into_bytes();
+    let commits = b",\"commits\":[{\"message\":\"caf\xe9 \\ud83d\"}]}";
+    let body = [&body[..body.len() - 1], commits].concat();
+    assert_eq!(news(from_github("push", &body)).updates, [moved("refs/heads/main", OLD, NEW)]);
 }

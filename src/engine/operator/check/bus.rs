@@ -5,6 +5,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use crate::config::BusSettings;
 use crate::domain::bus::broker::{Broker, BrokerSettings};
+use crate::domain::bus::message::Topic;
 use crate::domain::text::EscapeControls;
 use crate::engine::finding::{CheckFinding, CheckScope, FindingLevel};
 use crate::system::host::since_boot;
@@ -12,8 +13,8 @@ use crate::system::stomp::{ANSWER, BrokerConnection};
 
 const SUBJECT: &str = "bus";
 
-/// The findings for `bus`.
-pub fn verdicts(bus: &BusSettings, scope: CheckScope) -> Vec<CheckFinding> {
+/// The findings for `bus`, and for the topics that this machine listens to.
+pub fn verdicts(bus: &BusSettings, topics: &[Topic], scope: CheckScope) -> Vec<CheckFinding> {
     let mut verdicts = match scope {
         CheckScope::Remotes => check_brokers(&bus.brokers),
         CheckScope::Machine => vec![CheckFinding::ok(SUBJECT, "its brokers are not asked")],
@@ -27,6 +28,8 @@ pub fn verdicts(bus: &BusSettings, scope: CheckScope) -> Vec<CheckFinding> {
         );
         verdicts.push(CheckFinding::warn(SUBJECT, text));
     }
+    let queues = topics.iter().filter_map(Topic::queue_warning);
+    verdicts.extend(queues.map(|warning| CheckFinding::warn(SUBJECT, warning)));
     verdicts
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::{room, target};
+use super::{room, target, webhook};
 use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::remote::{PollAnswer, PollScope, RemoteHints, WireDialect};
 use crate::domain::repository::change::ChangeError;
@@ -65,6 +65,7 @@ pub fn verdicts(context: &Context, repo: &RepoEntry, scope: CheckScope) -> Vec<C
             found.extend(room(name, &repo.path));
             found.extend(refused(&repository));
             found.extend(gaps(&repository));
+            found.extend(webhook::name_in_hooks(&repository));
             match scope {
                 CheckScope::Remotes => {
                     let wanted = repository.wanted();
