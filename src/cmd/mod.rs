@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::cli::{Cli, Command, GlobalArgs};
+use crate::cli::{Cli, Command, GlobalArgs, ScheduleKind};
 use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
 use crate::domain::repository::names;
 use crate::engine::context::Context;
@@ -43,7 +43,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
         Command::Notify(args) => notify::run(global, args),
         Command::Listen => listen::run(global),
         Command::Demo => demo::run(),
-        Command::Completions(args) => completions::run(args),
+        Command::Completions(args) => completions::run(global, args),
         Command::Man(args) => man::run(args),
         Command::Stage(args) => worker::stage(args),
         Command::IndexPack(args) => worker::index_pack(args),
@@ -66,7 +66,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
             // Monitoring reads stdout and a code of its own.
             (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
             // Ticks can be switched off even when the configuration is wrong.
-            (Err(_), Command::Schedule(args)) if schedule::way(args.how).is_none() => {
+            (Err(_), Command::Schedule(args)) if args.how == Some(ScheduleKind::None) => {
                 schedule::run(&bare(global)?, args)
             }
             (Err(error), _) => Err(error),
