@@ -13,6 +13,7 @@ use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
 
 const NEIGHBOUR: &str = "neighbour";
 const METRICS: &str = "pmpy.prom";
+const SCHEMA: &str = include_str!("../../docs/status.schema.json");
 
 /// A machine with `ops`, whose `work.sh` is `script`, and a neighbour; both have ticked once.
 fn machine(script: &str) -> Sandbox {
@@ -70,7 +71,13 @@ fn is_by_itself(machine: &Sandbox, state: &str, reason: &str, status: i32, nagio
 fn all_say(machine: &Sandbox, state: &str, status: i32, nagios: i32) {
     let row = machine.row("ops");
     assert_eq!(row["state"], state, "{row:#}");
-    assert_eq!(machine.status()["healthy"], status == 0);
+    let json = machine.status();
+    assert_eq!(json["healthy"], status == 0);
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let wrong: Vec<_> = schema.iter_errors(&json).map(|it| it.to_string()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}\n{json:#}");
+    is_described(&json, &serde_json::from_str(SCHEMA).unwrap());
     let is_a_row = |line: &str| line.starts_with(&format!("ops {state}"));
     let has_row = |text: &str| {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -89,6 +96,21 @@ fn all_say(machine: &Sandbox, state: &str, status: i32, nagios: i32) {
     match (status, nagios, *level) {
         (1, _, "bad") | (0, 1, "warn") | (0, 0, "ok" | "warn") => {}
         _ => panic!("{level} beside exit code {status} and {nagios} of --nagios\n{checked}"),
+    }
+}
+
+/// Asserts that the schema describes each key of `found`.
+fn is_described(found: &Value, schema: &Value) {
+    match found {
+        Value::Object(all) if schema["properties"].is_object() => {
+            for (key, value) in all {
+                let described = &schema["properties"][key];
+                assert!(described["description"].is_string(), "{key} is not described: {found:#}");
+                is_described(value, described);
+            }
+        }
+        Value::Array(all) => all.iter().for_each(|it| is_described(it, &schema["items"])),
+        _ => {}
     }
 }
 
