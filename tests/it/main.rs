@@ -53,6 +53,7 @@ mod model;
 mod notify;
 mod odd_repositories;
 mod on_action;
+mod on_terminal;
 mod orders;
 #[cfg(feature = "servers")]
 mod package;
