@@ -198,17 +198,17 @@ pub enum ScheduleKind {
     None,
 }
 
-/// `schedule cron|systemd|none [--replace] [--print]`
+/// `schedule [cron|systemd|none] [--replace] [--print]`
 #[derive(Args, Debug)]
 pub struct ScheduleArgs {
-    /// What is to call the tick
+    /// What is to call the tick; without it, what does is shown
     #[arg(value_name = "cron|systemd|none")]
-    pub how: ScheduleKind,
+    pub how: Option<ScheduleKind>,
     /// Comment out crontab lines that pull the same repositories
-    #[arg(long, conflicts_with = "print")]
+    #[arg(long, conflicts_with = "print", requires = "how")]
     pub replace: bool,
     /// Only print the file that would be installed; for "none", where what is installed lies
-    #[arg(long)]
+    #[arg(long, requires = "how")]
     pub print: bool,
 }
 
@@ -439,11 +439,15 @@ pub struct NotifyArgs {
     pub name: Option<String>,
 }
 
-/// `completions SHELL`
+/// `completions SHELL`, or `completions --names`
 #[derive(Args, Debug)]
 pub struct CompletionsArgs {
     /// Which shell
-    pub shell: Shell,
+    #[arg(required_unless_present = "names")]
+    pub shell: Option<Shell>,
+    /// Print the names of the repositories instead, a line each
+    #[arg(long, conflicts_with = "shell")]
+    pub names: bool,
 }
 
 /// `man DIR`

@@ -99,6 +99,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 18] = [
     (
         "schedule",
         &[
+            ("agent schedule", "what makes this machine tick now"),
             ("agent schedule cron", "a tick each minute"),
             ("agent schedule systemd --print", "only show the unit"),
         ],

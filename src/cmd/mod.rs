@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::cli::{Cli, Command, GlobalArgs, LogFormat};
+use crate::cli::{Cli, Command, GlobalArgs, LogFormat, ScheduleKind};
 use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
 use crate::domain::repository::names;
 use crate::engine::context::Context;
@@ -46,7 +46,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
         Command::Notify(args) => notify::run(global, args),
         Command::Listen => listen::run(global),
         Command::Demo => demo::run(),
-        Command::Completions(args) => completions::run(args),
+        Command::Completions(args) => completions::run(global, args),
         Command::Man(args) => man::run(args),
         Command::Stage(args) => worker::stage(args),
         Command::IndexPack(args) => worker::index_pack(args),
@@ -69,7 +69,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
             // Monitoring reads stdout and a code of its own.
             (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
             // Ticks can be switched off even when the configuration is wrong.
-            (Err(_), Command::Schedule(args)) if schedule::way(args.how).is_none() => {
+            (Err(_), Command::Schedule(args)) if args.how == Some(ScheduleKind::None) => {
                 schedule::run(&bare(global)?, args)
             }
             (Err(error), _) => Err(error),

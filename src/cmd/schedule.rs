@@ -9,15 +9,16 @@ use crate::cli;
 use crate::cmd::format;
 use crate::engine::context::Context;
 use crate::engine::machine::schedule::{self, CronLine, PullLoops, ScheduleMethod};
-use crate::engine::machine::ticking;
+use crate::engine::machine::ticking::{self, SourceFault, TickSource};
 use crate::exit::{ExitStatus, UsageError};
 
-/// `agent schedule cron|systemd|none [--replace] [--print]`
+/// `agent schedule [cron|systemd|none] [--replace] [--print]`
 ///
 /// # Errors
 /// When it cannot be installed or removed, or stdout cannot be written.
 pub fn run(context: &Context, args: &cli::ScheduleArgs) -> Result<ExitStatus> {
-    let way = way(args.how);
+    let Some(how) = args.how else { return show(context) };
+    let way = way(how);
     if args.replace && way.is_none() {
         return Err(UsageError(
             "none with --replace would leave this machine without a pull loop\n\
@@ -56,6 +57,34 @@ pub fn run(context: &Context, args: &cli::ScheduleArgs) -> Result<ExitStatus> {
         return Ok(ExitStatus::Fine);
     }
     bail!("not every pull loop could be replaced: {}", failed.join("; "))
+}
+
+/// Prints what makes this machine tick.
+fn show(context: &Context) -> Result<ExitStatus> {
+    let Some(sources) = ticking::sources(context, Path::new("/")) else {
+        format::print(&by_hand(context, Some(ScheduleMethod::Cron))?)?;
+        return Ok(ExitStatus::Fine);
+    };
+    let mut lines = Vec::new();
+    for TickSource { place, fault } in &sources {
+        let place = format::escaped(place);
+        match fault {
+            None => lines.push(format!("{place} makes the agent tick")),
+            Some(SourceFault { text, remedy }) => lines.extend([
+                format!("no ticks: {}", format::escaped(text)),
+                format!("hint: {}", format::escaped(remedy)),
+            ]),
+        }
+    }
+    if sources.is_empty() {
+        lines.push("nothing is installed".to_owned());
+        lines.push("hint: agent schedule cron, or agent schedule systemd".to_owned());
+    }
+    format::print(&(lines.join("\n") + "\n" + &loops_beside(context)))?;
+    Ok(match ticking::trouble(&sources) {
+        None => ExitStatus::Fine,
+        Some(_) => ExitStatus::Attention,
+    })
 }
 
 /// Warns on standard error where nothing makes this machine tick; returns whether it warned.

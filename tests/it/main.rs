@@ -14,6 +14,7 @@ mod broken_entries;
 mod bus;
 mod check;
 mod clones;
+mod completions;
 mod concurrency;
 mod config;
 mod crash;

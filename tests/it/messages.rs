@@ -85,8 +85,8 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ),
         ("stauts", 2, &["there is no command \"stauts\"", "hint: did you mean \"status\"?"]),
         ("status --jason", 2, &["has no option \"--jason\"", "hint: did you mean \"--json\"?"]),
-        ("history -n x", 2, &["-n: \"x\" is not a number from 1 on", "hint: "]),
-        ("history ops -n 0", 2, &["-n: \"0\" is not a number from 1 on", "hint: "]),
+        ("history -n x", 2, &["--count: \"x\" is not a number from 1 on", "hint: "]),
+        ("history ops -n 0", 2, &["--count: \"0\" is not a number from 1 on", "hint: "]),
         ("schedule never", 2, &["invalid value \"never\"; expected cron, systemd or none"]),
         (
             "hold ops --until soon",

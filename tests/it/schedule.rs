@@ -100,8 +100,12 @@ fn all_is_well_only_where_something_really_makes_the_machine_tick() {
     let about = about_schedule(&machine);
     assert!(about.starts_with("warn schedule nothing here makes the agent tick"), "{about}");
     assert!(about.contains("hint: agent schedule cron"), "{about}");
+    let shown = machine.agent(&["schedule"]).exits(1).stdout;
+    assert!(shown.starts_with("nothing is installed\nhint: agent schedule cron"), "{shown}");
     let said = machine.agent(&["schedule", "cron"]).ok().stderr;
     assert!(said.contains("cron does not run"), "{said}");
+    let shown = machine.agent(&["schedule"]).exits(1).stdout;
+    assert!(shown.contains("and cron does not run\nhint: service cron start\n"), "{shown}");
     let about = about_schedule(&machine);
     assert!(
         about.starts_with("bad schedule nothing makes the agent tick: there is /etc/"),
@@ -116,6 +120,8 @@ fn all_is_well_only_where_something_really_makes_the_machine_tick() {
             about_schedule(&machine)
                 .starts_with("ok schedule /etc/cron.d/pmpy makes the agent tick")
         });
+        let shown = machine.agent(&["schedule"]).ok().stdout;
+        assert_eq!(shown, "/etc/cron.d/pmpy makes the agent tick\n");
         machine.sh("kill $(cat /run/crond.pid)").ok();
     }
     // The unit, where systemd does not run.
