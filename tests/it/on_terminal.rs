@@ -117,7 +117,9 @@ fn the_output_of_a_clone_of_another_user_is_shown_as_well() {
     let machine = crate::users::machine(SPEAKS);
     speaks(&shown(&machine, 0, &["tick", NAME]), "applied");
     speaks(&shown(&machine, 0, &["redo", NAME]), "applied");
-    logged(&machine, &["tick", NAME], 0);
+    crate::users::push(&machine, &[("page", "more")]);
+    logged(&machine, &["tick", "--trigger", "cron"], 1);
+    logged(&machine, &["tick", "--trigger", "cron"], 0);
     logged(&machine, &["redo", NAME], 1);
 }
 
