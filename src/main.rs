@@ -44,15 +44,15 @@ fn start(cli: &Cli) -> Result<ExitStatus> {
     cmd::run(cli)
 }
 
-/// Starts the log: for `-v`, for a terminal, and for `agent listen`. Cron mails all output, so a tick
-/// under cron has no log.
+/// Starts the log: for `-v`, for `--log-format json`, and for `agent listen`. Cron mails all output, so a tick under
+/// cron has no log; on a terminal a person reads results.
 fn start_log(cli: &Cli) {
     let global = &cli.global;
     let stays = matches!(cli.command, Command::Listen);
     let level = match (global.quiet, global.verbose) {
         (true, _) => LevelFilter::OFF,
         (_, true) => LevelFilter::DEBUG,
-        _ if stays || std::io::stderr().is_terminal() => LevelFilter::INFO,
+        _ if stays || global.log_format == LogFormat::Json => LevelFilter::INFO,
         _ => LevelFilter::OFF,
     };
     let log = tracing_subscriber::fmt()
@@ -60,7 +60,7 @@ fn start_log(cli: &Cli) {
         .with_writer(std::io::stderr)
         .with_target(false);
     match global.log_format {
-        LogFormat::Json => log.json().init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Text => {
             // Colours only on a terminal; the subscriber honours NO_COLOR itself.
             log.without_time().with_ansi(std::io::stderr().is_terminal()).compact().init();

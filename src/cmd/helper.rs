@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser as _;
 
-use crate::cli::{self, Cli};
+use crate::cli::{self, Cli, GlobalArgs};
 use crate::cmd::format;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
@@ -47,8 +47,9 @@ pub fn begin(helper: &cli::HelperArgs) -> Result<()> {
 ///
 /// # Errors
 /// When there is no input, or the command fails.
-pub fn run(args: &cli::HelperArgs) -> Result<ExitStatus> {
+pub fn run(global: &GlobalArgs, args: &cli::HelperArgs) -> Result<ExitStatus> {
     let (context, helper_request) = user_helper::read_helper_input()?;
+    let context = Context { log_args: super::log_args(global), ..context };
     let program = OsString::from("agent");
     let asked = Cli::try_parse_from(std::iter::once(&program).chain(&args.arguments))?;
     match &asked.command {

@@ -112,12 +112,17 @@ fn title(path: &Path, out: &mut impl Write) -> io::Result<()> {
 
 fn write_lines(lines: &[String], out: &mut impl Write) -> io::Result<()> {
     for line in lines {
-        let plain = strip_str(line).to_string();
-        // Tabs are harmless and stay.
-        let cells: Vec<_> = plain.split('\t').map(format::escaped).collect();
-        writeln!(out, "{}", cells.join("\t"))?;
+        writeln!(out, "{}", harmless(line))?;
     }
     Ok(())
+}
+
+/// A line of a script's output without its colours, and without what controls the terminal.
+pub(super) fn harmless(line: &str) -> String {
+    let plain = strip_str(line).to_string();
+    // Tabs are harmless and stay.
+    let cells: Vec<_> = plain.split('\t').map(format::escaped).collect();
+    cells.join("\t")
 }
 
 #[cfg(test)]

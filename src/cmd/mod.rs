@@ -1,8 +1,10 @@
 //! The commands, one file each: settings in, text or JSON out. No other part prints. Decides nothing.
 
+use std::ffi::OsString;
+
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::cli::{Cli, Command, GlobalArgs, ScheduleKind};
+use crate::cli::{Cli, Command, GlobalArgs, LogFormat, ScheduleKind};
 use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
 use crate::domain::repository::names;
 use crate::engine::context::Context;
@@ -28,6 +30,7 @@ pub mod notify;
 pub mod operator;
 pub mod schedule;
 pub mod status;
+pub mod stream;
 pub mod tick;
 pub mod worker;
 
@@ -48,7 +51,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
         Command::Stage(args) => worker::stage(args),
         Command::IndexPack(args) => worker::index_pack(args),
         Command::PackObjects(args) => worker::pack_objects(args),
-        Command::Helper(args) => helper::run(args),
+        Command::Helper(args) => helper::run(global, args),
         command => match (context(global), command) {
             (Ok(context), command) => {
                 let ended = within(&context, global, command);
@@ -172,7 +175,18 @@ fn sources(global: &GlobalArgs) -> ConfigLocations {
 /// When the configuration or the node information cannot be used.
 pub fn context(global: &GlobalArgs) -> Result<Context> {
     let settings = settings(global)?;
-    Context::new(settings, Host::current()).context("the node information cannot be used")
+    let context =
+        Context::new(settings, Host::current()).context("the node information cannot be used")?;
+    Ok(Context { log_args: log_args(global), ..context })
+}
+
+/// The options by which a process that we start logs as we do.
+fn log_args(global: &GlobalArgs) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    args.extend(global.quiet.then(|| "--quiet".into()));
+    args.extend(global.verbose.then(|| "--verbose".into()));
+    args.extend((global.log_format == LogFormat::Json).then(|| "--log-format=json".into()));
+    args
 }
 
 /// The context with default settings, for an unusable configuration.

@@ -163,6 +163,9 @@ fn in_foreground(
     };
     let before = log::latest_log(context, name);
     let code = tick::perform(context, global, &options)?;
+    if tick::streams(global) {
+        return Ok(code);
+    }
     if code == ExitStatus::Fine && log::latest_log(context, name) != before && !global.quiet {
         let lines = log::log_tail(context, name, 1000);
         let lines = lines.iter().map(|line| format!("{}\n", format::escaped(line)));

@@ -1,12 +1,14 @@
 //! `agent tick`: one tick over the repositories. Under cron it prints only notices; on a terminal, and
 //! with `-v`, it prints what it did. Decides nothing.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 use crate::cli::{self, GlobalArgs};
+use crate::cmd::stream::LogStream;
 use crate::cmd::{after_tick, format};
 use crate::domain::publish::state::PublishPlan;
 use crate::domain::repository::action::Trigger;
@@ -94,12 +96,12 @@ pub fn perform_with_progress(
         );
     let watched = std::io::stdout().is_terminal() || global.verbose || ordered;
     let before = host::now();
-    let done = tick::tick(context, options, &drop)?;
+    let (done, streamed) = watch(context, global, options)?;
     let now = done.status.at;
     if options.dry_run {
         say(&decisions(&done, now))?;
     } else if watched && !global.quiet {
-        say(&account(context, &done, options, before))?;
+        say(&account(context, &done, options, (before, &streamed)))?;
     } else if !global.quiet {
         say(&notices(context, &done, now))?;
     }
@@ -117,6 +119,27 @@ pub fn perform_with_progress(
         false => warned,
         true => ExitStatus::Attention,
     })
+}
+
+/// Runs the tick; on a terminal, prints the output of its scripts while they run. Returns the repositories whose output
+/// was printed.
+fn watch(
+    context: &Context,
+    global: &GlobalArgs,
+    options: &TickOptions,
+) -> Result<(TickReport, BTreeSet<String>)> {
+    if !streams(global) || options.dry_run {
+        return Ok((tick::tick(context, options, &drop)?, BTreeSet::new()));
+    }
+    let stream = LogStream::start(context, options.names.len() != 1, anstream::stdout());
+    let done = tick::tick(context, options, &|event| stream.hear(&event));
+    let streamed = stream.finish();
+    Ok((done?, streamed))
+}
+
+/// Whether the output of scripts is printed while they run.
+pub fn streams(global: &GlobalArgs) -> bool {
+    std::io::stdout().is_terminal() && !global.quiet
 }
 
 /// Prints the notices.
@@ -150,7 +173,7 @@ fn account(
     context: &Context,
     done: &TickReport,
     options: &TickOptions,
-    before: DateTime<Utc>,
+    (before, streamed): (DateTime<Utc>, &BTreeSet<String>),
 ) -> String {
     let now = done.status.at;
     let mut text = String::new();
@@ -178,7 +201,7 @@ fn account(
                 let hint = row.reason.as_deref().and_then(|it| format::reason_and_hint(it).1);
                 let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
                 text += &format!("{name}: {}{details}{hint}\n", row.shown_state());
-                if row.state == State::Failing {
+                if row.state == State::Failing && !streamed.contains(&row.name) {
                     text += &quoted(context, &row.name);
                 }
             }

@@ -2,7 +2,7 @@
 //! `stage` executes a script, and two more handle packs. Decides nothing.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,6 +24,9 @@ use crate::system::git::index_pack::{self, IndexerEvent};
 use crate::system::process;
 use crate::system::remote::FetchProgress;
 use crate::system::watchdog::{self, TimedStep};
+
+/// The time that a fetch takes without a progress bar.
+const UNSHOWN: Duration = Duration::from_secs(1);
 
 /// Works on one repository. An error that cannot be recorded is printed for the waiting tick.
 ///
@@ -57,12 +60,13 @@ pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
         failure::give_up(&ours, &at, &given, &reason);
         // The journal stays: the next tick repairs the unfinished work.
         let worker_error = serde_json::to_string(&WorkerError::failing(reason));
-        process::print_line(&worker_error.unwrap_or_default());
+        process::print_line(&worker_error.unwrap_or_default(), Duration::ZERO);
         std::process::exit(i32::from(ExitStatus::Attention.number()));
     };
     watchdog::begin(limits::LOOKING, 2 * limits::evaluation_timeout(&repo.settings));
     watchdog::start(end)?;
-    let mut bar = FetchBar::of_stderr();
+    // Whoever logs, is quiet, or lets several workers write to the terminal, gets no bar.
+    let mut bar = FetchBar::new(std::io::stderr().is_terminal() && context.log_args.is_empty());
     let done = match &context.node.unnamed {
         // A script needs its user's names and home directory; without them nothing runs.
         Some(error) => Err(error.clone().into()),
@@ -138,19 +142,24 @@ pub fn pack_objects(args: &cli::PackObjectsArgs) -> Result<ExitStatus> {
     }
 }
 
-/// A progress bar for a fetch, shown only to a person on a terminal.
+/// A progress bar for a fetch that takes longer than [`UNSHOWN`], shown only to a person on a terminal.
 struct FetchBar {
     watched: bool,
+    since: Option<Instant>,
     shown: Option<ProgressBar>,
 }
 
 impl FetchBar {
-    fn of_stderr() -> Self {
-        Self { watched: std::io::stderr().is_terminal(), shown: None }
+    fn new(watched: bool) -> Self {
+        Self { watched, since: None, shown: None }
     }
 
     fn show(&mut self, progress: FetchProgress) {
-        if !self.watched {
+        let FetchProgress::Received { received, total, bytes } = progress else {
+            return self.clear();
+        };
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !self.watched || since.elapsed() < UNSHOWN {
             return;
         }
         let bar = self.shown.get_or_insert_with(|| {
@@ -159,13 +168,15 @@ impl FetchBar {
                 ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
             )
         });
-        bar.set_length(progress.total as u64);
-        bar.set_position(progress.received as u64);
-        bar.set_message(indicatif::HumanBytes(progress.bytes as u64).to_string());
+        bar.set_length(total as u64);
+        bar.set_position(received as u64);
+        bar.set_message(indicatif::HumanBytes(bytes as u64).to_string());
     }
 
-    fn clear(self) {
-        if let Some(bar) = self.shown {
+    /// The terminal belongs to the output of the scripts afterwards.
+    fn clear(&mut self) {
+        self.since = None;
+        if let Some(bar) = self.shown.take() {
             bar.finish_and_clear();
         }
     }

@@ -1,6 +1,7 @@
 //! The context of every step: settings, identity of this machine, connections to remotes. Knows nothing
 //! of single repositories.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -31,6 +32,9 @@ pub struct Context {
     pub requests: Option<String>,
     /// In a helper process: the person whose command root carries out; `None`: see [`Context::person`].
     pub asked_by: Option<Person>,
+    /// The options by which the agent processes that this one starts log as it does; empty: they do not log, and may
+    /// show a progress bar.
+    pub log_args: Vec<OsString>,
 }
 
 impl Context {
@@ -61,7 +65,8 @@ impl Context {
         let wire = Arc::new(Wire::new(runtime.into_iter().chain([state]).collect()));
         let settings = Arc::new(settings);
         let (part, stack, helper_input, requests, asked_by) = (None, None, None, None, None);
-        Self { settings, node, part, stack, wire, helper_input, requests, asked_by }
+        let log_args = vec!["--quiet".into()];
+        Self { settings, node, part, stack, wire, helper_input, requests, asked_by, log_args }
     }
 
     /// The person behind this command.

@@ -11,12 +11,13 @@ use chrono::{DateTime, Utc};
 
 use crate::config::{AgentDirs, ConfigError, ConfigLocations};
 use crate::domain::report::notices::{self, Notice, ReportedStates};
-use crate::domain::repository::action::ProgressEvent;
+use crate::domain::repository::action::{ProgressEvent, RunEnded};
 use crate::domain::repository::decision::Plan;
 use crate::domain::repository::names;
 use crate::domain::repository::observed::Unreachable;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::{MachineStatus, StatusRow};
+use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery::{self, RepoEntry, safe_paths};
 use crate::engine::error::{WorkerError, reason};
@@ -69,6 +70,12 @@ pub fn tick(
     options: &TickOptions,
     progress: &ProgressSink,
 ) -> Result<TickReport> {
+    let progress = &|event| {
+        if let ProgressEvent::Ended(run) = &event {
+            log_ended(run);
+        }
+        progress(event);
+    };
     let machine = AgentState::at(&context.settings.world.state);
     let last_tick = machine.last_tick();
     let before: Option<MachineStatus> = machine.read(STATUS);
@@ -98,6 +105,21 @@ pub fn tick(
     let status = status_of(context, looked, &machine, now);
     let report = write_notices(&machine, status, decisions, now)?;
     Ok(TickReport { before: last_tick, ..report })
+}
+
+/// Logs an ended action: one line of the same facts for every trigger and every user's repositories. Its text may come
+/// from a helper of another user.
+fn log_ended(run: &RunEnded) {
+    tracing::info!(
+        repository = %run.repo.escape_controls(),
+        "ref" = run.reference.as_ref().map(|name| tracing::field::display(name.escape_controls())),
+        revision = %run.revision,
+        previous = %run.previous.map_or_else(String::new, |revision| revision.to_string()),
+        outcome = %run.outcome.escape_controls(),
+        seconds = (run.seconds * 1000.0).round() / 1000.0,
+        trigger = %run.trigger,
+        "action ended"
+    );
 }
 
 /// Evaluates all repositories of a helper's input, and with orders works on them. `progress` receives the

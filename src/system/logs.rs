@@ -255,6 +255,11 @@ pub fn list(dir: &Path) -> Result<Vec<LogEntry>> {
     Ok(entries)
 }
 
+/// Whether a log of ours may have this name.
+pub fn is_log_name(name: &str) -> bool {
+    read_name(name).is_some()
+}
+
 /// Parses start, revision and number from the name of a log; `None` when it is not one of ours.
 fn read_name(name: &str) -> Option<(DateTime<Utc>, &str, u32)> {
     let mut parts = name.strip_suffix(".log")?.split('-');

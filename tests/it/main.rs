@@ -54,6 +54,7 @@ mod model;
 mod notify;
 mod odd_repositories;
 mod on_action;
+mod on_terminal;
 mod orders;
 #[cfg(feature = "servers")]
 mod package;
@@ -77,6 +78,7 @@ mod service;
 mod skipped;
 mod splay;
 mod states;
+mod status;
 mod steering;
 mod tidy;
 mod time;

@@ -240,14 +240,20 @@ impl Sandbox {
     /// Runs the agent on a terminal of so many `columns` on which `typed` is typed, by script(1). Its output has
     /// what the terminal shows, the echo of the typing included.
     pub fn on_terminal(&self, columns: u16, typed: &str, arguments: &[&str]) -> Ran {
+        let keys = self.path("typed");
+        fs::write(&keys, typed).unwrap();
+        let keys = fs::File::open(keys).unwrap();
+        Ran::with_input(&mut self.terminal_command(columns, arguments), keys.into())
+    }
+
+    /// The agent on a terminal of so many `columns`, not started yet.
+    pub fn terminal_command(&self, columns: u16, arguments: &[&str]) -> Command {
         let quoted = |word: String| format!("'{}'", word.replace('\'', r"'\''"));
         let line: Vec<String> = self.agent_line(arguments).into_iter().map(quoted).collect();
         let command = format!("stty cols {columns} rows 50; exec {}", line.join(" "));
-        let keys = self.path("typed");
-        fs::write(&keys, typed).unwrap();
         let mut script = self.command("script");
         script.env("TERM", "xterm").args(["-q", "-e", "-c", &command, "/dev/null"]);
-        Ran::with_input(&mut script, fs::File::open(keys).unwrap().into())
+        script
     }
 
     /// Runs the agent as `person` does with sudo.

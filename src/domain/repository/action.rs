@@ -218,12 +218,60 @@ pub struct RunStarted {
     pub at: DateTime<Utc>,
 }
 
+/// The end of a run, as a worker reports it to the waiting process once it is recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunEnded {
+    /// The name of the repository.
+    pub repo: String,
+    /// The full name of the ref, where each of several is deployed by itself.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The revision that was deployed.
+    pub revision: Commit,
+    /// The revision deployed before it.
+    pub previous: Option<Commit>,
+    /// The result, as [`Outcome::word`].
+    pub outcome: String,
+    /// The run time of the scripts in seconds.
+    pub seconds: f64,
+    /// The reason for the run.
+    pub trigger: Trigger,
+    /// The file name in the repository's log directory; `None`: nothing ran.
+    pub log: Option<String>,
+}
+
+impl RunEnded {
+    /// The end of `run` in the repository `repo`.
+    pub fn of(repo: &str, run: &FinishedRun) -> Self {
+        Self {
+            repo: repo.to_owned(),
+            reference: run.reference.clone(),
+            revision: run.revision,
+            previous: run.previous,
+            outcome: run.outcome.word().to_owned(),
+            seconds: run.seconds,
+            trigger: run.trigger,
+            log: run.log.clone(),
+        }
+    }
+}
+
 /// The progress that a worker reports to the waiting process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProgressEvent {
     /// An action begins.
     Begun(RunStarted),
+    /// The output of an action goes to a new log.
+    Logs {
+        /// The name of the repository.
+        repo: String,
+        /// The file name in its log directory.
+        log: String,
+    },
+    /// An action ended and is recorded.
+    Ended(RunEnded),
     /// The remotes of a repository were polled.
     Polled {
         /// The name of the repository.
@@ -245,7 +293,10 @@ impl ProgressEvent {
     pub fn repo(&self) -> &str {
         match self {
             Self::Begun(begun) => &begun.repo,
-            Self::Polled { repo, .. } | Self::Fetched { repo, .. } => repo,
+            Self::Ended(ended) => &ended.repo,
+            Self::Logs { repo, .. } | Self::Polled { repo, .. } | Self::Fetched { repo, .. } => {
+                repo
+            }
         }
     }
 }

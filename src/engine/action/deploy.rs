@@ -289,6 +289,7 @@ fn run_scripts(
             step.previous.map_or_else(|| "none".to_owned(), |id| id.short()),
             step.attempt
         ));
+        scripts::report_log(repository, &log);
         step.log = Some(log.name().to_owned());
         let changed = deployment.changed_paths.clone();
         let list = scripts::put_changed(repository, changed, step.target)?;

@@ -110,7 +110,9 @@ fn fetch_counted(
     let limit = limits::fetch(&repository.repo.settings);
     let _step = watchdog::within("fetching", limit);
     let fetched = repository.context.wire.fetch(&repository.git, order, &mut |now| {
-        bytes = now.bytes as u64;
+        if let FetchProgress::Received { bytes: received, .. } = now {
+            bytes = received as u64;
+        }
         progress(now);
     });
     scripts::emit(ProgressEvent::Fetched { repo: repository.repo.name.clone(), bytes });

@@ -118,6 +118,8 @@ impl Listener {
                     reporter.report_begun(session, topic, &begun)
                 });
             }
+            // The tick itself writes it to the log.
+            ProgressEvent::Logs { .. } | ProgressEvent::Ended(_) => {}
             ProgressEvent::Polled { repo, bytes } => {
                 tracing::debug!(repository = %repo, bytes, "polled");
                 let answered = if bytes.is_some() { PollOutcome::Yes } else { PollOutcome::No };

@@ -142,6 +142,7 @@ impl RefHooks<'_, '_> {
             self.trigger,
             step.attempt
         ));
+        scripts::report_log(repository, &log);
         Ok(log)
     }
 

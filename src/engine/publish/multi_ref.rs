@@ -21,8 +21,8 @@ use crate::engine::publish::stage::{self, ExistingRelease, ReadyTree, StageError
 use crate::engine::repository::targets::{TargetStore, high_water, short_name};
 use crate::engine::repository::{Repository, tree};
 use crate::engine::run::guard::RunGuard;
-use crate::engine::run::log;
 use crate::engine::run::scripts::{self, seconds_since};
+use crate::engine::run::{log, record};
 use crate::system::git::{ACTED, Head};
 use crate::system::lock::{ActionLock, Journal, JournalStep};
 use crate::system::logs::{self, ActionLog};
@@ -147,7 +147,7 @@ fn record(
     };
     repository.records.prepare_last_action(revision)?.commit()?;
     if known.is_none() {
-        repository.records.add_to_history(&finished)?;
+        record::ended(repository, std::slice::from_ref(&finished))?;
     }
     repository.git.set_logged_ref(ACTED, revision, &format!("{trigger}: fetched"))?;
     (memory.attempt, memory.verdict, memory.accepted) = (None, None, None);
@@ -220,7 +220,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         let retired = self.retire(&shown);
         // What was done is recorded even if retiring failed.
         self.save()?;
-        self.repository.records.add_all_to_history(&self.finished)?;
+        record::ended(self.repository, &self.finished)?;
         let retired = retired?;
         if retired {
             // After the records, which wait for the same disk: this sync costs little then.

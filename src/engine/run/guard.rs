@@ -94,7 +94,7 @@ impl<'a> RunGuard<'a> {
             self.record_running(step, Some(RunningScript { process, deadline }))?;
             let outcome = scripts::outcome_of(gated.release(deadline, || log.curb())?);
             if outcome != Outcome::Succeeded {
-                tracing::info!(script = %name, %outcome, "ended");
+                tracing::info!(script = %name, how = %outcome, "the script ended");
                 return Ok((outcome, Some(name)));
             }
         }

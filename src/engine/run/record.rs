@@ -1,21 +1,29 @@
 //! Records how a run ended. Every step here may be repeated: a run that dies in the middle is recorded
 //! again by the next.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
-use crate::domain::repository::action::{Attempt, FinishedRun, Outcome, TriedRevisions, Trigger};
+use crate::domain::repository::action::{
+    Attempt, FinishedRun, Outcome, ProgressEvent, RunEnded, TriedRevisions, Trigger,
+};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::history::{ActKind, PersonAct};
 use crate::domain::repository::observed::{RecordedFinding, TreeRerunPolicy};
 use crate::engine::context::Context;
 use crate::engine::repository::{Repository, tree};
+use crate::engine::run::scripts;
 use crate::system::files::PreparedFile;
 use crate::system::git::ACTED;
 use crate::system::lock::{JournalStep, ScriptEnding};
 use crate::system::repo_state::RepoRecords;
 use crate::system::{host, syslog};
+
+/// The time that the waiting process has to take note of an ended run; many may end at once.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An act of a person that is to be recorded.
 #[derive(Clone, Debug)]
@@ -87,7 +95,7 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
             let message = format!("{}: {} in {:.1} s", run.trigger, ending.outcome, ending.seconds);
             repository.git.set_logged_ref(ACTED, step.target, &message)?;
         }
-        repository.records.add_to_history(&finished)?;
+        ended(repository, std::slice::from_ref(&finished))?;
         syslog::send(
             if succeeded { syslog::SyslogLevel::Info } else { syslog::SyslogLevel::Warning },
             &format!(
@@ -125,6 +133,22 @@ pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFi
         memory.attempt = Some(Attempt { script: ending.failed_script.clone(), ..attempt });
     }
     repository.records.put_memory(&memory)
+}
+
+/// Adds ended runs to the history, and reports each that is new there to the waiting process.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn ended(repository: &Repository, runs: &[FinishedRun]) -> Result<()> {
+    for run in repository.records.add_to_history(runs)? {
+        if !scripts::emit_within(
+            ProgressEvent::Ended(RunEnded::of(&repository.repo.name, run)),
+            PATIENCE,
+        ) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Records what the person of this command did.

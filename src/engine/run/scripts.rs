@@ -192,8 +192,13 @@ impl ActionEnv {
 /// Prints a progress event for the process that waits for this worker or helper. A failure to print does
 /// not stop the work.
 pub fn emit(word: ProgressEvent) {
+    emit_within(word, Duration::ZERO);
+}
+
+/// Does the same as [`emit`], and waits up to `patience` for a slow reader; returns whether the event was printed.
+pub fn emit_within(word: ProgressEvent, patience: Duration) -> bool {
     // Text and ids always serialize.
-    process::print_line(&serde_json::to_string(&word).unwrap_or_default());
+    process::print_line(&serde_json::to_string(&word).unwrap_or_default(), patience)
 }
 
 /// Emits that an action begins.
@@ -205,6 +210,12 @@ pub fn report_begun(begun: RunStarted) {
 pub fn report_step(repository: &Repository, step: &JournalStep, at: DateTime<Utc>) {
     let (repo, revision, previous) = (repository.repo.name.clone(), step.target, step.previous);
     report_begun(RunStarted { repo, reference: None, revision, previous, at });
+}
+
+/// Emits that the output of an action of `repository` goes to `log`.
+pub fn report_log(repository: &Repository, log: &ActionLog) {
+    let (repo, log) = (repository.repo.name.clone(), log.name().to_owned());
+    emit(ProgressEvent::Logs { repo, log });
 }
 
 /// Programs to run one after the other.

@@ -291,7 +291,8 @@ pub fn command(
     args: &[OsString],
     extent: CommandExtent,
 ) -> Result<u8> {
-    let args: Vec<OsString> = begin(user).into_iter().chain(args.iter().cloned()).collect();
+    let args: Vec<OsString> =
+        begin(context, user).into_iter().chain(args.iter().cloned()).collect();
     // The command reads one repository after the other.
     let looks = limits::helper(repos, false).saturating_mul(repos.len().max(1) as u32);
     let limit = match extent {
@@ -331,8 +332,9 @@ fn attended<T>(
     requests.during(user.uid, answer, || work(Some(requests.name())))?
 }
 
-fn begin(user: &User) -> Vec<OsString> {
-    vec!["helper".into(), "--user".into(), user.name.clone().into()]
+fn begin(context: &Context, user: &User) -> Vec<OsString> {
+    let helper = ["helper".into(), "--user".into(), user.name.clone().into()];
+    context.log_args.iter().cloned().chain(helper).collect()
 }
 
 fn environment(user: &User) -> Vec<(OsString, OsString)> {

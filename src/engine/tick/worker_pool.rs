@@ -159,7 +159,11 @@ fn trouble(said: &[u8]) -> WorkerError {
 
 fn worker_args(context: &Context, options: &TickOptions, name: &str) -> Vec<OsString> {
     let world = &context.settings.world;
-    let mut args: Vec<OsString> = Vec::new();
+    let mut args: Vec<OsString> = context.log_args.clone();
+    if args.is_empty() && options.names.len() != 1 {
+        // The progress bars of several workers would spoil each other.
+        args.push("--quiet".into());
+    }
     if context.helper_input.is_some() {
         args.extend(["helper".into(), "--user".into(), context.node.user.name.clone().into()]);
     } else {

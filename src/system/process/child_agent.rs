@@ -212,12 +212,12 @@ pub fn report(line: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Sends a short line from a worker to the waiting parent, unless there is no reader or its pipe is
-/// full: a worker must not block on that.
-pub fn print_line(line: &str) {
+/// Sends a short line from a worker to the waiting parent, unless there is no reader or its pipe stays full for
+/// `patience`: a worker must not block on that. Returns whether it was sent.
+pub fn print_line(line: &str, patience: Duration) -> bool {
     let mut out = std::io::stdout().lock();
-    let is_ready = poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&Timespec::default()));
-    if is_ready == Ok(1) {
-        let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
-    }
+    let limit = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
+    let is_ready = poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&limit));
+    let line = format!("{line}\n");
+    is_ready == Ok(1) && out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_ok()
 }

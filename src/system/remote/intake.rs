@@ -109,7 +109,7 @@ impl<'a> PackIntake<'a> {
             // All objects have arrived, also for a pack that was too short for a progress line.
             Some(IndexerEvent::Done) => {
                 let (objects, total) = self.objects;
-                progress(FetchProgress { received: objects, total, bytes: received });
+                progress(FetchProgress::Received { received: objects, total, bytes: received });
             }
             _ => return Err(self.reason()),
         }
@@ -141,7 +141,7 @@ impl<'a> PackIntake<'a> {
             match serde_json::from_slice(&line) {
                 Ok(IndexerEvent::Progress { received: objects, total }) => {
                     self.objects = (objects, total);
-                    progress(FetchProgress { received: objects, total, bytes: received });
+                    progress(FetchProgress::Received { received: objects, total, bytes: received });
                 }
                 Ok(event) => self.outcome = Some(event),
                 // The end of the process explains any other output.

@@ -226,13 +226,14 @@ impl Wire {
         progress: &mut dyn FnMut(FetchProgress),
     ) -> Result<()> {
         let FetchOrder { remote, goal, .. } = order;
-        match permitted(remote, order.reach)? {
+        let fetched = match permitted(remote, order.reach)? {
             RemoteScheme::Local => local::fetch(git, order, progress),
             RemoteScheme::Http | RemoteScheme::Https => self.http.fetch(git, order, progress),
             RemoteScheme::Git => git_daemon::fetch(git, order, progress),
             RemoteScheme::Ssh => ssh::fetch(&self.masters, git, order, progress),
-        }
-        .with_context(|| format!("cannot fetch {goal} from {remote}"))
+        };
+        progress(FetchProgress::Ended);
+        fetched.with_context(|| format!("cannot fetch {goal} from {remote}"))
     }
 }
 
@@ -272,13 +273,18 @@ fn denied_by(error: impl Into<Error>) -> Error {
 
 /// The progress of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FetchProgress {
-    /// Objects so far.
-    pub received: usize,
-    /// Objects in all.
-    pub total: usize,
-    /// Bytes so far.
-    pub bytes: usize,
+pub enum FetchProgress {
+    /// More arrived.
+    Received {
+        /// Objects so far.
+        received: usize,
+        /// Objects in all.
+        total: usize,
+        /// Bytes so far.
+        bytes: usize,
+    },
+    /// The fetch is over, successful or not.
+    Ended,
 }
 
 /// Sets the refs of `updates` to their polled objects, which have to be in the store already.

@@ -57,21 +57,13 @@ impl RepoRecords {
         Ok(HistoryFile { entries, lines: lines.count(), bytes: bytes.len() })
     }
 
-    /// Appends a finished run, unless it is already recorded.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn add_to_history(&self, run: &FinishedRun) -> Result<()> {
-        self.add_all_to_history(std::slice::from_ref(run))
-    }
-
-    /// Appends finished runs, except those that are already recorded.
+    /// Appends finished runs, except those that are already recorded, and returns those it appended.
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn add_all_to_history(&self, runs: &[FinishedRun]) -> Result<()> {
+    pub fn add_to_history<'a>(&self, runs: &'a [FinishedRun]) -> Result<Vec<&'a FinishedRun>> {
         if runs.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let _lock = self.lock_records()?;
         let file = self.read_history()?;
@@ -79,9 +71,10 @@ impl RepoRecords {
             let newest = file.entries.iter().rev().filter_map(HistoryEntry::run).take(8);
             newest.into_iter().any(|known| known.id == run.id && known.reference == run.reference)
         };
-        let new = runs.iter().filter(|run| !is_known(run)).cloned();
-        let new = new.map(HistoryEntry::Run).collect();
-        self.append_to_history(file, new, host::now())
+        let new: Vec<&FinishedRun> = runs.iter().filter(|run| !is_known(run)).collect();
+        let entries = new.iter().map(|&run| HistoryEntry::Run(run.clone())).collect();
+        self.append_to_history(file, entries, host::now())?;
+        Ok(new)
     }
 
     /// Appends an act of a person.
@@ -173,8 +166,8 @@ mod tests {
         let records = records(&dir);
         for number in 2000..2100 {
             let run = serde_json::from_str(&older(number, 2)).unwrap();
-            records.add_to_history(&run).unwrap();
-            records.add_to_history(&run).unwrap();
+            records.add_to_history(std::slice::from_ref(&run)).unwrap();
+            records.add_to_history(std::slice::from_ref(&run)).unwrap();
         }
         let runs = records.history().unwrap();
         assert_eq!(runs.len(), 2);
@@ -190,7 +183,7 @@ mod tests {
         put(&dir, [older(1, 1), torn, "\0\0\0".to_owned(), older(3, 3)].into_iter());
         let records = records(&dir);
         assert_eq!(records.history().unwrap().len(), 2);
-        records.add_to_history(&serde_json::from_str(&older(4, 4)).unwrap()).unwrap();
+        records.add_to_history(&[serde_json::from_str(&older(4, 4)).unwrap()]).unwrap();
         assert_eq!(records.history().unwrap().len(), 3);
     }
 }

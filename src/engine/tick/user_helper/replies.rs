@@ -84,7 +84,7 @@ pub(super) fn ask_for<T: RepoReply>(
     let done = attended(context, user, repos, |requests| {
         let helper_input = helper_input(context, user, repos, helper_request, requests)?;
         let args: Vec<OsString> =
-            begin(user).into_iter().chain(["helper-request".into()]).collect();
+            begin(context, user).into_iter().chain(["helper-request".into()]).collect();
         let mut helper =
             ChildAgent::start_for(&args, &environment(user), &helper_input, OutputMode::Piped)?;
         let (mut said, mut most) = (Vec::new(), MOST_ANSWERED);
