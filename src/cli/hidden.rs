@@ -1,4 +1,4 @@
-//! The arguments of commands that nobody types: how processes of ours start one another.
+//! The arguments of commands that no person types: how processes of ours start one another.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -55,7 +55,7 @@ pub struct HelperArgs {
 /// `stage PROGRAM [ARGUMENT…]`: the process that becomes a script.
 #[derive(Args, Debug)]
 pub struct StageArgs {
-    /// As whom; root becomes this user first
+    /// The user to become first; only root can
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
 

@@ -467,7 +467,10 @@ fn next(
         ],
         Plan::Run(act) => run_in_sentences(act),
         Plan::Wait { until } => vec![
-            format!("The first tick after that time tries again: {}.", format::when(*until, now)),
+            format!(
+                "The next try is due {}, by the first tick after that.",
+                format::when(*until, now)
+            ),
             format!("To try at once: agent tick {name}"),
         ],
         Plan::Stopped => unblock(row, seen, &name, now),

@@ -213,7 +213,9 @@ pub fn text(status: &MachineStatus, form: TextForm, now: DateTime<Utc>) -> Strin
     for (row, line) in rows.iter().zip(format::table(table, SUBJECT, form.width)) {
         lines.push(line);
         for below in below(row, &form, status.last_tick, now) {
-            lines.extend(format::wrapped(&below, "    ", form.width));
+            // A command in a hint is copied: the terminal itself breaks the line, without a line feed.
+            let width = form.width.filter(|_| !below.starts_with("hint: "));
+            lines.extend(format::wrapped(&below, "    ", width));
         }
     }
     lines.push(String::new());

@@ -126,7 +126,7 @@ fn a_failure_says_when_it_is_tried_again_and_how_to_hurry() {
             "bbbbbbb exited 1, attempt 3, next try in",
             "Attempt 3 at bbbbbbb exited 1.",
             "after 1, 2, 4 … minutes",
-            "The first tick after that time tries again: in",
+            "The next try is due in",
             "agent tick spog",
         ],
     );
