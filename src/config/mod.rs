@@ -273,7 +273,6 @@ pub struct RepoSettings {
     #[serde(skip)]
     pub password_command: Vec<String>,
     /// `password_ttl`: how long a password of `password_command` is used.
-    #[serde(skip)]
     pub password_ttl: Duration,
     /// `max_file`: the largest file that a change may write, in bytes; `None`: set by the machine's memory.
     pub max_file: Option<u64>,

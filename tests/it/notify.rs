@@ -69,7 +69,7 @@ fn a_push_continues_whatever_is_wrong_with_the_bus() {
     let nobody = format!("[bus]\nbrokers = \"stomps://{}\"", "n".repeat(64));
     for (configuration, reason) in [
         ("", "no [bus] is configured"),
-        ("[bus]\nbrokers = 7", "agent.toml:2:11: expected "),
+        ("[bus]\nbrokers = 7", "agent.toml:2:11: bus.brokers: expected "),
         (&nobody, "its name is not known"),
         (&format!("[bus]\nbrokers = \"stomp://127.0.0.1:{closed}\""), "Connection refused"),
         (
