@@ -90,7 +90,7 @@ fn show(context: &Context) -> Result<ExitStatus> {
 /// Warns on standard error where nothing makes this machine tick; returns whether it warned.
 pub fn warn_of_no_ticks(context: &Context) -> bool {
     let warning = no_ticks(context);
-    // Without a standard error nobody reads it.
+    // Without a standard error there is no reader.
     let _ = anstream::stderr().write_all(warning.as_bytes());
     !warning.is_empty()
 }

@@ -65,7 +65,7 @@ pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
     };
     watchdog::begin(limits::LOOKING, 2 * limits::evaluation_timeout(&repo.settings));
     watchdog::start(end)?;
-    // Whoever logs, is quiet, or lets several workers write to the terminal, gets no bar.
+    // With a log, with `-q`, and where several workers write to the terminal, there is no bar.
     let mut bar = FetchBar::new(std::io::stderr().is_terminal() && context.log_args.is_empty());
     let done = match &context.node.unnamed {
         // A script needs its user's names and home directory; without them nothing runs.

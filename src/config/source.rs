@@ -114,7 +114,7 @@ impl ConfigTexts {
             let (table, errors) = DeTable::parse_recoverable(&text.text);
             let mut table = shifted(table.into_inner(), text.start);
             if !self.has_structure(text, &errors, faults) {
-                // Whoever reads the metrics learns of it.
+                // The metrics say that the configuration cannot be used.
                 let metrics = table.remove_entry::<str>("metrics_file");
                 table = metrics.into_iter().collect();
             }

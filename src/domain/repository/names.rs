@@ -10,21 +10,18 @@ use globset::GlobBuilder;
 pub fn selected(given: &[String], known: &[&str]) -> Result<Vec<String>, String> {
     let mut is_selected = vec![given.is_empty(); known.len()];
     for one in given {
-        let mut any = false;
-        let both = known.iter().zip(&mut is_selected);
-        for (_, is_selected) in both.filter(|(name, _)| *name == one) {
-            (*is_selected, any) = (true, true);
-        }
-        let pattern = GlobBuilder::new(one).build().ok().filter(|_| !any && is_pattern(one));
-        if let Some(pattern) = pattern.map(|pattern| pattern.compile_matcher()) {
-            for (name, is_selected) in known.iter().zip(&mut is_selected) {
-                let matches = pattern.is_match(name);
-                *is_selected |= matches;
-                any |= matches;
-            }
-        }
-        if !any {
+        let pattern = GlobBuilder::new(one).build().ok().filter(|_| is_pattern(one));
+        let pattern = pattern.filter(|_| !known.contains(&one.as_str()));
+        let pattern = pattern.map(|pattern| pattern.compile_matcher());
+        let matches = |name: &str| match &pattern {
+            Some(pattern) => pattern.is_match(name),
+            None => name == one,
+        };
+        if !known.iter().any(|name| matches(name)) {
             return Err(one.clone());
+        }
+        for (name, is_selected) in known.iter().zip(&mut is_selected) {
+            *is_selected |= matches(name);
         }
     }
     let both = known.iter().zip(is_selected);

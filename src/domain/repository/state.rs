@@ -112,7 +112,7 @@ impl State {
         self.rules().word
     }
 
-    /// What it means to a person, while nobody has to look.
+    /// What it means to a person, while it needs no attention.
     pub(super) fn tone(self) -> Tone {
         self.rules().tone
     }
