@@ -8,6 +8,7 @@ pub mod atomic_dir;
 pub mod crontabs;
 pub mod ffi;
 pub mod files;
+pub mod frames;
 pub mod git;
 pub mod host;
 pub mod lock;
