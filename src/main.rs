@@ -30,6 +30,7 @@ fn start(cli: &Cli) -> Result<ExitStatus> {
     // Before anything opens a file, starts a process or waits for one.
     system::ffi::keep_what_is_open_to_ourselves()?;
     system::ffi::keep_how_children_end()?;
+    system::ffi::share_one_heap();
     system::process::usual_umask();
     // `stage` is about to execute a foreign program, so nothing more is set up.
     if let Command::Stage(stage) = &cli.command {
@@ -55,6 +56,9 @@ fn start_log(cli: &Cli) {
         _ if stays || global.log_format == LogFormat::Json => LevelFilter::INFO,
         _ => LevelFilter::OFF,
     };
+    if level == LevelFilter::OFF {
+        return;
+    }
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

@@ -25,15 +25,27 @@ pub enum EarlyExit {
 /// # Errors
 /// When the command line asks for help, or is wrong.
 pub fn parse(line: &[OsString]) -> Result<Cli, EarlyExit> {
-    let mut program = program();
+    let mut program = program(Cli::command());
     let found = program.try_get_matches_from_mut(line);
-    found.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => EarlyExit::Help(error),
+    let error = match found.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => {
+            // To drop it takes as long as to parse the line, and the process ends soon.
+            std::mem::forget(program);
+            return Ok(cli);
+        }
+        Err(error) => error,
+    };
+    let help = || self::program(help::for_people(Cli::command()));
+    Err(match error.kind() {
+        // Made only for those who read it.
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            EarlyExit::Help(help().try_get_matches_from_mut(line).err().unwrap_or(error))
+        }
+        ErrorKind::DisplayVersion => EarlyExit::Help(error),
         // Options in the environment must not suppress the help.
         ErrorKind::MissingSubcommand if line.len() < 2 => {
             let kind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            let mut program = help();
             EarlyExit::Help(Error::raw(kind, program.render_help().ansi()).with_cmd(&program))
         }
         _ => EarlyExit::Wrong(UsageError(sentence(error, &program, line))),
@@ -41,8 +53,7 @@ pub fn parse(line: &[OsString]) -> Result<Cli, EarlyExit> {
 }
 
 /// Our grammar; an empty environment variable counts as not set.
-fn program() -> Command {
-    let mut program = help::for_people(Cli::command());
+fn program(mut program: Command) -> Command {
     for (option, variable) in [("config", "AGENT_CONFIG"), ("root", "AGENT_ROOT")] {
         if host::is_empty(variable) {
             program = program.mut_arg(option, |option| option.env(None::<&str>));
@@ -54,10 +65,8 @@ fn program() -> Command {
 /// Clap's text in the form of every other error: a sentence, and what to type as the hint.
 fn sentence(mut error: Error, program: &Command, line: &[OsString]) -> String {
     if let Some(ContextValue::Strings(names)) = error.remove(ContextKind::SuggestedSubcommand) {
-        // The help for people shows its commands in groups of its own.
-        let commands = Cli::command();
         let is_shown =
-            |name: &String| commands.find_subcommand(name).is_some_and(|it| !it.is_hide_set());
+            |name: &String| program.find_subcommand(name).is_some_and(|it| !it.is_hide_set());
         let shown: Vec<String> = names.into_iter().filter(is_shown).collect();
         if !shown.is_empty() {
             error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(shown));
