@@ -5,11 +5,13 @@
 //! It knows the order of requests; [`client`] sends one.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use chrono::TimeDelta;
 
+use self::agents::HttpAgents;
 use self::byte_counter::ByteCount;
 use self::client::{DISCOVER, HttpClient, HttpRequest, HttpShared};
 use self::url::HttpUrl;
@@ -61,6 +63,10 @@ pub(super) struct HttpRemotes {
     shared: HttpShared,
 }
 
+/// Open connections to web servers, for several [`Wire`](super::Wire)s one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct OpenConnections(Arc<HttpAgents>);
+
 /// The result of asking a server about a repository.
 struct DiscoveredRepo {
     place: HttpUrl,
@@ -92,6 +98,12 @@ enum HttpFetchEnd {
 }
 
 impl HttpRemotes {
+    /// Uses those of `connections` that may still be used, and leaves its own there.
+    pub(super) fn share(&mut self, connections: &OpenConnections) {
+        connections.0.forget_outdated();
+        self.shared.agents = Arc::clone(&connections.0);
+    }
+
     /// As [`Wire::poll`](super::Wire::poll), over HTTP.
     pub(super) fn poll(
         &self,

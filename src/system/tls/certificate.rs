@@ -26,20 +26,35 @@ pub(super) struct CertificateFacts {
     pub(super) has_alternatives: bool,
 }
 
+/// The names in a certificate, in DER, as they are compared: byte by byte.
+pub(super) struct CertificateNames<'a> {
+    pub(super) issuer: &'a [u8],
+    pub(super) subject: &'a [u8],
+    validity: &'a [u8],
+    /// What is behind the subject.
+    rest: &'a [u8],
+}
+
+/// The names in the DER form of a certificate; `None`: it is none.
+pub(super) fn names(certificate: &[u8]) -> Option<CertificateNames<'_>> {
+    let mut signed = value(&mut &*certificate, SEQUENCE)?;
+    let mut rest = value(&mut signed, SEQUENCE)?;
+    if rest.first() == Some(&VERSION) {
+        value(&mut rest, VERSION)?;
+    }
+    value(&mut rest, INTEGER)?;
+    value(&mut rest, SEQUENCE)?; // The algorithm.
+    let issuer = value(&mut rest, SEQUENCE)?;
+    let validity = value(&mut rest, SEQUENCE)?;
+    let subject = value(&mut rest, SEQUENCE)?;
+    Some(CertificateNames { issuer, subject, validity, rest })
+}
+
 impl CertificateFacts {
     /// The facts in the DER form of a certificate; `None`: it is none.
     pub(super) fn read(certificate: &[u8]) -> Option<Self> {
-        let mut signed = value(&mut &*certificate, SEQUENCE)?;
-        let mut rest = value(&mut signed, SEQUENCE)?;
-        if rest.first() == Some(&VERSION) {
-            value(&mut rest, VERSION)?;
-        }
-        value(&mut rest, INTEGER)?;
-        value(&mut rest, SEQUENCE)?; // The algorithm.
-        value(&mut rest, SEQUENCE)?; // The issuer.
-        let mut validity = value(&mut rest, SEQUENCE)?;
+        let CertificateNames { mut validity, mut subject, mut rest, .. } = names(certificate)?;
         let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
-        let mut subject = value(&mut rest, SEQUENCE)?;
         let mut common_name = None;
         while let Some((_, mut set)) = next(&mut subject) {
             let mut pair = value(&mut set, SEQUENCE)?;

@@ -21,6 +21,8 @@ mod refusals;
 mod reporting;
 mod servers_selftest;
 mod ssh;
+mod system_bundle;
+mod warm;
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
