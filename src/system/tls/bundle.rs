@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use memchr::memmem;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -16,8 +17,12 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 
 use super::certificate::names;
 
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-const END: &str = "-----END CERTIFICATE-----";
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const END: &[u8] = b"-----END CERTIFICATE-----";
+/// The bytes at the beginning of a certificate in which its subject usually ends.
+const HEAD: usize = 384;
+/// The bytes of a line.
+const LINE: usize = 48;
 
 /// Verifies servers by their chain of certificates up to a CA of a bundle.
 pub(super) struct BundleVerifier {
@@ -43,16 +48,17 @@ impl BundleVerifier {
     fn roots(&self, chain: &[&CertificateDer<'_>]) -> RootCertStore {
         let issuers: HashSet<&[u8]> =
             chain.iter().filter_map(|it| Some(names(it)?.issuer)).collect();
-        let is_named = |ca: &[u8]| names(ca).is_some_and(|it| issuers.contains(it.subject));
-        let (mut roots, mut any) = (RootCertStore::empty(), RootCertStore::empty());
-        each_certificate(&self.pem, |ca| {
-            if is_named(ca) {
-                roots.add_parsable_certificates([CertificateDer::from(ca)]);
-            } else if any.is_empty() {
-                any.add_parsable_certificates([CertificateDer::from(ca)]);
-            }
-        });
-        if roots.is_empty() { any } else { roots }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates(&self.pem, |subject| {
+            issuers.contains(subject)
+        }));
+        let mut others = certificates(&self.pem, |_| true);
+        while roots.is_empty()
+            && let Some(other) = others.next()
+        {
+            roots.add_parsable_certificates([other]);
+        }
+        roots
     }
 }
 
@@ -101,29 +107,48 @@ impl ServerCertVerifier for BundleVerifier {
 
 /// Whether `pem` seems to hold a certificate.
 pub(super) fn has_certificates(pem: &[u8]) -> bool {
-    String::from_utf8_lossy(pem).contains(BEGIN)
+    memmem::find(pem, BEGIN).is_some()
 }
 
-/// Passes each certificate in `pem` to `sink`, in DER, without other things that are there.
+/// The certificates in `pem` whose subject `is_wanted`, in DER, without other things that are there.
 ///
 /// The decoder of rustls is made for keys: it takes the same time whatever they are, and far longer.
-fn each_certificate(pem: &[u8], mut sink: impl FnMut(&[u8])) {
-    let text = String::from_utf8_lossy(pem);
-    let mut bytes = Vec::new();
-    for block in text.split(BEGIN).skip(1) {
-        let Some((lines, _)) = block.split_once(END) else { continue };
+fn certificates(
+    pem: &[u8],
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> impl Iterator<Item = CertificateDer<'static>> {
+    let mut bytes = Vec::with_capacity(HEAD + LINE);
+    memmem::find_iter(pem, BEGIN).filter_map(move |at| {
+        let block = pem.get(at..)?;
+        let block = block.get(..memmem::find(block, END)? + END.len())?;
+        let lines = block.get(BEGIN.len()..block.len() - END.len())?;
         bytes.clear();
-        if lines.trim().lines().all(|line| STANDARD.decode_vec(line, &mut bytes).is_ok()) {
-            sink(&bytes);
-        } else if let Ok(certificate) =
+        // A beginning without the whole subject is no reason to leave it out.
+        let is_plain = decode(lines, HEAD, &mut bytes);
+        if is_plain && names(&bytes).is_some_and(|names| !is_wanted(names.subject)) {
+            return None;
+        }
+        bytes.clear();
+        let whole = match decode(lines, usize::MAX, &mut bytes) {
+            true => CertificateDer::from(bytes.clone()),
             // Lines of an odd length.
-            CertificateDer::from_pem_slice(
-                format!("{BEGIN}{lines}{END}\n").as_bytes(),
-            )
-        {
-            sink(&certificate);
+            false => CertificateDer::from_pem_slice(&[block, b"\n"].concat()).ok()?,
+        };
+        names(&whole).is_none_or(|names| is_wanted(names.subject)).then_some(whole)
+    })
+}
+
+/// Decodes `lines` until there are so many bytes or more; returns whether each line can be decoded by itself.
+fn decode(lines: &[u8], most: usize, bytes: &mut Vec<u8>) -> bool {
+    let mut lines = lines.trim_ascii().split(|byte| *byte == b'\n');
+    while bytes.len() < most
+        && let Some(line) = lines.next()
+    {
+        if STANDARD.decode_vec(line.trim_ascii_end(), bytes).is_err() {
+            return false;
         }
     }
+    true
 }
 
 #[cfg(test)]
@@ -134,20 +159,19 @@ mod tests {
     fn a_bundle_is_read_as_rustls_reads_it() {
         let body = STANDARD.encode([7; 100]);
         let (one, two) = body.split_at(64);
+        let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+        let key = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----");
         for text in [
-            format!("# Comment\n{BEGIN}\n{one}\n{two}\n{END}\ntext\n{BEGIN}\n{body}\n{END}\n"),
-            format!("{BEGIN}\r\n{one}\r\n{two}\r\n{END}\r\n"),
-            format!("{BEGIN}\n{}\n{}\n{END}\n", &body[..31], &body[31..]),
-            format!(
-                "-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n{BEGIN}\n{body}\n{END}"
-            ),
-            format!("\u{fe}\n{BEGIN}\n{body}\n{END}\n{BEGIN}\n{body}\n"),
+            format!("# Comment\n{begin}\n{one}\n{two}\n{end}\ntext\n{begin}\n{body}\n{end}\n"),
+            format!("{begin}\r\n{one}\r\n{two}\r\n{end}\r\n"),
+            format!("{begin}\n{}\n{}\n{end}\n", &body[..31], &body[31..]),
+            format!("{key}\n{begin}\n{body}\n{end}"),
+            format!("\u{fe}\n{begin}\n{body}\n{end}\n{begin}\n{body}\n"),
             "nothing".to_owned(),
         ] {
             let theirs = CertificateDer::pem_slice_iter(text.as_bytes());
             let theirs: Vec<_> = theirs.filter_map(Result::ok).collect();
-            let mut ours = Vec::new();
-            each_certificate(text.as_bytes(), |it| ours.push(CertificateDer::from(it.to_vec())));
+            let ours: Vec<_> = certificates(text.as_bytes(), |_| true).collect();
             assert_eq!(ours, theirs, "{text}");
             assert_eq!(has_certificates(text.as_bytes()), !theirs.is_empty(), "{text}");
         }

@@ -35,10 +35,9 @@ pub(super) struct CertificateNames<'a> {
     rest: &'a [u8],
 }
 
-/// The names in the DER form of a certificate; `None`: it is none.
+/// The names in the DER form of a certificate, which may end behind them; `None`: it is none.
 pub(super) fn names(certificate: &[u8]) -> Option<CertificateNames<'_>> {
-    let mut signed = value(&mut &*certificate, SEQUENCE)?;
-    let mut rest = value(&mut signed, SEQUENCE)?;
+    let mut rest = inside(inside(certificate, SEQUENCE)?, SEQUENCE)?;
     if rest.first() == Some(&VERSION) {
         value(&mut rest, VERSION)?;
     }
@@ -75,22 +74,32 @@ impl CertificateFacts {
     }
 }
 
+/// The tag and the length of the first value in `bytes`, and what is behind them.
+fn header(bytes: &[u8]) -> Option<(u8, usize, &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    if first < 0x80 {
+        return Some((tag, usize::from(first), rest));
+    }
+    let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+    if digits.is_empty() || digits.len() > 3 {
+        return None;
+    }
+    let length = digits.iter().fold(0, |length, &digit| length << 8 | usize::from(digit));
+    Some((tag, length, rest))
+}
+
 /// Takes the next value off `bytes`, with its tag.
 fn next<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, mut rest) = rest.split_first()?;
-    let mut length = usize::from(first);
-    if first >= 0x80 {
-        let (digits, behind) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        if digits.is_empty() || digits.len() > 3 {
-            return None;
-        }
-        length = digits.iter().fold(0, |length, &digit| length << 8 | usize::from(digit));
-        rest = behind;
-    }
+    let (tag, length, rest) = header(bytes)?;
     let (value, behind) = rest.split_at_checked(length)?;
     *bytes = behind;
     Some((tag, value))
+}
+
+/// What is in the value with which `bytes` begin, which has `tag` and may be cut off.
+fn inside(bytes: &[u8], tag: u8) -> Option<&[u8]> {
+    header(bytes).filter(|(found, ..)| *found == tag).map(|(_, _, inside)| inside)
 }
 
 /// Takes the next value, which has `tag`, off `bytes`.
