@@ -7,6 +7,7 @@ pub mod agent_state;
 pub mod atomic_dir;
 pub mod ffi;
 pub mod files;
+pub mod frames;
 pub mod git;
 pub mod host;
 pub mod lock;

@@ -1,13 +1,12 @@
 //! Starts all processes: workers of the agent, scripts of repositories, and commands of administrators.
-//! Knows nothing of repositories. A script waits at a gate until its process is recorded, before its
-//! first instruction runs. Its output is a file, never a pipe: so a daemon that it leaves behind blocks
-//! no reader.
+//! Knows nothing of repositories. The output of a script is a file, never a pipe: so a daemon that it
+//! leaves behind blocks no reader.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,20 +18,23 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
 };
+use serde::de::DeserializeOwned;
 
 use super::pid::Process;
-use super::watchdog;
+use super::{frames, watchdog};
 use crate::system::host::since_boot;
 
 mod child_agent;
 mod demo_shell;
 mod duplex_child;
+mod gated_script;
 mod reaper;
 mod run_with_input;
 
 pub use child_agent::{ChildAgent, ChildFinish, OutputMode, print_line, report};
 pub use demo_shell::{DemoShell, TypedLine, TypedOutput};
 pub use duplex_child::{ChildExit, DuplexChild};
+pub use gated_script::{GatedScript, ScriptCommand};
 pub use reaper::{ChildReaper, hand_on, is_init};
 pub use run_with_input::{ChildOutput, run_with_input};
 
@@ -42,6 +44,9 @@ const GRACE: Duration = Duration::from_secs(10);
 const BEAT: Duration = Duration::from_millis(250);
 /// First interval of polling a process without a pidfd.
 const BRIEF: Duration = Duration::from_millis(5);
+
+/// How long a worker waits for its job.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// Largest sealed input of a process, in bytes.
 const MOST_HANDED_OVER: u64 = 16 << 20;
@@ -102,92 +107,6 @@ pub enum WaitOutcome {
     TimedOut,
 }
 
-/// Command of a script with its directory, environment and user.
-#[derive(Debug)]
-pub struct ScriptCommand {
-    /// Program and arguments.
-    pub argv: Vec<OsString>,
-    /// Working directory.
-    pub working_dir: PathBuf,
-    /// Device and inode of the checked working directory; the script starts in no other one.
-    pub id: Option<(u64, u64)>,
-    /// Complete environment.
-    pub env: Vec<(OsString, OsString)>,
-    /// User to run as; `None` for the current user.
-    pub user: Option<String>,
-}
-
-/// A started script that waits at the gate.
-pub struct GatedScript {
-    child: Child,
-    process: Process,
-}
-
-impl ScriptCommand {
-    /// Starts a process that waits at the gate; its output goes to `log`.
-    ///
-    /// # Errors
-    /// When no process can be started.
-    pub fn spawn_gated(&self, log: &File) -> Result<GatedScript> {
-        let child = ours("stage")
-            .args(self.user.iter().flat_map(|user| ["--user", user]))
-            .args(self.id.iter().map(|(device, inode)| format!("--directory={device}:{inode}")))
-            .arg("--")
-            .args(&self.argv)
-            .current_dir(&self.working_dir)
-            .env_clear()
-            .envs(self.env.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log.try_clone()?)
-            .spawn()
-            .with_context(|| cannot_start("a process for the script"))?;
-        let pid = child.id() as i32;
-        // Only this process can reap it, so the number cannot belong to another process.
-        let process = Process::find(pid).unwrap_or(Process { pid, start: 0 });
-        Ok(GatedScript { child, process })
-    }
-}
-
-impl GatedScript {
-    /// Process of the script, to be recorded before [`GatedScript::release`].
-    pub fn process(&self) -> Process {
-        self.process
-    }
-
-    /// Lowers the script's CPU priority to the minimum (nice 19).
-    pub fn lower_priority(&self) {
-        // A failure is harmless: the script runs at normal priority.
-        let _ = rustix::process::setpriority_process(Pid::from_raw(self.process.pid), 19);
-    }
-
-    /// Opens the gate and waits for the script until `deadline` (time since boot). Calls `beat` a few
-    /// times a second.
-    ///
-    /// # Errors
-    /// When the wait fails.
-    pub fn release(mut self, deadline: Duration, beat: impl FnMut()) -> Result<WaitOutcome> {
-        let _pause = watchdog::pause();
-        if let Some(mut gate) = self.child.stdin.take() {
-            // If the process has already ended, the wait below returns its status.
-            let _ = gate.write_all(b"g");
-        }
-        let timed_out = match open(self.process) {
-            Some(handle) => !wait(&handle, deadline, beat)?,
-            None => false,
-        };
-        if timed_out {
-            end_group(self.process)?;
-        }
-        let status = self.child.wait().context("cannot wait for the script")?;
-        Ok(match (timed_out, status.code(), status.signal()) {
-            (true, ..) => WaitOutcome::TimedOut,
-            (false, Some(code), _) => WaitOutcome::Exited(code),
-            (false, None, signal) => WaitOutcome::Signalled(signal.unwrap_or_default()),
-        })
-    }
-}
-
 /// Waits for a script whose worker died; ends the script at `deadline` (time since boot).
 ///
 /// # Errors
@@ -235,21 +154,6 @@ fn wait(watch: &EndWatch, deadline: Duration, mut beat: impl FnMut()) -> Result<
     }
 }
 
-/// Checks that the working directory has the id `DEVICE:INODE`, whatever its path.
-///
-/// # Errors
-/// When it is another directory.
-pub fn require_directory(id: &str) -> Result<()> {
-    let found = rustix::fs::stat(".").context("cannot look at the working directory")?;
-    if format!("{}:{}", found.st_dev, found.st_ino) != id {
-        bail!(
-            "the directory was exchanged while the script was to begin in it\n\
-             hint: see who can write in the directories above it"
-        );
-    }
-    Ok(())
-}
-
 /// Waits until `end` is ready for `what`, at most for `patience`; `false` on timeout.
 ///
 /// # Errors
@@ -263,36 +167,34 @@ fn is_ready(end: &impl AsFd, what: PollFlags, patience: Duration) -> Result<bool
     }
 }
 
-/// Becomes the script once the worker has recorded it: the child's side of the gate. Returns only on
-/// failure.
-///
-/// # Errors
-/// When the worker died before that, or the program cannot be started.
-#[expect(clippy::disallowed_methods, reason = "the one door to processes")]
-pub fn become_script(argv: &[OsString]) -> Result<std::convert::Infallible> {
-    let Some((program, args)) = argv.split_first() else { bail!("nothing to start") };
-    rustix::process::setsid().context("cannot make a session for the script")?;
-    let mut go = [0];
-    if std::io::stdin().read(&mut go)? == 0 {
-        bail!("the worker died before the script was to begin");
-    }
-    let error = Command::new(program).args(args).stdin(Stdio::null()).exec();
-    Err(error).with_context(|| format!("cannot start {}", Path::new(program).display()))
-}
-
 /// Sets umask 022 for this process and its scripts, whatever cron or the caller set. Files that others
 /// must not read get an explicit mode.
 pub fn usual_umask() {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
 }
 
-/// Whether the process that reads our standard output has ended; `false` where that is no pipe.
+/// Whether the process that reads our standard output has ended; `false` where that is neither a pipe
+/// nor a socket.
 pub fn lost_reader() -> bool {
     let output = std::io::stdout();
     let mut reader = [PollFd::new(&output, PollFlags::empty())];
-    // The end of the reader is reported though it was not asked for (poll(2)).
+    // The end of the reader is reported though it was not asked for (poll(2)): of a pipe as an error.
     poll(&mut reader, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
-        && reader.iter().any(|it| it.revents().contains(PollFlags::ERR))
+        && reader.iter().any(|it| it.revents().intersects(PollFlags::ERR | PollFlags::HUP))
+}
+
+/// The line to the process that waits for us, which is our standard output, and our job, which comes over
+/// it.
+///
+/// # Errors
+/// When there is no such process, or it sends no job within [`FIRST_WORD`].
+pub fn job<T: DeserializeOwned>() -> Result<(UnixStream, T)> {
+    let line =
+        std::io::stdout().as_fd().try_clone_to_owned().context("standard output is closed")?;
+    let line = UnixStream::from(line);
+    line.set_read_timeout(Some(FIRST_WORD)).context("standard output is no line to a tick")?;
+    let job = frames::receive_json(&line).context("no job comes")?;
+    Ok((line, job))
 }
 
 /// Starts a new session, so that signals of the terminal do not reach this process.
@@ -444,10 +346,6 @@ fn cannot_start(what: &str) -> String {
         }
         None => format!("cannot start {what}\nhint: {MORE_TASKS}"),
     }
-}
-
-fn ours(command: &str) -> Command {
-    ours_with(&[OsString::from(command)])
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one door to processes")]
