@@ -214,17 +214,17 @@ impl Git {
             joined.extend(self.names(&stem.with_extension("idx"))?);
         }
         // It names the packs that are removed next, and git rebuilds it.
-        remove(&git_dir.join("objects/pack/multi-pack-index"))?;
+        files::remove_file(&git_dir.join("objects/pack/multi-pack-index"))?;
         for (names, pack) in members {
             if !adopted.contains(&pack.stem) && names.iter().all(|name| joined.contains(name)) {
                 for file in pack.files(git_dir) {
-                    remove(&git_dir.join(file))?;
+                    files::remove_file(&git_dir.join(file))?;
                 }
             }
         }
         for (path, name) in loose {
             if joined.contains(&name) {
-                remove(&path)?;
+                files::remove_file(&path)?;
             }
         }
         Ok(())
@@ -363,15 +363,6 @@ impl Git {
         let file = File::open(path).ok()?;
         file.read_exact_at(&mut end, size.checked_sub(count as u64)?).ok()?;
         Some((file, end))
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
     }
 }
 
