@@ -30,6 +30,7 @@ fn start(cli: &Cli) -> Result<ExitStatus> {
     // Before anything opens a file, starts a process or waits for one.
     system::ffi::keep_what_is_open_to_ourselves()?;
     system::ffi::keep_how_children_end()?;
+    system::ffi::share_one_heap();
     system::process::usual_umask();
     // Changing the user must come before a second thread, and before anything is read.
     if let Command::Helper(helper) = &cli.command {
@@ -52,6 +53,9 @@ fn start_log(cli: &Cli) {
         _ if stays || global.log_format == LogFormat::Json => LevelFilter::INFO,
         _ => LevelFilter::OFF,
     };
+    if level == LevelFilter::OFF {
+        return;
+    }
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

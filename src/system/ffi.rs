@@ -72,6 +72,20 @@ pub fn keep_how_children_end() -> Result<()> {
     Ok(())
 }
 
+/// Lets all threads allocate from one heap. glibc makes one for each thread, and a tick has several threads
+/// that live for milliseconds: to map and grow their heaps takes longer than to share one.
+#[cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "no library sets this option of malloc")
+)]
+pub fn share_one_heap() {
+    // SAFETY: there is a single thread. It fails only where malloc does not know the option.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Sets up libgit2: reads no configuration except a repository's own, gives up on silent servers, and maps
 /// only a part of large packs. `syncs`: it syncs what it writes to disk.
 ///

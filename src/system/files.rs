@@ -343,6 +343,19 @@ pub fn remove_lazily(dir: &Path, name: &str) -> Result<()> {
     unlink(dir, name).map(drop)
 }
 
+/// Removes the file at `path` without a sync. A missing one is no error.
+///
+/// # Errors
+/// When it is a directory or may not be removed.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Unlinks the file and returns its directory; `None` when there was no such file.
 fn unlink(dir: &Path, name: &str) -> Result<Option<Dir>> {
     let message = || format!("cannot remove {}", dir.join(name).display());

@@ -11,8 +11,9 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+/// Prints it for cargo.
+pub fn main() {
+    println!("cargo::rerun-if-changed=build/commit.rs");
     println!("cargo::rerun-if-env-changed=PMPY_COMMIT");
     let debug = env::var("PROFILE").is_ok_and(|profile| profile == "debug");
     if debug || env::var_os("PMPY_COMMIT").is_some() || !is_our_own() {
