@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Gid, Uid, geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::system::host::User;
+use crate::system::users::User;
 
 /// Becomes `user` with all its groups, irrevocably; does nothing if this process already runs as that
 /// user.

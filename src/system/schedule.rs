@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::files;
 use super::process::{self, ChildOutput, WaitOutcome};
 use crate::domain::text::EscapeControls;
-use crate::system::host;
+use crate::system::{host, packages};
 
 pub mod cron_daemon;
 
@@ -121,7 +121,7 @@ pub fn put_crontab(user: Option<&str>, content: &[u8]) -> Result<()> {
 
 /// The error of a crontab(1) that cannot be started.
 fn unusable(done: &str) -> String {
-    format!("the crontab cannot be {done}\nhint: {}", host::install_command("cron"))
+    format!("the crontab cannot be {done}\nhint: {}", packages::install_command("cron"))
 }
 
 /// Error message of crontab(1), in one line.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::crontab::{is_comment, user_of, without_head};
 use crate::engine::context::Context;
 use crate::system::crontabs::{self, CrontabScan, FoundCrontab};
-use crate::system::host::User;
+use crate::system::users::User;
 
 /// The usual name of the older loop's script.
 const OLD_LOOP: &str = "cron_1m.sh";
