@@ -16,7 +16,7 @@ use crate::system::git::libgit2_version;
 pub mod help;
 mod hidden;
 
-pub use hidden::{HelperArgs, IndexPackArgs, PackObjectsArgs, StageArgs, WorkerArgs};
+pub use hidden::{HelperArgs, IndexPackArgs, PackObjectsArgs, WorkerArgs};
 
 /// Who builds a package says of which commit it is; a tarball does not know.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -148,9 +148,6 @@ pub enum Command {
     /// Answer what a helper was sent out for
     #[command(hide = true)]
     HelperRequest,
-    /// Become a script of an action
-    #[command(hide = true)]
-    Stage(StageArgs),
     /// Take in a pack
     #[command(hide = true)]
     IndexPack(IndexPackArgs),
@@ -497,14 +494,6 @@ mod tests {
             assert_eq!(hold.repo(), repo, "{line}");
             assert_eq!(hold.reason().as_deref(), reason, "{line}");
         }
-    }
-
-    #[test]
-    fn what_a_script_is_given_is_left_alone() {
-        let Ok(Command::Stage(stage)) = parsed("agent stage bash -x --root work.sh") else {
-            panic!("stage takes any arguments");
-        };
-        assert_eq!(stage.program, ["bash", "-x", "--root", "work.sh"]);
     }
 
     #[test]

@@ -31,10 +31,6 @@ fn start(cli: &Cli) -> Result<ExitStatus> {
     system::ffi::keep_what_is_open_to_ourselves()?;
     system::ffi::keep_how_children_end()?;
     system::process::usual_umask();
-    // `stage` is about to execute a foreign program, so nothing more is set up.
-    if let Command::Stage(stage) = &cli.command {
-        return cmd::worker::stage(stage);
-    }
     // Changing the user must come before a second thread, and before anything is read.
     if let Command::Helper(helper) = &cli.command {
         cmd::helper::begin(helper)?;

@@ -52,22 +52,6 @@ pub struct HelperArgs {
     pub arguments: Vec<OsString>,
 }
 
-/// `stage PROGRAM [ARGUMENT…]`: the process that becomes a script.
-#[derive(Args, Debug)]
-pub struct StageArgs {
-    /// The user to become first; only root can
-    #[arg(long, value_name = "USER")]
-    pub user: Option<String>,
-
-    /// Device and inode of the directory to begin in
-    #[arg(long, value_name = "DEV:INO")]
-    pub directory: Option<String>,
-
-    /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub program: Vec<OsString>,
-}
-
 /// `index-pack --largest BYTES DIR`: the process that takes in the pack in its standard input.
 #[derive(Args, Debug)]
 pub struct IndexPackArgs {

@@ -49,7 +49,6 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
         Command::Demo => demo::run(),
         Command::Completions(args) => completions::run(global, args),
         Command::Man(args) => man::run(args),
-        Command::Stage(args) => worker::stage(args),
         Command::IndexPack(args) => worker::index_pack(args),
         Command::PackObjects(args) => worker::pack_objects(args),
         Command::Helper(args) => helper::run(global, args),

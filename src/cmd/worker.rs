@@ -1,5 +1,5 @@
 //! The hidden commands of workers: `worker` works on one repository and may run longer than its tick,
-//! `stage` executes a script, and two more handle packs. Decides nothing.
+//! two more handle packs. Decides nothing.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::helper;
 use crate::cli;
 use crate::cmd::format;
 use crate::domain::git::ObjectId;
@@ -80,23 +79,6 @@ pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
             Ok(ExitStatus::Attention)
         }
     }
-}
-
-/// Replaces this process by a script.
-///
-/// # Errors
-/// When that fails.
-pub fn stage(args: &cli::StageArgs) -> Result<ExitStatus> {
-    if let Some(id) = &args.directory {
-        process::require_directory(id)?;
-    }
-    if let Some(user) = &args.user {
-        let dir = std::env::current_dir();
-        helper::become_user(user)?;
-        // The user may not reach the directory; the program then starts in `/`.
-        let _ = dir.and_then(std::env::set_current_dir);
-    }
-    match process::become_script(&args.program)? {}
 }
 
 /// Indexes the pack on standard input; prints the progress and the result for the waiting worker.

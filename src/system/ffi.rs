@@ -1,6 +1,9 @@
-//! The few unsafe calls that libraries force on us. Each runs once, at start-up, before any thread
-//! starts. Knows nothing of repositories.
+//! The few unsafe calls that libraries force on us. All but [`before_program`] run once, at start-up,
+//! before any thread starts. Knows nothing of repositories.
 
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -93,4 +96,24 @@ pub fn set_up_libgit2() -> Result<()> {
     };
     ensure!(synced == 0, "libgit2 cannot be set to sync its writes");
     Ok(())
+}
+
+/// Lets the process of `command` do `first` before it executes the program, and close `other_end` before
+/// that: the end of a socket pair that must close when this process dies, and so must not stay open
+/// there. `first` may call the kernel and nothing else: another thread may hold the lock of the
+/// allocator, or any lock, for ever in the new process.
+#[expect(unsafe_code, reason = "std cannot know what runs between fork(2) and execve(2)")]
+pub fn before_program(
+    command: &mut Command,
+    other_end: RawFd,
+    mut first: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: the new process has a single thread. The number is that of an open descriptor, which the
+    // caller keeps open until the fork; the copy here has no other owner. `first` keeps to the above.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::io::close(other_end);
+            first()
+        });
+    }
 }

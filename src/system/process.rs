@@ -1,13 +1,11 @@
 //! Starts all processes: workers of the agent, scripts of repositories, and commands of administrators.
-//! Knows nothing of repositories. A script waits at a gate until its process is recorded, before its
-//! first instruction runs. Its output is a file, never a pipe: so a daemon that it leaves behind blocks
-//! no reader.
+//! Knows nothing of repositories. The output of a script is a file, never a pipe: so a daemon that it
+//! leaves behind blocks no reader.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,12 +25,14 @@ use crate::system::clock::since_boot;
 mod child_agent;
 mod demo_shell;
 mod duplex_child;
+mod gated_script;
 mod reaper;
 mod run_with_input;
 
 pub use child_agent::{ChildAgent, ChildFinish, OutputMode, print_line, report};
 pub use demo_shell::{DemoShell, TypedLine, TypedOutput};
 pub use duplex_child::{ChildExit, DuplexChild};
+pub use gated_script::{GatedScript, ScriptCommand};
 pub use reaper::{ChildReaper, hand_on, is_init};
 pub use run_with_input::{ChildOutput, run_with_input};
 
@@ -102,92 +102,6 @@ pub enum WaitOutcome {
     TimedOut,
 }
 
-/// Command of a script with its directory, environment and user.
-#[derive(Debug)]
-pub struct ScriptCommand {
-    /// Program and arguments.
-    pub argv: Vec<OsString>,
-    /// Working directory.
-    pub working_dir: PathBuf,
-    /// Device and inode of the checked working directory; the script starts in no other one.
-    pub id: Option<(u64, u64)>,
-    /// Complete environment.
-    pub env: Vec<(OsString, OsString)>,
-    /// User to run as; `None` for the current user.
-    pub user: Option<String>,
-}
-
-/// A started script that waits at the gate.
-pub struct GatedScript {
-    child: Child,
-    process: Process,
-}
-
-impl ScriptCommand {
-    /// Starts a process that waits at the gate; its output goes to `log`.
-    ///
-    /// # Errors
-    /// When no process can be started.
-    pub fn spawn_gated(&self, log: &File) -> Result<GatedScript> {
-        let child = ours("stage")
-            .args(self.user.iter().flat_map(|user| ["--user", user]))
-            .args(self.id.iter().map(|(device, inode)| format!("--directory={device}:{inode}")))
-            .arg("--")
-            .args(&self.argv)
-            .current_dir(&self.working_dir)
-            .env_clear()
-            .envs(self.env.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log.try_clone()?)
-            .spawn()
-            .with_context(|| cannot_start("a process for the script"))?;
-        let pid = child.id() as i32;
-        // Only this process can reap it, so the number cannot belong to another process.
-        let process = Process::find(pid).unwrap_or(Process { pid, start: 0 });
-        Ok(GatedScript { child, process })
-    }
-}
-
-impl GatedScript {
-    /// Process of the script, to be recorded before [`GatedScript::release`].
-    pub fn process(&self) -> Process {
-        self.process
-    }
-
-    /// Lowers the script's CPU priority to the minimum (nice 19).
-    pub fn lower_priority(&self) {
-        // A failure is harmless: the script runs at normal priority.
-        let _ = rustix::process::setpriority_process(Pid::from_raw(self.process.pid), 19);
-    }
-
-    /// Opens the gate and waits for the script until `deadline` (time since boot). Calls `beat` a few
-    /// times a second.
-    ///
-    /// # Errors
-    /// When the wait fails.
-    pub fn release(mut self, deadline: Duration, beat: impl FnMut()) -> Result<WaitOutcome> {
-        let _pause = watchdog::pause();
-        if let Some(mut gate) = self.child.stdin.take() {
-            // If the process has already ended, the wait below returns its status.
-            let _ = gate.write_all(b"g");
-        }
-        let timed_out = match open(self.process) {
-            Some(handle) => !wait(&handle, deadline, beat)?,
-            None => false,
-        };
-        if timed_out {
-            end_group(self.process)?;
-        }
-        let status = self.child.wait().context("cannot wait for the script")?;
-        Ok(match (timed_out, status.code(), status.signal()) {
-            (true, ..) => WaitOutcome::TimedOut,
-            (false, Some(code), _) => WaitOutcome::Exited(code),
-            (false, None, signal) => WaitOutcome::Signalled(signal.unwrap_or_default()),
-        })
-    }
-}
-
 /// Waits for a script whose worker died; ends the script at `deadline` (time since boot).
 ///
 /// # Errors
@@ -235,21 +149,6 @@ fn wait(watch: &EndWatch, deadline: Duration, mut beat: impl FnMut()) -> Result<
     }
 }
 
-/// Checks that the working directory has the id `DEVICE:INODE`, whatever its path.
-///
-/// # Errors
-/// When it is another directory.
-pub fn require_directory(id: &str) -> Result<()> {
-    let found = rustix::fs::stat(".").context("cannot look at the working directory")?;
-    if format!("{}:{}", found.st_dev, found.st_ino) != id {
-        bail!(
-            "the directory was exchanged while the script was to begin in it\n\
-             hint: see who can write in the directories above it"
-        );
-    }
-    Ok(())
-}
-
 /// Waits until `end` is ready for `what`, at most for `patience`; `false` on timeout.
 ///
 /// # Errors
@@ -261,23 +160,6 @@ fn is_ready(end: &impl AsFd, what: PollFlags, patience: Duration) -> Result<bool
         Err(rustix::io::Errno::INTR) => Ok(false),
         ready => Ok(ready.context("cannot wait for a process")? > 0),
     }
-}
-
-/// Becomes the script once the worker has recorded it: the child's side of the gate. Returns only on
-/// failure.
-///
-/// # Errors
-/// When the worker died before that, or the program cannot be started.
-#[expect(clippy::disallowed_methods, reason = "the one door to processes")]
-pub fn become_script(argv: &[OsString]) -> Result<std::convert::Infallible> {
-    let Some((program, args)) = argv.split_first() else { bail!("nothing to start") };
-    rustix::process::setsid().context("cannot make a session for the script")?;
-    let mut go = [0];
-    if std::io::stdin().read(&mut go)? == 0 {
-        bail!("the worker died before the script was to begin");
-    }
-    let error = Command::new(program).args(args).stdin(Stdio::null()).exec();
-    Err(error).with_context(|| format!("cannot start {}", Path::new(program).display()))
 }
 
 /// Sets umask 022 for this process and its scripts, whatever cron or the caller set. Files that others
@@ -444,10 +326,6 @@ fn cannot_start(what: &str) -> String {
         }
         None => format!("cannot start {what}\nhint: {MORE_TASKS}"),
     }
-}
-
-fn ours(command: &str) -> Command {
-    ours_with(&[OsString::from(command)])
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one door to processes")]

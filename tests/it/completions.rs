@@ -49,7 +49,7 @@ fn bash_offers_names_where_a_command_takes_one() {
     assert!(complete(&["agent", "status", "--pro"]).contains(&"--problems".to_owned()));
     let commands = complete(&["agent", ""]);
     assert!(commands.contains(&"rollback".to_owned()), "{commands:?}");
-    for own in ["worker", "helper", "stage", "index-pack", "man"] {
+    for own in ["worker", "helper", "index-pack", "man"] {
         assert!(!commands.contains(&own.to_owned()), "{own}: {commands:?}");
     }
 }
@@ -69,7 +69,7 @@ fn fish_offers_names_where_a_command_takes_one() {
     let commands = complete("agent ");
     let is_offered = |name: &str| commands.iter().any(|it| it.split('\t').next() == Some(name));
     assert!(
-        is_offered("rollback") && !is_offered("worker") && !is_offered("stage"),
+        is_offered("rollback") && !is_offered("worker") && !is_offered("index-pack"),
         "{commands:?}"
     );
 }

@@ -310,6 +310,8 @@ fn an_interpreter_that_is_missing_is_a_failure_that_names_it() {
     assert_eq!(machine.state("ops"), "failing");
     let log = machine.agent(&["log", "ops"]).ok().stdout;
     assert!(log.contains("/opt/none/python9"), "{log}");
+    let row = machine.row("ops");
+    assert!(row["reason"].to_string().contains("exited 127"), "as in a shell: {row:#}");
     assert!(machine.row("ops")["next_try"].is_string());
 }
 

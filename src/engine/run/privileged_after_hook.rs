@@ -94,7 +94,7 @@ fn run(
     let arguments = publish.after.iter().skip(1).map(OsString::from);
     let argv = std::iter::once(program.into_os_string()).chain(arguments).collect();
     // Not in the target: a user with fewer rights can change its content.
-    let user = (user.uid != context.node.user.uid).then_some(user.name);
+    let user = (user.uid != context.node.user.uid).then_some(user);
     let script = ScriptCommand { argv, working_dir: "/".into(), id: None, env, user };
     let report = process::report_file()?;
     let ended =

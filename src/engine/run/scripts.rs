@@ -281,8 +281,7 @@ impl CommandList {
         let Self { commands, working_dir, id, env, user } = self;
         commands.into_iter().map(move |(name, argv)| {
             let (working_dir, env) = (working_dir.clone(), env.clone());
-            let user = user.as_ref().map(|user| user.name.clone());
-            (name, ScriptCommand { argv, working_dir, id, env, user })
+            (name, ScriptCommand { argv, working_dir, id, env, user: user.clone() })
         })
     }
 }

@@ -130,7 +130,9 @@ impl Https {
         fs::write(&file, configuration(machine, &directory, &ports)).unwrap();
         let log = directory.join("error.log");
         let arguments = ["-p", text(&directory), "-c", text(&file), "-e", text(&log)];
-        let nginx = Running::start(machine, "nginx", &arguments, &log).listening_on(ports[0]);
+        let nginx = Running::start(machine, "nginx", &arguments, &log);
+        // It opens one port after the other.
+        let nginx = ports.iter().fold(nginx, |nginx, port| nginx.listening_on(*port));
         Self { dir: directory, ports, nginx, gateways }
     }
 
