@@ -5,40 +5,27 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::domain::git::Commit;
 use crate::domain::repository::action::Trigger;
 
-/// `worker REPO --trigger T …`: how a tick starts the process that works on one repository.
+/// `worker [REPO --trigger T …]`: the process that works on one repository. Without a name it is a tick's,
+/// and its job comes over its standard output.
 #[derive(Args, Debug)]
 pub struct WorkerArgs {
     /// Its name
-    pub repo: String,
+    pub repo: Option<String>,
     /// Why it works now
-    #[arg(long)]
+    #[arg(long, requires = "repo", default_value_t = Trigger::Manual)]
     pub trigger: Trigger,
     /// A person named the repository
-    #[arg(long)]
+    #[arg(long, requires = "repo")]
     pub named: bool,
-    /// Wait for the lock
-    #[arg(long)]
-    pub wait: bool,
-    /// Wait until then, in milliseconds since boot
-    #[arg(long, requires = "wait")]
-    pub until: Option<u64>,
     /// Apply the same revision again
-    #[arg(long)]
+    #[arg(long, requires = "repo")]
     pub redo: bool,
-    /// Go back to this revision
-    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept", "checkout"])]
-    pub rollback: Option<String>,
-    /// Show this revision at the target
-    #[arg(long, value_name = "REVISION", conflicts_with_all = ["redo", "accept"])]
-    pub checkout: Option<String>,
     /// Take this rewritten revision
-    #[arg(long, value_name = "REVISION", conflicts_with = "redo")]
-    pub accept: Option<String>,
-    /// The person's reason
-    #[arg(long)]
-    pub reason: Option<String>,
+    #[arg(long, value_name = "REVISION", conflicts_with = "redo", requires = "repo")]
+    pub accept: Option<Commit>,
 }
 
 /// `helper --user NAME COMMAND`: how root does something as another user.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::cli::{Cli, Command, GlobalArgs, LogFormat, ScheduleKind};
+use crate::cli::{Cli, Command, GlobalArgs, LogFormat, ScheduleKind, WorkerArgs};
 use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
 use crate::domain::repository::names;
 use crate::engine::context::Context;
@@ -52,6 +52,9 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
         Command::IndexPack(args) => worker::index_pack(args),
         Command::PackObjects(args) => worker::pack_objects(args),
         Command::Helper(args) => helper::run(global, args),
+        Command::Worker(WorkerArgs { repo: None, .. }) => {
+            worker::run_for_tick(None, log_args(global))
+        }
         command => match (context(global), command) {
             (Ok(context), command) => {
                 let ended = within(&context, global, command);
@@ -93,7 +96,10 @@ fn within(context: &Context, global: &GlobalArgs, command: &Command) -> Result<E
         Command::Unhold(args) => operator::unhold(context, args),
         Command::Accept(args) => operator::accept(context, global, args),
         Command::Forget(args) => forget::run(context, args),
-        Command::Worker(args) => worker::run(context, args),
+        Command::Worker(args) => match &args.repo {
+            Some(name) => worker::run(context, name, args),
+            None => worker::run_for_tick(Some(context), log_args(global)),
+        },
         _ => bail!("this command is never delegated"),
     }
 }

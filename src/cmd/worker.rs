@@ -1,6 +1,7 @@
 //! The hidden commands of workers: `worker` works on one repository and may run longer than its tick,
 //! two more handle packs. Decides nothing.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -17,42 +18,49 @@ use crate::engine::context::Context;
 use crate::engine::discovery;
 use crate::engine::error::WorkerError;
 use crate::engine::repository::limits;
-use crate::engine::request::{LockWait, WorkerCommand, WorkerJob};
+use crate::engine::request::{LockWait, WorkerCommand, WorkerInput, WorkerJob};
 use crate::exit::ExitStatus;
 use crate::system::git::index_pack::{self, IndexerEvent};
 use crate::system::process;
-use crate::system::remote::FetchProgress;
+use crate::system::remote::{FetchProgress, Relay};
 use crate::system::watchdog::{self, TimedStep};
 
 /// The time that a fetch takes without a progress bar.
 const UNSHOWN: Duration = Duration::from_secs(1);
 
-/// Works on one repository. An error that cannot be recorded is printed for the waiting tick.
+/// Works on one repository for the tick at the other end of our standard output. `helper` is the context of
+/// a worker of another user; any other one gets its settings from the tick.
 ///
 /// # Errors
-/// When the arguments are not those of a tick.
-pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
+/// When there is no tick, or the repository is gone.
+pub fn run_for_tick(helper: Option<&Context>, log_args: Vec<OsString>) -> Result<ExitStatus> {
+    let (line, WorkerInput { repo, job, settings }) = process::job()
+        .context("this command is for ticks; a person works with: agent tick REPO")?;
+    let own = settings.map(|settings| Context { log_args, ..Context::handed_over(settings) });
+    let context = own.as_ref().or(helper).context("the tick sent no settings")?;
+    context.wire.fetch_over(Relay::over(line));
+    work(context, &repo, &job)
+}
+
+/// Works on one repository, without a tick.
+///
+/// # Errors
+/// When the repository is not known.
+pub fn run(context: &Context, name: &str, args: &cli::WorkerArgs) -> Result<ExitStatus> {
+    let command = match args.accept {
+        _ if args.redo => WorkerCommand::Redo,
+        Some(revision) => WorkerCommand::Accept(revision),
+        None => WorkerCommand::Follow,
+    };
+    let request = ActionRequest { trigger: args.trigger, named: args.named };
+    work(context, name, &WorkerJob { request, wait: LockWait::No, command, reason: None })
+}
+
+/// Works on one repository. An error that cannot be recorded is printed for the waiting tick.
+fn work(context: &Context, name: &str, order: &WorkerJob) -> Result<ExitStatus> {
     // Leaves the session of the terminal and the tick: Ctrl-C ends the waiting, not the action.
     process::leave_session();
-    let repo = discovery::one(context, &args.repo)?;
-    let revision = |text: &String| text.parse().with_context(|| format!("--{text}"));
-    let command = match (&args.rollback, &args.checkout, &args.accept) {
-        _ if args.redo => WorkerCommand::Redo,
-        (Some(text), ..) => WorkerCommand::Rollback(revision(text)?),
-        (_, Some(text), _) => WorkerCommand::Checkout(revision(text)?),
-        (_, _, Some(text)) => WorkerCommand::Accept(revision(text)?),
-        _ => WorkerCommand::Follow,
-    };
-    let order = WorkerJob {
-        request: ActionRequest { trigger: args.trigger, named: args.named },
-        wait: match (args.wait, args.until) {
-            (false, _) => LockWait::No,
-            (true, None) => LockWait::Unlimited,
-            (true, Some(end)) => LockWait::Until(Duration::from_millis(end)),
-        },
-        command,
-        reason: args.reason.clone(),
-    };
+    let repo = discovery::one(context, name)?;
     let (ours, given, at) = (context.clone(), order.clone(), repo.clone());
     let end = move |late: TimedStep| {
         let reason = limits::standstill(&at, late);
@@ -69,7 +77,7 @@ pub fn run(context: &Context, args: &cli::WorkerArgs) -> Result<ExitStatus> {
     let done = match &context.node.unnamed {
         // A script needs its user's names and home directory; without them nothing runs.
         Some(error) => Err(error.clone().into()),
-        None => reconcile::work(context, &repo, &order, &mut |progress| bar.show(progress)),
+        None => reconcile::work(context, &repo, order, &mut |progress| bar.show(progress)),
     };
     bar.clear();
     match done {

@@ -56,6 +56,7 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
         (name.clone(), with_faults(settings, faults.get(name)))
     });
     Ok(Settings {
+        is_handed_over: false,
         repos: repos.collect(),
         unlisted: unlisted(&file.defaults),
         splay: file.splay.map_or(Duration::ZERO, |splay| splay.0),

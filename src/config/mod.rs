@@ -83,6 +83,8 @@ pub struct ConfigLocations {
 pub struct Settings {
     /// The agent's directories.
     pub world: AgentDirs,
+    /// Whether another process of ours read and checked them: there are no repositories but these then.
+    pub is_handed_over: bool,
     /// The names of the files that were read, as errors show them.
     pub files: Vec<String>,
     /// Keys that a later file replaces: a sentence each, with both places.
@@ -439,6 +441,7 @@ impl Settings {
     ) -> Self {
         Self {
             world,
+            is_handed_over: true,
             files: Vec::new(),
             overrides: Vec::new(),
             faults: BTreeMap::new(),

@@ -1,14 +1,28 @@
 //! The context of every step: settings, identity of this machine, connections to remotes. Knows nothing
 //! of single repositories.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::config::Settings;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{AgentDirs, RepoSettings, Settings};
 use crate::domain::repository::hold::Person;
+use crate::domain::trust::Trustee;
 use crate::system::host::{Host, person, runtime_dir};
 use crate::system::remote::Wire;
+
+/// The settings that one process of ours hands to another: all that it may know of the configuration.
+#[derive(Serialize, Deserialize)]
+pub struct HandedSettings {
+    world: AgentDirs,
+    part: Option<String>,
+    stack: Option<String>,
+    trusted: Vec<Trustee>,
+    repos: BTreeMap<String, RepoSettings>,
+}
 
 /// Settings, machine identity and connections, shared by every step. A clone shares them, for a thread
 /// that may be left behind.
@@ -54,6 +68,24 @@ impl Context {
             None => word(nodeinfo, &["stacktype.txt", "stackkey.txt"])?,
         };
         Ok(Self { part, stack, ..Self::bare(settings, node) })
+    }
+
+    /// The settings for another process of ours, which works on `repos`.
+    pub fn hand_over(&self, repos: BTreeMap<String, RepoSettings>) -> HandedSettings {
+        HandedSettings {
+            world: self.settings.world.clone(),
+            part: self.part.clone(),
+            stack: self.stack.clone(),
+            trusted: self.settings.trusted.clone(),
+            repos,
+        }
+    }
+
+    /// The context of a process that got its settings from another one.
+    pub fn handed_over(handed: HandedSettings) -> Self {
+        let HandedSettings { world, part, stack, trusted, repos } = handed;
+        let settings = Settings::handed_over(world, trusted, repos);
+        Self { part, stack, ..Self::bare(settings, Host::current()) }
     }
 
     /// Builds a context without part and stack.

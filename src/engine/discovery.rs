@@ -77,29 +77,14 @@ pub fn repositories(context: &Context) -> Result<Vec<RepoEntry>> {
     let paths = Arc::new(SafePaths::new(context));
     let mut all = BTreeMap::new();
     let mut known = HashSet::new();
-    for (name, repo) in &settings.repos {
-        let listed = repo.path.clone().unwrap_or_else(|| settings.world.root.join(name));
-        let place = ClonePath::of(context, &paths, &listed, repo);
-        let kind = repo_dir_scan::kind_of(&place.real);
+    for name in settings.repos.keys() {
+        let (repo, kind) = configured_entry(context, &paths, name);
         if let RootEntryKind::Clone { id } = kind {
             known.insert(id);
         }
-        // Its name, and its path if it could be read, keep it from being taken for one without an entry.
-        let found = match &repo.broken {
-            Some(reason) => CloneState::Unfit(reason.clone()),
-            None => place.fault.unwrap_or_else(|| configured(kind, &place.real, repo)),
-        };
-        let (path, trust) = (place.real, place.trust);
-        let mut settings = repo.clone();
-        if context.helper_input.is_none() {
-            settings.reach.password_cache = password_cache(context, repo);
-        }
-        let (name, paths) = (name.clone(), Arc::clone(&paths));
-        let repo = RepoEntry { name: name.clone(), path, listed, trust, paths, settings, found };
-        all.insert(name, repo);
+        all.insert(name.clone(), repo);
     }
-    if context.helper_input.is_some() {
-        // A helper works only on the repositories that root handed over.
+    if settings.is_handed_over {
         return Ok(all.into_values().collect());
     }
     for entry in repo_dir_scan::entries(&settings.world.root)? {
@@ -129,6 +114,38 @@ pub fn repositories(context: &Context) -> Result<Vec<RepoEntry>> {
         all.insert(entry.name, repo);
     }
     Ok(all.into_values().collect())
+}
+
+/// The repository of this name as its entry in the settings describes it, and what is at its path.
+fn configured_entry(
+    context: &Context,
+    paths: &Arc<SafePaths>,
+    name: &str,
+) -> (RepoEntry, RootEntryKind) {
+    let settings = handed_to_workers(context, name);
+    let listed = settings.path.clone().unwrap_or_default();
+    let place = ClonePath::of(context, paths, &listed, &settings);
+    let kind = repo_dir_scan::kind_of(&place.real);
+    // Its name, and its path if it could be read, keep it from being taken for one without an entry.
+    let found = match &settings.broken {
+        Some(reason) => CloneState::Unfit(reason.clone()),
+        None => place.fault.unwrap_or_else(|| configured(kind, &place.real, &settings)),
+    };
+    let (name, paths) = (name.to_owned(), Arc::clone(paths));
+    let (path, trust) = (place.real, place.trust);
+    (RepoEntry { name, path, listed, trust, paths, settings, found }, kind)
+}
+
+/// The settings of the repository of this name, with all that follows from where they stand: its path, and
+/// where its passwords are kept.
+pub fn handed_to_workers(context: &Context, name: &str) -> RepoSettings {
+    let settings = &context.settings;
+    let mut own = settings.of_repo(name).clone();
+    own.path.get_or_insert_with(|| settings.world.root.join(name));
+    if !settings.is_handed_over {
+        own.reach.password_cache = password_cache(context, &own);
+    }
+    own
 }
 
 /// The beginning of the names of the files that keep the passwords of `password_command`.
@@ -169,7 +186,7 @@ impl ClonePath {
         };
         // Root works on another user's clone as that user; a process that is not root, as itself.
         let uid = match (us, &settings.user) {
-            (0, Some(name)) if context.helper_input.is_none() => {
+            (0, Some(name)) if !context.settings.is_handed_over => {
                 match User::named(name) {
                     Ok(Some(user)) => user.uid,
                     // A missing user or a failed look-up is reported by the code that becomes the user.
@@ -286,6 +303,11 @@ fn unknown(context: &Context, all: &[RepoEntry], name: &str) -> UnknownRepo {
 /// # Errors
 /// When it is not known.
 pub fn one(context: &Context, name: &str) -> Result<RepoEntry> {
+    if context.settings.is_handed_over && context.settings.repos.contains_key(name) {
+        // Each has a clone of its own: who handed them over saw to that. A worker looks at no other.
+        let paths = Arc::new(SafePaths::new(context));
+        return Ok(configured_entry(context, &paths, name).0);
+    }
     let mut found = named(context, &[name.to_owned()])?;
     match found.pop() {
         Some(repo) => Ok(repo),

@@ -10,9 +10,21 @@ use crate::domain::git::Commit;
 use crate::domain::repository::action::{ProgressEvent, Trigger};
 use crate::domain::repository::history::{ActKind, HistoryEntry};
 use crate::domain::repository::request::ActionRequest;
+use crate::engine::context::HandedSettings;
+
+/// All that a worker gets from its tick.
+#[derive(Serialize, Deserialize)]
+pub struct WorkerInput {
+    /// The name of the repository.
+    pub repo: String,
+    /// The job.
+    pub job: WorkerJob,
+    /// The settings of the repository; `None`: the worker has them from its helper's input.
+    pub settings: Option<HandedSettings>,
+}
 
 /// The job of one worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerJob {
     /// The trigger, and what it may override.
     pub request: ActionRequest,
@@ -112,6 +124,16 @@ impl TickOptions {
     /// The request on which a decision is based.
     pub fn request(&self) -> ActionRequest {
         ActionRequest { trigger: self.trigger, named: self.is_named() }
+    }
+
+    /// The job of each worker of this tick.
+    pub fn job(&self) -> WorkerJob {
+        WorkerJob {
+            request: self.request(),
+            wait: self.wait,
+            command: self.command,
+            reason: self.reason.clone(),
+        }
     }
 
     /// Whether to start a worker even where one is busy: to wait for it, or to ask it for one more pass.

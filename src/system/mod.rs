@@ -9,6 +9,7 @@ pub mod clock;
 pub mod crontabs;
 pub mod ffi;
 pub mod files;
+pub mod frames;
 pub mod git;
 pub mod host;
 pub mod lock;

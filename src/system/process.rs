@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
 };
+use serde::de::DeserializeOwned;
 
 use super::pid::Process;
-use super::watchdog;
+use super::{frames, watchdog};
 use crate::system::clock::since_boot;
 
 mod child_agent;
@@ -42,6 +44,9 @@ const GRACE: Duration = Duration::from_secs(10);
 const BEAT: Duration = Duration::from_millis(250);
 /// First interval of polling a process without a pidfd.
 const BRIEF: Duration = Duration::from_millis(5);
+
+/// How long a worker waits for its job.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// Largest sealed input of a process, in bytes.
 const MOST_HANDED_OVER: u64 = 16 << 20;
@@ -168,13 +173,28 @@ pub fn usual_umask() {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
 }
 
-/// Whether the process that reads our standard output has ended; `false` where that is no pipe.
+/// Whether the process that reads our standard output has ended; `false` where that is neither a pipe
+/// nor a socket.
 pub fn lost_reader() -> bool {
     let output = std::io::stdout();
     let mut reader = [PollFd::new(&output, PollFlags::empty())];
-    // The end of the reader is reported though it was not asked for (poll(2)).
+    // The end of the reader is reported though it was not asked for (poll(2)): of a pipe as an error.
     poll(&mut reader, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
-        && reader.iter().any(|it| it.revents().contains(PollFlags::ERR))
+        && reader.iter().any(|it| it.revents().intersects(PollFlags::ERR | PollFlags::HUP))
+}
+
+/// The line to the process that waits for us, which is our standard output, and our job, which comes over
+/// it.
+///
+/// # Errors
+/// When there is no such process, or it sends no job within [`FIRST_WORD`].
+pub fn job<T: DeserializeOwned>() -> Result<(UnixStream, T)> {
+    let line =
+        std::io::stdout().as_fd().try_clone_to_owned().context("standard output is closed")?;
+    let line = UnixStream::from(line);
+    line.set_read_timeout(Some(FIRST_WORD)).context("standard output is no line to a tick")?;
+    let job = frames::receive_json(&line).context("no job comes")?;
+    Ok((line, job))
 }
 
 /// Starts a new session, so that signals of the terminal do not reach this process.

@@ -93,9 +93,7 @@ impl MachineCopy {
                      chmod 1777 /tmp";
         let machine = machine.bound("/proc");
         let dir = machine.sandbox.path("");
-        let inside = machine.path(text(&dir));
-        fs::create_dir_all(&inside).unwrap();
-        let machine = machine.with(Mounted::of(&inside, &["--bind", text(&dir)]));
+        let machine = machine.showing(&dir, text(&dir));
         machine.sh(spool).ok();
         machine
     }

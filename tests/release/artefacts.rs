@@ -60,7 +60,8 @@ fn the_packaged_programs_need_glibc_2_17_and_nothing_else() {
         let program = out.join("usr/bin/agent");
         let dynamic = run("readelf", &["--wide", "--dynamic", text(&program)]);
         for line in dynamic.lines().filter(|line| line.contains("(NEEDED)")) {
-            let of_glibc = ["libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "ld-linux"];
+            let of_glibc =
+                ["libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "ld-linux"];
             assert!(of_glibc.iter().any(|name| line.contains(name)), "{arch}: {line}");
         }
         let versions = run("readelf", &["--wide", "--version-info", text(&program)]);

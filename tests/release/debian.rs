@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use crate::artefact;
 use crate::dist;
 use crate::machine_copy::{MachineCopy, debootstrapped};
 use crate::sandbox::{Ran, text};
 use crate::servers::{Face, Https, Sshd};
-use crate::artefact;
 
 /// What a server has; libnss-extrausers is a name service of its own, as LDAP's is.
 const PACKAGES: &str = "cron,ca-certificates,curl,openssh-client,libnss-extrausers";
@@ -15,7 +15,8 @@ const DEBIANS: [(&str, &str); 2] = [("bare-debian-11", "bullseye"), ("bare-debia
 
 /// A machine of this Debian that sees the release as `/srv/dist`, and a key in `/srv/signers` that has signed it.
 pub fn machine(name: &str, suite: &str) -> MachineCopy {
-    let machine = MachineCopy::over(&debootstrapped(name, suite, PACKAGES)).showing(dist(), "/srv/dist");
+    let machine =
+        MachineCopy::over(&debootstrapped(name, suite, PACKAGES)).showing(dist(), "/srv/dist");
     let key = fs::read_to_string(dist().with_extension("key.pub"))
         .expect("tests/run --release signs with a key next to the directory");
     machine.write("/srv/signers", &format!("releases {key}"));

@@ -21,7 +21,9 @@ fn example(file: &str) -> String {
 /// A machine without an agent that sees the release as `/srv/dist`, and the address of its repository.
 fn bare() -> (MachineCopy, String) {
     let machine = MachineCopy::without_agent().showing(dist(), "/srv/dist");
-    machine.sandbox.serve("ops", &[("bin/work/part/web/work.sh", "echo \"$AGENT_PART\" >> /root/runs\n")]);
+    machine
+        .sandbox
+        .serve("ops", &[("bin/work/part/web/work.sh", "echo \"$AGENT_PART\" >> /root/runs\n")]);
     let url = text(&machine.sandbox.server("ops")).to_owned();
     (machine, url)
 }
@@ -37,8 +39,9 @@ fn is_live(machine: &MachineCopy, ran: &Ran) {
 #[test]
 fn the_ansible_playbook_makes_a_machine_live_and_changes_nothing_the_second_time() {
     let (machine, url) = bare();
-    let playbook =
-        example("ansible/playbook.yml").replace(RELEASE, "file:///srv/dist").replace(REPOSITORY, &url);
+    let playbook = example("ansible/playbook.yml")
+        .replace(RELEASE, "file:///srv/dist")
+        .replace(REPOSITORY, &url);
     machine.write("/srv/playbook.yml", &playbook);
     assert!(playbook.contains("file:///srv/dist") && playbook.contains(&url), "{playbook}");
     let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ansible/bin/ansible-playbook");
@@ -54,8 +57,11 @@ fn the_ansible_playbook_makes_a_machine_live_and_changes_nothing_the_second_time
 fn the_puppet_class_makes_a_machine_live_and_changes_nothing_the_second_time() {
     let (machine, url) = bare();
     let listed = fs::read_to_string(dist().join("SHA256SUMS")).unwrap();
-    let (sum, _) =
-        listed.lines().filter_map(|line| line.split_once("  ")).find(|(_, name)| name.ends_with("x86_64-unknown-linux-musl")).unwrap();
+    let (sum, _) = listed
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .find(|(_, name)| name.ends_with("x86_64-unknown-linux-musl"))
+        .unwrap();
     let manifest = example("puppet/pmpy.pp")
         .replace(RELEASE, "/srv/dist")
         .replace(REPOSITORY, &url)

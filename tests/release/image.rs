@@ -55,7 +55,17 @@ impl<'sandbox> Container<'sandbox> {
             exec chroot $root env -i PATH=/usr/bin:/bin HOME=/root \"$@\"";
         let mut command = self.sandbox.command("unshare");
         command
-            .args(["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "sh", "-euc", script])
+            .args([
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-euc",
+                script,
+            ])
             .args(["sh", text(&self.root), text(&self.sandbox.path("server"))])
             .args(self.command("Cmd"));
         command.spawn().unwrap()
@@ -69,7 +79,8 @@ impl<'sandbox> Container<'sandbox> {
             let read = fs::read_to_string(&children).unwrap_or_default();
             first = read.split_whitespace().next().and_then(|pid| pid.parse().ok());
             first.is_some_and(|pid: u32| {
-                fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("usr/bin/agent"))
+                fs::read_link(format!("/proc/{pid}/exe"))
+                    .is_ok_and(|exe| exe.ends_with("usr/bin/agent"))
             })
         });
         first.unwrap()
@@ -78,7 +89,10 @@ impl<'sandbox> Container<'sandbox> {
     /// A program in the namespaces of `first`.
     fn inside(&self, first: u32, line: &[String]) -> Ran {
         let mut command = self.sandbox.command("nsenter");
-        command.arg(format!("--target={first}")).args(["--mount", "--pid", "--root", "--wd"]).args(line);
+        command
+            .arg(format!("--target={first}"))
+            .args(["--mount", "--pid", "--root", "--wd"])
+            .args(line);
         Ran::of(&mut command)
     }
 }
@@ -98,7 +112,9 @@ fn lives(archive: &str, config: &str, files: &[(&str, &str)], shown: &str) {
         fs::read_to_string(&page).is_ok_and(|text| text == "one\n")
     });
     sandbox.push("ops", &[("page", "two\n")]);
-    wait_until("a push is deployed", || fs::read_to_string(&page).is_ok_and(|text| text == "two\n"));
+    wait_until("a push is deployed", || {
+        fs::read_to_string(&page).is_ok_and(|text| text == "two\n")
+    });
     let health: Vec<String> =
         serde_json::from_value(container.config["Healthcheck"]["Test"].clone()).unwrap();
     assert_eq!(health[0], "CMD");
@@ -114,8 +130,9 @@ const LISTEN: &str = "[listen]\nevery = \"1s\"\n";
 
 #[test]
 fn the_agent_alone_publishes_what_is_pushed_as_the_first_process() {
-    let config =
-        format!("{LISTEN}[repo.ops]\nurl = \"/srv/ops.git\"\nmode = \"checkout\"\ntarget = \"/root/gitrepo/site\"\n");
+    let config = format!(
+        "{LISTEN}[repo.ops]\nurl = \"/srv/ops.git\"\nmode = \"checkout\"\ntarget = \"/root/gitrepo/site\"\n"
+    );
     lives("agent-image-amd64.tar", &config, &[("page", "one\n")], "root/gitrepo/site/page");
 }
 

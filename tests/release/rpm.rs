@@ -31,7 +31,8 @@ fn it_is_installed_upgraded_and_erased_in_a_root_of_its_own() {
     assert!(machine.path("/usr/share/man/man1/agent-status.1.gz").exists());
     assert!(!machine.path("/etc/cron.d/pmpy").exists(), "nothing runs before a person says so");
 
-    let revision = machine.sandbox.serve("ops", &[("work.sh", "echo \"$AGENT_REVISION\" >> /root/runs\n")]);
+    let revision =
+        machine.sandbox.serve("ops", &[("work.sh", "echo \"$AGENT_REVISION\" >> /root/runs\n")]);
     machine.agent(&["init", text(&machine.sandbox.server("ops"))]).ok();
     assert!(machine.read("/etc/cron.d/pmpy").contains("root /usr/bin/agent tick"));
     rpm(&["--upgrade", "--force", text(&package)]);
@@ -39,7 +40,12 @@ fn it_is_installed_upgraded_and_erased_in_a_root_of_its_own() {
     assert_eq!(machine.read("/root/runs"), format!("{revision}\n"));
 
     rpm(&["--erase", "push-me-pull-you"]);
-    for gone in ["/usr/bin/agent", "/usr/bin/pmpy", "/etc/cron.d/pmpy", "/usr/lib/systemd/system/pmpy.service"] {
+    for gone in [
+        "/usr/bin/agent",
+        "/usr/bin/pmpy",
+        "/etc/cron.d/pmpy",
+        "/usr/lib/systemd/system/pmpy.service",
+    ] {
         assert!(!machine.path(gone).exists(), "{gone}");
     }
     assert!(machine.path("/root/gitrepo/ops/.git").exists(), "repositories stay");

@@ -1,10 +1,12 @@
 //! The request for a plan: its trigger, and what the person behind it overrides.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::remote::BackoffPolicy;
 use crate::domain::repository::action::Trigger;
 
 /// The trigger of a pass, and what the person who started it overrides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionRequest {
     /// The reason for this pass.
     pub trigger: Trigger,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::mem;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,15 +18,14 @@ use anyhow::{Context as _, Error, Result, anyhow, bail};
 use replies::{ask_for, unfinished};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AgentDirs, RepoSettings, Settings};
+use crate::config::RepoSettings;
 use crate::domain::git::Remote;
 use crate::domain::password_cache::FAILED_PASSWORD;
 use crate::domain::repository::decision::Plan;
 use crate::domain::repository::hold::Person;
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
-use crate::domain::trust::Trustee;
-use crate::engine::context::Context;
+use crate::engine::context::{Context, HandedSettings};
 use crate::engine::discovery::{CloneState, RepoEntry, safe_paths};
 use crate::engine::finding::{CheckScope, RepoFindings};
 use crate::engine::repository::limits;
@@ -33,7 +33,6 @@ use crate::engine::request::{ProgressSink, RunHistory, TickOptions};
 use crate::engine::run::privileged_after_hook::{self, AfterHookRequest};
 use crate::engine::run::scripts;
 use crate::system::agent_state::AgentState;
-use crate::system::host::Host;
 use crate::system::pid::Process;
 use crate::system::privileged_rpc::PrivilegedRpc;
 use crate::system::process::{self, ChildAgent, ChildFinish, OutputMode};
@@ -77,11 +76,7 @@ impl HelperRequest {
 #[derive(Serialize, Deserialize)]
 struct HelperInput {
     helper_request: HelperRequest,
-    world: AgentDirs,
-    part: Option<String>,
-    stack: Option<String>,
-    trusted: Vec<Trustee>,
-    repos: BTreeMap<String, RepoSettings>,
+    settings: HandedSettings,
     secrets: BTreeMap<PathBuf, String>,
     /// The name of the abstract socket for requests to root's tick.
     requests: Option<String>,
@@ -373,11 +368,7 @@ fn helper_input(
     }
     let helper_input = HelperInput {
         helper_request,
-        world: context.settings.world.clone(),
-        part: context.part.clone(),
-        stack: context.stack.clone(),
-        trusted: context.settings.trusted.clone(),
-        repos: settings,
+        settings: context.hand_over(settings),
         secrets,
         requests: requests.map(str::to_owned),
         asked_by,
@@ -404,22 +395,11 @@ pub(in crate::engine) fn print_reply<T: RepoReply>(item: &T) {
 /// When there is no input, or it is unreadable.
 pub fn read_helper_input() -> Result<(Context, HelperRequest)> {
     let (file, content) = process::handed_over()?;
-    let helper_input: HelperInput =
+    let mut helper_input: HelperInput =
         serde_json::from_slice(&content).context("the input of the helper is unreadable")?;
-    files::hand_over(helper_input.secrets);
-    let settings =
-        Settings::handed_over(helper_input.world, helper_input.trusted, helper_input.repos);
-    let (part, stack, requests) = (helper_input.part, helper_input.stack, helper_input.requests);
-    let asked_by = helper_input.asked_by;
-    let helper_request = helper_input.helper_request;
-    let (helper_input, requests) = (Some(Arc::new(file)), requests);
-    let context = Context {
-        part,
-        stack,
-        helper_input,
-        requests,
-        asked_by,
-        ..Context::bare(settings, Host::current())
-    };
+    files::hand_over(mem::take(&mut helper_input.secrets));
+    let HelperInput { helper_request, settings, requests, asked_by, .. } = helper_input;
+    let helper_input = Some(Arc::new(file));
+    let context = Context { helper_input, requests, asked_by, ..Context::handed_over(settings) };
     Ok((context, helper_request))
 }

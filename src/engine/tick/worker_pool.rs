@@ -11,9 +11,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::engine::context::Context;
+use crate::engine::discovery;
 use crate::engine::error::WorkerError;
 use crate::engine::repository::{limits, observe};
-use crate::engine::request::{LockWait, ProgressSink, TickOptions, WorkerCommand};
+use crate::engine::request::{ProgressSink, TickOptions, WorkerInput};
+use crate::system::frames;
 use crate::system::pid::Process;
 use crate::system::process::{ChildAgent, ChildFinish};
 
@@ -105,28 +107,37 @@ impl<'a> WorkerPool<'a> {
     }
 
     fn work(&self, name: &str) -> Result<WorkerResult> {
-        let args = worker_args(self.context, self.options, name);
-        let settings = &self.context.settings;
-        let limit = limits::work(settings.of_repo(name));
-        let mut worker = ChildAgent::start(&args, self.context.helper_input.as_deref())?;
+        let args = worker_args(self.context, self.options);
+        let settings = discovery::handed_to_workers(self.context, name);
+        let limit = limits::work(&settings);
+        let (mut worker, line) = ChildAgent::start(&args, self.context.helper_input.as_deref())?;
+        let input = WorkerInput {
+            repo: name.to_owned(),
+            job: self.options.job(),
+            settings: (self.context.helper_input.is_none())
+                .then(|| self.context.hand_over([(name.to_owned(), settings)].into())),
+        };
+        // A worker that takes nothing ends without its job, and says why.
+        let _ = frames::send_json(&line, &input);
         let (mut said, mut known) = (Vec::new(), None);
-        let finish = worker.wait_for_exit(limit, |line| match serde_json::from_slice(line) {
-            Ok(word) => {
-                (self.progress)(word);
-                Some(limit)
+        let finish = worker.wait_for_exit(limit, |report| {
+            if let Ok(event) = serde_json::from_slice(report) {
+                (self.progress)(event);
+                return Some(limit);
             }
-            Err(_) => match serde_json::from_slice(line) {
-                Ok(worker_error) => {
-                    known = Some(worker_error);
-                    // A worker error is its last line.
-                    Some(LAST_WORD)
-                }
-                Err(_) if said.len() < MOST_REPORTED => {
-                    said.extend_from_slice(line);
-                    None
-                }
-                Err(_) => None,
-            },
+            if let Ok(request) = serde_json::from_slice(report) {
+                self.context.wire.relay(&request, &line);
+                return Some(limit);
+            }
+            if let Ok(worker_error) = serde_json::from_slice(report) {
+                known = Some(worker_error);
+                // A worker error is its last line.
+                return Some(LAST_WORD);
+            }
+            if said.len() < MOST_REPORTED {
+                said.extend_from_slice(report);
+            }
+            None
         })?;
         let process = worker.process();
         let known = known.or_else(|| match finish {
@@ -157,8 +168,7 @@ fn trouble(said: &[u8]) -> WorkerError {
     })
 }
 
-fn worker_args(context: &Context, options: &TickOptions, name: &str) -> Vec<OsString> {
-    let world = &context.settings.world;
+fn worker_args(context: &Context, options: &TickOptions) -> Vec<OsString> {
     let mut args: Vec<OsString> = context.log_args.clone();
     if args.is_empty() && options.names.len() != 1 {
         // The progress bars of several workers would spoil each other.
@@ -166,42 +176,7 @@ fn worker_args(context: &Context, options: &TickOptions, name: &str) -> Vec<OsSt
     }
     if context.helper_input.is_some() {
         args.extend(["helper".into(), "--user".into(), context.node.user.name.clone().into()]);
-    } else {
-        if world.own {
-            args.extend(["--root".into(), world.root.clone().into()]);
-        }
-        if world.config_named {
-            args.extend(["--config".into(), world.config_file.clone().into()]);
-        }
     }
     args.push("worker".into());
-    args.extend(["--trigger".into(), options.trigger.as_str().into()]);
-    if options.is_named() {
-        args.push("--named".into());
-    }
-    match options.wait {
-        LockWait::No => {}
-        LockWait::Unlimited => args.push("--wait".into()),
-        LockWait::Until(end) => {
-            args.extend(["--wait".into(), "--until".into(), end.as_millis().to_string().into()]);
-        }
-    }
-    match options.command {
-        WorkerCommand::Follow => {}
-        WorkerCommand::Redo => args.push("--redo".into()),
-        WorkerCommand::Rollback(revision) => {
-            args.extend(["--rollback".into(), revision.to_string().into()]);
-        }
-        WorkerCommand::Checkout(revision) => {
-            args.extend(["--checkout".into(), revision.to_string().into()]);
-        }
-        WorkerCommand::Accept(revision) => {
-            args.extend(["--accept".into(), revision.to_string().into()])
-        }
-    }
-    if let Some(reason) = &options.reason {
-        args.push(format!("--reason={reason}").into());
-    }
-    args.extend(["--".into(), name.into()]);
     args
 }

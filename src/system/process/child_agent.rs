@@ -5,6 +5,8 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +29,9 @@ const STOPPED: u32 = 3;
 /// Time for a helper to end after SIGTERM, and again after SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Time for a worker to take what its parent sends.
+const TAKEN: Duration = Duration::from_secs(30);
+
 /// Detached workers; each is reaped once it has ended.
 static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
@@ -34,6 +39,8 @@ static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 pub struct ChildAgent {
     child: Child,
     process: Process,
+    /// Its standard output, until the end of that.
+    output: Option<File>,
 }
 
 /// Destination of the standard output of an agent process.
@@ -58,17 +65,22 @@ pub enum ChildFinish {
 
 impl ChildAgent {
     /// Starts `agent ARGS…`, with `helper_input` as its standard input; [`ChildAgent::wait_for_exit`] reads
-    /// its output. It starts its own session and may run longer than this process.
+    /// its output. It starts its own session and may run longer than this process. What is written to the
+    /// returned line can be read at its standard output.
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn start(args: &[OsString], helper_input: Option<&File>) -> Result<Self> {
+    pub fn start(args: &[OsString], helper_input: Option<&File>) -> Result<(Self, UnixStream)> {
+        let (line, theirs) = UnixStream::pair().with_context(|| cannot_start("a worker"))?;
+        // A worker that is stopped takes nothing; its tick has others.
+        line.set_write_timeout(Some(TAKEN))?;
         let child = ours_with(args)
             .stdin(input(helper_input)?)
-            .stdout(Stdio::piped())
+            .stdout(OwnedFd::from(theirs))
             .spawn()
             .with_context(|| cannot_start("a worker"))?;
-        Ok(Self::of(child))
+        let output = File::from(OwnedFd::from(line.try_clone()?));
+        Ok((Self { output: Some(output), ..Self::of(child) }, line))
     }
 
     /// Starts `agent ARGS…` with only `env` as its environment; the child changes its user itself.
@@ -87,14 +99,16 @@ impl ChildAgent {
         if speaks == OutputMode::Piped {
             command.stdout(Stdio::piped());
         }
-        Ok(Self::of(command.spawn().with_context(|| cannot_start("a helper"))?))
+        let mut child = command.spawn().with_context(|| cannot_start("a helper"))?;
+        let output = child.stdout.take().map(|output| File::from(OwnedFd::from(output)));
+        Ok(Self { output, ..Self::of(child) })
     }
 
     fn of(child: Child) -> Self {
         let pid = child.id() as i32;
         // Only this process can reap it, so the number cannot belong to another process.
         let process = Process::find(pid).unwrap_or(Process { pid, start: 0 });
-        Self { child, process }
+        Self { child, process, output: None }
     }
 
     /// Identity of the process.
@@ -118,7 +132,7 @@ impl ChildAgent {
         let mut line = Vec::new();
         let mut piece = [0; PIECE];
         // After the end of its output, its exit status says the rest.
-        while let Some(words) = &mut self.child.stdout {
+        while let Some(words) = &mut self.output {
             let left = deadline.saturating_sub(since_boot());
             if !is_ready(words, PollFlags::IN, left.min(BEAT))? {
                 stopped = if self.process.is_stopped() { stopped + 1 } else { 0 };
@@ -140,7 +154,7 @@ impl ChildAgent {
                 }
             }
             if read == 0 {
-                self.child.stdout = None;
+                self.output = None;
             }
         }
         if !line.is_empty() {

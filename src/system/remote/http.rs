@@ -5,6 +5,7 @@
 //! It knows the order of requests; [`client`] sends one.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -12,8 +13,10 @@ use chrono::TimeDelta;
 
 use self::byte_counter::ByteCount;
 use self::client::{DISCOVER, HttpClient, HttpRequest, HttpShared};
+use self::reply::ReplyReader;
 use self::url::HttpUrl;
 use super::receive::FetchDelivery;
+use super::relay::{Relay, RelayedHead, RelayedQuestion};
 use super::{FetchGoal, FetchOrder, FetchProgress, FetchedRef};
 use crate::domain::git::{Commit, ObjectFormat, Remote};
 use crate::domain::remote::{
@@ -70,6 +73,8 @@ struct DiscoveredRepo {
     /// In version 0: the server's capabilities, and its commits without their parents.
     capabilities: Capabilities,
     shallow: Vec<Commit>,
+    /// How the remote answered the poll; `None`: it was asked just now.
+    polled: Option<RemoteHints>,
 }
 
 impl DiscoveredRepo {
@@ -79,8 +84,8 @@ impl DiscoveredRepo {
         format: ObjectFormat,
         refs: Vec<AdvertisedRef>,
     ) -> Self {
-        let capabilities = Capabilities::default();
-        Self { place: place.clone(), dialect, format, refs, capabilities, shallow: Vec::new() }
+        let (capabilities, shallow) = (Capabilities::default(), Vec::new());
+        Self { place: place.clone(), dialect, format, refs, capabilities, shallow, polled: None }
     }
 }
 
@@ -92,6 +97,25 @@ enum HttpFetchEnd {
 }
 
 impl HttpRemotes {
+    /// As [`Wire::fetch_over`](super::Wire::fetch_over).
+    pub(super) fn fetch_over(&self, relay: Relay) {
+        // A process has one line.
+        let _ = self.shared.relay.set(Arc::new(relay));
+    }
+
+    /// Sends a worker's request to the place where the remote was polled.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub(super) fn exchange(&self, asked: &RelayedQuestion) -> Result<(RelayedHead, ReplyReader)> {
+        let talk = HttpClient::new(&self.shared, &asked.remote, &asked.reach)?;
+        talk.recall(Some(&asked.way));
+        let request = HttpRequest::Post(asked.question.as_bytes());
+        let reply = talk.ask(&talk.place_of(&asked.way)?, request)?;
+        let (status, kind, later) = (reply.status, reply.kind.clone(), reply.later);
+        Ok((RelayedHead { status, kind, later }, reply.into_reader(u64::MAX)))
+    }
+
     /// As [`Wire::poll`](super::Wire::poll), over HTTP.
     pub(super) fn poll(
         &self,
@@ -125,6 +149,21 @@ impl HttpRemotes {
 
     /// As [`Wire::fetch`](super::Wire::fetch), over HTTP.
     pub(super) fn fetch(
+        &self,
+        git: &Git,
+        order: &FetchOrder,
+        progress: &mut dyn FnMut(FetchProgress),
+    ) -> Result<()> {
+        match self.fetch_once(git, order, progress) {
+            Err(error) if self.shared.relay.get().is_some_and(|relay| relay.was_lost()) => {
+                tracing::debug!("the tick ended; fetching without it: {error:#}");
+                self.fetch_once(git, order, progress)
+            }
+            fetched => fetched,
+        }
+    }
+
+    fn fetch_once(
         &self,
         git: &Git,
         order: &FetchOrder,
@@ -259,8 +298,11 @@ impl HttpClient<'_> {
     /// The result of a poll, as far as a fetch can use it.
     fn found_before(&self, way: &RemoteHints) -> Option<DiscoveredRepo> {
         let place = self.place_of(way).ok()?;
-        matches!(way.dialect, WireDialect::Direct | WireDialect::Discovered)
-            .then(|| DiscoveredRepo::new(&place, way.dialect, way.format, Vec::new()))
+        matches!(way.dialect, WireDialect::Direct | WireDialect::Discovered).then(|| {
+            let polled = Some(way.clone());
+            let found = DiscoveredRepo::new(&place, way.dialect, way.format, Vec::new());
+            DiscoveredRepo { polled, ..found }
+        })
     }
 
     fn place_of(&self, way: &RemoteHints) -> Result<HttpUrl> {
@@ -348,6 +390,7 @@ impl HttpClient<'_> {
                 refs: said.refs,
                 capabilities: said.capabilities,
                 shallow: said.shallow,
+                polled: None,
             }),
         }
     }
@@ -398,7 +441,11 @@ impl HttpClient<'_> {
                 )));
             }
         };
-        let reply = self.ask(place, HttpRequest::Post(&question))?;
+        let reply = match found.polled.as_ref().and_then(|way| self.ask_over_relay(way, &question))
+        {
+            Some(reply) => reply,
+            None => self.ask(place, HttpRequest::Post(&question))?,
+        };
         if reply.status != 200 {
             let reason = errors::refused(place, reply.status, reply.later);
             reply.drain();
@@ -429,7 +476,7 @@ impl HttpClient<'_> {
 }
 
 /// Reads a server's advertisement.
-fn advertised(mut reader: reply::ReplyReader, prefixes: &[String]) -> Result<Advertisement> {
+fn advertised(mut reader: ReplyReader, prefixes: &[String]) -> Result<Advertisement> {
     let mut advertising = AdvertisementParser::new(prefixes.to_vec());
     let mut piece = vec![0; 64 << 10];
     while !advertising.is_complete() {

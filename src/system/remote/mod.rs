@@ -2,6 +2,7 @@
 //! scheme; each transport has a file of its own, which alone knows its protocol.
 
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, bail};
@@ -14,6 +15,8 @@ use crate::domain::remote::{
     WireDialect,
 };
 use crate::domain::text::EscapeControls;
+
+pub use relay::{Relay, RelayRequest};
 
 /// The most names of refs that an answer without the wanted one has: more than anybody is shown.
 const MOST_NAMES: usize = 10;
@@ -28,6 +31,7 @@ mod http;
 mod intake;
 mod local;
 mod receive;
+mod relay;
 mod shallow;
 mod ssh;
 
@@ -114,6 +118,26 @@ impl Wire {
     /// Shares ssh connections over sockets in the first usable directory of `directories`.
     pub fn new(dirs: Vec<PathBuf>) -> Self {
         Self { masters: ssh::ControlMasters::below(dirs), ..Self::default() }
+    }
+
+    /// Lets fetches go over `relay`, as long as this process has no connection of its own.
+    pub fn fetch_over(&self, relay: Relay) {
+        self.http.fetch_over(relay);
+    }
+
+    /// Sends the request of a worker at the other end of `line`, and passes the answer on.
+    pub fn relay(&self, request: &RelayRequest, line: &UnixStream) {
+        let RelayRequest { relay: asked } = request;
+        let answer = match permitted(&asked.remote, &asked.reach) {
+            Ok(RemoteScheme::Http | RemoteScheme::Https) => self.http.exchange(asked),
+            Ok(_) => Err(Error::msg("it has no requests")),
+            Err(error) => Err(error),
+        };
+        // The worker asks by itself then, and has the error as its own.
+        let answer = answer.inspect_err(|error| tracing::debug!("not relayed: {error:#}")).ok();
+        if let Err(error) = relay::pass_on(line, answer) {
+            tracing::debug!("the worker takes nothing more: {error}");
+        }
     }
 
     /// Asks `remote` where the wanted branch is. `known` is how it answered last. `clone` is the object

@@ -18,6 +18,7 @@ mod own_certificate;
 mod password_command;
 mod redirects;
 mod refusals;
+mod relay;
 mod reporting;
 mod servers_selftest;
 mod ssh;

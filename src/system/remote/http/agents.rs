@@ -81,6 +81,11 @@ impl fmt::Debug for HttpAgents {
 }
 
 impl HttpAgents {
+    /// Whether there is no agent, and so no connection.
+    pub(super) fn are_unused(&self) -> bool {
+        locked(&self.0).is_empty()
+    }
+
     /// The agent for `key`, made at the first use: reading the system's certificate authorities takes
     /// longer than most requests.
     ///

@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,6 +26,7 @@ use crate::system::remote::http::dns_cache::locked;
 use crate::system::remote::http::errors::{self, TriedServer};
 use crate::system::remote::http::reply::HttpReply;
 use crate::system::remote::http::url::{HttpLogin, HttpOrigin, HttpUrl};
+use crate::system::remote::relay::{Relay, RelayedQuestion};
 
 /// How long a connection may take to open, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -48,6 +49,8 @@ pub(super) struct HttpShared {
     wants_discovery: Mutex<HashSet<HttpOrigin>>,
     /// Servers, also those that a redirect led to, and proxies that cannot be reached.
     silent: DeadHosts,
+    /// In a worker: the line to the tick, which has open connections.
+    pub(super) relay: OnceLock<Arc<Relay>>,
 }
 
 /// A request to a repository.
@@ -64,6 +67,7 @@ pub(super) enum HttpRequest<'a> {
 /// The client for one poll or fetch.
 pub(super) struct HttpClient<'a> {
     shared: &'a HttpShared,
+    remote: &'a Remote,
     reach: &'a ConnectionSettings,
     logins: HttpCredentials<'a>,
     deadline: Duration,
@@ -80,14 +84,14 @@ impl<'a> HttpClient<'a> {
     /// When the address of `remote` is invalid.
     pub(super) fn new(
         shared: &'a HttpShared,
-        remote: &Remote,
+        remote: &'a Remote,
         reach: &'a ConnectionSettings,
     ) -> Result<Self> {
         let (home, login) = HttpUrl::parse(remote.secret_url())
             .with_context(|| format!("{remote} cannot be asked"))?;
         let logins = HttpCredentials::new(home.origin.clone(), login, reach);
         let deadline = since_boot() + reach.limit;
-        Ok(Self { shared, reach, logins, deadline, home, is_home_private: OnceCell::new() })
+        Ok(Self { shared, remote, reach, logins, deadline, home, is_home_private: OnceCell::new() })
     }
 
     /// Takes over what an earlier poll found: whether the server wants a login.
@@ -151,6 +155,20 @@ impl<'a> HttpClient<'a> {
             return Err(errors::stranger(place, &self.logins, Some(&source)));
         }
         Ok(reply)
+    }
+
+    /// Lets the tick send a request over the connection on which it was answered in this `way`. `None`:
+    /// there is no tick, or this process has connections of its own.
+    pub(super) fn ask_over_relay(&self, way: &RemoteHints, question: &[u8]) -> Option<HttpReply> {
+        let relay = self.shared.relay.get().filter(|_| self.shared.agents.are_unused())?;
+        let (head, content) = relay.ask(RelayedQuestion {
+            remote: self.remote.clone(),
+            reach: self.reach.clone(),
+            way: way.clone(),
+            // Requests are text.
+            question: str::from_utf8(question).ok()?.to_owned(),
+        })?;
+        Some(HttpReply::relayed(head, content, self.home.origin.clone()))
     }
 
     fn send(

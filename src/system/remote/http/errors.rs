@@ -13,6 +13,7 @@ use crate::system::remote::denied;
 use crate::system::remote::http::credentials::HttpCredentials;
 use crate::system::remote::http::dns_cache::NotPublic;
 use crate::system::remote::http::url::{HttpOrigin, HttpUrl};
+use crate::system::remote::relay::BrokenOff;
 use crate::system::tls;
 
 /// The server of a request that nothing came back for, and the way to it.
@@ -174,6 +175,9 @@ fn io_words(error: &io::Error, origin: &HttpOrigin) -> String {
 /// Explains why an answer broke off, as an error whose text is a sentence.
 pub(super) fn broken_off(error: io::Error, origin: &HttpOrigin) -> io::Error {
     use io::ErrorKind::{InvalidData, InvalidInput, Unsupported};
+    if error.get_ref().is_some_and(|inner| inner.is::<BrokenOff>()) {
+        return error;
+    }
     let kind = error.kind();
     if matches!(kind, InvalidData | InvalidInput | Unsupported) && inner_tls(&error).is_none() {
         let reason = error.to_string();

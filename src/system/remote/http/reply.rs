@@ -12,6 +12,7 @@ use crate::domain::text::EscapeControls;
 use crate::system::host;
 use crate::system::remote::http::errors;
 use crate::system::remote::http::url::HttpOrigin;
+use crate::system::remote::relay::{RelayedContent, RelayedHead};
 
 /// The most bytes that are read of an unneeded answer, so that its connection can be used again.
 const MOST_DRAINED: u64 = 64 << 10;
@@ -31,7 +32,7 @@ pub(super) struct HttpReply {
     /// The content coding, in lower case; empty for none.
     coding: String,
     origin: HttpOrigin,
-    body: Body,
+    body: Box<dyn Read>,
 }
 
 impl HttpReply {
@@ -54,18 +55,25 @@ impl HttpReply {
             other_logins: other_logins(challenges),
             coding: word(header::CONTENT_ENCODING),
             origin,
-            body,
+            body: Box::new(body.into_with_config().limit(u64::MAX).reader()),
         }
+    }
+
+    /// The answer to a request that the tick sent to `origin`.
+    pub(super) fn relayed(head: RelayedHead, content: RelayedContent, origin: HttpOrigin) -> Self {
+        let RelayedHead { status, kind, later } = head;
+        let (location, other_logins, coding) = (None, Vec::new(), String::new());
+        let body = Box::new(content);
+        Self { status, kind, location, later, other_logins, coding, origin, body }
     }
 
     /// A reader of the content; more than `most` bytes are an error, also where they are coded as fewer.
     pub(super) fn into_reader(self, most: u64) -> ReplyReader {
-        let body = self.body.into_with_config().limit(u64::MAX).reader();
         // Nobody was asked to code it; a proxy on the way may have done so all the same.
         let inner: Box<dyn Read> = match self.coding.as_str() {
-            "" | "identity" => Box::new(body),
-            "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(body)),
-            "deflate" => Box::new(ZlibDecoder::new(body)),
+            "" | "identity" => self.body,
+            "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(self.body)),
+            "deflate" => Box::new(ZlibDecoder::new(self.body)),
             other => Box::new(UnknownCoding(other.chars().take(40).collect())),
         };
         ReplyReader { origin: self.origin, inner, most, count: 0 }
@@ -112,7 +120,7 @@ impl Read for UnknownCoding {
 }
 
 /// A reader of an answer's content. The text of its errors is a sentence.
-pub(super) struct ReplyReader {
+pub(in crate::system::remote) struct ReplyReader {
     origin: HttpOrigin,
     inner: Box<dyn Read>,
     most: u64,
