@@ -11,6 +11,11 @@ use pmpy::usage::{self, EarlyExit};
 use pmpy::{cmd, system};
 use tracing::level_filters::LevelFilter;
 
+/// The allocator of a static build; libgit2 has that of the C library.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Starts the agent; tests start it by this function as well.
 pub fn main() -> ExitCode {
     exit::on_panic();
