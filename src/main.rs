@@ -11,11 +11,6 @@ use pmpy::usage::{self, EarlyExit};
 use pmpy::{cmd, system};
 use tracing::level_filters::LevelFilter;
 
-/// The allocator of a static build; libgit2 has that of the C library.
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Starts the agent; tests start it by this function as well.
 pub fn main() -> ExitCode {
     exit::on_panic();
@@ -35,12 +30,14 @@ fn start(cli: &Cli) -> Result<ExitStatus> {
     // Before anything opens a file, starts a process or waits for one.
     system::ffi::keep_what_is_open_to_ourselves()?;
     system::ffi::keep_how_children_end()?;
+    system::ffi::share_one_heap();
     system::process::usual_umask();
     // Changing the user must come before a second thread, and before anything is read.
     if let Command::Helper(helper) = &cli.command {
         cmd::helper::begin(helper)?;
     }
-    system::ffi::set_up_libgit2()?;
+    // A received pack is synced by the process that moves it into the store.
+    system::ffi::set_up_libgit2(!matches!(cli.command, Command::IndexPack(_)))?;
     start_log(cli);
     cmd::run(cli)
 }
@@ -56,6 +53,9 @@ fn start_log(cli: &Cli) {
         _ if stays || global.log_format == LogFormat::Json => LevelFilter::INFO,
         _ => LevelFilter::OFF,
     };
+    if level == LevelFilter::OFF {
+        return;
+    }
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

@@ -7,7 +7,6 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Error, FromArgMatches};
 
 use crate::cli::{Cli, help};
-use crate::domain::report::error_report::ErrorReport;
 use crate::domain::text::EscapeControls;
 use crate::exit::UsageError;
 use crate::system::host;
@@ -26,24 +25,35 @@ pub enum EarlyExit {
 /// # Errors
 /// When the command line asks for help, or is wrong.
 pub fn parse(line: &[OsString]) -> Result<Cli, EarlyExit> {
-    let mut program = program();
+    let mut program = program(Cli::command());
     let found = program.try_get_matches_from_mut(line);
-    found.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => EarlyExit::Help(error),
+    let error = match found.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => {
+            // To drop it takes as long as to parse the line, and the process ends soon.
+            std::mem::forget(program);
+            return Ok(cli);
+        }
+        Err(error) => error,
+    };
+    let help = || self::program(help::for_people(Cli::command()));
+    Err(match error.kind() {
+        // Made only for those who read it.
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            EarlyExit::Help(help().try_get_matches_from_mut(line).err().unwrap_or(error))
+        }
+        ErrorKind::DisplayVersion => EarlyExit::Help(error),
         // Options in the environment must not suppress the help.
         ErrorKind::MissingSubcommand if line.len() < 2 => {
             let kind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            let mut program = help();
             EarlyExit::Help(Error::raw(kind, program.render_help().ansi()).with_cmd(&program))
         }
-        _ => EarlyExit::Wrong(UsageError(sentence(&error, &program, line))),
+        _ => EarlyExit::Wrong(UsageError(sentence(error, &program, line))),
     })
 }
 
 /// Our grammar; an empty environment variable counts as not set.
-fn program() -> Command {
-    let mut program = help::for_people(Cli::command());
+fn program(mut program: Command) -> Command {
     for (option, variable) in [("config", "AGENT_CONFIG"), ("root", "AGENT_ROOT")] {
         if host::is_empty(variable) {
             program = program.mut_arg(option, |option| option.env(None::<&str>));
@@ -52,115 +62,38 @@ fn program() -> Command {
     program
 }
 
-/// The error text, with what to type as the hint.
-fn sentence(error: &Error, program: &Command, line: &[OsString]) -> String {
-    let command = command(program, line);
-    let name = command.map_or_else(|| "agent".to_owned(), |it| format!("agent {}", it.get_name()));
-    let help = format!("hint: {name} --help");
-    let word = |kind| first(error, kind).unwrap_or_default();
-    let argument = word(ContextKind::InvalidArg);
-    match error.kind() {
-        ErrorKind::MissingSubcommand => "which command?\nhint: agent --help lists them".to_owned(),
-        ErrorKind::InvalidSubcommand => {
-            let known = all(error, ContextKind::SuggestedSubcommand);
-            let known = known.into_iter().find(|name| is_shown(name));
-            let known = known.map_or(String::new(), |name| format!("did you mean \"{name}\"? "));
-            format!(
-                "there is no command {}\nhint: {known}agent --help lists them",
-                quoted(&word(ContextKind::InvalidSubcommand))
-            )
-        }
-        ErrorKind::UnknownArgument => {
-            let instead = first(error, ContextKind::SuggestedArg);
-            let help = instead.map_or(help, |it| format!("hint: did you mean {}?", quoted(&it)));
-            match argument.starts_with('-') {
-                true => format!("{name} has no option {}\n{help}", quoted(&argument)),
-                false => format!("{name}: unexpected argument {}\n{help}", quoted(&argument)),
-            }
-        }
-        ErrorKind::MissingRequiredArgument => missing(error, &name, &help),
-        ErrorKind::ArgumentConflict => {
-            let other = first(error, ContextKind::PriorArg).unwrap_or_else(|| "itself".to_owned());
-            format!("{} cannot be used with {}\n{help}", bare(&argument), bare(&other))
-        }
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation => invalid(error, &argument, &help),
-        _ => {
-            let message = error.to_string();
-            let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            format!("{message}\n{help}")
+/// Clap's text in the form of every other error: a sentence, and what to type as the hint.
+fn sentence(mut error: Error, program: &Command, line: &[OsString]) -> String {
+    if let Some(ContextValue::Strings(names)) = error.remove(ContextKind::SuggestedSubcommand) {
+        let is_shown =
+            |name: &String| program.find_subcommand(name).is_some_and(|it| !it.is_hide_set());
+        let shown: Vec<String> = names.into_iter().filter(is_shown).collect();
+        if !shown.is_empty() {
+            error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(shown));
         }
     }
-}
-
-fn missing(error: &Error, name: &str, help: &str) -> String {
-    let lacking = all(error, ContextKind::InvalidArg);
-    match lacking.first().map(String::as_str) {
-        Some("<REPO>") => "which repository?\nhint: agent status lists them".to_owned(),
-        Some("<[NAME=]URL>...") => "which repository is to be cloned?\n\
-             hint: agent init git@git.example.org:ops.git; more with: agent init --help"
-            .to_owned(),
-        _ => {
-            let lacking: Vec<_> = lacking.iter().map(|argument| bare(argument)).collect();
-            format!("{name}: missing argument {}\n{help}", lacking.join(" and "))
+    let typed = line.iter().skip(1).find_map(|word| program.find_subcommand(word));
+    let help = typed
+        .map_or_else(|| "agent --help".to_owned(), |it| format!("agent {} --help", it.get_name()));
+    let text = error.render().to_string();
+    let text = text.split("\nUsage: ").next().unwrap_or_default();
+    let text = text.split("\nFor more information").next().unwrap_or_default();
+    let (mut sentence, mut hints) = (Vec::new(), Vec::new());
+    for line in text.trim_start_matches("error: ").lines().map(str::trim) {
+        match line.strip_prefix("tip: ").or_else(|| line.strip_prefix("hint: ")) {
+            Some(hint) => hints.push(hint.escape_controls()),
+            // Those that no person types are among them.
+            None if line.is_empty() || line.starts_with("[subcommands: ") => {}
+            None => sentence.push(line.escape_controls()),
         }
     }
-}
-
-/// The error text for an invalid value. Checks of values write hints of their own.
-fn invalid(error: &Error, argument: &str, help: &str) -> String {
-    let value = first(error, ContextKind::InvalidValue).unwrap_or_default();
-    let argument = bare(argument);
-    // A positional argument explains itself, so only options are named.
-    let option = Some(argument).filter(|argument| argument.starts_with('-'));
-    if let (Some(option), "") = (&option, value.as_str()) {
-        return format!("{option} is missing its value\n{help}");
+    if hints.is_empty() {
+        hints.push(match text.contains("<REPO>") {
+            true => "agent status lists the repositories".to_owned(),
+            false => help,
+        });
     }
-    let about = option.map_or_else(String::new, |option| format!("{option}: "));
-    if let Some(why) = std::error::Error::source(error).map(ToString::to_string) {
-        let has_hint = !ErrorReport::parse(&why).hints().is_empty();
-        let help = if has_hint { String::new() } else { format!("\n{help}") };
-        return format!("{about}{why}{help}");
-    }
-    let expected = match all(error, ContextKind::ValidValue).as_slice() {
-        [] => format!("\n{help}"),
-        [only] => format!("; expected {only}"),
-        [first @ .., last] => format!("; expected {} or {last}", first.join(", ")),
-    };
-    format!("{about}invalid value {}{expected}", quoted(&value))
-}
-
-/// The command that was typed.
-fn command<'a>(program: &'a Command, line: &[OsString]) -> Option<&'a Command> {
-    line.iter().skip(1).find_map(|word| program.find_subcommand(word))
-}
-
-fn is_shown(name: &str) -> bool {
-    Cli::command().find_subcommand(name).is_some_and(|command| !command.is_hide_set())
-}
-
-/// An argument as clap writes it, such as `--until <DURATION>` or `<REF>`, without its brackets.
-fn bare(argument: &str) -> String {
-    match argument.split_once(" <") {
-        Some((option, _)) => option.to_owned(),
-        None => argument.trim_end_matches("...").trim_matches(['<', '>']).to_owned(),
-    }
-}
-
-/// Foreign text as errors show it.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.escape_controls())
-}
-
-fn first(error: &Error, kind: ContextKind) -> Option<String> {
-    all(error, kind).into_iter().next()
-}
-
-fn all(error: &Error, kind: ContextKind) -> Vec<String> {
-    match error.get(kind) {
-        Some(ContextValue::String(text)) => vec![text.clone()],
-        Some(ContextValue::Strings(texts)) => texts.clone(),
-        _ => Vec::new(),
-    }
+    format!("{}\nhint: {}", sentence.join(" "), hints.join("\nhint: "))
 }
 
 #[cfg(test)]
@@ -178,45 +111,38 @@ mod tests {
     #[test]
     fn a_wrong_command_line_is_reported_with_what_to_type() {
         for (line, text) in [
-            ("agent explain", "which repository?\nhint: agent status lists them"),
+            (
+                "agent explain",
+                "the following required arguments were not provided: <REPO>\n\
+                 hint: agent status lists the repositories",
+            ),
             (
                 "agent init",
-                "which repository is to be cloned?\n\
-                 hint: agent init git@git.example.org:ops.git; more with: agent init --help",
+                "the following required arguments were not provided: <[NAME=]URL>...\n\
+                 hint: agent init --help",
             ),
-            ("agent --root /x", "which command?\nhint: agent --help lists them"),
+            (
+                "agent --root /x",
+                "'agent' requires a subcommand but one was not provided\nhint: agent --help",
+            ),
             (
                 "agent stauts",
-                "there is no command \"stauts\"\n\
-                 hint: did you mean \"status\"? agent --help lists them",
+                "unrecognized subcommand 'stauts'\nhint: a similar subcommand exists: 'status'",
             ),
-            ("agent xyzzy", "there is no command \"xyzzy\"\nhint: agent --help lists them"),
-            (
-                "agent checkout ops",
-                "agent checkout: missing argument REF\nhint: agent checkout --help",
-            ),
+            ("agent xyzzy", "unrecognized subcommand 'xyzzy'\nhint: agent --help"),
             (
                 "agent status --jason",
-                "agent status has no option \"--jason\"\nhint: did you mean \"--json\"?",
+                "unexpected argument '--jason' found\nhint: a similar argument exists: '--json'",
             ),
+            ("agent redo ops web", "unexpected argument 'web' found\nhint: agent redo --help"),
             (
-                "agent redo ops web",
-                "agent redo: unexpected argument \"web\"\nhint: agent redo --help",
+                "agent schedule never",
+                "invalid value 'never' for '[cron|systemd|none]' [possible values: cron, systemd, none]\n\
+                 hint: agent schedule --help",
             ),
-            ("agent -v -q tick", "--verbose cannot be used with --quiet\nhint: agent tick --help"),
-            (
-                "agent history -n x",
-                "--count: \"x\" is not a number from 1 on\nhint: agent history --help",
-            ),
-            (
-                "agent history -n 0",
-                "--count: \"0\" is not a number from 1 on\nhint: agent history --help",
-            ),
-            ("agent history -n", "--count is missing its value\nhint: agent history --help"),
-            ("agent schedule never", "invalid value \"never\"; expected cron, systemd or none"),
             (
                 "agent hold ops --until soon",
-                "--until: \"soon\" is not a time\n\
+                "invalid value 'soon' for '--until <WHEN>': \"soon\" is not a time\n\
                  hint: write a number and its unit, such as \"2h\", a time such as \"14:30\", or a day such as \
                  \"2026-12-24\" or \"2026-12-24T18:00\"",
             ),

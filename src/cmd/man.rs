@@ -1,7 +1,5 @@
 //! Writes the manual pages from sources that say the same elsewhere, so that the two cannot disagree: the
-//! commands' pages from the command line's help, agent.toml(5) from docs/configuration.md.
-
-mod markdown;
+//! commands' pages from the command line's help, agent.toml(5) from docs/configuration.md by the build.
 
 use std::path::Path;
 
@@ -17,7 +15,7 @@ use crate::system::files;
 
 const SOURCE: &str = concat!("agent ", env!("CARGO_PKG_VERSION"));
 const MANUAL: &str = "Push-Me-Pull-You";
-const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+const CONFIGURATION: &str = include_str!(concat!(env!("OUT_DIR"), "/agent.toml.5"));
 
 /// Writes every page into the directory `args.dir`: `agent.1`, `agent-COMMAND.1` for each command that
 /// the help lists, and `agent.toml.5`.
@@ -31,7 +29,7 @@ pub fn run(args: &ManArgs) -> Result<ExitStatus> {
     for command in agent.get_subcommands().filter(|command| !command.is_hide_set()) {
         write_command(&args.dir, command.clone())?;
     }
-    files::put(&args.dir, "agent.toml.5", configuration()?.as_bytes(), 0o644)?;
+    files::put(&args.dir, "agent.toml.5", CONFIGURATION.as_bytes(), 0o644)?;
     Ok(ExitStatus::Fine)
 }
 
@@ -126,19 +124,3 @@ const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
         ],
     ),
 ];
-
-/// The text of agent.toml(5). The manual page's own title replaces the Markdown title.
-fn configuration() -> Result<String> {
-    let mut page = Roff::new();
-    page.control("TH", ["agent.toml", "5", "", SOURCE, MANUAL]);
-    // Keys and paths must be neither stretched nor hyphenated.
-    page.control("ad", ["l"]).control("nh", []);
-    page.control("SH", ["NAME"]);
-    page.text([roman("agent.toml - the configuration of agent(1)")]);
-    page.control("SH", ["DESCRIPTION"]);
-    let text = CONFIGURATION.split_once('\n').map_or("", |(_title, text)| text);
-    markdown::render(text, &mut page).context("cannot make the manual page agent.toml.5")?;
-    page.control("SH", ["SEE ALSO"]);
-    page.text([roman("agent(1), agent-check(1), agent-explain(1)")]);
-    Ok(page.render())
-}

@@ -12,7 +12,7 @@ use crate::config::{AgentDirs, RepoSettings, Settings};
 use crate::domain::repository::hold::Person;
 use crate::domain::trust::Trustee;
 use crate::system::host::{Host, person, runtime_dir};
-use crate::system::remote::Wire;
+use crate::system::remote::{OpenConnections, Wire};
 
 /// The settings that one process of ours hands to another: all that it may know of the configuration.
 #[derive(Serialize, Deserialize)]
@@ -90,19 +90,30 @@ impl Context {
 
     /// Builds a context without part and stack.
     pub fn bare(settings: Settings, node: Host) -> Self {
-        // With a root of its own (`--root`), sockets lie within it; else in the runtime directory, which
-        // vanishes with the machine.
-        let state = settings.world.state.join("ssh");
-        let runtime = runtime_dir().filter(|_| !settings.world.own).map(|it| it.join("ssh"));
-        let wire = Arc::new(Wire::new(runtime.into_iter().chain([state]).collect()));
+        let wire = Arc::new(wire(&settings));
         let settings = Arc::new(settings);
         let (part, stack, helper_input, requests, asked_by) = (None, None, None, None, None);
         let log_args = vec!["--quiet".into()];
         Self { settings, node, part, stack, wire, helper_input, requests, asked_by, log_args }
     }
 
+    /// Polls over the connections that other contexts of this process left open, and leaves them open.
+    pub fn sharing(self, connections: &OpenConnections) -> Self {
+        let mut wire = wire(&self.settings);
+        wire.share(connections);
+        Self { wire: Arc::new(wire), ..self }
+    }
+
     /// The person behind this command.
     pub fn person(&self) -> Person {
         self.asked_by.clone().unwrap_or_else(person)
     }
+}
+
+fn wire(settings: &Settings) -> Wire {
+    // With a root of its own (`--root`), sockets lie within it; else in the runtime directory, which
+    // vanishes with the machine.
+    let state = settings.world.state.join("ssh");
+    let runtime = runtime_dir().filter(|_| !settings.world.own).map(|it| it.join("ssh"));
+    Wire::new(runtime.into_iter().chain([state]).collect())
 }

@@ -30,6 +30,7 @@ use crate::engine::discovery;
 use crate::engine::error::{one_line, reason};
 use crate::engine::request::{LockWait, ProgressSink, TickOptions, WorkerCommand};
 use crate::system::host::{self, Host, since_boot};
+use crate::system::remote::OpenConnections;
 use crate::system::sd_notify::SdNotify;
 use crate::system::signals::{self, SignalRequest};
 use crate::system::stomp::session::StompSession;
@@ -192,6 +193,8 @@ struct Listener {
     session_number: u64,
     sender: SyncSender<ListenerEvent>,
     finish: TickFinished,
+    /// What the ticks leave open, so that the poll for a message is one round trip.
+    connections: OpenConnections,
 }
 
 impl Listener {
@@ -220,6 +223,7 @@ impl Listener {
             session_number: 0,
             sender,
             finish,
+            connections: OpenConnections::default(),
         };
         listener.connect()?;
         Ok(listener)
@@ -342,13 +346,14 @@ impl Listener {
         tracing::debug!(trigger = %pass.trigger(), "a tick begins");
         let (settings, sender, finish) =
             (self.settings.clone(), self.sender.clone(), Arc::clone(&self.finish));
-        let begun = pass.clone();
+        let (begun, connections) = (pass.clone(), self.connections.clone());
         let seen = self.reporter.seen();
         let run = move || {
             let reports = settings.bus.as_ref().is_some_and(|bus| bus.report_topic.is_some());
             // Both sends fail only when the receiver is gone.
             let said = |word| drop(sender.send(ListenerEvent::Said(word)));
-            let done = catch_unwind(AssertUnwindSafe(|| perform(settings, &pass, &said)));
+            let done =
+                catch_unwind(AssertUnwindSafe(|| perform(settings, &pass, &connections, &said)));
             let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
             let over = |passed| drop(sender.send(ListenerEvent::Passed(pass, passed)));
             let acted = |actions| drop(sender.send(ListenerEvent::Acted(actions)));
@@ -405,10 +410,12 @@ fn splay(context: &Context) -> Duration {
 fn perform(
     settings: Settings,
     pass: &TickRequest,
+    connections: &OpenConnections,
     progress: &ProgressSink,
 ) -> Result<(Context, TickReport)> {
-    let context =
-        Context::new(settings, Host::current()).context("the node information cannot be used")?;
+    let context = Context::new(settings, Host::current())
+        .context("the node information cannot be used")?
+        .sharing(connections);
     let (names, deleted) = match pass {
         TickRequest::Timer => (Vec::new(), Vec::new()),
         TickRequest::Wake(what, cause) => {

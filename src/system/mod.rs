@@ -6,7 +6,6 @@
 pub mod agent_state;
 pub mod atomic_dir;
 pub mod clock;
-pub mod crontabs;
 pub mod ffi;
 pub mod files;
 pub mod frames;

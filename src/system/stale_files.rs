@@ -104,7 +104,7 @@ fn remove_unless_open(files: Vec<FoundFile>) -> Result<()> {
         let is_open = path.canonicalize().map_or(true, |real| open.contains(&real));
         if !is_open && found(path, &|_| true).as_ref() == Some(&file) {
             tracing::info!(file = %path.display(), "left by a dead process: removed");
-            remove(path)?;
+            files::remove_file(path)?;
         }
     }
     Ok(())
@@ -210,13 +210,4 @@ pub fn expired(dir: &Path, is_old: impl Fn(&str, SystemTime) -> bool) -> Result<
         }
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Local, Utc};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -15,11 +16,13 @@ use rustls::{
     PeerMisbehaved, RootCertStore,
 };
 
+use self::bundle::BundleVerifier;
 use self::own_certificate::OwnCertificateVerifier;
 use super::files;
 use crate::domain::text::EscapeControls;
 use crate::system::host;
 
+mod bundle;
 mod certificate;
 mod own_certificate;
 
@@ -52,47 +55,53 @@ pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>> {
 /// # Errors
 /// When the file cannot be read or has no certificate.
 pub fn builder(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
-    let trusted = authorities(ca_file)?;
     let provider = Arc::new(ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(trusted.iter().cloned());
-    ensure!(added > 0, "none of its certificates can be read\n{REMEDY}");
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?;
-    if ca_file.is_none() {
-        return Ok(builder.with_root_certificates(roots));
-    }
-    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-    let verifier = Arc::new(OwnCertificateVerifier { chains, trusted });
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
+    let verifier: Arc<dyn ServerCertVerifier> = match ca_file {
+        None => Arc::new(BundleVerifier::new(system_bundle()?, Arc::clone(&provider))),
+        Some(file) => {
+            let pem =
+                read(file).with_context(|| format!("ca_file {} cannot be used", file.display()))?;
+            let trusted: Vec<_> =
+                CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+            let mut roots = RootCertStore::empty();
+            let (added, _) = roots.add_parsable_certificates(trusted.iter().cloned());
+            ensure!(added > 0, "none of its certificates can be read\n{REMEDY}");
+            let roots = Arc::new(roots);
+            let provider = Arc::clone(&provider);
+            let chains = WebPkiServerVerifier::builder_with_provider(roots, provider).build()?;
+            Arc::new(OwnCertificateVerifier { chains, trusted })
+        }
+    };
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier))
 }
 
-/// CA certificates of `ca_file`, or those that this system trusts, from the file that curl reads.
-fn authorities(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>> {
-    if let Some(file) = ca_file {
-        return certificates(file)
-            .with_context(|| format!("ca_file {} cannot be used", file.display()));
-    }
+/// The file with the CAs that this system trusts, which curl reads as well; `None`: there is none.
+pub fn bundle() -> Option<PathBuf> {
     let named = host::variable(&["SSL_CERT_FILE"]).map(PathBuf::from);
-    let usual = || BUNDLES.iter().map(PathBuf::from).find(|file| file.exists());
-    let file = named.or_else(usual).context(
+    named.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|file| file.exists()))
+}
+
+fn system_bundle() -> Result<Vec<u8>> {
+    let file = bundle().context(
         "no CA bundle was found on this system\n\
          hint: install the package ca-certificates, or name a file in ca_file",
     )?;
-    certificates(&file).with_context(|| format!("{} cannot be used", file.display()))
+    read(&file).with_context(|| format!("{} cannot be used", file.display()))
 }
 
 const REMEDY: &str = "hint: correct ca_file, or leave it out to trust what this system trusts";
 
-/// Reads the certificates in `file`, and skips unknown types.
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// Reads a file that holds a certificate in PEM format.
+fn read(file: &Path) -> Result<Vec<u8>> {
     // Distributions install symbolic links there.
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     let pem =
         files::read_small(&target, CAP)?.with_context(|| format!("it is not there\n{REMEDY}"))?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
-    ensure!(!found.is_empty(), "it holds no certificate in PEM format\n{REMEDY}");
-    Ok(found)
+    ensure!(bundle::has_certificates(&pem), "it holds no certificate in PEM format\n{REMEDY}");
+    Ok(pem)
 }
 
 /// Message for a failed TLS connection to `host`.

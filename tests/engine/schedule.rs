@@ -30,7 +30,7 @@ fn put(base: &Path, path: &str, text: &str) {
 
 fn jobs(machine: &Machine) -> Vec<String> {
     let (context, base) = (machine.context(), machine.path("base"));
-    let scan = conflicting_cron::crontabs(&base);
+    let scan = pmpy::system::schedule::crontabs(&base);
     let of = |crontab| conflicting_cron::of(&context, &base, crontab);
     let mut jobs: Vec<String> = scan
         .read

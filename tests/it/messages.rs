@@ -47,11 +47,7 @@ const ADD_ONE: &[&str] = &["there is no repository \"ops\"", "hint: ", "agent in
 fn where_nothing_is_configured_each_command_names_the_first_step() {
     let machine = Sandbox::new();
     let rows: [Row; 19] = [
-        (
-            "init",
-            2,
-            &["agent: which repository is to be cloned?", "hint: agent init git@", "--help"],
-        ),
+        ("init", 2, &["were not provided: <[NAME=]URL>...", "hint: agent init --help"]),
         (
             "status",
             0,
@@ -77,17 +73,21 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
     ];
     each_answers(&rows, &["listen", "demo"], |line| machine.agent(line));
     let rows: [Row; 12] = [
-        ("explain", 2, &["agent: which repository?", "hint: agent status lists them"]),
+        ("explain", 2, &["agent: the following required", "<REPO>", "hint: agent status lists"]),
+        ("checkout ops", 2, &["were not provided: <REF>", "hint: agent checkout --help"]),
         (
-            "checkout ops",
+            "stauts",
             2,
-            &["agent: agent checkout: missing argument REF", "hint: agent checkout --help"],
+            &["unrecognized subcommand 'stauts'", "hint: a similar subcommand exists: 'status'"],
         ),
-        ("stauts", 2, &["there is no command \"stauts\"", "hint: did you mean \"status\"?"]),
-        ("status --jason", 2, &["has no option \"--jason\"", "hint: did you mean \"--json\"?"]),
-        ("history -n x", 2, &["--count: \"x\" is not a number from 1 on", "hint: "]),
-        ("history ops -n 0", 2, &["--count: \"0\" is not a number from 1 on", "hint: "]),
-        ("schedule never", 2, &["invalid value \"never\"; expected cron, systemd or none"]),
+        (
+            "status --jason",
+            2,
+            &["unexpected argument '--jason'", "hint: a similar argument exists: '--json'"],
+        ),
+        ("history -n x", 2, &["'--count <N>': \"x\" is not a number from 1 on", "hint: "]),
+        ("history ops -n 0", 2, &["'--count <N>': \"0\" is not a number from 1 on", "hint: "]),
+        ("schedule never", 2, &["invalid value 'never'", "[possible values: cron, systemd, none]"]),
         (
             "hold ops --until soon",
             2,
@@ -96,7 +96,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("init git@host", 2, &["\"git@host\" names no repository", "hint: git@host:ops.git"]),
         ("init ../x=/srv/x.git", 2, &["\"../x\" cannot be the name of a repository", "hint: "]),
         ("tick --trigger noon", 2, &["\"noon\" is not a known trigger", "hint: write one of"]),
-        ("-v -q tick", 2, &["--verbose cannot be used with --quiet", "hint: "]),
+        ("-v -q tick", 2, &["'--verbose' cannot be used with '--quiet'", "hint: "]),
     ];
     each_answers(&rows, &NAMES, |line| machine.agent(line));
     // What cron runs has nothing to say.
@@ -146,7 +146,10 @@ fn a_variable_that_is_set_to_nothing_is_not_set_and_one_alone_is_no_command() {
     command.env("AGENT_ROOT", "").env("AGENT_CONFIG", "").args(["completions", "bash"]);
     assert!(Ran::of(&mut command).ok().stdout.contains("complete "));
     let ran = Ran::of(&mut machine.agent_command(&["--config", "", "status"]));
-    assert!(ran.exits(2).stderr.contains("--config is missing its value"), "typed it is an error");
+    assert!(
+        ran.exits(2).stderr.contains("a value is required for '--config <FILE>'"),
+        "typed it is an error"
+    );
     let ran = Ran::of(machine.command(agent).env("AGENT_ROOT", "/srv/x")).exits(2);
     assert!(
         ran.stderr.contains("Usage: ") && ran.stderr.contains("make this machine live"),

@@ -235,7 +235,7 @@ fn a_damaged_pack_is_fetched_again() {
 }
 
 #[test]
-fn a_damaged_index_of_a_pack_is_made_anew() {
+fn a_pack_whose_index_is_damaged_is_fetched_again() {
     heals(packed("idx"));
 }
 
@@ -326,6 +326,41 @@ fn local_commits_that_no_remote_has_cannot_be_brought_back_and_that_is_said() {
     machine.tick();
     machine.tick();
     assert_eq!(machine.lastaction(NAME), Some(next), "{:#}", machine.row(NAME));
+}
+
+/// A clone with a branch whose commit no remote has, in a pack whose index is damaged.
+fn machine_with_local_commits_in_a_damaged_pack() -> (Sandbox, String) {
+    let machine = machine();
+    let clone = machine.clone_of(NAME);
+    let id = machine.git(&clone, &["commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "Only here"]);
+    machine.git(&clone, &["update-ref", "refs/heads/mine", &id]);
+    Ruin::Truncated.strike(&packed("idx")(&machine));
+    (machine, id)
+}
+
+#[test]
+fn what_was_put_aside_with_local_commits_is_kept_and_its_place_is_named() {
+    let (machine, id) = machine_with_local_commits_in_a_damaged_pack();
+    let next = machine.push(NAME, &[("docs/page", "three\n")]);
+    current_in_two_ticks(&machine, &next, "the branch of the machine");
+    let row = machine.row(NAME);
+    let reason = row["reason"].as_str().unwrap();
+    assert!(reason.contains(&format!("refs/heads/mine pointed to {id}")), "{reason}");
+    let (_, kept) = reason.split_once("is kept in ").expect(reason);
+    let kept = PathBuf::from(kept.split([';', ' ']).next().unwrap());
+    // A month later it is still there, and a person brings everything back.
+    let old = kept.with_file_name("20200101T000000Z.kept");
+    fs::rename(&kept, &old).unwrap();
+    let other = old.with_extension("");
+    fs::create_dir(&other).unwrap();
+    let next = machine.push(NAME, &[("docs/page", "four\n")]);
+    current_in_two_ticks(&machine, &next, "later");
+    assert!(old.exists() && !other.exists());
+    let clone = machine.clone_of(NAME);
+    let unpack = format!("git unpack-objects -q -r < {}/objects/pack/pack-*.pack", text(&old));
+    let mut shell = machine.command("bash");
+    assert!(shell.current_dir(&clone).args(["-c", &unpack]).status().unwrap().success());
+    assert_eq!(machine.git(&clone, &["log", "-1", "--format=%s", &id]), "Only here");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox};
 /// What a later version may write: its number, and nothing else that this one knows.
 const LATER: &str = r#"{"format": 99, "attempt": {"brave": ["new", "world"]}, "phase": 7}"#;
 
-/// What `build.rs`, run in `directory` as for a build of this profile, tells cargo of the commit.
+/// What `build/commit.rs`, run in `directory` as for a build of this profile, tells cargo of the commit.
 fn reported_commit(
     script: &Path,
     dir: &Path,
@@ -31,7 +31,7 @@ fn reported_commit(
 fn a_release_build_names_its_commit_and_one_without_git_none() {
     let sandbox = Sandbox::new();
     let script = sandbox.path("build-script");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("build.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("build/commit.rs");
     let mut rustc = std::process::Command::new("rustc");
     rustc.args(["--edition", "2024", "-A", "unknown_lints", "-o"]).arg(&script).arg(&source);
     Ran::of(&mut rustc).ok();

@@ -52,7 +52,7 @@ impl<'sandbox> Container<'sandbox> {
             mount --bind $root $root; mount -t proc proc $root/proc
             mount -t tmpfs tmpfs $root/dev; touch $root/dev/null; mount --bind /dev/null $root/dev/null
             mkdir -p $root/srv; mount --bind $shared $root/srv
-            exec chroot $root env -i PATH=/usr/bin:/bin HOME=/root \"$@\"";
+            exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot $root \"$@\"";
         let mut command = self.sandbox.command("unshare");
         command
             .args([

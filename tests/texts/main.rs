@@ -7,6 +7,8 @@ use anstream::adapter::strip_str;
 use chrono::{DateTime, Utc};
 use pmpy::domain::git::Commit;
 
+#[path = "../../build/agent_toml.rs"]
+mod agent_toml;
 mod check;
 mod configuration;
 mod errors;

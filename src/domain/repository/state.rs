@@ -294,8 +294,3 @@ pub(in crate::domain) fn rewritten(lost: &str, tip: &str, is_older: bool) -> Str
         )
     }
 }
-
-/// How long no remote may answer before that counts.
-pub fn unreachable_grace() -> Duration {
-    Duration::minutes(UNREACHABLE_GRACE)
-}

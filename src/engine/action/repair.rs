@@ -11,7 +11,7 @@
 //! | other refs | moved to quarantine; a fetch brings those of the remote |
 //! | `HEAD` | the journal, the configuration, its own log |
 //! | the index | HEAD's tree |
-//! | objects, packs | a pack's own content, then a fetch into an empty repository |
+//! | objects, packs | a fetch into an empty repository |
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -362,13 +362,13 @@ impl RepairRun<'_> {
         }
         let lost = |git: &Git| {
             let refs = files::refs(&self.git_dir).into_iter();
-            refs.filter(|(_, id)| !git.reads(id.0)).map(|(name, _)| name).collect::<Vec<_>>()
+            refs.filter(|(_, id)| !git.reads(id.0)).collect::<Vec<_>>()
         };
         let oversized = size_limits::oversized_pack(&self.git_dir);
         if git.unreadable(&needed)?.is_none() && lost(git).is_empty() && oversized.is_none() {
             return Ok(());
         }
-        let sorted_out = git.sort_out(&self.quarantine)?;
+        let sorted_out = git.quarantine_damaged(&self.quarantine)?;
         let git = Git::open_trusting(&self.repo.path, &self.repo.trust)?;
         let mut lack = git.unreadable(&needed)?;
         let mut gone = lost(&git);
@@ -388,12 +388,20 @@ impl RepairRun<'_> {
         // A ref to a commit that neither HEAD nor upstream has would fail every later fetch. The
         // high-water mark stays: it shows that upstream lost something.
         gone = lost(&git);
-        gone.retain(|name| !name.starts_with("refs/pmpy/seen/"));
-        for name in gone {
+        gone.retain(|(name, _)| !name.starts_with("refs/pmpy/seen/"));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // Upstream does not have these commits, so the only copy may be in what was put aside.
+        self.quarantine.retain()?;
+        for (name, id) in gone {
             self.quarantine.keep(&name)?;
             git.remove_ref(&name)?;
-            self.done
-                .push(format!("the ref {} pointed to nothing: put aside", name.escape_controls()));
+            self.done.push(format!(
+                "the ref {} pointed to {id}, which is gone: put aside, and what was damaged is kept in {}",
+                name.escape_controls(),
+                self.quarantine.dir().display()
+            ));
         }
         Ok(())
     }
@@ -401,11 +409,12 @@ impl RepairRun<'_> {
     fn lost(&self, head: Commit, lack: ObjectId) -> String {
         format!(
             "object {lack} of the revision {} that is checked out is damaged, and upstream does not \
-             have it (local commits?); what was damaged is kept in {}; bring it back from a backup \
-             or another clone: git -C {path} fetch CLONE, or give the local commits up, the files \
-             stay: git -C {path} reset origin/BRANCH",
+             have it (local commits?); what was damaged is kept in {kept}; what can be read of a pack \
+             there comes back with: git -C {path} unpack-objects -r < {kept}/objects/pack/PACK, all of \
+             it from a backup or another clone: git -C {path} fetch CLONE; or give the local commits \
+             up, the files stay: git -C {path} reset origin/BRANCH",
             head.short(),
-            self.quarantine.dir().display(),
+            kept = self.quarantine.dir().display(),
             path = self.path()
         )
     }

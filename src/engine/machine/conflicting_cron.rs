@@ -4,10 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::domain::crontab::{is_comment, user_of, without_head};
+use crate::domain::crontab::{is_comment, user_of};
 use crate::engine::context::Context;
-use crate::system::crontabs::{self, CrontabScan, FoundCrontab};
-use crate::system::users::User;
+use crate::system::schedule::{self, FoundCrontab};
 
 /// The usual name of the older loop's script.
 const OLD_LOOP: &str = "cron_1m.sh";
@@ -29,20 +28,6 @@ impl std::fmt::Display for PullJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}: {}", self.crontab.display(), self.number, self.line)
     }
-}
-
-/// The crontabs below `base` that cron reads, with the paths that people know. A file in cron's spool that
-/// has no user's name is a temporary file, or belongs to a deleted user; it is left out.
-pub fn crontabs(base: &Path) -> CrontabScan {
-    let mut found = crontabs::crontabs(base);
-    let known = |user: &String| !matches!(User::named(user), Ok(None));
-    found.read.retain(|crontab| crontab.user.as_ref().is_none_or(known));
-    for crontab in &mut found.read {
-        if crontab.user.is_some() {
-            crontab.content = without_head(&crontab.content).to_vec();
-        }
-    }
-    found
 }
 
 /// The lines of `crontab` that pull; scripts that they name are read below `base`.
@@ -71,7 +56,7 @@ fn affects_us(context: &Context, base: &Path, line: &CrontabLine) -> Option<bool
     let about = |text: &str| names_root(context, text, line);
     let scripts = || {
         let paths = words(line.line).filter(|word| word.starts_with('/'));
-        paths.filter_map(|word| crontabs::script(base, Path::new(word)))
+        paths.filter_map(|word| schedule::script(base, Path::new(word)))
     };
     if names_old_loop(line.line) {
         return Some(line.is_our_users || scripts().any(|script| about(&script)));

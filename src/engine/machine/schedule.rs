@@ -12,8 +12,8 @@ use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::error::one_line;
 use crate::engine::machine::conflicting_cron::{self, PullJob};
-use crate::system::crontabs::{CrontabScan, FoundCrontab};
 use crate::system::schedule::cron_daemon::{self, CronDaemon};
+use crate::system::schedule::{CrontabScan, FoundCrontab};
 use crate::system::{host, packages, schedule};
 
 /// The unit file, for an agent at `/usr/local/bin/agent`.
@@ -113,7 +113,9 @@ pub fn installed(context: &Context) -> Result<Vec<(ScheduleMethod, String)>> {
     if crontab_text(context)?.lines().any(crontab::ticks) {
         found.push((ScheduleMethod::Cron, cron_place(context)));
     }
-    if is_root(context) && (schedule::unit()?.is_some() || schedule::unit_is_enabled()) {
+    if is_root(context)
+        && (schedule::read(schedule::UNIT_FILE)?.is_some() || schedule::unit_is_enabled())
+    {
         found.push((ScheduleMethod::Systemd, schedule::UNIT.to_owned()));
     }
     Ok(found)
@@ -192,7 +194,7 @@ fn repair_cron_file(context: &Context, line: &str, reason: &str) -> Result<Strin
     let wanted = crontab::with_tick("", line);
     let place = schedule::CRON_FILE;
     // What cannot be read, such as the target of a link, stays where it is.
-    let old = schedule::cron_file().ok().flatten().filter(|old| *old != wanted);
+    let old = schedule::read(schedule::CRON_FILE).ok().flatten().filter(|old| *old != wanted);
     let copy = match old {
         Some(old) => {
             let dir = context.settings.world.state.join("replaced");
@@ -201,7 +203,7 @@ fn repair_cron_file(context: &Context, line: &str, reason: &str) -> Result<Strin
         }
         None => String::new(),
     };
-    schedule::put_cron_file(&wanted)?;
+    schedule::put(place, &wanted)?;
     Ok(format!("repaired {place}, which cron ignored: {reason}{copy}"))
 }
 
@@ -219,28 +221,27 @@ fn install_systemd(context: &Context) -> Result<String> {
     let place = match schedule::packaged_unit()? {
         // A packaged unit is updated by its package, so our own copy goes.
         Some((path, text)) if text == wanted => {
-            schedule::remove_unit()?;
+            schedule::remove(schedule::UNIT_FILE)?;
             path
         }
         _ => {
-            if schedule::unit()?.as_ref() != Some(&wanted) {
-                schedule::put_unit(&wanted)?;
+            if schedule::read(schedule::UNIT_FILE)?.as_ref() != Some(&wanted) {
+                schedule::put(schedule::UNIT_FILE, &wanted)?;
             }
-            schedule::unit_path()
+            schedule::UNIT_FILE.to_owned()
         }
     };
-    let shown = place.display();
     if !schedule::systemd_runs() {
         schedule::systemctl(&["enable", schedule::UNIT])?;
         return Ok(format!(
-            "systemd does not run here now; it will start {} at the next boot: {shown}",
+            "systemd does not run here now; it will start {} at the next boot: {place}",
             schedule::UNIT
         ));
     }
     schedule::systemctl(&["daemon-reload"])?;
     schedule::systemctl(&["enable", schedule::UNIT])?;
     schedule::systemctl(&["restart", schedule::UNIT])?;
-    Ok(format!("installed and started {shown}"))
+    Ok(format!("installed and started {place}"))
 }
 
 fn remove(context: &Context, way: ScheduleMethod) -> Result<Option<String>> {
@@ -261,7 +262,7 @@ fn remove_cron(context: &Context) -> Result<Option<String>> {
 }
 
 fn remove_systemd(context: &Context) -> Result<Option<String>> {
-    let there = schedule::unit_is_enabled() || schedule::unit()?.is_some();
+    let there = schedule::unit_is_enabled() || schedule::read(schedule::UNIT_FILE)?.is_some();
     if !is_root(context) || !there {
         return Ok(None);
     }
@@ -269,7 +270,7 @@ fn remove_systemd(context: &Context) -> Result<Option<String>> {
     if schedule::systemd_runs() {
         schedule::systemctl(&["stop", schedule::UNIT])?;
     }
-    schedule::remove_unit()?;
+    schedule::remove(schedule::UNIT_FILE)?;
     if schedule::systemd_runs() {
         schedule::systemctl(&["daemon-reload"])?;
     }
@@ -308,7 +309,7 @@ fn cron_place(context: &Context) -> String {
 /// The text of the crontab that our line belongs to; empty when there is none.
 fn crontab_text(context: &Context) -> Result<String> {
     match has_cron_file(context) {
-        true => Ok(schedule::cron_file()?.unwrap_or_default()),
+        true => Ok(schedule::read(schedule::CRON_FILE)?.unwrap_or_default()),
         false => {
             let content = own_crontab()?;
             String::from_utf8(content).ok().context(
@@ -325,8 +326,8 @@ fn own_crontab() -> Result<Vec<u8>> {
 
 fn put_crontab(context: &Context, text: &str) -> Result<()> {
     match (has_cron_file(context), text.is_empty()) {
-        (true, true) => schedule::remove_cron_file(),
-        (true, false) => schedule::put_cron_file(text),
+        (true, true) => schedule::remove(schedule::CRON_FILE),
+        (true, false) => schedule::put(schedule::CRON_FILE, text),
         (false, _) => schedule::put_crontab(None, text.as_bytes()),
     }
 }
@@ -351,7 +352,7 @@ pub fn loops(context: &Context) -> PullLoops {
 /// The crontabs that this user may change, and a sentence for each that cannot be read.
 fn crontabs_in_reach(context: &Context) -> (Vec<FoundCrontab>, Vec<String>) {
     if is_root(context) {
-        let CrontabScan { read, closed } = conflicting_cron::crontabs(Path::new("/"));
+        let CrontabScan { read, closed } = schedule::crontabs(Path::new("/"));
         let sentences = |path: PathBuf| format!("{} cannot be read", path.display());
         return (read, closed.into_iter().map(sentences).collect());
     }

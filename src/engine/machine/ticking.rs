@@ -1,13 +1,13 @@
 //! Finds what makes this machine tick, and whether it really does: crontab lines, the service, an agent that
 //! stays up. Installs and changes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::domain::crontab;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::error::one_line;
-use crate::engine::machine::{conflicting_cron, schedule};
+use crate::engine::machine::schedule;
 use crate::system::packages;
 use crate::system::schedule::cron_daemon::CronDaemon;
 use crate::system::schedule::{self as door, cron_daemon};
@@ -66,7 +66,7 @@ pub fn trouble(sources: &[TickSource]) -> Option<String> {
 fn cron_lines(context: &Context, base: &Path) -> Vec<TickSource> {
     let us = context.node.user.name.as_str();
     let mut places = Vec::new();
-    for crontab in conflicting_cron::crontabs(base).read {
+    for crontab in door::crontabs(base).read {
         let text = String::from_utf8_lossy(&crontab.content);
         let is_ours = |line: &str| match crontab.user.as_deref().or_else(|| crontab::user_of(line))
         {
@@ -83,7 +83,7 @@ fn cron_lines(context: &Context, base: &Path) -> Vec<TickSource> {
     let is_listed = places.iter().any(|(path, _)| path == file);
     if context.node.user.uid == 0
         && !is_listed
-        && cron_daemon::ignored_because(&below(base, file)).is_some()
+        && cron_daemon::ignored_because(&door::below(base, file)).is_some()
     {
         places.push((file.to_owned(), true));
     }
@@ -119,7 +119,7 @@ fn cron_fault(base: &Path, path: &Path, is_systems: bool) -> Option<SourceFault>
         return fault(text, "agent schedule cron");
     }
     if path.starts_with("/etc/cron.d")
-        && let Some(reason) = cron_daemon::ignored_because(&below(base, path))
+        && let Some(reason) = cron_daemon::ignored_because(&door::below(base, path))
     {
         return fault(format!("cron ignores {shown}: {reason}"), "agent schedule cron");
     }
@@ -129,17 +129,13 @@ fn cron_fault(base: &Path, path: &Path, is_systems: bool) -> Option<SourceFault>
     }
 }
 
-/// The absolute `path` in the tree whose root is `base`.
-fn below(base: &Path, path: &Path) -> PathBuf {
-    base.join(path.strip_prefix("/").unwrap_or(path))
-}
-
 fn service(context: &Context) -> Option<TickSource> {
     if context.node.user.uid != 0 {
         return None;
     }
     let unit = door::UNIT;
-    let is_installed = door::unit_is_enabled() || matches!(door::unit(), Ok(Some(_)));
+    let is_installed =
+        door::unit_is_enabled() || matches!(door::read(door::UNIT_FILE), Ok(Some(_)));
     let runs = door::systemd_runs();
     let state = if runs { door::unit_state() } else { Ok(String::new()) };
     let is_active = state.as_ref().is_ok_and(|state| state == "active" || state == "reloading");

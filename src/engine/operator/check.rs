@@ -17,7 +17,7 @@ use crate::engine::discovery::safe_paths::{self, SafePaths};
 use crate::engine::discovery::{self, CloneState};
 use crate::engine::error::IS_A_BUG;
 use crate::engine::finding::{CheckFinding, CheckScope, FindingLevel, RepoFindings};
-use crate::engine::machine::schedule;
+use crate::engine::machine::schedule::advice;
 use crate::engine::repository::limits::{self, BoundedOpen};
 use crate::engine::tick;
 use crate::engine::tick::passwords;
@@ -28,11 +28,10 @@ use crate::system::permissions;
 use crate::system::repo_dir_scan::{self, RootEntryKind};
 
 mod bus;
-mod conflicting_cron;
 mod reports;
 mod repository;
+mod schedule;
 mod target;
-mod ticking;
 mod webhook;
 
 /// The year of the first agent: an earlier clock is wrong.
@@ -70,8 +69,8 @@ pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> 
     verdicts.push(program(&context));
     verdicts.push(clock(now));
     let last = AgentState::at(&context.settings.world.state).last_tick();
-    verdicts.push(ticks(last, now, &schedule::advice(&context)));
-    verdicts.extend(ticking::verdicts(&context, base, last.map(|last| now - last)));
+    verdicts.push(ticks(last, now, &advice(&context)));
+    verdicts.extend(schedule::ticks(&context, base, last.map(|last| now - last)));
     verdicts.extend(timer(context.settings.every));
     verdicts.extend(dirs(&context));
     verdicts.extend(reports::verdicts(&context));
@@ -88,7 +87,7 @@ pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> 
     let topics = context.settings.listened_topics();
     verdicts.extend(context.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, &topics, scope)));
     verdicts.extend(context.settings.webhook.iter().flat_map(webhook::verdicts));
-    verdicts.push(conflicting_cron::verdict(&context, base));
+    verdicts.push(schedule::other_loops(&context, base));
     verdicts
 }
 

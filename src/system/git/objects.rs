@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use git2::{ErrorCode, IndexEntry, IndexTime, ObjectType, Oid};
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
+use ring::digest::{Context, Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::Git;
 use super::error::{GitLocked, explained, patiently, unreadable_index};
@@ -65,22 +65,8 @@ impl ObjectSource for Git {
     }
 
     fn hash_blob(&self, size: u64, content: &mut dyn Read) -> io::Result<ObjectId> {
-        let mut digest = Context::new(match self.repo.object_format() {
-            git2::ObjectFormat::Sha256 => &SHA256,
-            _ => &SHA1_FOR_LEGACY_USE_ONLY,
-        });
-        digest.update(format!("blob {size}\0").as_bytes());
-        let (mut piece, mut left) = (vec![0; PIECE], size);
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-            let count = content.read(piece.get_mut(..most).unwrap_or_default())?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            digest.update(piece.get(..count).unwrap_or_default());
-            left -= count as u64;
-        }
-        let id = ObjectId::from_bytes(digest.finish().as_ref());
+        let digest = self.digest(format!("blob {size}\0").as_bytes(), size, content)?;
+        let id = ObjectId::from_bytes(digest.as_ref());
         id.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
@@ -99,6 +85,32 @@ impl AsRef<[u8]> for Blob<'_> {
 }
 
 impl Git {
+    /// The hash, as the object format has it, of `head` and of `size` bytes of `content`.
+    pub(super) fn digest(
+        &self,
+        head: &[u8],
+        size: u64,
+        content: &mut dyn Read,
+    ) -> io::Result<Digest> {
+        let mut digest = Context::new(match self.repo.object_format() {
+            git2::ObjectFormat::Sha256 => &SHA256,
+            _ => &SHA1_FOR_LEGACY_USE_ONLY,
+        });
+        digest.update(head);
+        let (mut piece, mut left) = (vec![0; PIECE], size);
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let count = content.read(piece.get_mut(..most).unwrap_or_default())?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            digest.update(piece.get(..count).unwrap_or_default());
+            left -= count as u64;
+            watchdog::progress();
+        }
+        Ok(digest.finish())
+    }
+
     /// The id for libgit2. An id of the other format counts as a missing object.
     fn oid_of(&self, id: &ObjectId) -> Result<Oid, ObjectError> {
         self.oid(id).map_err(|_| ObjectError::Missing(*id))

@@ -8,15 +8,17 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use git2::{ErrorClass, ErrorCode, Indexer, Oid};
+use git2::Oid;
 
 use super::Git;
 use super::quarantine::Quarantine;
 use crate::domain::git::{ObjectFormat, ObjectId, RefName, Remote};
-use crate::domain::wire::pack::{MAX_OBJECTS, PackScan};
+use crate::domain::wire::pack::MAX_OBJECTS;
+use crate::system::git::size_limits;
 use crate::system::git::torn_objects::{is_torn, loose};
 use crate::system::{files, watchdog};
 
@@ -212,17 +214,17 @@ impl Git {
             joined.extend(self.names(&stem.with_extension("idx"))?);
         }
         // It names the packs that are removed next, and git rebuilds it.
-        remove(&git_dir.join("objects/pack/multi-pack-index"))?;
+        files::remove_file(&git_dir.join("objects/pack/multi-pack-index"))?;
         for (names, pack) in members {
             if !adopted.contains(&pack.stem) && names.iter().all(|name| joined.contains(name)) {
                 for file in pack.files(git_dir) {
-                    remove(&git_dir.join(file))?;
+                    files::remove_file(&git_dir.join(file))?;
                 }
             }
         }
         for (path, name) in loose {
             if joined.contains(&name) {
-                remove(&path)?;
+                files::remove_file(&path)?;
             }
         }
         Ok(())
@@ -295,12 +297,12 @@ impl Git {
         Ok(fs::remove_dir_all(dir)?)
     }
 
-    /// Checks every file of the object store. Unreadable ones go into `quarantine`; a wrong index of a
-    /// whole pack is rebuilt. Returns what was done, a sentence each.
+    /// Moves the damaged files of the object store into `quarantine`: each pack with its index where
+    /// either is damaged, and each such loose object. Returns a sentence for each.
     ///
     /// # Errors
-    /// When something cannot be moved or written.
-    pub fn sort_out(&self, quarantine: &Quarantine) -> Result<Vec<String>> {
+    /// When something cannot be moved.
+    pub fn quarantine_damaged(&self, quarantine: &Quarantine) -> Result<Vec<String>> {
         let git_dir = self.git_dir().to_owned();
         // Files that git derives from the objects and rebuilds by itself.
         for derived in ["pack/multi-pack-index", "info/commit-graph", "info/commit-graphs"] {
@@ -311,20 +313,12 @@ impl Git {
         }
         let mut done = Vec::new();
         for pack in packs(&git_dir) {
-            let name = pack.stem.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            watchdog::progress();
-            match self.index_of(&pack)? {
-                Some(index) => {
-                    if self.replace_index(&pack, &index, quarantine)? {
-                        done.push(format!("the index of {name} was made anew"));
-                    }
+            if self.is_intact(&pack) != Some(true) {
+                for file in pack.files(&git_dir) {
+                    quarantine.take(&file)?;
                 }
-                None => {
-                    for file in pack.files(&git_dir) {
-                        quarantine.take(&file)?;
-                    }
-                    done.push(format!("{name} was damaged and put aside"));
-                }
+                let name = pack.stem.file_name().unwrap_or_default().to_string_lossy();
+                done.push(format!("{name} was damaged and put aside"));
             }
         }
         let odb = self.repo.odb().context("the object store cannot be opened")?;
@@ -338,97 +332,37 @@ impl Git {
                 done.push(format!("the object {name} was damaged and put aside"));
             }
         }
-        fs::remove_dir_all(self.staging()?)?;
         Ok(done)
     }
 
-    /// Builds the index of a pack from its content; `None` when the content is damaged.
-    fn index_of(&self, pack: &PackFile) -> Result<Option<PathBuf>> {
-        let message = || format!("cannot read {}", pack.file("pack").display());
-        // The scan runs before anything is written: libgit2 writes the whole pack once more, whatever it
-        // is. The size of its objects was checked when the pack came in.
-        let mut scan = PackScan::new(self.format().id_length(), u64::MAX);
-        let scanned = pieces(pack, &mut |part| scan.feed(part).map_err(anyhow::Error::new));
-        if let Err(error) = scanned.with_context(message) {
-            tracing::warn!(pack = %pack.stem.display(), error = format!("{error:#}"), "damaged");
-            return Ok(None);
-        }
-        let staging = self.staging()?;
-        files::check_room(&staging, pack.size)?;
-        let format = self.repo.object_format();
-        let mut indexer = Indexer::new_ext(None, &staging, 0o444, false, format)?;
-        let indexed = pieces(pack, &mut |part| Ok(io::Write::write_all(&mut indexer, part)?));
-        let verdict = match indexed {
-            Ok(()) => indexer.commit().map(Some),
-            Err(error) => match error.downcast::<io::Error>().map(io::Error::downcast) {
-                Ok(Ok(error)) => Err(error),
-                // The disk fails to read the pack.
-                Ok(Err(_)) => Ok(None),
-                Err(error) => return Err(error).with_context(message),
-            },
+    /// Whether a pack and its index are as they were written: each ends with the checksum of what is
+    /// before it, and the index names that of the pack. `None` when either cannot be read.
+    fn is_intact(&self, pack: &PackFile) -> Option<bool> {
+        let length = self.format().id_length();
+        let (index, index_end) = self.open_with_end(&pack.file("idx"), 2 * length)?;
+        let (content, content_end) = self.open_with_end(&pack.file("pack"), length)?;
+        let (named, of_index) = index_end.split_at_checked(length)?;
+        let checksum = |mut file: File| {
+            let size = file.metadata().ok()?.len().checked_sub(length as u64)?;
+            self.digest(b"", size, &mut file).ok()
         };
-        match verdict {
-            Ok(name) => {
-                Ok(name.map(|name| staging.join(format!("pack-{name}")).with_extension("idx")))
-            }
-            // A full disk says nothing about the pack.
-            Err(error) if error.class() == ErrorClass::Os || error.code() == ErrorCode::User => {
-                Err(error).with_context(message)
-            }
-            Err(error) => {
-                tracing::warn!(pack = %pack.stem.display(), error = error.message(), "damaged");
-                Ok(None)
-            }
-        }
+        // Compared first: of a pack that was cut off or filled up, nothing else is read.
+        let is_intact = named == content_end
+            && checksum(index)?.as_ref() == of_index
+            && checksum(content)?.as_ref() == content_end;
+        Some(is_intact)
     }
 
-    /// Replaces the index of `pack` by `index`; returns whether they differed.
-    fn replace_index(
-        &self,
-        pack: &PackFile,
-        index: &Path,
-        quarantine: &Quarantine,
-    ) -> Result<bool> {
-        let place = pack.file("idx");
-        let message = || format!("cannot replace {}", place.display());
-        let same_size = matches!(
-            (place.metadata(), index.metadata()),
-            (Ok(one), Ok(other)) if one.len() == other.len()
-        );
-        if same_size && fs::read(&place).ok() == Some(fs::read(index).with_context(message)?) {
-            return Ok(false);
-        }
-        for file in pack.files(self.git_dir()) {
-            if file.ends_with(".idx") {
-                quarantine.keep(&file)?;
-            } else if !file.ends_with(".pack") {
-                quarantine.take(&file)?;
-            }
-        }
-        File::open(index).and_then(|file| file.sync_all()).with_context(message)?;
-        fs::rename(index, &place).with_context(message)?;
-        Ok(true)
-    }
-}
-
-/// Passes the content of `pack` to `sink`, piece by piece.
-fn pieces(pack: &PackFile, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut content = File::open(pack.file("pack"))?;
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match io::Read::read(&mut content, &mut buffer)? {
-            0 => return Ok(()),
-            read => sink(buffer.get(..read).unwrap_or_default())?,
-        }
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
+    /// Opens a file of a pack, and reads its last bytes; `None` when it is no file, too short or too large.
+    fn open_with_end(&self, path: &Path, count: usize) -> Option<(File, Vec<u8>)> {
+        // A pipe would block.
+        let size = path.metadata().ok().filter(fs::Metadata::is_file)?.len();
+        let name = path.strip_prefix(self.git_dir()).ok()?.to_str()?;
+        size_limits::check_size(path, name, size).ok()?;
+        let mut end = vec![0; count];
+        let file = File::open(path).ok()?;
+        file.read_exact_at(&mut end, size.checked_sub(count as u64)?).ok()?;
+        Some((file, end))
     }
 }
 

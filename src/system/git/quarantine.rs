@@ -58,6 +58,23 @@ impl Quarantine {
         }
     }
 
+    /// Exempts it from the removal of old quarantines, by another name.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn retain(&mut self) -> Result<()> {
+        let lasting = self.dir.with_extension("kept");
+        match fs::rename(&self.dir, &lasting) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot rename {}", self.dir.display()))
+            }
+            _ => {
+                self.dir = lasting;
+                Ok(())
+            }
+        }
+    }
+
     fn place(&self, name: &str) -> Result<PathBuf> {
         let to = self.dir.join(name);
         if let Some(parent) = to.parent() {

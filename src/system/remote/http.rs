@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use chrono::TimeDelta;
 
+use self::agents::HttpAgents;
 use self::byte_counter::ByteCount;
 use self::client::{DISCOVER, HttpClient, HttpRequest, HttpShared};
 use self::reply::ReplyReader;
@@ -64,6 +65,10 @@ pub(super) struct HttpRemotes {
     shared: HttpShared,
 }
 
+/// Open connections to web servers, for several [`Wire`](super::Wire)s one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct OpenConnections(Arc<HttpAgents>);
+
 /// The result of asking a server about a repository.
 struct DiscoveredRepo {
     place: HttpUrl,
@@ -97,6 +102,12 @@ enum HttpFetchEnd {
 }
 
 impl HttpRemotes {
+    /// Uses those of `connections` that may still be used, and leaves its own there.
+    pub(super) fn share(&mut self, connections: &OpenConnections) {
+        connections.0.forget_outdated();
+        self.shared.agents = Arc::clone(&connections.0);
+    }
+
     /// As [`Wire::fetch_over`](super::Wire::fetch_over).
     pub(super) fn fetch_over(&self, relay: Relay) {
         // A process has one line.

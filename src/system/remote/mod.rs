@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Error, Result, bail};
 
 use self::dead_hosts::DeadHosts;
+pub use self::http::OpenConnections;
 use super::git::Git;
 use crate::domain::git::{Commit, ObjectFormat, RefName, Remote, RemoteScheme};
 use crate::domain::remote::{
@@ -118,6 +119,11 @@ impl Wire {
     /// Shares ssh connections over sockets in the first usable directory of `directories`.
     pub fn new(dirs: Vec<PathBuf>) -> Self {
         Self { masters: ssh::ControlMasters::below(dirs), ..Self::default() }
+    }
+
+    /// Uses the connections to web servers that others left open, and leaves them open for others.
+    pub fn share(&mut self, connections: &OpenConnections) {
+        self.http.share(connections);
     }
 
     /// Lets fetches go over `relay`, as long as this process has no connection of its own.

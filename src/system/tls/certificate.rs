@@ -26,20 +26,34 @@ pub(super) struct CertificateFacts {
     pub(super) has_alternatives: bool,
 }
 
+/// The names in a certificate, in DER, as they are compared: byte by byte.
+pub(super) struct CertificateNames<'a> {
+    pub(super) issuer: &'a [u8],
+    pub(super) subject: &'a [u8],
+    validity: &'a [u8],
+    /// What is behind the subject.
+    rest: &'a [u8],
+}
+
+/// The names in the DER form of a certificate, which may end behind them; `None`: it is none.
+pub(super) fn names(certificate: &[u8]) -> Option<CertificateNames<'_>> {
+    let mut rest = inside(inside(certificate, SEQUENCE)?, SEQUENCE)?;
+    if rest.first() == Some(&VERSION) {
+        value(&mut rest, VERSION)?;
+    }
+    value(&mut rest, INTEGER)?;
+    value(&mut rest, SEQUENCE)?; // The algorithm.
+    let issuer = value(&mut rest, SEQUENCE)?;
+    let validity = value(&mut rest, SEQUENCE)?;
+    let subject = value(&mut rest, SEQUENCE)?;
+    Some(CertificateNames { issuer, subject, validity, rest })
+}
+
 impl CertificateFacts {
     /// The facts in the DER form of a certificate; `None`: it is none.
     pub(super) fn read(certificate: &[u8]) -> Option<Self> {
-        let mut signed = value(&mut &*certificate, SEQUENCE)?;
-        let mut rest = value(&mut signed, SEQUENCE)?;
-        if rest.first() == Some(&VERSION) {
-            value(&mut rest, VERSION)?;
-        }
-        value(&mut rest, INTEGER)?;
-        value(&mut rest, SEQUENCE)?; // The algorithm.
-        value(&mut rest, SEQUENCE)?; // The issuer.
-        let mut validity = value(&mut rest, SEQUENCE)?;
+        let CertificateNames { mut validity, mut subject, mut rest, .. } = names(certificate)?;
         let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
-        let mut subject = value(&mut rest, SEQUENCE)?;
         let mut common_name = None;
         while let Some((_, mut set)) = next(&mut subject) {
             let mut pair = value(&mut set, SEQUENCE)?;
@@ -60,22 +74,32 @@ impl CertificateFacts {
     }
 }
 
+/// The tag and the length of the first value in `bytes`, and what is behind them.
+fn header(bytes: &[u8]) -> Option<(u8, usize, &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    if first < 0x80 {
+        return Some((tag, usize::from(first), rest));
+    }
+    let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+    if digits.is_empty() || digits.len() > 3 {
+        return None;
+    }
+    let length = digits.iter().fold(0, |length, &digit| length << 8 | usize::from(digit));
+    Some((tag, length, rest))
+}
+
 /// Takes the next value off `bytes`, with its tag.
 fn next<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, mut rest) = rest.split_first()?;
-    let mut length = usize::from(first);
-    if first >= 0x80 {
-        let (digits, behind) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        if digits.is_empty() || digits.len() > 3 {
-            return None;
-        }
-        length = digits.iter().fold(0, |length, &digit| length << 8 | usize::from(digit));
-        rest = behind;
-    }
+    let (tag, length, rest) = header(bytes)?;
     let (value, behind) = rest.split_at_checked(length)?;
     *bytes = behind;
     Some((tag, value))
+}
+
+/// What is in the value with which `bytes` begin, which has `tag` and may be cut off.
+fn inside(bytes: &[u8], tag: u8) -> Option<&[u8]> {
+    header(bytes).filter(|(found, ..)| *found == tag).map(|(_, _, inside)| inside)
 }
 
 /// Takes the next value, which has `tag`, off `bytes`.

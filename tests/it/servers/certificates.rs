@@ -21,7 +21,7 @@ impl Certificates {
     }
 
     /// Writes them into `directory`: `ca.pem`; `good`, `expired`, `self-signed`, `wrong-host`, `client`, `own`,
-    /// `own-expired`, `p521` and `rsa-pss`, each as `NAME.pem` with the certificate and its key.
+    /// `own-expired`, `p521`, `rsa-pss` and `chained`, each as `NAME.pem` with the certificate and its key.
     pub fn write_into(&self, dir: &Path) {
         for (name, content) in &self.files {
             let file = dir.join(name);
@@ -42,6 +42,9 @@ impl Certificates {
         make(dir, "wrong-host", "", "subjectAltName=DNS:elsewhere.example.org", &signed);
         make(dir, "client", "", "extendedKeyUsage=clientAuth", &signed);
         make(dir, "self-signed", "", own_names, &signed_itself);
+        make(dir, "between", "", "", &signed);
+        let signed_by_it = ["-days", "30", "-CA", "between.pem", "-CAkey", "between.key"];
+        make(dir, "chained", "", own_names, &signed_by_it);
         make_own(dir, "own", "", &["rsa:2048"]);
         make_own(dir, "own-expired", "2020-01-01", &["rsa:2048"]);
         make_own(dir, "p521", "", &["ec", "-pkeyopt", "ec_paramgen_curve:P-521"]);
@@ -56,6 +59,7 @@ impl Certificates {
             ("wrong-host.pem", both("wrong-host")),
             ("client.pem", both("client")),
             ("self-signed.pem", both("self-signed")),
+            ("chained.pem", read("chained.pem") + &read("between.pem") + &read("chained.key")),
             ("own.pem", both("own")),
             ("own-expired.pem", both("own-expired")),
             ("p521.pem", both("p521")),

@@ -59,12 +59,14 @@ pub enum Face {
     P521,
     /// The same with a key of the kind RSA-PSS.
     RsaPss,
+    /// A certificate that a CA signed which the CA of the tests signed.
+    Chained,
     /// HTTP without TLS.
     Plain,
 }
 
 /// Every face, in the order of the ports, with the name of its certificate.
-const FACES: [(Face, &str); 11] = [
+const FACES: [(Face, &str); 12] = [
     (Face::Good, "good"),
     (Face::Other, "good"),
     (Face::Expired, "expired"),
@@ -75,6 +77,7 @@ const FACES: [(Face, &str); 11] = [
     (Face::OwnExpired, "own-expired"),
     (Face::P521, "p521"),
     (Face::RsaPss, "rsa-pss"),
+    (Face::Chained, "chained"),
     (Face::Plain, ""),
 ];
 

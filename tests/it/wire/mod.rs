@@ -22,6 +22,8 @@ mod relay;
 mod reporting;
 mod servers_selftest;
 mod ssh;
+mod system_bundle;
+mod warm;
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use ureq::{Agent, Proxy};
 use super::tls::{self, TlsConnector};
 use crate::domain::git::Remote;
 use crate::domain::remote::ConnectionSettings;
+use crate::system::host::since_boot;
 use crate::system::remote::http::byte_counter::MeteringConnector;
 use crate::system::remote::http::dns_cache::{DnsCache, locked};
 use crate::system::remote::http::url::HttpLogin;
@@ -36,15 +38,23 @@ pub(super) struct ConnectionKey {
     pub(super) ca_file: Option<PathBuf>,
     pub(super) client_cert: Option<PathBuf>,
     pub(super) way: ProxyUse,
+    /// Whether the server is reached with TLS: for others no certificates are read.
+    pub(super) is_encrypted: bool,
     /// Whether private addresses are refused.
     pub(super) public_only: bool,
 }
 
 impl ConnectionKey {
-    /// The key for `reach`, by `way`.
-    pub(super) fn new(reach: &ConnectionSettings, way: ProxyUse, public_only: bool) -> Self {
+    /// The key for `reach`, by `proxy` if there is one.
+    pub(super) fn new(
+        reach: &ConnectionSettings,
+        proxy: Option<&Remote>,
+        is_encrypted: bool,
+        public_only: bool,
+    ) -> Self {
         let (ca_file, client_cert) = (reach.ca_file.clone(), reach.client_cert.clone());
-        Self { ca_file, client_cert, way, public_only }
+        let way = ProxyUse::of(proxy, is_encrypted);
+        Self { ca_file, client_cert, way, is_encrypted, public_only }
     }
 }
 
@@ -61,7 +71,7 @@ pub(super) enum ProxyUse {
 
 impl ProxyUse {
     /// The use of `proxy` for a server that is reached with TLS or not.
-    pub(super) fn of(proxy: Option<&Remote>, is_encrypted: bool) -> Self {
+    fn of(proxy: Option<&Remote>, is_encrypted: bool) -> Self {
         match proxy.map(|proxy| proxy.secret_url().to_owned()) {
             None => Self::Direct,
             Some(url) if is_encrypted => Self::Tunnel(url),
@@ -70,9 +80,40 @@ impl ProxyUse {
     }
 }
 
+/// How long an agent is used: then each server has to prove its name anew, and a server that moved is found.
+const AGE: Duration = Duration::from_secs(600);
+/// How long an open connection may be unused: longer than the minute between two ticks, and shorter than a
+/// firewall remembers it.
+const IDLE: Duration = Duration::from_secs(75);
+
+/// What changes with a file: device, inode, size, and the time of the last change to any of it.
+type FileStamp = (u64, u64, u64, (i64, i64));
+
+fn stamp(file: &Path) -> Option<FileStamp> {
+    let meta = file.metadata().ok()?;
+    Some((meta.dev(), meta.ino(), meta.len(), (meta.ctime(), meta.ctime_nsec())))
+}
+
 /// The agents of a process.
 #[derive(Default)]
-pub(super) struct HttpAgents(Mutex<HashMap<ConnectionKey, Agent>>);
+pub(super) struct HttpAgents(Mutex<HashMap<ConnectionKey, KeptAgent>>);
+
+/// An agent, and what its connections trust.
+struct KeptAgent {
+    agent: Agent,
+    /// When it was made, since boot.
+    made: Duration,
+    /// The files with its certificates, as they were before they were read.
+    files: Vec<(PathBuf, Option<FileStamp>)>,
+}
+
+impl KeptAgent {
+    /// Whether its connections may still be used.
+    fn is_current(&self) -> bool {
+        let is_same = |(path, seen): &(PathBuf, Option<FileStamp>)| stamp(path) == *seen;
+        since_boot().saturating_sub(self.made) < AGE && self.files.iter().all(is_same)
+    }
+}
 
 impl fmt::Debug for HttpAgents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,19 +127,28 @@ impl HttpAgents {
         locked(&self.0).is_empty()
     }
 
-    /// The agent for `key`, made at the first use: reading the system's certificate authorities takes
-    /// longer than most requests.
+    /// The agent for `key`, made at the first use.
     ///
     /// # Errors
     /// When a file of certificates or the address of the proxy cannot be used.
     pub(super) fn get(&self, key: &ConnectionKey) -> Result<Agent> {
         let mut agents = locked(&self.0);
-        if let Some(agent) = agents.get(key) {
-            return Ok(agent.clone());
+        if let Some(kept) = agents.get(key) {
+            return Ok(kept.agent.clone());
         }
+        let trusted = tls::trusted_file(key.ca_file.as_deref());
+        let files = trusted.into_iter().chain(key.client_cert.clone());
+        let files = files.map(|file| (file.clone(), stamp(&file))).collect();
+        let made = since_boot();
         let agent = agent(key)?;
-        agents.insert(key.clone(), agent.clone());
+        agents.insert(key.clone(), KeptAgent { agent: agent.clone(), made, files });
         Ok(agent)
+    }
+
+    /// Closes the connections that must not be used any more: whose certificates changed on this machine, and
+    /// old ones.
+    pub(super) fn forget_outdated(&self) {
+        locked(&self.0).retain(|_, kept| kept.is_current());
     }
 }
 
@@ -109,7 +159,7 @@ fn agent(key: &ConnectionKey) -> Result<Agent> {
         ProxyUse::Tunnel(url) => tunnel = Some(proxy_at(url)?),
         ProxyUse::Forward(url) => forward = Some(proxy_at(url)?),
     }
-    let config = Agent::config_builder()
+    let settings = Agent::config_builder()
         .proxy(tunnel)
         .user_agent(USER_AGENT)
         .http_status_as_error(false)
@@ -117,12 +167,17 @@ fn agent(key: &ConnectionKey) -> Result<Agent> {
         .max_redirects_will_error(false)
         .max_idle_connections(4 * MOST_IDLE)
         .max_idle_connections_per_host(MOST_IDLE)
+        .max_idle_age(IDLE)
         .input_buffer_size(BUFFER)
         .output_buffer_size(BUFFER)
         .timeout_per_read(Some(STALL))
         .timeout_per_write(Some(STALL))
         .build();
-    let tls = tls::client(key.ca_file.as_deref(), key.client_cert.as_deref())?;
+    let instead = forward.as_ref().and_then(tls_name);
+    let config = match key.is_encrypted || instead.is_some() {
+        true => Some(tls::client(key.ca_file.as_deref(), key.client_cert.as_deref())?),
+        false => None,
+    };
     let login = forward.as_ref().and_then(|proxy| {
         let password = proxy.password().map(str::to_owned);
         proxy.username().map(|user| HttpLogin::new(user.to_owned(), password).basic())
@@ -131,11 +186,11 @@ fn agent(key: &ConnectionKey) -> Result<Agent> {
     let connector =
         ().chain(ConnectProxyConnector::default())
             .chain(TcpConnector::default())
-            .chain(TlsConnector { config: tls, instead: forward.as_ref().and_then(tls_name) })
+            .chain(TlsConnector { config, instead })
             .chain(CoalescingConnector { is_forwarded, login })
             .chain(MeteringConnector);
     let via: Option<Uri> = forward.map(|proxy| proxy.uri().clone());
-    Ok(Agent::with_parts(config, connector, DnsCache::new(via, key.public_only)))
+    Ok(Agent::with_parts(settings, connector, DnsCache::new(via, key.public_only)))
 }
 
 /// The name in the certificate of a proxy that is itself reached with TLS.

@@ -19,7 +19,7 @@ use crate::domain::git::Remote;
 use crate::domain::remote::{ConnectionSettings, RemoteHints};
 use crate::system::host::since_boot;
 use crate::system::remote::dead_hosts::DeadHosts;
-use crate::system::remote::http::agents::{ConnectionKey, HttpAgents, ProxyUse};
+use crate::system::remote::http::agents::{ConnectionKey, HttpAgents};
 use crate::system::remote::http::byte_counter::ByteCount;
 use crate::system::remote::http::credentials::HttpCredentials;
 use crate::system::remote::http::dns_cache::locked;
@@ -42,7 +42,7 @@ pub(super) const DISCOVER: &str = "info/refs?service=git-upload-pack";
 /// The state that all polls and fetches of a process share.
 #[derive(Debug, Default)]
 pub(super) struct HttpShared {
-    agents: HttpAgents,
+    pub(super) agents: Arc<HttpAgents>,
     /// Servers that asked for a login: later requests send it at once.
     requires_auth: Mutex<HashSet<HttpOrigin>>,
     /// Servers that want to be asked for their capabilities before anything else.
@@ -219,8 +219,8 @@ impl HttpClient<'_> {
         }
         // Behind a proxy, only the proxy knows the address of a name.
         let public_only = must_be_public && proxy.is_none();
-        let way = ProxyUse::of(proxy, place.origin.is_encrypted);
-        let key = ConnectionKey::new(self.reach, way, public_only);
+        let is_encrypted = place.origin.is_encrypted;
+        let key = ConnectionKey::new(self.reach, proxy, is_encrypted, public_only);
         // The client certificate is for the configured server alone, as the login is.
         let client_cert = key.client_cert.filter(|_| self.logins.are_for(&place.origin));
         Ok(ConnectionKey { client_cert, ..key })

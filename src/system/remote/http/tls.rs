@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -45,6 +45,11 @@ pub(super) fn client(
     Ok(Arc::new(config))
 }
 
+/// The file with the authorities: `ca_file`, else that of the system.
+pub(super) fn trusted_file(ca_file: Option<&Path>) -> Option<PathBuf> {
+    ca_file.map(Path::to_owned).or_else(tls::bundle)
+}
+
 /// Reads the certificate in `file`, with its chain and its key.
 fn client_certificate(
     file: &Path,
@@ -60,7 +65,8 @@ fn client_certificate(
 
 /// Makes each connection to an https:// address speak TLS.
 pub(super) struct TlsConnector {
-    pub(super) config: Arc<ClientConfig>,
+    /// `None`: no connection of this agent speaks TLS.
+    pub(super) config: Option<Arc<ClientConfig>>,
     /// The proxy that every connection leads to with TLS, in place of the server.
     pub(super) instead: Option<ServerName<'static>>,
 }
@@ -89,9 +95,9 @@ impl<In: Transport> Connector<In> for TlsConnector {
             None => ServerName::try_from(host.to_owned())
                 .map_err(|_| Error::Other(format!("{host} is no name for TLS").into()))?,
         };
+        let config = self.config.as_ref().ok_or(Error::TlsRequired)?;
         let inside_out = |error| Error::Io(std::io::Error::other(error));
-        let mut connection =
-            ClientConnection::new(Arc::clone(&self.config), name).map_err(inside_out)?;
+        let mut connection = ClientConnection::new(Arc::clone(config), name).map_err(inside_out)?;
         let mut socket = TransportAdapter::new(transport, Arc::clone(&details.current_time));
         socket.set_timeout(details.timeout);
         connection.complete_io(&mut socket)?;

@@ -11,8 +11,9 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+/// Prints it for cargo.
+pub fn main() {
+    println!("cargo::rerun-if-changed=build/commit.rs");
     println!("cargo::rerun-if-env-changed=PMPY_COMMIT");
     // Cargo always says it.
     println!("cargo::rustc-env=PMPY_TARGET={}", env::var("TARGET").unwrap_or_default());

@@ -1,22 +1,35 @@
-//! Converts our own Markdown into a manual page's source. Knows headings, paragraphs, lists of one level,
-//! tables, fenced blocks, links, emphasis and code, in lines no longer than a page is wide. Rejects all
-//! else, which would be shown wrongly. The input is never foreign, so the test that makes the page finds
-//! what is rejected.
+//! Makes agent.toml(5) from docs/configuration.md, when the program is built. Knows headings, paragraphs,
+//! lists of one level, tables, fenced blocks, links, emphasis and code. Rejects all else, which would be
+//! shown wrongly: the build fails then.
 
 use std::iter::Peekable;
 use std::str::Lines;
 
-use anyhow::{Result, bail};
-use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+use roff::{Inline, Roff, bold, italic, roman};
 
 /// The heading of the column with a table's sentences; the other cells follow the sentence.
 const MEANING: &str = "meaning";
 
-/// Appends `text` to `page`.
+/// The manual page of `markdown`, whose title it replaces.
 ///
 /// # Errors
 /// When it contains an unknown block, or one without an end.
-pub fn render(text: &str, page: &mut Roff) -> Result<()> {
+pub fn page(markdown: &str, source: &str) -> Result<String, String> {
+    let mut page = Roff::new();
+    page.control("TH", ["agent.toml", "5", "", source, "Push-Me-Pull-You"]);
+    // Keys and paths must be neither stretched nor hyphenated.
+    page.control("ad", ["l"]).control("nh", []);
+    page.control("SH", ["NAME"]);
+    page.text([roman("agent.toml - the configuration of agent(1)")]);
+    page.control("SH", ["DESCRIPTION"]);
+    render(markdown.split_once('\n').map_or("", |(_title, text)| text), &mut page)?;
+    page.control("SH", ["SEE ALSO"]);
+    page.text([roman("agent(1), agent-check(1), agent-explain(1)")]);
+    Ok(page.render())
+}
+
+/// Appends `text` to `page`.
+fn render(text: &str, page: &mut Roff) -> Result<(), String> {
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         if line.is_empty() {
@@ -33,7 +46,7 @@ pub fn render(text: &str, page: &mut Roff) -> Result<()> {
         } else if line.starts_with("```") {
             fenced(&mut lines, page)?;
         } else if line.starts_with(['#', ' ', '>', '<', '!']) || line.starts_with("1. ") {
-            bail!("this is no block that a manual page can be made of: {line}");
+            return Err(format!("this is no block that a manual page can be made of: {line}"));
         } else {
             page.control("PP", []);
             page.text(inline(&continued(line, &mut lines)));
@@ -55,10 +68,10 @@ fn continued(first: &str, lines: &mut Peekable<Lines<'_>>) -> String {
 
 /// Writes a paragraph for each row, with its first cell as the tag: a terminal is too narrow for columns
 /// of sentences.
-fn table(header: &str, lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Result<()> {
+fn table(header: &str, lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Result<(), String> {
     let names = cells(header);
     if !lines.next().is_some_and(|rule| rule.starts_with("| ---")) {
-        bail!("this table has no line below its header: {header}");
+        return Err(format!("this table has no line below its header: {header}"));
     }
     while let Some(row) = lines.next_if(|line| line.starts_with('|')) {
         let cells = cells(row);
@@ -87,7 +100,7 @@ fn cells(row: &str) -> Vec<&str> {
     row.trim_matches('|').split('|').map(str::trim).collect()
 }
 
-fn fenced(lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Result<()> {
+fn fenced(lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Result<(), String> {
     page.control("PP", []).control("nf", []);
     for line in lines.by_ref() {
         if line == "```" {
@@ -96,7 +109,7 @@ fn fenced(lines: &mut Peekable<Lines<'_>>, page: &mut Roff) -> Result<()> {
         }
         page.text([roman(line)]);
     }
-    bail!("a fenced block does not end");
+    Err("a fenced block does not end".to_owned())
 }
 
 /// Text with code in bold, emphasis in italics, and links as their text.
@@ -137,6 +150,13 @@ mod tests {
         let mut page = Roff::new();
         render(text, &mut page).unwrap();
         page.to_roff()
+    }
+
+    #[test]
+    fn the_title_of_the_page_replaces_that_of_the_text() {
+        let page = page("# Title\n\nText.\n", "agent 1").unwrap();
+        assert!(page.contains(".TH agent.toml 5  \"agent 1\" Push-Me-Pull-You\n"), "{page}");
+        assert!(page.contains(".SH DESCRIPTION\n.PP\nText.\n.SH \"SEE ALSO\"\n"), "{page}");
     }
 
     #[test]
