@@ -36,7 +36,8 @@ fn start(cli: &Cli) -> Result<ExitStatus> {
     if let Command::Helper(helper) = &cli.command {
         cmd::helper::begin(helper)?;
     }
-    system::ffi::set_up_libgit2()?;
+    // A received pack is synced by the process that moves it into the store.
+    system::ffi::set_up_libgit2(!matches!(cli.command, Command::IndexPack(_)))?;
     start_log(cli);
     cmd::run(cli)
 }

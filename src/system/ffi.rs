@@ -83,13 +83,13 @@ pub fn share_one_heap() {
     }
 }
 
-/// Sets up libgit2: reads no configuration except a repository's own, gives up on silent servers, maps
-/// only a part of large packs, and syncs its writes to disk.
+/// Sets up libgit2: reads no configuration except a repository's own, gives up on silent servers, and maps
+/// only a part of large packs. `syncs`: it syncs what it writes to disk.
 ///
 /// # Errors
 /// When libgit2 refuses an option, which only another version of it does.
 #[expect(unsafe_code, reason = "libgit2's global options are unsafe functions")]
-pub fn set_up_libgit2() -> Result<()> {
+pub fn set_up_libgit2(syncs: bool) -> Result<()> {
     // SAFETY: called once, first in `main`, while the process has a single thread; git2 requires
     // nothing else for these functions.
     let synced = unsafe {
@@ -103,7 +103,10 @@ pub fn set_up_libgit2() -> Result<()> {
         git2::opts::set_mwindow_size(PACK_WINDOW)?;
         git2::opts::set_mwindow_mapped_limit(PACKS_MAPPED)?;
         // git2 has no wrapper for this option; it takes one C int.
-        libgit2_sys::git_libgit2_opts(libgit2_sys::GIT_OPT_ENABLE_FSYNC_GITDIR as _, 1_i32)
+        libgit2_sys::git_libgit2_opts(
+            libgit2_sys::GIT_OPT_ENABLE_FSYNC_GITDIR as _,
+            i32::from(syncs),
+        )
     };
     ensure!(synced == 0, "libgit2 cannot be set to sync its writes");
     Ok(())

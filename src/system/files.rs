@@ -208,10 +208,11 @@ impl PreparedFile {
         Ok(())
     }
 
-    /// Renames the file to its final name unless that is taken; `false` when it is taken.
+    /// Renames the file to its final name unless that is taken; `false` when it is taken. A power cut may
+    /// take the name back.
     ///
     /// # Errors
-    /// As [`PreparedFile::commit`].
+    /// When the rename fails.
     pub fn commit_unless_taken(mut self) -> Result<bool> {
         let message = || format!("cannot make {}", self.path.display());
         let (from, to) = (self.temporary.as_str(), self.name.as_str());
@@ -227,7 +228,6 @@ impl PreparedFile {
             }
             Err(error) => return Err(error).with_context(message),
         }
-        self.dir.sync().with_context(message)?;
         Ok(true)
     }
 
@@ -398,12 +398,18 @@ pub fn sweep(dir: &Path) -> Result<()> {
 /// As [`put`] and [`sweep`].
 pub fn put_lazily(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
     sweep(dir)?;
+    prepare_lazily(dir, name, bytes, mode)?.rename()
+}
+
+/// Writes `bytes` next to `dir/name` with exactly `mode`, without a sync.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_lazily(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<PreparedFile> {
     let mut staged = stage(dir, name, mode)?;
-    staged
-        .file
-        .write_all(bytes)
-        .with_context(|| format!("cannot write {}", dir.join(name).display()))?;
-    staged.rename()
+    let written = staged.file.write_all(bytes);
+    written.with_context(|| format!("cannot write {}", dir.join(name).display()))?;
+    Ok(staged)
 }
 
 /// Process id in a temporary name of [`prepare`], `.NAME.PID.NUMBER.new`; `None` for other names.

@@ -133,22 +133,25 @@ pub fn memory() -> u64 {
 impl Host {
     /// Reads the identity of this host. Fields that cannot be read are empty: none is worth a failure.
     pub fn current() -> Self {
-        let line = |path: &str| {
-            files::read_small(Path::new(path), 4096)
-                .ok()
-                .flatten()
-                .map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
-                .unwrap_or_default()
-        };
         let (user, unnamed) = User::current_or_why_not();
         Self {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            machine_id: line("/etc/machine-id"),
-            boot_id: line("/proc/sys/kernel/random/boot_id"),
+            machine_id: first_line("/etc/machine-id"),
+            boot_id: boot_id(),
             user,
             unnamed,
         }
     }
+}
+
+/// The id of this boot; empty where the kernel does not tell.
+pub fn boot_id() -> String {
+    first_line("/proc/sys/kernel/random/boot_id")
+}
+
+fn first_line(path: &str) -> String {
+    let bytes = files::read_small(Path::new(path), 4096).ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
 impl Host {

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use rustix::fs::OFlags;
 
-use self::journal::JOURNAL;
+use self::journal::{ENDED, JOURNAL};
 use super::files::{self, ReadError};
 use super::pid::Process;
 use crate::domain::repository::action::Trigger;
@@ -102,7 +102,13 @@ impl ActionLock {
     /// # Errors
     /// When the journal cannot be written; the old one stays.
     pub fn write(&self, journal: &Journal) -> Result<()> {
-        files::put(&self.records.private, JOURNAL, &serde_json::to_vec(journal)?, 0o600)
+        let (dir, bytes) = (&self.records.private, serde_json::to_vec(journal)?);
+        match journal.phase {
+            // A file of its own needs no sync: the records that follow are synced, and where a power cut
+            // takes it before them, the journal says that the run died.
+            RunPhase::Done { .. } => files::put_lazily(dir, ENDED, &bytes, 0o600),
+            _ => files::put(dir, JOURNAL, &bytes, 0o600),
+        }
     }
 
     /// Writes `currentaction.txt` for `target`, after its identity is in the journal. `Some`: another
@@ -117,7 +123,7 @@ impl ActionLock {
     ) -> Result<Option<Hold>> {
         let dir = &self.records.public;
         let text = format!("{}\n", step.target);
-        let staged = files::prepare(dir, CURRENT, text.as_bytes(), 0o644)?;
+        let staged = files::prepare_lazily(dir, CURRENT, text.as_bytes(), 0o644)?;
         let meta = staged.metadata()?;
         journal.current =
             Some(FileIdentity { seconds: meta.mtime(), nanoseconds: meta.mtime_nsec(), text });
@@ -144,13 +150,27 @@ impl ActionLock {
         }
     }
 
+    /// As [`ActionLock::remove_current_action`], before something else syncs its directory.
+    ///
+    /// # Errors
+    /// When it cannot be read or removed.
+    pub fn remove_current_action_lazily(&self, journal: &Journal) -> Result<()> {
+        match read_current_action(&self.records)? {
+            Some(found) if found.is_of(journal) => {
+                files::remove_lazily(&self.records.public, CURRENT)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the journal.
     ///
     /// # Errors
     /// When the journal cannot be removed.
     pub fn remove_journal(&self) -> Result<()> {
         // If a power cut brings it back, it is the same as what a crash just before this line leaves.
-        files::remove_lazily(&self.records.private, JOURNAL)
+        files::remove_lazily(&self.records.private, JOURNAL)?;
+        files::remove_lazily(&self.records.private, ENDED)
     }
 }
 
@@ -247,7 +267,14 @@ impl CurrentAction {
 
     /// Whether `journal` records this file as its own.
     pub fn is_of(&self, journal: &Journal) -> bool {
-        journal.current.is_some() && self.identity == journal.current
+        let (Some(ours), Some(found)) = (&journal.current, &self.identity) else { return false };
+        // A power cut may have taken its content, which is not synced, and its exact time.
+        let was_cut = || {
+            found.text.is_empty()
+                && (found.seconds - ours.seconds).abs() <= 1
+                && journal.boot_id != host::boot_id()
+        };
+        found == ours || was_cut()
     }
 }
 

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     if std::env::var_os("TMPDIR").is_none() && std::path::Path::new("/dev/shm").is_dir() {
         tempfile::env::override_temp_dir("/dev/shm".as_ref()).unwrap();
     }
-    pmpy::system::ffi::set_up_libgit2().unwrap();
+    pmpy::system::ffi::set_up_libgit2(true).unwrap();
     pmpy::system::process::usual_umask();
     let all = [
         discovery::TESTS,

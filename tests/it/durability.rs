@@ -11,12 +11,14 @@ fn calls_of_a_worker(machine: &Sandbox) -> Vec<String> {
     let trace = machine.path("trace");
     machine.agent(&["tick", "--dry-run"]).ok();
     let mut strace = machine.command("strace");
-    strace.args(["-y", "-s", "4096", "-o", text(&trace)]);
+    strace.args(["-f", "-y", "-s", "4096", "-o", text(&trace)]);
     strace.args(["-e", "trace=fsync,fdatasync,syncfs,?rename,?renameat,renameat2,?link,?linkat"]);
     strace.args(machine.agent_line(&["worker", "ops", "--trigger", "cron"]));
     Ran::of(&mut strace).ok();
     let calls = fs::read_to_string(trace).unwrap();
-    calls.lines().filter(|call| !call.contains(" = -1 ")).map(str::to_owned).collect()
+    let calls = calls.lines().filter(|call| !call.contains(" = -1 "));
+    // Each line begins with the process id.
+    calls.filter_map(|call| Some(call.split_once(' ')?.1.trim_start().to_owned())).collect()
 }
 
 fn gives_a_name(call: &str) -> bool {
@@ -53,7 +55,8 @@ fn content_is_on_disk_before_its_name_and_each_step_before_the_next() {
         let (at, before) = named(&calls, name);
         assert!(synced(&calls, &before) < at, "{name}:\n{}", calls.join("\n"));
     }
-    let pack = calls.iter().find(|call| gives_a_name(call) && call.contains(".pack\"")).unwrap();
+    let is_pack = |call: &&String| call.contains("/objects/pack/pack-") && call.contains(".pack\"");
+    let pack = calls.iter().filter(|call| gives_a_name(call)).find(is_pack).unwrap();
     let received = pack.split('"').nth(1).unwrap();
     assert!(synced(&calls, received) < named(&calls, "page").0);
 
@@ -86,4 +89,61 @@ fn many_files_are_on_disk_before_the_branch_moves() {
     let (name, branch) = (named(&calls, "many-299").0, named(&calls, "refs/heads/main").0);
     let order = [first, named(&calls, "many-0").0, name, last, branch];
     assert!(order.is_sorted() && first < last, "{order:?}:\n{}", calls.join("\n"));
+}
+
+/// What `call` brings to disk, below the clone: temporary names by the name that they get.
+fn synced_part(machine: &Sandbox, call: &str) -> Option<String> {
+    let path = call.split_once('<')?.1.split_once(">)")?.0;
+    let clone = machine.clone_of("ops");
+    let path = path.strip_prefix(text(&clone))?.trim_start_matches('/');
+    let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let name = match name {
+        // `.NAME.PID.NUMBER.new`
+        name if name.ends_with(".new") => name.trim_start_matches('.').rsplitn(4, '.').last()?,
+        name if name.starts_with(".pmpy-tmp-") => "a file of the tree",
+        name if name.starts_with("pack-") => name.rsplit_once('.')?.1,
+        name => name.trim_end_matches(".pmpy.lock").trim_end_matches(".lock"),
+    };
+    Some(if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") })
+}
+
+#[test]
+fn an_action_of_one_file_waits_for_the_disk_for_these_reasons_and_no_other() {
+    let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS), ("page", "one\n")]);
+    machine.tick().ok();
+    // Refs that are moved, not made; so it is each time but the first.
+    machine.push("ops", &[("page", "two\n")]);
+    machine.tick().ok();
+    machine.push("ops", &[("page", "three\n")]);
+    let calls = calls_of_a_worker(&machine);
+    let syncs = calls.iter().filter(|call| call.starts_with('f') || call.starts_with("syncfs"));
+    let parts: Vec<String> = syncs.filter_map(|call| synced_part(&machine, call)).collect();
+    let expected = [
+        // What was received, before a ref names it.
+        ".git/objects/tmp_objdir-pmpy/pack",
+        ".git/objects/tmp_objdir-pmpy/idx",
+        ".git/objects/pack",
+        ".git/refs/remotes/origin/main",
+        ".git/refs/pmpy/seen/main",
+        // How a crash is repaired, before the worktree changes.
+        ".git/pmpy/journal",
+        ".git/pmpy",
+        // The tree, then the index, then the branch.
+        "a file of the tree",
+        "",
+        ".git/index",
+        ".git/refs/heads/main",
+        ".git/refs/heads",
+        // The record, while there is room; and that the script runs, before it does.
+        ".temp/nodeinfo/lastaction.txt",
+        ".git/pmpy/journal",
+        ".git/pmpy",
+        // The records of its end.
+        ".temp/nodeinfo",
+        ".git/refs/pmpy/acted",
+        ".git/pmpy/history",
+        ".git/pmpy/state",
+        ".git/pmpy",
+    ];
+    assert_eq!(parts, expected, "{}", calls.join("\n"));
 }

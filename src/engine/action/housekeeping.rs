@@ -8,9 +8,7 @@ use chrono::{DateTime, Duration, NaiveDateTime, Utc};
 
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
-use crate::engine::discovery::RepoEntry;
 use crate::engine::error::one_line;
-use crate::engine::repository::observe::{self, OpenOutcome};
 use crate::engine::repository::{Repository, limits};
 use crate::system::git::{packs, quarantine};
 use crate::system::lock::ActionLock;
@@ -40,16 +38,15 @@ fn quarantined_for() -> Duration {
 }
 
 /// Removes old saved heads and quarantined files, and repacks.
-pub fn tidy(context: &Context, repo: &RepoEntry, lock: &ActionLock) {
-    let OpenOutcome::Ready(repository) = observe::open(context, repo) else { return };
+pub fn tidy(repository: &Repository, lock: &ActionLock) {
     let now = host::now();
     for outcome in [
-        forget_old_heads(&repository, now),
-        empty_quarantine(&repository, now),
-        join(&repository, lock),
+        forget_old_heads(repository, now),
+        empty_quarantine(repository, now),
+        join(repository, lock),
     ] {
         if let Err(error) = outcome {
-            tracing::warn!(repository = %repo.name, error = %one_line(&error), "housekeeping");
+            tracing::warn!(repository = %repository.repo.name, error = %one_line(&error), "housekeeping");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::decision::{Plan, decide};
@@ -64,22 +64,15 @@ pub fn work(
         ..OrderedAct::new(act)
     });
     loop {
-        let git_dir = git_dir_of(&repo.path);
-        let (git_dir, records) = match (observe::open(context, repo), git_dir) {
-            (OpenOutcome::Ready(repository), _) => {
-                if let Some(act) = &mut act {
-                    // `redo` names none: it is the one that is checked out.
-                    act.revision = act.revision.or_else(|| repository.is_at().ok().flatten());
-                }
-                (repository.git.git_dir().to_owned(), repository.records)
-            }
-            (OpenOutcome::Damaged(_), Some(git_dir)) => {
-                let records = RepoRecords::of(&git_dir, &repo.path);
-                (git_dir, records)
-            }
-            (OpenOutcome::Broken(reason) | OpenOutcome::Damaged(reason), _) => bail!(reason),
-            (OpenOutcome::Missing, _) => bail!("{} is not there", repo.path.display()),
+        // Judges all files that the pass may read or write, before it touches any of them.
+        ownership::prepare_to_write(&repo.path, &repo.trust)?;
+        let Some(git_dir) = git_dir_of(&repo.path) else {
+            return match reopen(context, repo) {
+                Err(reason) => Err(reason),
+                Ok(_) => bail!("{} is gone", repo.path.display()),
+            };
         };
+        let mut records = RepoRecords::of(&git_dir, &repo.path);
         records.make(&git_dir)?;
         if matches!(order.request.trigger, Trigger::Bus | Trigger::Webhook) {
             // Before trying the lock: its present holder checks this request after the release.
@@ -92,17 +85,36 @@ pub fn work(
         };
         watchdog::begin("working on it", limits::STANDSTILL);
         records.take_rerun_request()?;
-        // Checks all files that the pass may read or write, before it touches any of them.
-        ownership::prepare_to_write(&repo.path, &repo.trust)?;
-        if let Some(act) = act.take() {
+        housekeeping::wait_for_running_gc(context, &lock, &git_dir)?;
+        // Opened under the lock: until then another worker may change everything.
+        let mut opened = match observe::open(context, repo) {
+            OpenOutcome::Ready(repository) => {
+                records = repository.records.clone();
+                Ok(repository)
+            }
+            OpenOutcome::Damaged(reason) => Err(reason),
+            OpenOutcome::Broken(reason) => bail!(reason),
+            OpenOutcome::Missing => bail!("{} is gone", repo.path.display()),
+        };
+        if let Some(mut act) = act.take() {
+            // `redo` names none: it is the one that is checked out.
+            let here = || opened.as_ref().ok().and_then(|repository| repository.is_at().ok()?);
+            act.revision = act.revision.or_else(here);
             record::act(context, &repo.name, &records, &act)?;
         }
-        housekeeping::wait_for_running_gc(context, &lock, &git_dir)?;
-        let mut outcome = pass(context, repo, &lock, order, progress);
+        let mut outcome = match &mut opened {
+            Ok(repository) => pass(context, repository, &lock, order, progress),
+            Err(reason) => Err(Error::msg(reason.clone())),
+        };
         if let Err(error) = &outcome {
             watchdog::begin("repairing it", limits::STANDSTILL);
             outcome = match repair::repair(context, repo, &lock, &one_line(error), progress) {
-                Ok(DamageSearch::Repaired) => pass(context, repo, &lock, order, progress)
+                Ok(DamageSearch::Repaired) => reopen(context, repo)
+                    .and_then(|mut again| {
+                        let outcome = pass(context, &mut again, &lock, order, progress);
+                        opened = Ok(again);
+                        outcome
+                    })
                     .inspect_err(|again| repair::mark_ineffective(&records, &one_line(again))),
                 Ok(DamageSearch::Sound) => outcome,
                 Err(remains) => Err(remains),
@@ -111,7 +123,9 @@ pub fn work(
         match &outcome {
             Ok(()) => {
                 watchdog::begin("clearing up", limits::STANDSTILL);
-                housekeeping::tidy(context, repo, &lock);
+                if let Ok(repository) = &opened {
+                    housekeeping::tidy(repository, &lock);
+                }
             }
             // No attempt is recorded: only a person can fix this, and a backoff must not delay the next
             // run.
@@ -166,25 +180,25 @@ pub(in crate::engine) fn take_lock(
 }
 
 /// One pass under the lock: recover, observe, decide, carry out.
-fn pass(
-    context: &Context,
-    repo: &RepoEntry,
+fn pass<'a>(
+    context: &'a Context,
+    repository: &mut Box<Repository<'a>>,
     lock: &ActionLock,
     order: &WorkerJob,
     progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<()> {
-    // Opened again under the lock: another worker may have changed everything since.
-    let mut repository = reopen(context, repo)?;
+    let repo = repository.repo;
     repository.git.no_torn_object()?;
     if let Some(pack) = size_limits::oversized_pack(repository.git.git_dir()) {
         bail!(pack);
     }
-    if recover::recover(context, lock, &repository)? == RecoveryOutcome::Blocked {
-        return Ok(());
+    match recover::recover(context, lock, &repository)? {
+        RecoveryOutcome::Nothing => {}
+        RecoveryOutcome::Whole => *repository = reopen(context, repo)?,
+        RecoveryOutcome::Blocked => return Ok(()),
     }
     stale_files::stale(repository.git.git_dir(), host::now())?;
     watchdog::begin(limits::LOOKING, 2 * limits::evaluation_timeout(&repo.settings));
-    repository = reopen(context, repo)?;
     restore::restore_lost_releases(&repository);
     persist_request(&repository, order)?;
     scripts::adopt_id(&repository)?;
@@ -220,7 +234,6 @@ fn pass(
                 if !fetch::fetch(&repository, tip, backoff, progress)? {
                     return lock.remove_journal();
                 }
-                repository = reopen(context, repo)?;
             }
             Plan::Run(act) => {
                 let journal = match journal.take() {
@@ -253,7 +266,6 @@ fn pass(
                     return lock.remove_journal();
                 }
                 listed = !polled.is_doubtful();
-                repository = reopen(context, repo)?;
             }
             Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover => break,
         }

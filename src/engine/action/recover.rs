@@ -22,6 +22,8 @@ use crate::system::{files, host, process, stale_files};
 /// The result of a recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoveryOutcome {
+    /// There was nothing to recover.
+    Nothing,
     /// Nothing of a dead run is left.
     Whole,
     /// Local changes prevent the completion of its update. They are not touched, and nothing else can be
@@ -43,7 +45,7 @@ pub fn recover(
     // A run may die even before its journal is written.
     files::sweep(private)?;
     files::sweep(public)?;
-    let Some(journal) = lock::journal(lock.records())? else { return Ok(RecoveryOutcome::Whole) };
+    let Some(journal) = lock::journal(lock.records())? else { return Ok(RecoveryOutcome::Nothing) };
     tracing::info!(repository = %repository.repo.name, phase = %journal.phase, "recovering an interrupted run");
     if let (Some(script), true) = (journal.phase.script(), journal.boot_id == context.node.boot_id)
     {
@@ -134,5 +136,5 @@ fn record_run(
     ending: &ScriptEnding,
 ) -> Result<()> {
     let run = record::RunRecord { id: &journal.id, trigger: journal.trigger, step, ending };
-    record::run(repository, &run, None)
+    record::run(repository, &run, || repository.records.prepare_last_action(step.target)?.commit())
 }

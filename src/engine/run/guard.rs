@@ -157,6 +157,11 @@ impl<'a> RunGuard<'a> {
             logs::prune(&log::log_dir(self.repository.context, &self.repository.repo.name), at)?;
         }
         let run = record::RunRecord { id: self.id(), trigger, step: &step, ending: &ending };
-        record::run(self.repository, &run, Some(last_action)).and(written)
+        // Removed first: one sync of their directory then brings both to disk.
+        let commit = || {
+            self.lock.remove_current_action_lazily(&self.journal)?;
+            last_action.commit()
+        };
+        record::run(self.repository, &run, commit).and(written)
     }
 }

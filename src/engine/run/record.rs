@@ -16,7 +16,6 @@ use crate::domain::repository::observed::{RecordedFinding, TreeRerunPolicy};
 use crate::engine::context::Context;
 use crate::engine::repository::{Repository, tree};
 use crate::engine::run::scripts;
-use crate::system::files::PreparedFile;
 use crate::system::git::ACTED;
 use crate::system::lock::{JournalStep, ScriptEnding};
 use crate::system::repo_state::RepoRecords;
@@ -57,20 +56,20 @@ pub struct RunRecord<'a> {
     pub ending: &'a ScriptEnding,
 }
 
-/// Records a run: `lastaction.txt` first where it succeeded (the commit point), then `refs/pmpy/acted`,
+/// Records a run: `lastaction.txt` first where it succeeded (the commit point), by `commit`, then `refs/pmpy/acted`,
 /// the history and the state.
 ///
 /// # Errors
 /// When a file cannot be written. What is written already stays; a repetition does no harm.
-pub fn run(repository: &Repository, run: &RunRecord, prepared: Option<PreparedFile>) -> Result<()> {
+pub fn run(
+    repository: &Repository,
+    run: &RunRecord,
+    commit: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let RunRecord { step, ending, .. } = run;
     let succeeded = ending.outcome == Outcome::Succeeded;
     if succeeded {
-        let prepared = match prepared {
-            Some(prepared) => prepared,
-            None => repository.records.prepare_last_action(step.target)?,
-        };
-        prepared.commit()?;
+        commit()?;
     }
     let finished = FinishedRun {
         id: run.id.to_owned(),

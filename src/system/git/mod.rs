@@ -30,6 +30,7 @@ mod format;
 mod history;
 pub mod index_pack;
 pub mod log;
+mod loose_refs;
 pub mod merge;
 pub mod objects;
 pub mod ownership;
@@ -483,12 +484,9 @@ impl Git {
         Ok(())
     }
 
-    /// The repository with an empty configuration, for the protocol with a remote: an `insteadOf` in the
-    /// clone's own would send the fetch to another server. Every later use of this value sees the empty
-    /// configuration as well.
-    pub(super) fn for_the_wire(&self) -> Result<&Repository> {
-        self.repo.set_config(&git2::Config::new()?)?;
-        Ok(&self.repo)
+    /// The repository as libgit2 has it, for what a fetch reads in it.
+    pub(super) fn repository(&self) -> &Repository {
+        &self.repo
     }
 }
 

@@ -6,13 +6,14 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, CWD};
 
 use super::error::{explained, patiently};
+use super::loose_refs::NameSync;
 use super::ownership::{self, RefFile};
 use super::{Git, Head, commit_of, missing};
 use crate::domain::git::{Commit, RefName};
 
 impl Git {
     /// Fails when libgit2 may not open the file of a ref.
-    fn plain_ref(&self, name: &str) -> Result<()> {
+    pub(super) fn plain_ref(&self, name: &str) -> Result<()> {
         if ownership::check_ref(self.git_dir(), name, &self.trust)? == RefFile::Directory {
             self.directory_met.set(true);
         }
@@ -47,11 +48,15 @@ impl Git {
         Ok(refs.flatten().filter_map(|found| found.name().ok().map(str::to_owned)).collect())
     }
 
-    /// Points a full ref name at `to`, whatever it pointed at before, with a log entry.
+    /// Points a full ref name at `to`, whatever it pointed at before, with a log entry. A power cut may
+    /// bring its old target back.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn set_ref(&self, name: &str, to: Commit, message: &str) -> Result<()> {
+        if self.move_loose_ref(name, (None, to), message, NameSync::Later)? {
+            return Ok(());
+        }
         self.repo
             .reference(name, self.oid(&to.0)?, true, message)
             .map(drop)
@@ -121,12 +126,14 @@ impl Git {
                 if Some(now) != from && !self.contains(to, now)? {
                     bail!(moved_by_hand());
                 }
-                let (from, to) = (self.oid(&now.0)?, self.oid(&to.0)?);
-                patiently(|| {
-                    let moved = self.repo.reference_matching(&name, to, true, from, message);
-                    moved.map_err(|error| explained(&error))
-                })
-                .with_context(|| format!("the ref {name} cannot be moved"))?;
+                if !self.move_loose_ref(&name, (Some(now), to), message, NameSync::Now)? {
+                    let (from, to) = (self.oid(&now.0)?, self.oid(&to.0)?);
+                    patiently(|| {
+                        let moved = self.repo.reference_matching(&name, to, true, from, message);
+                        moved.map_err(|error| explained(&error))
+                    })
+                    .with_context(|| format!("the ref {name} cannot be moved"))?;
+                }
             }
             None => {
                 if self.rename_out_of_the_way(branch, message)? {

@@ -19,6 +19,10 @@ use crate::system::{files, host};
 pub(super) const JOURNAL: &str = "journal";
 /// Format version of the journal. Format 1 is read as well: [`JournalV1`].
 const FORMAT: u32 = 2;
+/// Name of the file with the last phase of a run, next to the journal.
+pub(super) const ENDED: &str = "ended";
+/// The largest journal, in bytes.
+const MOST: u64 = 64 << 10;
 
 /// Phase of a run, and all that is needed to repair it after a crash.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -272,18 +276,28 @@ impl JournalV1 {
 /// while fetching: the lock, not the journal, keeps runs apart.
 pub fn journal(records: &RepoRecords) -> Result<Option<Journal>> {
     let path = records.private.join(JOURNAL);
-    let Some(bytes) = files::read_small(&path, 64 * 1024)? else { return Ok(None) };
+    let Some(bytes) = files::read_small(&path, MOST)? else { return Ok(None) };
     if is_newer(&bytes, FORMAT) {
         bail!("{} was written by a newer agent\nhint: let that one finish its run", path.display());
     }
     let found = Journal::parse(&bytes).map_err(Into::into);
     let found = found.and_then(|journal| records.belonging(journal));
-    Ok(Some(found.unwrap_or_else(|_: anyhow::Error| Journal::damaged())))
+    let found = found.unwrap_or_else(|_: anyhow::Error| Journal::damaged());
+    Ok(Some(ended(records, &found).unwrap_or(found)))
+}
+
+/// The last phase of the run of `journal`; `None`: it was not reached, or a power cut took what was written
+/// about it.
+fn ended(records: &RepoRecords, journal: &Journal) -> Option<Journal> {
+    let bytes = files::read_small(&records.private.join(ENDED), MOST).ok()??;
+    let ended = records.belonging(Journal::parse(&bytes).ok()?).ok()?;
+    (ended.id == journal.id).then_some(ended)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::lock::CurrentAction;
 
     /// The journal of an agent that has format 1, when a script has failed. `PHASE` is the phase.
     const OLDER: &str = r#"{"format":1,"id":"20261122T090000.718092508Z-2883","phase":"PHASE",
@@ -344,5 +358,44 @@ mod tests {
             let written = serde_json::to_vec(&journal).unwrap();
             assert_eq!(Journal::parse(&written).unwrap(), journal);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_run_counts_where_it_is_whole_and_of_that_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = RepoRecords::of(dir.path(), dir.path());
+        std::fs::create_dir(&records.private).unwrap();
+        let put = |name: &str, bytes: &[u8]| {
+            files::put(&records.private, name, bytes, 0o600).unwrap();
+        };
+        let (running, done) = (read_older("run"), read_older("done"));
+        put(JOURNAL, &serde_json::to_vec(&running).unwrap());
+        assert_eq!(journal(&records).unwrap().as_ref(), Some(&running));
+        let whole = serde_json::to_vec(&done).unwrap();
+        put(ENDED, &whole);
+        assert_eq!(journal(&records).unwrap().as_ref(), Some(&done));
+        let of_another = Journal { id: "another".to_owned(), ..done };
+        for taken in [&[][..], &whole[..whole.len() / 2], &serde_json::to_vec(&of_another).unwrap()]
+        {
+            put(ENDED, taken);
+            assert_eq!(journal(&records).unwrap().as_ref(), Some(&running));
+        }
+    }
+
+    #[test]
+    fn our_own_current_action_is_known_although_a_power_cut_took_its_content() {
+        let run = read_older("run");
+        let ours = run.current.clone().unwrap();
+        let found = |text: &str, seconds: i64| CurrentAction {
+            identity: Some(FileIdentity { text: text.to_owned(), seconds, nanoseconds: 0 }),
+            text: text.to_owned(),
+            uid: 0,
+            since: host::now(),
+        };
+        assert!(found("", ours.seconds).is_of(&run));
+        assert!(!found("stop", ours.seconds).is_of(&run), "a person wrote it");
+        assert!(!found("", ours.seconds + 60).is_of(&run), "a person touched it later");
+        let of_this_boot = Journal { boot_id: host::boot_id(), ..run };
+        assert!(!found("", ours.seconds).is_of(&of_this_boot), "there was no power cut");
     }
 }

@@ -23,7 +23,7 @@ const FARTHEST: usize = 1024;
 pub(super) fn haves(git: &Git, names: &[&str]) -> Result<Vec<Commit>> {
     git.no_torn_object()?;
     git.no_oversized_ref()?;
-    let repo = git.for_the_wire()?;
+    let repo = git.repository();
     let commit_at = |name: &str| commit_behind(git, repo.refname_to_id(name).ok()?);
     let roots: Vec<Oid> =
         names.iter().chain(&["HEAD"]).filter_map(|name| commit_at(name)).collect();
@@ -70,7 +70,7 @@ impl<'a> CompleteHistory<'a> {
     /// # Errors
     /// When refs cannot be listed.
     pub(super) fn of(git: &'a Git) -> Result<Self> {
-        let refs = git.for_the_wire()?.references()?;
+        let refs = git.repository().references()?;
         let tips = refs.flatten().filter_map(|found| found.target()).collect();
         Ok(Self { git, tips })
     }
@@ -84,7 +84,7 @@ impl<'a> CompleteHistory<'a> {
         if self.tips.contains(&self.git.oid(&id.0)?) {
             return Ok(true);
         }
-        let repo = self.git.for_the_wire()?;
+        let repo = self.git.repository();
         if !self.git.has(id) {
             return Ok(false);
         }
