@@ -8,17 +8,25 @@ use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text};
 /// The calls of one worker that bring something to disk or give something its name, in their order,
 /// with the path of each descriptor.
 fn calls_of_a_worker(machine: &Sandbox) -> Vec<String> {
+    traced(machine, &[])
+}
+
+/// The same with these options of strace. Each line of a trace of several processes begins with a process id,
+/// which is left out.
+fn traced(machine: &Sandbox, options: &[&str]) -> Vec<String> {
     let trace = machine.path("trace");
     machine.agent(&["tick", "--dry-run"]).ok();
     let mut strace = machine.command("strace");
-    strace.args(["-f", "-y", "-s", "4096", "-o", text(&trace)]);
+    strace.args(options).args(["-y", "-s", "4096", "-o", text(&trace)]);
     strace.args(["-e", "trace=fsync,fdatasync,syncfs,?rename,?renameat,renameat2,?link,?linkat"]);
     strace.args(machine.agent_line(&["worker", "ops", "--trigger", "cron"]));
     Ran::of(&mut strace).ok();
     let calls = fs::read_to_string(trace).unwrap();
     let calls = calls.lines().filter(|call| !call.contains(" = -1 "));
-    // Each line begins with the process id.
-    calls.filter_map(|call| Some(call.split_once(' ')?.1.trim_start().to_owned())).collect()
+    calls
+        .map(|call| call.trim_start_matches(|it: char| it.is_ascii_digit() || it == ' '))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn gives_a_name(call: &str) -> bool {
@@ -93,7 +101,8 @@ fn many_files_are_on_disk_before_the_branch_moves() {
 
 /// What `call` brings to disk, below the clone: temporary names by the name that they get.
 fn synced_part(machine: &Sandbox, call: &str) -> Option<String> {
-    let path = call.split_once('<')?.1.split_once(">)")?.0;
+    // Where another process was faster: `fsync(3</path> <unfinished ...>`.
+    let path = call.split_once('<')?.1.split_once('>')?.0;
     let clone = machine.clone_of("ops");
     let path = path.strip_prefix(text(&clone))?.trim_start_matches('/');
     let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -115,7 +124,7 @@ fn an_action_of_one_file_waits_for_the_disk_for_these_reasons_and_no_other() {
     machine.push("ops", &[("page", "two\n")]);
     machine.tick().ok();
     machine.push("ops", &[("page", "three\n")]);
-    let calls = calls_of_a_worker(&machine);
+    let calls = traced(&machine, &["-f"]);
     let syncs = calls.iter().filter(|call| call.starts_with('f') || call.starts_with("syncfs"));
     let parts: Vec<String> = syncs.filter_map(|call| synced_part(&machine, call)).collect();
     let expected = [

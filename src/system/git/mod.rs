@@ -66,6 +66,8 @@ pub struct Git {
     config_ends: bool,
     /// Whether a directory was found in the place of a ref's file.
     directory_met: Cell<bool>,
+    /// The commit that was checked out when HEAD was first read.
+    began_at: OnceCell<Option<Commit>>,
 }
 
 /// The reason why a file of a commit cannot be read.
@@ -144,8 +146,19 @@ impl Git {
     fn of(repo: Repository, trust: Arc<Trust>) -> Self {
         let (torn, max_file, store_fault) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
         let (settings, directory_met) = (OnceCell::new(), Cell::new(false));
+        let began_at = OnceCell::new();
         let config_ends = true;
-        Self { repo, torn, max_file, trust, store_fault, settings, config_ends, directory_met }
+        Self {
+            repo,
+            torn,
+            max_file,
+            trust,
+            store_fault,
+            settings,
+            config_ends,
+            directory_met,
+            began_at,
+        }
     }
 
     /// Fails when libgit2 must not open the files of the object store that it opens by itself. Every
@@ -267,7 +280,14 @@ impl Git {
             return Ok(Head::NonBranch(target.escape_controls()));
         };
         let commit = self.ref_id(&branch.local())?;
+        let _ = self.began_at.set(commit);
         Ok(Head::Branch(branch, commit))
+    }
+
+    /// The commit that was checked out when HEAD was first read here, or now if it was not.
+    pub(super) fn began_at(&self) -> Option<Commit> {
+        let now = || self.repo.refname_to_id("HEAD").ok().and_then(|head| commit_of(head).ok());
+        *self.began_at.get_or_init(now)
     }
 
     /// Whether `commit` is in the object store.

@@ -1,7 +1,7 @@
 //! The process of a script: it exists, and waits at a gate until it is recorded, before the first
 //! instruction of the script runs. Does not know what is recorded.
 //!
-//! No further program stands between: the forked process waits before execve(2). The thread that forks
+//! No other program is executed before it: the forked process waits before execve(2). The thread that forks
 //! returns only then, so it is one of its own.
 
 use std::ffi::{CString, OsString};

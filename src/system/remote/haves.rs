@@ -15,7 +15,7 @@ const MOST_TIPS: usize = 64;
 const FARTHEST: usize = 1024;
 
 /// Commits that are in the clone with all their history: the tips of the refs, and from the history of
-/// the refs `names` and of HEAD the ancestors at distances that double, for an upstream that was
+/// the refs `names` and of what is checked out the ancestors at distances that double, for an upstream that was
 /// rewritten.
 ///
 /// # Errors
@@ -25,8 +25,9 @@ pub(super) fn haves(git: &Git, names: &[&str]) -> Result<Vec<Commit>> {
     git.no_oversized_ref()?;
     let repo = git.repository();
     let commit_at = |name: &str| commit_behind(git, repo.refname_to_id(name).ok()?);
-    let roots: Vec<Oid> =
-        names.iter().chain(&["HEAD"]).filter_map(|name| commit_at(name)).collect();
+    let began_at = git.began_at().and_then(|commit| git.oid(&commit.0).ok());
+    let head = began_at.and_then(|head| commit_behind(git, head));
+    let roots: Vec<Oid> = names.iter().filter_map(|name| commit_at(name)).chain(head).collect();
 
     let mut offered = HashSet::new();
     let mut haves = Vec::new();
