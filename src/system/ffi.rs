@@ -74,7 +74,10 @@ pub fn keep_how_children_end() -> Result<()> {
 
 /// Lets all threads allocate from one heap. glibc makes one for each thread, and a tick has several threads
 /// that live for milliseconds: to map and grow their heaps takes longer than to share one.
-#[expect(unsafe_code, reason = "no library sets this option of malloc")]
+#[cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "no library sets this option of malloc")
+)]
 pub fn share_one_heap() {
     // SAFETY: there is a single thread. It fails only where malloc does not know the option.
     #[cfg(target_env = "gnu")]
