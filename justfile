@@ -23,6 +23,10 @@ test-all *stages:
 test-long *stages:
     tests/run --long {{stages}}
 
+# What a release consists of, made twice, compared and used; as root, as above
+test-release *stages:
+    tests/run --release {{stages}}
+
 # Format the code
 fmt:
     cargo fmt

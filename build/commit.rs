@@ -1,6 +1,6 @@
-//! Tells the build which commit it is of, so that `--version` can say so. `PMPY_COMMIT` wins; a tarball
-//! has no git and says nothing, and neither does a build for work on the agent, which would have to be
-//! made anew at each commit.
+//! Tells the build for which target and of which commit it is, so that `--version` can say so. `PMPY_COMMIT`
+//! wins; a tarball has no git and says nothing of a commit, and neither does a build for work on the agent,
+//! which would have to be made anew at each commit.
 
 #![expect(
     clippy::disallowed_methods,
@@ -15,6 +15,8 @@ use std::process::Command;
 pub fn main() {
     println!("cargo::rerun-if-changed=build/commit.rs");
     println!("cargo::rerun-if-env-changed=PMPY_COMMIT");
+    // Cargo always says it.
+    println!("cargo::rustc-env=PMPY_TARGET={}", env::var("TARGET").unwrap_or_default());
     let debug = env::var("PROFILE").is_ok_and(|profile| profile == "debug");
     if debug || env::var_os("PMPY_COMMIT").is_some() || !is_our_own() {
         return;

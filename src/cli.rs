@@ -22,8 +22,20 @@ pub use hidden::{HelperArgs, IndexPackArgs, PackObjectsArgs, WorkerArgs};
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let commit = option_env!("PMPY_COMMIT").filter(|commit| !commit.is_empty());
     let commit = commit.map_or_else(String::new, |commit| format!("commit {commit}, "));
-    format!("{} ({commit}libgit2 {})", env!("CARGO_PKG_VERSION"), libgit2_version())
+    format!(
+        "{} ({commit}{}, {LIBC}, libgit2 {})",
+        env!("CARGO_PKG_VERSION"),
+        env!("PMPY_TARGET"),
+        libgit2_version()
+    )
 });
+
+/// The C library of this build.
+const LIBC: &str = match (cfg!(target_env = "gnu"), cfg!(target_feature = "crt-static")) {
+    (true, _) => "glibc",
+    (false, true) => "static musl",
+    (false, false) => "musl",
+};
 
 /// Pulls this machine's git repositories and applies each new revision, once.
 #[derive(Debug, Parser)]

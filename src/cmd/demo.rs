@@ -15,7 +15,7 @@ use crate::domain::text::EscapeControls;
 use crate::exit::ExitStatus;
 use crate::system::process::{DemoShell, InterruptWatch, TypedOutput, WaitOutcome};
 use crate::system::temp_dir::TempDir;
-use crate::system::{files, host};
+use crate::system::{files, host, packages};
 
 /// The time limit for one command on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -230,7 +230,7 @@ impl DemoSandbox {
             format!(
                 "the demo needs git to push, and it is not installed (the agent itself does without)\n\
                  hint: {}",
-                host::install_command("git")
+                packages::install_command("git")
             )
         })?;
         Ok(demo)

@@ -15,8 +15,9 @@ use crate::engine::error::{self, WorkerError};
 use crate::engine::operator::helper_main;
 use crate::engine::tick::user_helper::{self, CommandExtent, ReposByUser};
 use crate::exit::ExitStatus;
-use crate::system::host::{self, User};
+use crate::system::host;
 use crate::system::privilege;
+use crate::system::users::User;
 
 /// Changes this process to the user of this name; must come before all other work.
 ///

@@ -12,6 +12,7 @@ use crate::engine::discovery::safe_paths;
 use crate::exit::{self, ExitStatus};
 use crate::system::files::DiskFault;
 use crate::system::host::{self, Host};
+use crate::system::users::User;
 
 pub mod after_tick;
 pub mod check;
@@ -165,7 +166,7 @@ fn print_error(error: Error) -> ExitStatus {
 
 /// The locations by the command line, the environment and passwd.
 fn sources(global: &GlobalArgs) -> ConfigLocations {
-    let user = host::User::current();
+    let user = User::current();
     ConfigLocations {
         config: global.config.clone(),
         root: global.root.clone(),

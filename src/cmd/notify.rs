@@ -17,8 +17,9 @@ use crate::domain::text::EscapeControls;
 use crate::engine::discovery::safe_paths::{self, ConfigSection};
 use crate::engine::listen::announce::{self, AnnounceOutcome, PushedRefs};
 use crate::exit::{ExitStatus, UsageError};
-use crate::system::host::{self, User, since_boot};
+use crate::system::host::{self, since_boot};
 use crate::system::syslog::{self, SyslogLevel};
+use crate::system::users::User;
 
 /// The maximum time that the pusher waits.
 const LIMIT: Duration = Duration::from_secs(2);

@@ -17,9 +17,10 @@ use crate::domain::repository::names;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths::SafePaths;
-use crate::system::host::{self, User};
+use crate::system::host;
 use crate::system::repo_dir_scan::{self, RootEntryKind};
 use crate::system::trust::Trust;
+use crate::system::users::User;
 
 /// One repository of this machine.
 #[derive(Clone, Debug)]

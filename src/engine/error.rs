@@ -9,8 +9,8 @@ use crate::domain::report::error_report::ErrorReport;
 use crate::domain::repository::state::State;
 use crate::system::files::DiskFault;
 use crate::system::git::ownership::ForeignPart;
-use crate::system::host::NameServiceError;
 use crate::system::trust::UntrustedPart;
+use crate::system::users::NameServiceError;
 
 /// The report of an error, with the remedy of a disk fault.
 pub fn report(error: &Error) -> ErrorReport {

@@ -1,21 +1,16 @@
-//! This machine: host name, machine and boot id, node part and stack, the calling user, the clocks. The
-//! only reader of the wall clock. Knows nothing of repositories.
+//! This machine: host name, machine and boot id, node part and stack, the calling user, the environment.
+//! Knows nothing of repositories.
 
-use std::collections::BTreeSet;
-use std::ffi::{CString, OsString};
-use std::fmt;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use chrono::{DateTime, Utc};
-use nix::errno::Errno;
-use nix::unistd::{Gid, Group, Uid, getgrouplist};
-use rustix::time::{ClockId, clock_gettime};
 
+pub use super::clock::{now, since_boot};
 use super::files;
+use super::users::{NameServiceError, User, user_name};
 use crate::domain::hash;
 use crate::domain::repository::hold::Person;
 use crate::domain::text::EscapeControls;
@@ -33,75 +28,6 @@ pub struct Host {
     pub user: User,
     /// Error of the name service when it does not answer; then only the user's number is known.
     pub unnamed: Option<NameServiceError>,
-}
-
-/// The name service (nsswitch.conf(5)) does not answer, so it is unknown whether the user or group
-/// exists. Work that depends on the answer must wait.
-#[derive(Clone, Debug)]
-pub struct NameServiceError {
-    database: NameDatabase,
-    key: String,
-    cause: Errno,
-}
-
-/// Databases of nsswitch.conf(5) that are queried here.
-#[derive(Clone, Copy, Debug)]
-enum NameDatabase {
-    Passwd,
-    Group,
-}
-
-impl NameDatabase {
-    /// Builds the error of a lookup of `key`.
-    fn error(self, key: impl fmt::Display) -> impl Fn(Errno) -> NameServiceError {
-        move |cause| NameServiceError { database: self, key: key.to_string(), cause }
-    }
-}
-
-impl fmt::Display for NameServiceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { database, key, cause } = self;
-        let (what, database) = match database {
-            NameDatabase::Passwd => ("user", "passwd"),
-            NameDatabase::Group => ("group", "group"),
-        };
-        write!(
-            f,
-            "the name service does not answer for {what} {key}: {}\n\
-             hint: the next tick asks again; to see it fail: getent {database} {key}; /etc/nsswitch.conf \
-             says which services are asked, such as sssd",
-            cause.desc().to_lowercase()
-        )
-    }
-}
-
-impl std::error::Error for NameServiceError {}
-
-/// A user from the passwd database.
-#[derive(Clone, Debug)]
-pub struct User {
-    /// User id.
-    pub uid: u32,
-    /// Id of the primary group.
-    pub gid: u32,
-    /// Login name, or the number where there is no entry.
-    pub name: String,
-    /// Home directory; `/` where there is no entry.
-    pub home: PathBuf,
-    /// Login shell.
-    pub shell: PathBuf,
-}
-
-/// Current wall clock time. Read it once per decision and pass the value on.
-#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
-pub fn now() -> DateTime<Utc> {
-    Utc::now()
-}
-
-/// Time since boot, including suspended time; it never goes back.
-pub fn since_boot() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// Memory of this machine in bytes, or the smallest limit of the control groups of this process.
@@ -160,117 +86,6 @@ impl Host {
     pub fn share(&self) -> f64 {
         hash::fraction(&[self.machine_id.as_bytes(), self.host.as_bytes()])
     }
-}
-
-impl User {
-    /// The effective user of this process; only its number where the name service knows no more.
-    pub fn current() -> Self {
-        Self::current_or_why_not().0
-    }
-
-    /// [`User::current`], and the error of the name service where only the number is known. Root has
-    /// the same name everywhere, so it does not depend on the name service.
-    fn current_or_why_not() -> (Self, Option<NameServiceError>) {
-        let uid = rustix::process::geteuid().as_raw();
-        let (name, home, error) = match Self::numbered(uid) {
-            Ok(Some(user)) => return (user, None),
-            Ok(None) => (uid.to_string(), "/", None),
-            Err(_) if uid == 0 => ("root".to_owned(), "/root", None),
-            Err(error) => (uid.to_string(), "/", Some(error)),
-        };
-        let gid = rustix::process::getegid().as_raw();
-        let (home, shell) = (PathBuf::from(home), PathBuf::from("/bin/sh"));
-        (Self { uid, gid, name, home, shell }, error)
-    }
-
-    /// Looks up a user by its number; `None` when it does not exist.
-    ///
-    /// # Errors
-    /// When the name service does not answer.
-    pub fn numbered(uid: u32) -> Result<Option<Self>, NameServiceError> {
-        let found = nix::unistd::User::from_uid(Uid::from_raw(uid));
-        Ok(found.map_err(NameDatabase::Passwd.error(uid))?.map(Self::from))
-    }
-
-    /// Looks up a user by its name; `None` when it does not exist.
-    ///
-    /// # Errors
-    /// When the name service does not answer.
-    pub fn named(name: &str) -> Result<Option<Self>, NameServiceError> {
-        let found = nix::unistd::User::from_name(name);
-        Ok(found.map_err(NameDatabase::Passwd.error(name.escape_controls()))?.map(Self::from))
-    }
-
-    /// Ids of all groups of this user, including the primary group.
-    ///
-    /// # Errors
-    /// When the name service does not answer, or there are more groups than the kernel accepts.
-    pub fn groups(&self) -> Result<BTreeSet<u32>> {
-        // getgrouplist(3) skips services that do not answer. So query the primary group first: if its
-        // service is down, so are the other groups of this user.
-        Group::from_gid(Gid::from_raw(self.gid)).map_err(NameDatabase::Group.error(self.gid))?;
-        let name = CString::new(self.name.as_str()).context("a name with a NUL byte")?;
-        let groups = getgrouplist(&name, Gid::from_raw(self.gid))
-            .with_context(|| format!("the groups of {} cannot be read", self.name))?;
-        Ok(groups.into_iter().map(Gid::as_raw).chain([self.gid]).collect())
-    }
-}
-
-/// A group from the name service.
-#[derive(Clone, Debug)]
-pub struct GroupMembers {
-    /// Group id.
-    pub gid: u32,
-    /// Group name.
-    pub name: String,
-    /// Login names that the group entry lists; it does not list users whose primary group it is.
-    pub members: Vec<String>,
-}
-
-/// Key of a group lookup.
-#[derive(Clone, Copy, Debug)]
-pub enum GroupKey<'a> {
-    /// Lookup by name.
-    Name(&'a str),
-    /// Lookup by number.
-    Number(u32),
-}
-
-/// Looks up a group by its name or number; `None` when it does not exist.
-///
-/// # Errors
-/// When the name service does not answer.
-pub fn group_members(key: GroupKey<'_>) -> Result<Option<GroupMembers>, NameServiceError> {
-    let found = match key {
-        GroupKey::Name(name) => {
-            Group::from_name(name).map_err(NameDatabase::Group.error(name.escape_controls()))
-        }
-        GroupKey::Number(gid) => {
-            Group::from_gid(Gid::from_raw(gid)).map_err(NameDatabase::Group.error(gid))
-        }
-    };
-    Ok(found?.map(|group| GroupMembers {
-        gid: group.gid.as_raw(),
-        name: group.name,
-        members: group.mem,
-    }))
-}
-
-impl From<nix::unistd::User> for User {
-    fn from(user: nix::unistd::User) -> Self {
-        Self {
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            name: user.name,
-            home: user.dir,
-            shell: user.shell,
-        }
-    }
-}
-
-/// Name of the user with number `uid`, or the number.
-pub fn user_name(uid: u32) -> String {
-    User::numbered(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Path of the running executable.
@@ -334,37 +149,6 @@ pub fn search_path() -> Option<OsString> {
 #[expect(clippy::disallowed_methods, reason = "the one reader of the environment besides the CLI")]
 pub fn variable(names: &[&str]) -> Option<String> {
     names.iter().filter_map(|name| std::env::var(name).ok()).find(|value| !value.is_empty())
-}
-
-/// Package managers, with their command line and their names for Debian's packages `cron` and
-/// `openssh-client`.
-const MANAGERS: [(&str, &str, [&str; 2]); 5] = [
-    ("apt-get", "apt-get install", ["cron", "openssh-client"]),
-    ("dnf", "dnf install", ["cronie", "openssh-clients"]),
-    ("apk", "apk add", ["cronie", "openssh-client"]),
-    ("pacman", "pacman -S", ["cronie", "openssh"]),
-    ("zypper", "zypper install", ["cron", "openssh-clients"]),
-];
-
-/// The command that installs `package`, as Debian calls it, with the package manager of this machine.
-pub fn install_command(package: &str) -> String {
-    let is_there = |name: &str| {
-        ["/usr/bin", "/bin", "/sbin", "/usr/sbin"]
-            .iter()
-            .any(|dir| Path::new(dir).join(name).exists())
-    };
-    install_command_with(package, is_there)
-}
-
-fn install_command_with(package: &str, is_there: impl Fn(&str) -> bool) -> String {
-    let found = MANAGERS.iter().find(|(program, ..)| is_there(program)).unwrap_or(&MANAGERS[0]);
-    let (_, command, [cron, ssh]) = found;
-    let name = match package {
-        "cron" => cron,
-        "openssh-client" => ssh,
-        other => other,
-    };
-    format!("{command} {name}")
 }
 
 /// Directory for data that lasts until shutdown, or for a user until logout; it may not exist yet.

@@ -24,8 +24,8 @@ use super::files::{self, ReadError};
 use super::pid::Process;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::hold::Hold;
-use crate::system::host;
 use crate::system::repo_state::RepoRecords;
+use crate::system::{host, users};
 
 mod journal;
 
@@ -258,7 +258,7 @@ impl CurrentAction {
     pub fn as_hold(&self) -> Hold {
         let text = self.text.trim();
         Hold {
-            by: format!("{CURRENT} of {}", host::user_name(self.uid)),
+            by: format!("{CURRENT} of {}", users::user_name(self.uid)),
             reason: if text.is_empty() { "no reason given" } else { text }.to_owned(),
             since: self.since,
             ..Hold::default()

@@ -1,10 +1,11 @@
 //! Access to everything outside the process: one module for each external thing. A module here never
-//! decides, and imports no other one except `files`, `ffi`, `trust`, `watchdog`, and `host` and `pid`
-//! for users and times; `lock` -> `repo_state`; inside the remote transports; and the few that
+//! decides, and imports no other one except `files`, `ffi`, `trust`, `watchdog`, `clock`, `users`,
+//! `packages`, and `host` and `pid` for this machine and its processes; `lock` -> `repo_state`; inside the remote transports; and the few that
 //! `tests/it/tidy.rs` lists.
 
 pub mod agent_state;
 pub mod atomic_dir;
+pub mod clock;
 pub mod ffi;
 pub mod files;
 pub mod frames;
@@ -12,6 +13,7 @@ pub mod git;
 pub mod host;
 pub mod lock;
 pub mod logs;
+pub mod packages;
 pub mod permissions;
 pub mod pid;
 pub mod privilege;
@@ -32,6 +34,7 @@ pub mod tcp;
 pub mod temp_dir;
 pub mod tls;
 pub mod trust;
+pub mod users;
 pub mod watchdog;
 pub mod web;
 pub mod worktree;

@@ -9,7 +9,7 @@ use rustix::io::{Errno, read};
 use rustix::process::{Gid, Uid, geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::system::host::User;
+use crate::system::users::User;
 
 /// Bytes of a /proc/…/status without its groups: three times what any kernel writes today.
 const REPORT: usize = 8 << 10;

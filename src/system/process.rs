@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 
 use super::pid::Process;
 use super::{frames, watchdog};
-use crate::system::host::since_boot;
+use crate::system::clock::since_boot;
 
 mod child_agent;
 mod demo_shell;

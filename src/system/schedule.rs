@@ -19,7 +19,7 @@ use super::files;
 use super::process::{self, ChildOutput, WaitOutcome};
 use crate::domain::crontab::without_head;
 use crate::domain::text::EscapeControls;
-use crate::system::host;
+use crate::system::{host, packages, users};
 
 pub mod cron_daemon;
 
@@ -100,7 +100,7 @@ pub fn put_crontab(user: Option<&str>, content: &[u8]) -> Result<()> {
 
 /// The error of a crontab(1) that cannot be started.
 fn unusable(done: &str) -> String {
-    format!("the crontab cannot be {done}\nhint: {}", host::install_command("cron"))
+    format!("the crontab cannot be {done}\nhint: {}", packages::install_command("cron"))
 }
 
 /// Error message of crontab(1), in one line.
@@ -273,7 +273,7 @@ pub fn script(base: &Path, path: &Path) -> Option<String> {
 
 impl CrontabScan {
     fn add(&mut self, base: &Path, path: &Path, user: Option<String>) {
-        if user.as_ref().is_some_and(|user| matches!(host::User::named(user), Ok(None))) {
+        if user.as_ref().is_some_and(|user| matches!(users::User::named(user), Ok(None))) {
             return;
         }
         match files::read_small(&below(base, path), CAP) {

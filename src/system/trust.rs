@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::files;
 use crate::domain::trust::Trustee;
-use crate::system::host::{GroupKey, NameServiceError, User, group_members};
+use crate::system::users::{GroupKey, NameServiceError, User, group_members};
 
 mod access;
 mod part;

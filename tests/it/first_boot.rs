@@ -8,14 +8,13 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::PathBuf;
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
 use crate::install::{AGENT, download, read, sha256, uncommented};
-use crate::machine_copy::MachineCopy;
+use crate::machine_copy::{MachineCopy, debootstrapped};
 use crate::sandbox::{Ran, text};
 use crate::servers::{Face, Https};
 
@@ -45,36 +44,14 @@ const FILES: [(&str, &str); 3] = [
     ("bin/work/part/web/work.sh", "echo \"web in $AGENT_STACK on $AGENT_HOST\" >> /root/runs\n"),
 ];
 
-/// The disk of the bare machine, made once.
-fn debian() -> &'static Path {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let disk = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-12");
-        if !disk.exists() {
-            let new = disk.with_extension("new");
-            let script = "
-                command -v debootstrap >/dev/null || { echo 'there is no debootstrap; tests/run installs it'; exit 1; }
-                rm -rf --one-file-system \"$1\"
-                # The mirror that this machine itself installs from.
-                mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
-                    grep -v security | head -n 1)
-                debootstrap --variant=minbase --include=\"$2\" bookworm \"$1\" \"$mirror\" || {
-                    tail -n 20 \"$1/debootstrap/debootstrap.log\"
-                    echo \"debootstrap needs root, and a mirror of Debian's: $mirror\"
-                    exit 1
-                }";
-            let mut make = std::process::Command::new("sh");
-            make.args(["-euc", script, "sh", text(&new), PACKAGES]);
-            Ran::of(&mut make).ok();
-            fs::rename(new, &disk).unwrap();
-        }
-        disk
-    })
+/// The disk of the bare machine.
+fn debian() -> PathBuf {
+    debootstrapped("debian-12", "bookworm", PACKAGES)
 }
 
 /// A machine with cloud-init that has never booted.
 fn machine() -> MachineCopy {
-    let machine = MachineCopy::over(debian());
+    let machine = MachineCopy::over(&debian());
     machine.write("/etc/apt/sources.list", "");
     machine.write("/etc/cloud/cloud.cfg.d/99_image.cfg", IMAGE);
     machine.write(&format!("{SEED}/meta-data"), "instance-id: one\nlocal-hostname: web01\n");

@@ -155,13 +155,19 @@ fn shellcheck_has_nothing_to_say_about_the_scripts() {
     let files = [
         "install.sh",
         "cloud-init/user-data.sh",
+        "stage",
         "deb/build",
+        "rpm/build",
+        "rpm/post_install.sh",
+        "rpm/pre_uninstall.sh",
+        "image/build",
         "deb/scripts/postinst",
         "deb/scripts/prerm",
         "deb/scripts/postrm",
     ]
     .map(bootstrap);
     Ran::of(sandbox.command("shellcheck").args(["-s", "sh"]).args(files)).ok();
+    Ran::of(sandbox.command("shellcheck").arg(bootstrap("release"))).ok();
 }
 
 #[test]

@@ -9,9 +9,37 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use crate::disk::Mounted;
 use crate::sandbox::{Ran, Sandbox, text};
+
+/// The disk of a Debian with these packages, made once: what debootstrap made stays in cargo's target directory. Who
+/// changes the packages removes that.
+pub fn debootstrapped(name: &str, suite: &str, packages: &str) -> PathBuf {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let disk = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if !disk.exists() {
+        let new = disk.with_extension("new");
+        let script = "
+            command -v debootstrap >/dev/null || { echo 'there is no debootstrap; tests/run installs it'; exit 1; }
+            rm -rf --one-file-system \"$1\"
+            # The mirror that this machine itself installs from.
+            mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+                grep -v security | head -n 1)
+            debootstrap --variant=minbase --include=\"$2\" \"$3\" \"$1\" \"$mirror\" || {
+                tail -n 20 \"$1/debootstrap/debootstrap.log\"
+                echo \"debootstrap needs root, and a mirror of Debian's: $mirror\"
+                exit 1
+            }";
+        let mut make = Command::new("sh");
+        make.args(["-euc", script, "sh", text(&new), packages, suite]);
+        Ran::of(&mut make).ok();
+        fs::rename(new, &disk).unwrap();
+    }
+    disk
+}
 
 /// The copy, and the git server and the desk beside it.
 pub struct MachineCopy {
@@ -65,9 +93,7 @@ impl MachineCopy {
                      chmod 1777 /tmp";
         let machine = machine.bound("/proc");
         let dir = machine.sandbox.path("");
-        let inside = machine.path(text(&dir));
-        fs::create_dir_all(&inside).unwrap();
-        let machine = machine.with(Mounted::of(&inside, &["--bind", text(&dir)]));
+        let machine = machine.showing(&dir, text(&dir));
         machine.sh(spool).ok();
         machine
     }
@@ -75,6 +101,13 @@ impl MachineCopy {
     fn with(mut self, mount: Mounted) -> Self {
         self.mounts.push(mount);
         self
+    }
+
+    /// This copy with `from` of the machine below shown as `inside`.
+    pub fn showing(self, from: &Path, inside: &str) -> Self {
+        let at = self.path(inside);
+        fs::create_dir_all(&at).unwrap();
+        self.with(Mounted::bind(from, &at))
     }
 
     fn bound(self, dir: &str) -> Self {

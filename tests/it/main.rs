@@ -39,6 +39,7 @@ mod init_faults;
 #[cfg(feature = "servers")]
 mod init_wire;
 mod install;
+mod install_release;
 #[cfg(feature = "servers")]
 mod interop;
 mod kills;
@@ -86,6 +87,7 @@ mod tree_settings;
 mod tried;
 mod trust;
 mod updates;
+mod upgrade_agent;
 mod upgrades;
 mod upstream;
 mod users;

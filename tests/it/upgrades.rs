@@ -78,9 +78,13 @@ fn what_a_newer_agent_wrote_is_left_alone_and_reported() {
 }
 
 #[test]
-fn the_version_names_the_library_that_reads_foreign_objects() {
+fn the_version_names_the_target_and_the_libraries() {
     let machine = Sandbox::new();
     let reported = machine.agent(&["--version"]).ok().stdout;
+    let target = format!("{}-unknown-linux-", std::env::consts::ARCH);
+    assert!(reported.starts_with(&format!("agent {} (", env!("CARGO_PKG_VERSION"))), "{reported}");
+    assert!(reported.contains(&target), "{reported}");
+    assert_eq!(reported.contains("-gnu, glibc, "), cfg!(target_env = "gnu"), "{reported}");
     let (major, minor, patch) = git2::Version::get().libgit2_version();
     assert!(reported.contains(&format!("libgit2 {major}.{minor}.{patch}")), "{reported}");
 }

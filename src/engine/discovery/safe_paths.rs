@@ -16,7 +16,8 @@ use crate::domain::trust::Trustee;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
 use crate::system::trust::{PathWalk, Trust, UntrustedPart, WalkedPath};
-use crate::system::{files, host, scripts as script_door};
+use crate::system::users::User;
+use crate::system::{files, scripts as script_door};
 
 /// The paths walked during one discovery.
 #[derive(Debug)]
@@ -188,7 +189,7 @@ pub enum ConfigSection {
 /// not used.
 pub fn section_faults(settings: &Settings) -> Vec<(ConfigSection, anyhow::Error)> {
     let paths = SafePaths::of(settings);
-    let uid = host::User::current().uid;
+    let uid = User::current().uid;
     let brokers = settings.bus.iter().map(|bus| &bus.brokers);
     let brokers = brokers.flat_map(|brokers| [&brokers.login_file, &brokers.ca_file]);
     let secret = settings.webhook.iter().map(|webhook| &webhook.secret_file);

@@ -14,7 +14,7 @@ use crate::engine::error::one_line;
 use crate::engine::machine::conflicting_cron::{self, PullJob};
 use crate::system::schedule::cron_daemon::{self, CronDaemon};
 use crate::system::schedule::{CrontabScan, FoundCrontab};
-use crate::system::{host, schedule};
+use crate::system::{host, packages, schedule};
 
 /// The unit file, for an agent at `/usr/local/bin/agent`.
 const UNIT: &str = include_str!("../../../bootstrap/systemd/pmpy.service");
@@ -167,7 +167,7 @@ fn install_cron(context: &Context) -> Result<String> {
         bail!(
             "there is no cron on this machine\n\
              hint: {}, then repeat this; or: agent schedule systemd",
-            host::install_command("cron")
+            packages::install_command("cron")
         );
     }
     let CronLine { line, .. } = cron_line(context);

@@ -8,7 +8,7 @@ use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::error::one_line;
 use crate::engine::machine::schedule;
-use crate::system::host;
+use crate::system::packages;
 use crate::system::schedule::cron_daemon::CronDaemon;
 use crate::system::schedule::{self as door, cron_daemon};
 
@@ -111,7 +111,7 @@ fn cron_fault(base: &Path, path: &Path, is_systems: bool) -> Option<SourceFault>
     let shown = path.display().to_string().escape_controls();
     let fault = |text: String, remedy: &str| Some(SourceFault { text, remedy: remedy.to_owned() });
     let Some(daemon) = CronDaemon::installed() else {
-        let install = format!("{}, or agent schedule systemd", host::install_command("cron"));
+        let install = format!("{}, or agent schedule systemd", packages::install_command("cron"));
         return fault(format!("there is {shown}, and no cron is installed"), &install);
     };
     if is_systems && !daemon.reads_cron_d() {

@@ -13,9 +13,10 @@ use crate::engine::run::guard::RunGuard;
 use crate::engine::run::log;
 use crate::engine::run::privileged_after_hook::{AfterHookReply, AfterHookRequest};
 use crate::engine::run::scripts::{self, ActionEnv, CommandList};
-use crate::system::host::{self, User};
+use crate::system::host;
 use crate::system::lock::JournalStep;
 use crate::system::logs::ActionLog;
+use crate::system::users::User;
 use crate::system::{privileged_rpc, watchdog};
 
 /// The hooks of one ref that is being published.

@@ -19,8 +19,8 @@ use crate::engine::discovery::RepoEntry;
 use crate::engine::discovery::safe_paths::{self, SafePaths};
 use crate::engine::error::one_line;
 use crate::engine::run::scripts::{self, ActionEnv};
-use crate::system::host::User;
 use crate::system::process::{self, ScriptCommand};
+use crate::system::users::User;
 
 /// The limit of the output that is kept, in bytes.
 const MOST_SAID: u64 = 256 << 10;

@@ -17,10 +17,11 @@ use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
 use crate::engine::repository::machine_id::id_is_late;
 use crate::engine::repository::{Repository, tree};
-use crate::system::host::{self, User, since_boot};
+use crate::system::host::{self, since_boot};
 use crate::system::lock::JournalStep;
 use crate::system::logs::ActionLog;
 use crate::system::process::{self, ScriptCommand, WaitOutcome};
+use crate::system::users::User;
 use crate::system::{files, scripts};
 
 /// Records a machine id that came after the init scripts ran, so that it distinguishes this machine from

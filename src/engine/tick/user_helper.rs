@@ -33,10 +33,10 @@ use crate::engine::request::{ProgressSink, RunHistory, TickOptions};
 use crate::engine::run::privileged_after_hook::{self, AfterHookRequest};
 use crate::engine::run::scripts;
 use crate::system::agent_state::AgentState;
-use crate::system::host::User;
 use crate::system::pid::Process;
 use crate::system::privileged_rpc::PrivilegedRpc;
 use crate::system::process::{self, ChildAgent, ChildFinish, OutputMode};
+use crate::system::users::User;
 use crate::system::{files, logs};
 
 /// The file that records the hanging processes, by repository name.
@@ -105,7 +105,7 @@ pub struct ReposByUser {
     /// Those of other users, each worked on by a helper.
     pub delegated: Vec<(User, Vec<RepoEntry>)>,
     /// Those without a usable user, and why. With a
-    /// [`NameServiceError`](crate::system::host::NameServiceError) the user is not known yet.
+    /// [`NameServiceError`](crate::system::users::NameServiceError) the user is not known yet.
     pub unusable: Vec<(RepoEntry, Error)>,
     /// Processes that hang since an earlier tick, by repository name.
     pub hanging: BTreeMap<String, Process>,

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{cannot_start, input, is_ready, open, ours_with, wait};
-use crate::system::host::since_boot;
+use crate::system::clock::since_boot;
 use crate::system::pid::Process;
 
 /// Bytes read from a worker's output at a time.

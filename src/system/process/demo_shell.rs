@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{WaitOutcome, end_within, report_file};
-use crate::system::host;
+use crate::system::packages;
 
 /// A bash shell in which `agent` is this running executable.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ impl DemoShell {
             .process_group(0)
             .spawn()
             .with_context(|| {
-                format!("cannot start bash\nhint: {}", host::install_command("bash"))
+                format!("cannot start bash\nhint: {}", packages::install_command("bash"))
             })?;
         Ok(TypedLine { child, output })
     }

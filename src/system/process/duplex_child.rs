@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::io::ioctl_fionbio;
 
 use super::{Process, end_group, open, ours_with, wait};
-use crate::system::host::since_boot;
+use crate::system::clock::since_boot;
 
 /// Bytes kept of the program's stderr.
 const MOST_COMPLAINTS: u64 = 4096;

@@ -21,9 +21,9 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::{WaitOutcome, cannot_start, end_group, open, wait};
-use crate::system::host::User;
 use crate::system::pid::Process;
 use crate::system::privilege::Identity;
+use crate::system::users::User;
 use crate::system::{ffi, watchdog};
 
 /// Exit codes of a program that is not there and of one that cannot be executed, as in a shell.

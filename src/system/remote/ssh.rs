@@ -20,6 +20,7 @@ use crate::domain::remote::{
 };
 use crate::system::git::Git;
 use crate::system::host::{self, since_boot};
+use crate::system::packages;
 use crate::system::process::DuplexChild;
 use crate::system::remote::denied;
 use crate::system::remote::duplex_stream::{self, CONNECT, DuplexStream, GitConversation};
@@ -216,7 +217,7 @@ impl<'a> SshRoute<'a> {
 fn start(argv: &[OsString]) -> Result<DuplexChild> {
     DuplexChild::start(argv, &[("GIT_PROTOCOL", "version=2")]).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
-            anyhow!("ssh is not installed\nhint: {}", host::install_command("openssh-client"))
+            anyhow!("ssh is not installed\nhint: {}", packages::install_command("openssh-client"))
         }
         _ => Error::new(error).context("cannot start ssh"),
     })

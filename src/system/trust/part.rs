@@ -8,7 +8,7 @@ use rustix::fs::FileType;
 
 use super::WriteFault;
 use crate::domain::text::EscapeControls;
-use crate::system::host::{self, GroupKey};
+use crate::system::users::{self, GroupKey};
 
 /// A directory, link or file that an untrusted user can change.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl UntrustedPart {
     /// Shell command that removes the write access.
     pub fn remedy(&self) -> String {
         let path = shell_quoted(&self.path);
-        let us = host::user_name(self.uid);
+        let us = users::user_name(self.uid);
         match self.fault {
             WriteFault::Owner(_) if self.kind == FileType::Symlink => {
                 format!("chown -h {us} {path}")
@@ -46,7 +46,7 @@ impl UntrustedPart {
     /// Entry for `trusted` that would permit it; `None` where that would admit everybody.
     pub fn trustee(&self) -> Option<String> {
         match self.fault {
-            WriteFault::Owner(uid) | WriteFault::AclUser(uid) => Some(host::user_name(uid)),
+            WriteFault::Owner(uid) | WriteFault::AclUser(uid) => Some(users::user_name(uid)),
             WriteFault::Group(gid) | WriteFault::AclGroup(gid) => {
                 Some(format!("@{}", group_name(gid)))
             }
@@ -57,7 +57,7 @@ impl UntrustedPart {
     /// The user who could work there instead; `None` where not a single user is concerned.
     pub fn other_user(&self) -> Option<String> {
         match self.fault {
-            WriteFault::Owner(uid) => Some(host::user_name(uid)),
+            WriteFault::Owner(uid) => Some(users::user_name(uid)),
             _ => None,
         }
     }
@@ -67,17 +67,17 @@ impl fmt::Display for UntrustedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display().to_string();
         let path = path.escape_controls();
-        let us = host::user_name(self.uid);
+        let us = users::user_name(self.uid);
         match self.fault {
             WriteFault::Owner(uid) => {
-                write!(f, "{path} belongs to {}", host::user_name(uid))?;
+                write!(f, "{path} belongs to {}", users::user_name(uid))?;
             }
             WriteFault::Everyone => write!(f, "{path} can be written by every user")?,
             WriteFault::Group(gid) => {
                 write!(f, "{path} can be written by the group {}", group_name(gid))?;
             }
             WriteFault::AclUser(uid) => {
-                write!(f, "{path} can be written by {} (ACL)", host::user_name(uid))?;
+                write!(f, "{path} can be written by {} (ACL)", users::user_name(uid))?;
             }
             WriteFault::AclGroup(gid) => {
                 write!(f, "{path} can be written by the group {} (ACL)", group_name(gid))?;
@@ -96,7 +96,7 @@ impl std::error::Error for UntrustedPart {}
 
 /// Name of group `gid`, or the number.
 fn group_name(gid: u32) -> String {
-    let group = host::group_members(GroupKey::Number(gid)).ok().flatten();
+    let group = users::group_members(GroupKey::Number(gid)).ok().flatten();
     group.map_or_else(|| gid.to_string(), |group| group.name)
 }
 

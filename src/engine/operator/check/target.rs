@@ -11,7 +11,7 @@ use crate::engine::discovery::{RepoEntry, safe_paths};
 use crate::engine::finding::{CheckFinding, FindingLevel};
 use crate::engine::repository::{Repository, targets};
 use crate::engine::run::scripts;
-use crate::system::host::User;
+use crate::system::users::User;
 use crate::system::{permissions, release};
 
 /// The findings for the target of `repo` that need no clone.

@@ -17,9 +17,9 @@ use crate::engine::error::WorkerError;
 use crate::engine::finding::RepoFindings;
 use crate::engine::repository::limits;
 use crate::engine::request::{ProgressSink, RunHistory};
-use crate::system::host::User;
 use crate::system::pid::Process;
 use crate::system::process::{ChildAgent, ChildFinish, OutputMode};
+use crate::system::users::User;
 
 /// The maximum of bytes that a helper may answer.
 const MOST_ANSWERED: usize = 16 << 20;

@@ -15,9 +15,10 @@ use anyhow::{Error, Result, anyhow};
 use crate::domain::hash;
 use crate::domain::remote::{ConnectionSettings, RemoteFailure};
 use crate::system::files;
-use crate::system::host::{User, since_boot};
+use crate::system::host::since_boot;
 use crate::system::remote::address::RemoteAddress;
 use crate::system::remote::duplex_stream::CONNECT;
+use crate::system::users::User;
 
 /// The most processes that use one server at once: sshd lets ten sessions share a connection by default.
 const MOST: usize = 8;
