@@ -66,11 +66,10 @@ pub fn work(
     loop {
         // Judges all files that the pass may read or write, before it touches any of them.
         ownership::prepare_to_write(&repo.path, &repo.trust)?;
-        let Some(git_dir) = git_dir_of(&repo.path) else {
-            return match reopen(context, repo) {
-                Err(reason) => Err(reason),
-                Ok(_) => bail!("{} is gone", repo.path.display()),
-            };
+        let git_dir = match git_dir_of(&repo.path) {
+            Some(git_dir) => git_dir,
+            // A link to it, or nothing.
+            None => reopen(context, repo)?.git.git_dir().to_owned(),
         };
         let mut records = RepoRecords::of(&git_dir, &repo.path);
         records.make(&git_dir)?;

@@ -21,15 +21,6 @@ use crate::system::files;
 /// Bytes of the file of a ref.
 const MOST: u64 = 4096;
 
-/// When the new name of a file must be on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NameSync {
-    /// Before anything else happens.
-    Now,
-    /// At any time: a power cut may bring the old content back.
-    Later,
-}
-
 /// A lock file of git's, which is removed again unless it becomes the ref.
 struct RefLock<'a> {
     path: &'a Path,
@@ -48,7 +39,9 @@ impl Drop for RefLock<'_> {
 
 impl Git {
     /// Points the ref `name` at `to`; `from` is what it must point at now, `None`: anything. `false`: nothing
-    /// was done, because it is no ref with a file and a log of its own, is locked, or is elsewhere.
+    /// was done, because it is no ref with a file and a log of its own, is locked, or is elsewhere. A branch
+    /// that `is_checked_out` is on disk afterwards; of any other ref a power cut may bring the old target
+    /// back.
     ///
     /// # Errors
     /// When the disk fails.
@@ -57,7 +50,7 @@ impl Git {
         name: &str,
         (from, to): (Option<Commit>, Commit),
         message: &str,
-        sync: NameSync,
+        is_checked_out: bool,
     ) -> Result<bool> {
         self.plain_ref(name)?;
         let path = self.git_dir().join(name);
@@ -66,8 +59,6 @@ impl Git {
         let is_now =
             || Some(Commit(content(&path)?)).filter(|now| from.is_none_or(|from| from == *now));
         // git logs the moves of the checked-out branch in the log of HEAD as well, if there is one.
-        let head = self.repo.find_reference("HEAD");
-        let is_checked_out = head.is_ok_and(|head| head.symbolic_target() == Ok(Some(name)));
         let log_of_head = is_checked_out.then(|| self.git_dir().join("logs/HEAD"));
         let log_of_head = log_of_head.filter(|log| log.symlink_metadata().is_ok());
         let logs: Vec<_> = iter::once(log).chain(log_of_head).collect();
@@ -93,7 +84,7 @@ impl Git {
         logs.iter().try_for_each(|log| append(log, &line)).with_context(failed)?;
         std::fs::rename(&lock_path, &path).with_context(failed)?;
         lock.is_renamed = true;
-        if let (NameSync::Now, Some(dir)) = (sync, path.parent()) {
+        if let (true, Some(dir)) = (is_checked_out, path.parent()) {
             files::Dir::open(dir).and_then(|dir| dir.sync()).with_context(failed)?;
         }
         Ok(true)

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, CWD};
 
 use super::error::{explained, patiently};
-use super::loose_refs::NameSync;
 use super::ownership::{self, RefFile};
 use super::{Git, Head, commit_of, missing};
 use crate::domain::git::{Commit, RefName};
@@ -54,7 +53,7 @@ impl Git {
     /// # Errors
     /// When it cannot be written.
     pub fn set_ref(&self, name: &str, to: Commit, message: &str) -> Result<()> {
-        if self.move_loose_ref(name, (None, to), message, NameSync::Later)? {
+        if self.move_loose_ref(name, (None, to), message, false)? {
             return Ok(());
         }
         self.repo
@@ -120,13 +119,14 @@ impl Git {
         let moved_by_hand = || {
             format!("{name} was moved by another process meanwhile\nhint: the next tick retries")
         };
+        let is_checked_out = self.has_checked_out(branch)?;
         match self.ref_id(&name)? {
             Some(now) if now == to => {}
             Some(now) => {
                 if Some(now) != from && !self.contains(to, now)? {
                     bail!(moved_by_hand());
                 }
-                if !self.move_loose_ref(&name, (Some(now), to), message, NameSync::Now)? {
+                if !self.move_loose_ref(&name, (Some(now), to), message, is_checked_out)? {
                     let (from, to) = (self.oid(&now.0)?, self.oid(&to.0)?);
                     patiently(|| {
                         let moved = self.repo.reference_matching(&name, to, true, from, message);
@@ -147,14 +147,17 @@ impl Git {
                 self.follow(branch, remote)?;
             }
         }
-        match self.head()? {
-            Head::Branch(current, _) if current == *branch => Ok(()),
-            _ => self
-                .repo
-                .set_head(&name)
-                .map_err(|error| explained(&error))
-                .with_context(|| format!("HEAD cannot be put on {name}")),
+        if is_checked_out {
+            return Ok(());
         }
+        self.repo
+            .set_head(&name)
+            .map_err(|error| explained(&error))
+            .with_context(|| format!("HEAD cannot be put on {name}"))
+    }
+
+    fn has_checked_out(&self, branch: &RefName) -> Result<bool> {
+        Ok(matches!(self.head()?, Head::Branch(current, _) if current == *branch))
     }
 
     /// Renames the checked-out branch to `branch` where the two cannot both exist, as `main` and `main/v2`.
