@@ -31,8 +31,8 @@ impl<'sandbox> Container<'sandbox> {
         let container = buildah(&["from", "--pull-never", image.trim()]);
         let root = PathBuf::from(buildah(&["mount", container.trim()]).trim());
         let config = described["Docker"]["config"].clone();
-        // What a runtime mounts.
-        for dir in ["proc", "dev"] {
+        // What a runtime mounts, and a volume of the person who publishes.
+        for dir in ["proc", "dev", "data"] {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
         Self { sandbox, root, config }
@@ -141,9 +141,9 @@ const LISTEN: &str = "[listen]\nevery = \"1s\"\n";
 #[test]
 fn the_agent_alone_publishes_what_is_pushed_as_the_first_process() {
     let config = format!(
-        "{LISTEN}[repo.ops]\nurl = \"/srv/ops.git\"\nmode = \"checkout\"\ntarget = \"/root/gitrepo/site\"\n"
+        "{LISTEN}[repo.ops]\nurl = \"/srv/ops.git\"\nmode = \"checkout\"\ntarget = \"/data/site\"\n"
     );
-    lives("agent-image-amd64.tar", &config, &[("page", "one\n")], "root/gitrepo/site/page");
+    lives("agent-image-amd64.tar", &config, &[("page", "one\n")], "data/site/page");
 }
 
 #[test]
