@@ -28,11 +28,7 @@ pub fn parse(line: &[OsString]) -> Result<Cli, EarlyExit> {
     let mut program = program(Cli::command());
     let found = program.try_get_matches_from_mut(line);
     let error = match found.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => {
-            // To drop it takes as long as to parse the line, and the process ends soon.
-            std::mem::forget(program);
-            return Ok(cli);
-        }
+        Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
     let help = || self::program(help::for_people(Cli::command()));

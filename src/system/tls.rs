@@ -1,6 +1,7 @@
 //! Trusted CAs for TLS, of the system or of a `ca_file`, and readable messages for TLS errors. Reads
 //! files; makes no connection.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,8 +10,7 @@ use chrono::{DateTime, Local, Utc};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::UnixTime;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ConfigBuilder, PeerIncompatible,
     PeerMisbehaved, RootCertStore,
@@ -60,9 +60,8 @@ pub fn builder(ca_file: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, Wan
         None => Arc::new(BundleVerifier::new(system_bundle()?, Arc::clone(&provider))),
         Some(file) => {
             let pem =
-                read(file).with_context(|| format!("ca_file {} cannot be used", file.display()))?;
-            let trusted: Vec<_> =
-                CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+                open(file).with_context(|| format!("ca_file {} cannot be used", file.display()))?;
+            let trusted: Vec<_> = bundle::certificates(&pem, |_| true).collect();
             let mut roots = RootCertStore::empty();
             let (added, _) = roots.add_parsable_certificates(trusted.iter().cloned());
             ensure!(added > 0, "none of its certificates can be read\n{REMEDY}");
@@ -84,22 +83,21 @@ pub fn bundle() -> Option<PathBuf> {
     named.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|file| file.exists()))
 }
 
-fn system_bundle() -> Result<Vec<u8>> {
+fn system_bundle() -> Result<File> {
     let file = bundle().context(
         "no CA bundle was found on this system\n\
          hint: install the package ca-certificates, or name a file in ca_file",
     )?;
-    read(&file).with_context(|| format!("{} cannot be used", file.display()))
+    open(&file).with_context(|| format!("{} cannot be used", file.display()))
 }
 
 const REMEDY: &str = "hint: correct ca_file, or leave it out to trust what this system trusts";
 
-/// Reads a file that holds a certificate in PEM format.
-fn read(file: &Path) -> Result<Vec<u8>> {
+/// Opens a file that holds a certificate in PEM format.
+fn open(file: &Path) -> Result<File> {
     // Distributions install symbolic links there.
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let pem =
-        files::read_small(&target, CAP)?.with_context(|| format!("it is not there\n{REMEDY}"))?;
+    let pem = files::open_plain(&target)?.with_context(|| format!("it is not there\n{REMEDY}"))?;
     ensure!(bundle::has_certificates(&pem), "it holds no certificate in PEM format\n{REMEDY}");
     Ok(pem)
 }

@@ -3,11 +3,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use memchr::memmem;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -15,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::CAP;
 use super::certificate::names;
 
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -23,11 +26,15 @@ const END: &[u8] = b"-----END CERTIFICATE-----";
 const HEAD: usize = 384;
 /// The bytes of a line.
 const LINE: usize = 48;
+/// The bytes of a bundle that are read at a time.
+const PIECE: usize = 32 << 10;
+/// The usual size of a certificate's text.
+const USUAL: usize = 4 << 10;
 
 /// Verifies servers by their chain of certificates up to a CA of a bundle.
 pub(super) struct BundleVerifier {
-    /// The bundle as it was read: decoded, it is needed for the moment of a handshake only.
-    pem: Vec<u8>,
+    /// The bundle, which is read for the moment of a handshake only.
+    pem: File,
     provider: Arc<CryptoProvider>,
 }
 
@@ -39,7 +46,7 @@ impl fmt::Debug for BundleVerifier {
 
 impl BundleVerifier {
     /// Trusts the CAs in `pem`.
-    pub(super) fn new(pem: Vec<u8>, provider: Arc<CryptoProvider>) -> Self {
+    pub(super) fn new(pem: File, provider: Arc<CryptoProvider>) -> Self {
         Self { pem, provider }
     }
 
@@ -52,11 +59,13 @@ impl BundleVerifier {
         roots.add_parsable_certificates(certificates(&self.pem, |subject| {
             issuers.contains(subject)
         }));
-        let mut others = certificates(&self.pem, |_| true);
-        while roots.is_empty()
-            && let Some(other) = others.next()
-        {
-            roots.add_parsable_certificates([other]);
+        if roots.is_empty() {
+            let mut others = certificates(&self.pem, |_| true);
+            while roots.is_empty()
+                && let Some(other) = others.next()
+            {
+                roots.add_parsable_certificates([other]);
+            }
         }
         roots
     }
@@ -105,34 +114,68 @@ impl ServerCertVerifier for BundleVerifier {
     }
 }
 
-/// Whether `pem` seems to hold a certificate.
-pub(super) fn has_certificates(pem: &[u8]) -> bool {
-    memmem::find(pem, BEGIN).is_some()
+/// Reads a file from its beginning, without its own offset: several handshakes may read it at once.
+struct FromStart<'a>(&'a File, u64);
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read_at(into, self.1)?;
+        self.1 += count as u64;
+        Ok(count)
+    }
 }
 
-/// The certificates in `pem` whose subject `is_wanted`, in DER, without other things that are there.
+/// The lines of each certificate in `pem`, without other things that are there. A part of a bundle at a time
+/// is in memory.
+fn blocks(pem: &File) -> impl Iterator<Item = Vec<u8>> {
+    let mut reader = BufReader::with_capacity(PIECE, FromStart(pem, 0).take(CAP));
+    let mut line = Vec::new();
+    std::iter::from_fn(move || {
+        let mut block = None::<Vec<u8>>;
+        loop {
+            line.clear();
+            if reader.read_until(b'\n', &mut line).ok()? == 0 {
+                return None;
+            }
+            if line.starts_with(BEGIN) {
+                block = Some(Vec::with_capacity(USUAL));
+            } else if line.starts_with(END) && block.is_some() {
+                return block;
+            } else if let Some(block) = &mut block {
+                block.extend_from_slice(&line);
+            }
+        }
+    })
+}
+
+/// Whether `pem` seems to hold a certificate.
+pub(super) fn has_certificates(pem: &File) -> bool {
+    blocks(pem).next().is_some()
+}
+
+/// The certificates in `pem` whose subject `is_wanted`, in DER.
 ///
 /// The decoder of rustls is made for keys: it takes the same time whatever they are, and far longer.
-fn certificates(
-    pem: &[u8],
+pub(super) fn certificates(
+    pem: &File,
     is_wanted: impl Fn(&[u8]) -> bool,
 ) -> impl Iterator<Item = CertificateDer<'static>> {
     let mut bytes = Vec::with_capacity(HEAD + LINE);
-    memmem::find_iter(pem, BEGIN).filter_map(move |at| {
-        let block = pem.get(at..)?;
-        let block = block.get(..memmem::find(block, END)? + END.len())?;
-        let lines = block.get(BEGIN.len()..block.len() - END.len())?;
+    blocks(pem).filter_map(move |lines| {
         bytes.clear();
         // A beginning without the whole subject is no reason to leave it out.
-        let is_plain = decode(lines, HEAD, &mut bytes);
+        let is_plain = decode(&lines, HEAD, &mut bytes);
         if is_plain && names(&bytes).is_some_and(|names| !is_wanted(names.subject)) {
             return None;
         }
         bytes.clear();
-        let whole = match decode(lines, usize::MAX, &mut bytes) {
+        let whole = match decode(&lines, usize::MAX, &mut bytes) {
             true => CertificateDer::from(bytes.clone()),
             // Lines of an odd length.
-            false => CertificateDer::from_pem_slice(&[block, b"\n"].concat()).ok()?,
+            false => {
+                let block = [BEGIN, b"\n", &lines, END, b"\n"].concat();
+                CertificateDer::from_pem_slice(&block).ok()?
+            }
         };
         names(&whole).is_none_or(|names| is_wanted(names.subject)).then_some(whole)
     })
@@ -171,9 +214,11 @@ mod tests {
         ] {
             let theirs = CertificateDer::pem_slice_iter(text.as_bytes());
             let theirs: Vec<_> = theirs.filter_map(Result::ok).collect();
-            let ours: Vec<_> = certificates(text.as_bytes(), |_| true).collect();
+            let mut file = tempfile::tempfile().unwrap();
+            io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            let ours: Vec<_> = certificates(&file, |_| true).collect();
             assert_eq!(ours, theirs, "{text}");
-            assert_eq!(has_certificates(text.as_bytes()), !theirs.is_empty(), "{text}");
+            assert_eq!(has_certificates(&file), !theirs.is_empty(), "{text}");
         }
     }
 }
