@@ -11,7 +11,7 @@ use crate::servers::{Face, Https, Sshd};
 
 /// What a server has; libnss-extrausers is a name service of its own, as LDAP's is.
 const PACKAGES: &str = "cron,ca-certificates,curl,openssh-client,libnss-extrausers";
-const DEBIANS: [(&str, &str); 2] = [("bare-debian-11", "bullseye"), ("bare-debian-12", "bookworm")];
+const SUITES: [(&str, &str); 2] = [("bare-debian-11", "bullseye"), ("bare-debian-12", "bookworm")];
 
 /// A machine of this Debian that sees the release as `/srv/dist`, and a key in `/srv/signers` that has signed it.
 pub fn machine(name: &str, suite: &str) -> MachineCopy {
@@ -31,7 +31,7 @@ fn revisions(machine: &MachineCopy) -> Vec<String> {
 
 #[test]
 fn the_static_program_lives_on_each_debian_from_installation_to_removal() {
-    for (name, suite) in DEBIANS {
+    for (name, suite) in SUITES {
         let machine = machine(name, suite);
         let install = "sh /srv/dist/install.sh --signers /srv/signers";
         machine.sh(install).ok();
@@ -79,7 +79,7 @@ fn the_static_program_lives_on_each_debian_from_installation_to_removal() {
 
 #[test]
 fn the_package_is_installed_upgraded_and_removed_on_each_debian() {
-    for (name, suite) in DEBIANS {
+    for (name, suite) in SUITES {
         let machine = machine(name, suite);
         let package = artefact("push-me-pull-you_", "_amd64.deb");
         let package = format!("/srv/dist/{}", text(Path::new(package.file_name().unwrap())));
@@ -99,7 +99,7 @@ fn the_package_is_installed_upgraded_and_removed_on_each_debian() {
 
 #[test]
 fn a_user_that_only_a_name_service_knows_works_with_all_its_groups() {
-    for (name, suite) in DEBIANS {
+    for (name, suite) in SUITES {
         let machine = machine(name, suite);
         machine.sh("sh /srv/dist/install.sh --signers /srv/signers").ok();
         machine.write(

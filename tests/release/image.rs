@@ -31,8 +31,8 @@ impl<'sandbox> Container<'sandbox> {
         let container = buildah(&["from", "--pull-never", image.trim()]);
         let root = PathBuf::from(buildah(&["mount", container.trim()]).trim());
         let config = described["Docker"]["config"].clone();
-        // What a runtime mounts.
-        for dir in ["proc", "dev"] {
+        // What a runtime mounts, and a volume of the person who publishes.
+        for dir in ["proc", "dev", "data"] {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
         Self { sandbox, root, config }
@@ -46,7 +46,7 @@ impl<'sandbox> Container<'sandbox> {
         [words("Entrypoint"), words(key)].concat()
     }
 
-    fn start(&self) -> Child {
+    fn start(&self) -> RunningContainer {
         let script = "
             root=$1; shared=$2; shift 2
             mount --bind $root $root; mount -t proc proc $root/proc
@@ -68,12 +68,12 @@ impl<'sandbox> Container<'sandbox> {
             ])
             .args(["sh", text(&self.root), text(&self.sandbox.path("server"))])
             .args(self.command("Cmd"));
-        command.spawn().unwrap()
+        RunningContainer(command.spawn().unwrap())
     }
 
     /// The process that is PID 1 in the container.
-    fn first(child: &Child) -> u32 {
-        let children = format!("/proc/{0}/task/{0}/children", child.id());
+    fn first(running: &RunningContainer) -> u32 {
+        let children = format!("/proc/{0}/task/{0}/children", running.0.id());
         let mut first = None;
         wait_until("the first process is there", || {
             let read = fs::read_to_string(&children).unwrap_or_default();
@@ -97,6 +97,16 @@ impl<'sandbox> Container<'sandbox> {
     }
 }
 
+/// The process outside of the namespaces; with it, everything inside ends.
+struct RunningContainer(Child);
+
+impl Drop for RunningContainer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn lives(archive: &str, config: &str, files: &[(&str, &str)], shown: &str) {
     let sandbox = Sandbox::new();
     sandbox.serve("ops", files);
@@ -105,8 +115,8 @@ fn lives(archive: &str, config: &str, files: &[(&str, &str)], shown: &str) {
         assert!(container.config["Volumes"][volume].is_object(), "{:#}", container.config);
     }
     fs::write(container.root.join("etc/pmpy/agent.toml"), config).unwrap();
-    let mut child = container.start();
-    let first = Container::first(&child);
+    let mut running = container.start();
+    let first = Container::first(&running);
     let page = container.root.join(shown);
     wait_until("the first revision is deployed", || {
         fs::read_to_string(&page).is_ok_and(|text| text == "one\n")
@@ -123,7 +133,7 @@ fn lives(archive: &str, config: &str, files: &[(&str, &str)], shown: &str) {
     assert!(said.contains("ops") && said.contains("current"), "{said}");
 
     Ran::of(Command::new("kill").arg(first.to_string())).ok();
-    assert_eq!(child.wait().unwrap().code(), Some(0), "it ends as it was asked to");
+    assert_eq!(running.0.wait().unwrap().code(), Some(0), "it ends as it was asked to");
 }
 
 const LISTEN: &str = "[listen]\nevery = \"1s\"\n";
@@ -131,9 +141,9 @@ const LISTEN: &str = "[listen]\nevery = \"1s\"\n";
 #[test]
 fn the_agent_alone_publishes_what_is_pushed_as_the_first_process() {
     let config = format!(
-        "{LISTEN}[repo.ops]\nurl = \"/srv/ops.git\"\nmode = \"checkout\"\ntarget = \"/root/gitrepo/site\"\n"
+        "{LISTEN}[repo.ops]\nurl = \"/srv/ops.git\"\nmode = \"checkout\"\ntarget = \"/data/site\"\n"
     );
-    lives("agent-image-amd64.tar", &config, &[("page", "one\n")], "root/gitrepo/site/page");
+    lives("agent-image-amd64.tar", &config, &[("page", "one\n")], "data/site/page");
 }
 
 #[test]
