@@ -191,16 +191,16 @@ fn pass<'a>(
     if let Some(pack) = size_limits::oversized_pack(repository.git.git_dir()) {
         bail!(pack);
     }
-    match recover::recover(context, lock, &repository)? {
+    match recover::recover(context, lock, repository)? {
         RecoveryOutcome::Nothing => {}
         RecoveryOutcome::Whole => *repository = reopen(context, repo)?,
         RecoveryOutcome::Blocked => return Ok(()),
     }
     stale_files::stale(repository.git.git_dir(), host::now())?;
     watchdog::begin(limits::LOOKING, 2 * limits::evaluation_timeout(&repo.settings));
-    restore::restore_lost_releases(&repository);
-    persist_request(&repository, order)?;
-    scripts::adopt_id(&repository)?;
+    restore::restore_lost_releases(repository);
+    persist_request(repository, order)?;
+    scripts::adopt_id(repository)?;
     let backoff = order.request.backoff();
     let (mut journal, mut listed) = (None, false);
     // One round to fetch, one to deploy; a tip that moves between the two is left to the next tick.
@@ -226,11 +226,11 @@ fn pass<'a>(
         if let Some(reason) = seen.damaged {
             bail!(reason);
         }
-        match decide(&seen, &repository.policy(&seen), order.request, now).plan {
+        match decide(&seen, repository.policy(&seen), order.request, now).plan {
             Plan::Fetch { tip } => {
-                deploy::wait_for_git_locks(&repository)?;
+                deploy::wait_for_git_locks(repository)?;
                 journal = Some(lock.begin(order.request.trigger, &context.node.boot_id, now)?);
-                if !fetch::fetch(&repository, tip, backoff, progress)? {
+                if !fetch::fetch(repository, tip, backoff, progress)? {
                     return lock.remove_journal();
                 }
             }
@@ -241,7 +241,7 @@ fn pass<'a>(
                 };
                 watchdog::begin("applying it", limits::STANDSTILL);
                 let branches = (seen.local_branch.as_ref(), seen.branch.as_ref());
-                return deploy::deploy(&repository, lock, journal, &act, branches);
+                return deploy::deploy(repository, lock, journal, &act, branches);
             }
             Plan::Publish(plan) => {
                 let trigger = order.request.trigger;
@@ -251,17 +251,17 @@ fn pass<'a>(
                 };
                 if !plan.fetch {
                     watchdog::begin("publishing it", limits::STANDSTILL);
-                    return multi_ref::carry_out(&repository, lock, begun, &plan, trigger);
+                    return multi_ref::carry_out(repository, lock, begun, &plan, trigger);
                 }
-                deploy::wait_for_git_locks(&repository)?;
+                deploy::wait_for_git_locks(repository)?;
                 journal = Some(begun);
                 // Without a fresh list no ref is known to be gone.
                 let listing = repository.records.listing()?;
-                let Some(tips) = upstream_refs::upstream(&repository, &polled, listing.as_ref())
+                let Some(tips) = upstream_refs::upstream(repository, &polled, listing.as_ref())
                 else {
                     break;
                 };
-                if !fetch::fetch_all_refs(&repository, &polled, &tips, backoff, progress)? {
+                if !fetch::fetch_all_refs(repository, &polled, &tips, backoff, progress)? {
                     return lock.remove_journal();
                 }
                 listed = !polled.is_doubtful();
