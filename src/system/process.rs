@@ -187,7 +187,7 @@ pub fn lost_reader() -> bool {
 /// it.
 ///
 /// # Errors
-/// When there is no such process, or it sends no job within [`FIRST_WORD`].
+/// When there is no such process, or it sends no job within ten seconds.
 pub fn job<T: DeserializeOwned>() -> Result<(UnixStream, T)> {
     let line =
         std::io::stdout().as_fd().try_clone_to_owned().context("standard output is closed")?;

@@ -226,7 +226,7 @@ fn pass<'a>(
         if let Some(reason) = seen.damaged {
             bail!(reason);
         }
-        match decide(&seen, repository.policy(&seen), order.request, now).plan {
+        match decide(&seen, &repository.policy(&seen), order.request, now).plan {
             Plan::Fetch { tip } => {
                 deploy::wait_for_git_locks(repository)?;
                 journal = Some(lock.begin(order.request.trigger, &context.node.boot_id, now)?);
