@@ -34,9 +34,13 @@ const UNSHOWN: Duration = Duration::from_secs(1);
 /// # Errors
 /// When there is no tick, or the repository is gone.
 pub fn run_for_tick(helper: Option<&Context>, log_args: Vec<OsString>) -> Result<ExitStatus> {
-    let (line, WorkerInput { repo, job, settings }) = process::job()
+    let (line, WorkerInput { repo, path, job, settings }) = process::job()
         .context("this command is for ticks; a person works with: agent tick REPO")?;
-    let own = settings.map(|settings| Context { log_args, ..Context::handed_over(settings) });
+    let own = settings.map(|settings| {
+        let mut context = Context { log_args, ..Context::handed_over(settings) };
+        context.put_path(&repo, path.into());
+        context
+    });
     let context = own.as_ref().or(helper).context("the tick sent no settings")?;
     context.wire.fetch_over(Relay::over(line));
     work(context, &repo, &job)

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,13 @@ impl Context {
         let HandedSettings { world, part, stack, trusted, repos } = handed;
         let settings = Settings::handed_over(world, trusted, repos);
         Self { part, stack, ..Self::bare(settings, Host::current()) }
+    }
+
+    /// Sets the path of the repository `name`.
+    pub fn put_path(&mut self, name: &str, path: PathBuf) {
+        if let Some(repo) = Arc::make_mut(&mut self.settings).repos.get_mut(name) {
+            repo.path = Some(path);
+        }
     }
 
     /// Builds a context without part and stack.

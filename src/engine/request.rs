@@ -1,5 +1,6 @@
 //! Requests to a tick and to a worker. Knows the request, not how it is carried out.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -17,6 +18,8 @@ use crate::engine::context::HandedSettings;
 pub struct WorkerInput {
     /// The name of the repository.
     pub repo: String,
+    /// The path of its clone, as it was configured or found; it may be in no character set.
+    pub path: OsString,
     /// The job.
     pub job: WorkerJob,
     /// The settings of the repository; `None`: the worker has them from its helper's input.

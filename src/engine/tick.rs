@@ -241,6 +241,7 @@ fn ours(
     progress: &ProgressSink,
     report: &dyn Fn(&RepoReport, bool),
 ) -> Vec<RepoReport> {
+    let pool = options.map(|options| WorkerPool::new(context, options, progress, &repositories));
     let round = |repositories: Vec<RepoEntry>, options: Option<&TickOptions>| {
         let task = |repo: RepoEntry| {
             let is_asked = options.is_some_and(|options| {
@@ -258,14 +259,13 @@ fn ours(
         }
     };
     let mut looked: Vec<RepoReport> = Vec::new();
-    let Some(options) = options else {
+    let (Some(options), Some(pool)) = (options, pool) else {
         poll_scheduler::all(round(repositories, None), |it| {
             report(&it, true);
             looked.push(it);
         });
         return looked;
     };
-    let pool = WorkerPool::new(context, options, progress);
     thread::scope(|scope| {
         poll_scheduler::all(round(repositories, Some(options)), |it| {
             if let Some(PollTraffic(bytes)) = it.polled {

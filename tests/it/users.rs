@@ -438,7 +438,7 @@ fn after_a_chown_in_a_script_the_remedy_stays_in_view_and_nothing_false_is_said(
     machine.tick().exits(1);
     for _ in 0..2 {
         machine.tick();
-        assert_eq!(machine.state("ops"), "broken");
+        assert_eq!(machine.state("ops"), "broken", "{:#}", machine.row("ops"));
         let shown = machine.agent(&["status"]).exits(1).stdout;
         let explained = machine.agent(&["explain", "ops"]).ok().stdout;
         for text in [&shown, &explained] {

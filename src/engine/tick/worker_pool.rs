@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::mem;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::engine::context::Context;
-use crate::engine::discovery;
+use crate::engine::discovery::{self, RepoEntry};
 use crate::engine::error::WorkerError;
 use crate::engine::repository::{limits, observe};
 use crate::engine::request::{ProgressSink, TickOptions, WorkerInput};
@@ -34,6 +35,8 @@ pub struct WorkerPool<'a> {
     context: &'a Context,
     options: &'a TickOptions,
     progress: &'a ProgressSink<'a>,
+    /// The paths of repositories whose names do not tell them.
+    paths: BTreeMap<String, PathBuf>,
     book: Mutex<PoolBook>,
 }
 
@@ -55,13 +58,21 @@ pub struct WorkerResult {
 }
 
 impl<'a> WorkerPool<'a> {
-    /// A pool without work. `progress` receives the progress events of its workers.
+    /// A pool without work, for some of `repositories`. `progress` receives the progress events of its
+    /// workers.
     pub fn new(
         context: &'a Context,
         options: &'a TickOptions,
         progress: &'a ProgressSink<'a>,
+        repositories: &[RepoEntry],
     ) -> Self {
-        Self { context, options, progress, book: Mutex::default() }
+        let root = &context.settings.world.root;
+        let is_odd = |repo: &&RepoEntry| {
+            repo.settings.path.is_none() && repo.listed != root.join(&repo.name)
+        };
+        let odd = repositories.iter().filter(is_odd);
+        let paths = odd.map(|repo| (repo.name.clone(), repo.listed.clone())).collect();
+        Self { context, options, progress, paths, book: Mutex::default() }
     }
 
     /// Queues work on the repository `name`; it starts at once, or when a worker is free. `scope` ends when
@@ -108,11 +119,15 @@ impl<'a> WorkerPool<'a> {
 
     fn work(&self, name: &str) -> Result<WorkerResult> {
         let args = worker_args(self.context, self.options);
-        let settings = discovery::handed_to_workers(self.context, name);
+        let mut settings = discovery::handed_to_workers(self.context, name);
+        // Its name does not tell the path of a clone without an entry, where that is no text.
+        let path = self.paths.get(name).cloned().or(settings.path.take()).unwrap_or_default();
+        settings.path = None;
         let limit = limits::work(&settings);
         let (mut worker, line) = ChildAgent::start(&args, self.context.helper_input.as_deref())?;
         let input = WorkerInput {
             repo: name.to_owned(),
+            path: path.into_os_string(),
             job: self.options.job(),
             settings: (self.context.helper_input.is_none())
                 .then(|| self.context.hand_over([(name.to_owned(), settings)].into())),

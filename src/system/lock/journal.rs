@@ -283,15 +283,21 @@ pub fn journal(records: &RepoRecords) -> Result<Option<Journal>> {
     let found = Journal::parse(&bytes).map_err(Into::into);
     let found = found.and_then(|journal| records.belonging(journal));
     let found = found.unwrap_or_else(|_: anyhow::Error| Journal::damaged());
-    Ok(Some(ended(records, &found).unwrap_or(found)))
+    Ok(Some(ended(records, &found)?.unwrap_or(found)))
 }
 
 /// The last phase of the run of `journal`; `None`: it was not reached, or a power cut took what was written
 /// about it.
-fn ended(records: &RepoRecords, journal: &Journal) -> Option<Journal> {
-    let bytes = files::read_small(&records.private.join(ENDED), MOST).ok()??;
-    let ended = records.belonging(Journal::parse(&bytes).ok()?).ok()?;
-    (ended.id == journal.id).then_some(ended)
+///
+/// # Errors
+/// When it is there and cannot be read: then the scripts must not run again.
+fn ended(records: &RepoRecords, journal: &Journal) -> Result<Option<Journal>> {
+    let Some(bytes) = files::read_small(&records.private.join(ENDED), MOST)? else {
+        return Ok(None);
+    };
+    let ended = Journal::parse(&bytes).map_err(Into::into);
+    let ended = ended.and_then(|ended| records.belonging(ended));
+    Ok(ended.ok().filter(|ended| ended.id == journal.id))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ fn nine_are_done_next_to_a_line_that_misbehaves() {
     for (behaviour, ill) in [
         (Behaviour::BlackHole, Ill::Hangs),
         (Behaviour::ResetAfter(0), Ill::Fails),
-        (Behaviour::ResetAfter(2_000), Ill::Fails),
+        (Behaviour::ResetAfter(1_000), Ill::Fails),
         (Behaviour::FlipBitOf(1_000), Ill::Fails),
         (Behaviour::Flood(b"flood".repeat(1_000)), Ill::Fails),
         (Behaviour::ResetEverySecond, Ill::Heals),
