@@ -435,7 +435,7 @@ impl RepoRecords {
         Ok(self.private.join("changed"))
     }
 
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.private.join(name);
         files::read_small(&path, CAP).map_err(|error| self.with_remedy(error))
     }

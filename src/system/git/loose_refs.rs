@@ -52,7 +52,9 @@ impl Git {
         message: &str,
         is_checked_out: bool,
     ) -> Result<bool> {
-        self.plain_ref(name)?;
+        if self.plain_ref(name).is_err() {
+            return Ok(false);
+        }
         let path = self.git_dir().join(name);
         let lock_path = self.git_dir().join(format!("{name}.lock"));
         let log = self.git_dir().join("logs").join(name);

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::git::{Commit, ObjectFormat, RefName};
 use crate::domain::repository::action::{Outcome, Trigger};
+use crate::system::host;
 use crate::system::pid::Process;
 use crate::system::repo_state::ids::ContainsIds;
 use crate::system::repo_state::{RepoRecords, is_newer};
-use crate::system::{files, host};
 
 /// Name of the journal's file.
 pub(super) const JOURNAL: &str = "journal";
@@ -21,8 +21,6 @@ pub(super) const JOURNAL: &str = "journal";
 const FORMAT: u32 = 2;
 /// Name of the file with the last phase of a run, next to the journal.
 pub(super) const ENDED: &str = "ended";
-/// The largest journal, in bytes.
-const MOST: u64 = 64 << 10;
 
 /// Phase of a run, and all that is needed to repair it after a crash.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -276,7 +274,7 @@ impl JournalV1 {
 /// while fetching: the lock, not the journal, keeps runs apart.
 pub fn journal(records: &RepoRecords) -> Result<Option<Journal>> {
     let path = records.private.join(JOURNAL);
-    let Some(bytes) = files::read_small(&path, MOST)? else { return Ok(None) };
+    let Some(bytes) = records.read(JOURNAL)? else { return Ok(None) };
     if is_newer(&bytes, FORMAT) {
         bail!("{} was written by a newer agent\nhint: let that one finish its run", path.display());
     }
@@ -292,9 +290,7 @@ pub fn journal(records: &RepoRecords) -> Result<Option<Journal>> {
 /// # Errors
 /// When it is there and cannot be read: then the scripts must not run again.
 fn ended(records: &RepoRecords, journal: &Journal) -> Result<Option<Journal>> {
-    let Some(bytes) = files::read_small(&records.private.join(ENDED), MOST)? else {
-        return Ok(None);
-    };
+    let Some(bytes) = records.read(ENDED)? else { return Ok(None) };
     let ended = Journal::parse(&bytes).map_err(Into::into);
     let ended = ended.and_then(|ended| records.belonging(ended));
     Ok(ended.ok().filter(|ended| ended.id == journal.id))
@@ -303,6 +299,7 @@ fn ended(records: &RepoRecords, journal: &Journal) -> Result<Option<Journal>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::files;
     use crate::system::lock::CurrentAction;
 
     /// The journal of an agent that has format 1, when a script has failed. `PHASE` is the phase.
