@@ -11,7 +11,7 @@ const CONFIGURATION: &str = "docs/configuration.md";
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a build script asks cargo by the environment, and writes for nobody but the build"
+    reason = "a build script asks cargo by the environment, and writes for the build alone"
 )]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build");

@@ -1,5 +1,5 @@
 //! The hidden commands of workers: `worker` works on one repository and may run longer than its tick,
-//! two more handle packs. Decides nothing.
+//! and two more handle packs. Decides nothing.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

@@ -144,10 +144,7 @@ impl ActionLock {
     /// When it cannot be read or removed: the journal must then stay, because without it our own file
     /// would hold the repository as a foreign one does.
     pub fn remove_current_action(&self, journal: &Journal) -> Result<()> {
-        match read_current_action(&self.records)? {
-            Some(found) if found.is_of(journal) => files::remove(&self.records.public, CURRENT),
-            _ => Ok(()),
-        }
+        self.remove_own_current_action(journal, files::remove)
     }
 
     /// As [`ActionLock::remove_current_action`], before something else syncs its directory.
@@ -155,10 +152,16 @@ impl ActionLock {
     /// # Errors
     /// When it cannot be read or removed.
     pub fn remove_current_action_lazily(&self, journal: &Journal) -> Result<()> {
+        self.remove_own_current_action(journal, files::remove_lazily)
+    }
+
+    fn remove_own_current_action(
+        &self,
+        journal: &Journal,
+        remove: impl FnOnce(&Path, &str) -> Result<()>,
+    ) -> Result<()> {
         match read_current_action(&self.records)? {
-            Some(found) if found.is_of(journal) => {
-                files::remove_lazily(&self.records.public, CURRENT)
-            }
+            Some(found) if found.is_of(journal) => remove(&self.records.public, CURRENT),
             _ => Ok(()),
         }
     }

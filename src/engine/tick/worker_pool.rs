@@ -121,8 +121,8 @@ impl<'a> WorkerPool<'a> {
         let args = worker_args(self.context, self.options);
         let mut settings = discovery::handed_to_workers(self.context, name);
         // Its name does not tell the path of a clone without an entry, where that is no text.
-        let path = self.paths.get(name).cloned().or(settings.path.take()).unwrap_or_default();
-        settings.path = None;
+        let path = settings.path.take();
+        let path = self.paths.get(name).cloned().or(path).unwrap_or_default();
         let limit = limits::work(&settings);
         let (mut worker, line) = ChildAgent::start(&args, self.context.helper_input.as_deref())?;
         let input = WorkerInput {

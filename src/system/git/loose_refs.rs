@@ -1,6 +1,6 @@
 //! Moves a ref that has a file of its own, as git does: lock, content, log, name. libgit2 syncs, for each
 //! ref, its file, its log and the directories of both, or nothing at all. Only the content has to be on disk
-//! before the name: then the ref is whole after a power cut, and nobody needs its log.
+//! before the name: then the ref is whole after a power cut, and its log is not needed.
 //!
 //! It moves only what is as simple as that. Any other ref is left to libgit2.
 
@@ -72,7 +72,7 @@ impl Git {
             OpenOptions::new().write(true).create_new(true).custom_flags(creation).open(&lock_path);
         let Ok(file) = made else { return Ok(false) };
         let mut lock = RefLock { path: &lock_path, file, is_renamed: false };
-        // Under the lock nobody who keeps to git's rules moves it.
+        // Under the lock no process that keeps to git's rules moves it.
         let Some(now) = is_now() else { return Ok(false) };
         if now == to {
             return Ok(true);
