@@ -10,9 +10,14 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::scope::{PollScope, RefKinds, RefTip};
 use super::git::{Commit, RefName, Remote};
+use crate::domain::followed::ChosenTag;
 use crate::domain::git::ObjectFormat;
 use crate::domain::text::EscapeControls;
+use crate::domain::versions::TagPattern;
+
+mod scope;
 
 /// Two object formats that cannot be mixed in one repository. In an error's chain it carries the format
 /// of a remote, independent of the other messages.
@@ -109,67 +114,24 @@ pub fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// The branch or refs that a poll asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PollScope {
-    /// This branch.
-    Branch(RefName),
-    /// This branch, and where the remote's HEAD is.
-    WithHead(RefName),
-    /// The remote's default branch.
-    Default,
-    /// Every ref of some kinds, and the tip of this branch, or of the default branch without one.
-    Every {
-        /// The branch; `None`: the default branch.
-        branch: Option<RefName>,
-        /// The kinds of refs.
-        kinds: RefKinds,
-    },
-}
-
-/// The kinds of refs that a poll asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RefKinds {
-    /// Refs below `refs/heads/`.
-    pub branches: bool,
-    /// Refs below `refs/tags/`.
-    pub tags: bool,
-}
-
-/// A branch or a tag of a remote.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RefTip {
-    /// The full name, which is foreign text and may be one that git does not allow.
-    pub name: String,
-    /// The object: a commit, or the tag object of an annotated tag.
-    pub id: Commit,
-}
-
-impl PollScope {
-    /// The branch that is asked for by its name; `None`: the default branch.
-    pub fn branch(&self) -> Option<&RefName> {
-        match self {
-            Self::Branch(branch) | Self::WithHead(branch) => Some(branch),
-            Self::Every { branch, .. } => branch.as_ref(),
-            Self::Default => None,
-        }
-    }
-}
-
 /// The answer of a remote to a poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollAnswer {
     /// The branch of this answer; `None` when the remote is empty and no branch was named.
     pub branch: Option<RefName>,
-    /// The tip; `None` when there is no such branch.
+    /// The tip; `None` when there is no such branch, or no tag that matches.
     pub tip: Option<Commit>,
+    /// The newest tag that matches; `None`: none does, or no tag is followed.
+    pub tag: Option<ChosenTag>,
     /// All requested refs, by name; empty when one branch was requested.
     pub refs: Vec<RefTip>,
     /// The branch of the remote's HEAD; `None`: not asked for, or not known for certain.
     pub head: Option<RemoteHead>,
-    /// Where there is no tip: short names of branches, else of tags, that the remote has; empty when it
-    /// has no refs.
+    /// Where there is no tip: short names of branches, else of tags, that the remote has (of tags, else of
+    /// branches, where a tag is followed); empty when it has no refs.
     pub others: Vec<String>,
+    /// The branch is missing, and the remote has a tag of its name.
+    pub is_tag: bool,
     /// How the remote was polled.
     pub way: RemoteHints,
 }
@@ -184,8 +146,9 @@ pub struct RemoteHead {
 }
 
 impl PollAnswer {
-    /// The reason for `no-ref` in this answer of `remote`; `None`: it has the branch, or no refs at all.
-    pub fn no_ref(&self, remote: &Remote) -> Option<String> {
+    /// The reason for `no-ref` in this answer of `remote` to a poll for `wanted`; `None`: it has the branch or a
+    /// tag that matches, or no refs at all.
+    pub fn no_ref(&self, remote: &Remote, wanted: &PollScope) -> Option<String> {
         if self.tip.is_some() || self.others.is_empty() {
             return None;
         }
@@ -196,7 +159,19 @@ impl PollAnswer {
             names.push("…".to_owned());
         }
         let names = names.join(", ");
+        if let Some(pattern) = wanted.pattern() {
+            let why = self.why_no_tag(pattern, wanted);
+            let pattern = pattern.as_str().escape_controls();
+            return Some(format!(
+                "{remote} has no tag that matches \"{pattern}\"{why}; it has {names}\n\
+                 hint: push such a tag, or correct tag"
+            ));
+        }
         Some(match &self.branch {
+            Some(branch) if self.is_tag => format!(
+                "{remote} has no branch {branch}, but a tag of that name\n\
+                 hint: to follow the tag, set tag = \"{branch}\" in place of branch"
+            ),
             Some(branch) => format!(
                 "{remote} has no branch {branch}; it has {names}\n\
                  hint: push that branch, or follow another one: set branch"
@@ -206,6 +181,31 @@ impl PollAnswer {
                  hint: correct HEAD at the remote, or set branch"
             ),
         })
+    }
+}
+
+impl PollAnswer {
+    /// Why tags that match do not count; empty: none matches.
+    fn why_no_tag(&self, pattern: &TagPattern, wanted: &PollScope) -> String {
+        let tags = || {
+            let named = |tip: &'_ RefTip| tip.name.strip_prefix("refs/tags/").map(str::to_owned);
+            self.refs.iter().filter_map(move |tip| Some((named(tip)?, tip.id)))
+        };
+        let names: Vec<String> = tags().map(|(name, _)| name).collect();
+        let left_out = pattern.pre_releases_left_out(names.iter().map(String::as_str));
+        if let Some(first) = left_out.first() {
+            let first = first.escape_controls();
+            return format!(
+                ", only pre-releases such as {first}, which count where the pattern names one, as v*-* does"
+            );
+        }
+        let Some(scope) = wanted.tag_scope() else { return String::new() };
+        match tags().find(|(_, id)| scope.no_commits.contains(id)) {
+            Some((name, _)) => {
+                format!(" and names a commit: {} names none", name.escape_controls())
+            }
+            None => String::new(),
+        }
     }
 }
 

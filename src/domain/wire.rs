@@ -13,8 +13,9 @@ mod refs;
 
 pub use answers::{FetchParser, FetchPart};
 pub use refs::{
-    AdvertisedRef, Advertisement, AdvertisementParser, Capabilities, ProtocolVersion, RefsAnswer,
-    answer, ls_refs, prefixes, read_advertisement, read_ls_refs, ref_name, selected_refs,
+    AdvertisedRef, Advertisement, AdvertisementParser, Capabilities, ProtocolVersion, RefQuery,
+    RefsAnswer, answer, chosen_tag, ls_refs, read_advertisement, read_ls_refs, ref_name,
+    selected_refs,
 };
 
 /// The longest pkt-line in bytes, including its length field.

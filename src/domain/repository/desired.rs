@@ -20,7 +20,7 @@ pub enum ActionTarget {
 
 impl ActionTarget {
     /// The commit itself, or the upstream tip that is merged.
-    pub(in crate::domain) fn upstream(self) -> Commit {
+    pub fn upstream(self) -> Commit {
         let (Self::Commit(commit) | Self::MergeOf(commit)) = self;
         commit
     }
@@ -41,6 +41,9 @@ pub(in crate::domain) fn goal(seen: &Observed, policy: &Policy) -> DesiredHead {
     let go = |commit| DesiredHead::Go { target: ActionTarget::Commit(commit), saves_head: false };
     if let Some(pin) = &seen.pin {
         return DesiredHead::Go { target: ActionTarget::Commit(pin.revision), saves_head: true };
+    }
+    if let Some(last) = seen.way_back() {
+        return DesiredHead::Go { target: ActionTarget::Commit(last), saves_head: true };
     }
     let (tip, fetched) = match (seen.upstream, seen.head) {
         (UpstreamTip::Tip { commit, fetched }, _) => (commit, fetched),
@@ -90,9 +93,10 @@ pub(in crate::domain) fn goal(seen: &Observed, policy: &Policy) -> DesiredHead {
 impl Observed {
     /// Whether `hold` in the `.pmpy.toml` of `revision` counts: not on the way back, not where it was deployed
     /// already, and not when a person accepted the revision.
-    pub(in crate::domain) fn is_held_by(&self, revision: Commit) -> bool {
+    pub fn is_held_by(&self, revision: Commit) -> bool {
         let passed = [self.accepted, self.unheld, self.acted];
-        self.pin.is_none() && !passed.contains(&Some(revision))
+        let is_way_back = self.way_back() == Some(revision);
+        self.pin.is_none() && !is_way_back && !passed.contains(&Some(revision))
     }
 
     /// Whether an `accept` of `revision` passes its own hold and nothing else.
@@ -101,6 +105,17 @@ impl Observed {
             verdict.revision == revision && matches!(verdict.finding, Finding::Held { .. })
         };
         self.refs.is_none() && self.lost.is_none() && self.verdict.as_ref().is_some_and(is_held)
+    }
+
+    /// Whether `revision` was refused because of its signature, and no person accepted it.
+    pub fn is_unsigned(&self, revision: Commit) -> bool {
+        let is_refused = |verdict: &RecordedFinding| match &verdict.finding {
+            Finding::Unsigned { tag, .. } => {
+                verdict.revision == revision && *tag == self.judged_tag(revision)
+            }
+            _ => false,
+        };
+        self.accepted != Some(revision) && self.verdict.as_ref().is_some_and(is_refused)
     }
 
     /// The finding of an earlier pass about `target`, when it still applies.
@@ -112,6 +127,7 @@ impl Observed {
             .map(|verdict| &verdict.finding)
             .filter(|finding| match finding {
                 Finding::Held { .. } => self.is_held_by(revision),
+                Finding::Unsigned { .. } => self.is_unsigned(revision),
                 Finding::Conflict { .. } => matches!(target, ActionTarget::MergeOf(_)),
                 Finding::Irrelevant { since_revision } => self.acted == Some(*since_revision),
                 _ => true,

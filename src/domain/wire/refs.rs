@@ -4,8 +4,9 @@
 use std::fmt::Write as _;
 
 use super::{MOST_EDGES, Packet, ProtocolError, name_of, next_packet, printable, put, put_session};
+use crate::domain::followed::{ChosenTag, ListedTag, TagScope};
 use crate::domain::git::{Commit, ObjectFormat, RefName};
-use crate::domain::remote::{PollScope, RefTip, RemoteHead};
+use crate::domain::remote::{PollScope, RefKinds, RefTip, RemoteHead};
 
 /// The limit of capability lines of one server.
 const MOST_CAPABILITIES: usize = 256;
@@ -19,37 +20,72 @@ pub struct AdvertisedRef {
     pub id: Commit,
     /// The target, for a symbolic ref; empty for a HEAD that is certainly detached.
     pub target: Option<String>,
+    /// The object behind an annotated tag, where the server was asked for it.
+    pub peeled: Option<Commit>,
+}
+
+/// The refs that a server is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RefQuery {
+    /// Full names, and prefixes with a final slash.
+    pub names: Vec<String>,
+    /// The beginning of the full names of tags that are wanted with the objects behind them.
+    pub tags: Option<String>,
+}
+
+impl RefQuery {
+    /// The refs that are needed to answer `wanted`.
+    pub fn of(wanted: &PollScope) -> Self {
+        let head = || "HEAD".to_owned();
+        let (names, tags) = match wanted {
+            PollScope::Branch(branch) => (vec![branch.local()], None),
+            PollScope::WithHead(branch) => (vec![branch.local(), head()], None),
+            PollScope::Default | PollScope::Revision(_) => (vec![head()], None),
+            PollScope::Tag(TagScope { pattern, .. }) => {
+                (vec![head()], Some(format!("{TAGS}{}", pattern.literal())))
+            }
+            PollScope::Every { followed, kinds } => {
+                let mut names = vec![followed.branch().map_or_else(head, RefName::local)];
+                names.extend(kinds.branches.then(|| BRANCHES.to_owned()));
+                names.extend(kinds.tags.then(|| TAGS.to_owned()));
+                (names, None)
+            }
+        };
+        Self { names, tags }
+    }
+
+    /// Returns `true` if the ref `name` is asked for.
+    fn covers(&self, name: &str) -> bool {
+        let is_named = |prefix: &String| {
+            name == prefix || (prefix.ends_with('/') && name.starts_with(prefix.as_str()))
+        };
+        self.names.iter().any(is_named)
+            || self.tags.as_ref().is_some_and(|prefix| name.starts_with(prefix.as_str()))
+    }
+
+    /// Returns `true` if HEAD is asked for.
+    pub fn asks_head(&self) -> bool {
+        self.names.iter().any(|name| name == "HEAD")
+    }
 }
 
 /// The target of a HEAD that is detached.
 const DETACHED: &str = "";
-
-/// The name prefixes of all refs that are needed to answer `wanted`.
-pub fn prefixes(wanted: &PollScope) -> Vec<String> {
-    match wanted {
-        PollScope::Branch(branch) => vec![branch.local()],
-        PollScope::WithHead(branch) => vec![branch.local(), "HEAD".to_owned()],
-        PollScope::Default => vec!["HEAD".to_owned()],
-        PollScope::Every { branch, kinds } => {
-            let branch = branch.as_ref().map_or("HEAD".to_owned(), RefName::local);
-            let mut prefixes = vec![branch];
-            prefixes.extend(kinds.branches.then(|| BRANCHES.to_owned()));
-            prefixes.extend(kinds.tags.then(|| TAGS.to_owned()));
-            prefixes
-        }
-    }
-}
 
 const BRANCHES: &str = "refs/heads/";
 const TAGS: &str = "refs/tags/";
 
 /// The branches and tags among `refs`, sorted by name and unique, when every ref of a kind is wanted.
 pub fn selected_refs(wanted: &PollScope, refs: &[AdvertisedRef]) -> Vec<RefTip> {
-    let PollScope::Every { kinds, .. } = wanted else { return Vec::new() };
+    let kinds = match wanted {
+        PollScope::Every { kinds, .. } => *kinds,
+        PollScope::Tag(_) => RefKinds { branches: false, tags: true },
+        _ => return Vec::new(),
+    };
     let is_wanted = |name: &str| {
         (kinds.branches && name.starts_with(BRANCHES))
             // Servers of version 0 also list the peeled value of annotated tags.
-            || (kinds.tags && name.starts_with(TAGS) && !name.ends_with("^{}"))
+            || (kinds.tags && name.starts_with(TAGS) && !name.ends_with(PEELED))
     };
     // No git server has such names; they would become separate lines of a list.
     let is_sane = |name: &str| !name.contains(char::is_control);
@@ -61,13 +97,45 @@ pub fn selected_refs(wanted: &PollScope, refs: &[AdvertisedRef]) -> Vec<RefTip> 
     tips
 }
 
-/// The request for refs with one of `prefixes`, for a server of protocol version 2.
-pub fn ls_refs(format: ObjectFormat, prefixes: &[String]) -> Vec<u8> {
+/// The end of the line of version 0, and of `info/refs`, with the object behind an annotated tag.
+const PEELED: &str = "^{}";
+
+/// The tags among `refs`, with the objects behind them.
+fn listed_tags(refs: &[AdvertisedRef]) -> Vec<ListedTag> {
+    let mut tags: Vec<ListedTag> = Vec::new();
+    for listed in refs {
+        let Some(name) = listed.name.strip_prefix(TAGS) else { continue };
+        if name.contains(char::is_control) {
+            continue;
+        }
+        match (name.strip_suffix(PEELED), tags.last_mut()) {
+            (Some(of), Some(last)) if last.name == of => last.peeled = listed.id,
+            (Some(_), _) => {}
+            (None, _) => tags.push(ListedTag {
+                name: name.to_owned(),
+                id: listed.id,
+                peeled: listed.peeled.unwrap_or(listed.id),
+            }),
+        }
+    }
+    tags
+}
+
+/// The newest tag for `wanted` among `refs`; `None`: none matches, or no tag is followed.
+pub fn chosen_tag(wanted: &PollScope, refs: &[AdvertisedRef]) -> Option<ChosenTag> {
+    ChosenTag::of(wanted.tag_scope()?, &listed_tags(refs))
+}
+
+/// The request for the refs of `query`, for a server of protocol version 2.
+pub fn ls_refs(format: ObjectFormat, query: &RefQuery) -> Vec<u8> {
     let mut out = Vec::new();
     put(&mut out, "command=ls-refs");
     put_session(&mut out, format);
+    if query.tags.is_some() {
+        put(&mut out, "peel");
+    }
     put(&mut out, "symrefs");
-    for prefix in prefixes {
+    for prefix in query.names.iter().chain(&query.tags) {
         put(&mut out, &format!("ref-prefix {prefix}"));
     }
     out.extend_from_slice(b"0000");
@@ -119,8 +187,10 @@ fn read_line(format: ObjectFormat, line: &[u8]) -> Result<AdvertisedRef, Protoco
     let id = read_id(format, fields.next().unwrap_or_default()).ok_or_else(bad)?;
     let name = fields.next().filter(|name| !name.is_empty()).ok_or_else(bad)?;
     let attributes = std::str::from_utf8(fields.next().unwrap_or_default()).unwrap_or_default();
-    let target = attributes.split(' ').find_map(|word| word.strip_prefix("symref-target:"));
-    Ok(AdvertisedRef { name: ref_name(name), id, target: target.map(str::to_owned) })
+    let attribute = |key: &str| attributes.split(' ').find_map(|word| word.strip_prefix(key));
+    let target = attribute("symref-target:").map(str::to_owned);
+    let peeled = attribute("peeled:").and_then(|id| read_id(format, id.as_bytes()));
+    Ok(AdvertisedRef { name: ref_name(name), id, target, peeled })
 }
 
 /// A ref's name as text: bytes that are no UTF-8 become `\\xFF`. The backslash, which git forbids in
@@ -175,9 +245,14 @@ pub fn answer(wanted: &PollScope, refs: &[AdvertisedRef]) -> RefsAnswer {
         listed.or(head.filter(|head| head.target.as_ref() == Some(&name))).map(|found| found.id)
     };
     let branch = wanted.branch().cloned().or(default);
-    let tip = branch.as_ref().and_then(tip_of);
+    let tag = chosen_tag(wanted, refs);
+    let tip = match (wanted.fixed(), wanted.revision()) {
+        (None, _) => branch.as_ref().and_then(tip_of),
+        (Some(_), None) => tag.as_ref().map(|tag| tag.commit),
+        (Some(_), revision) => revision,
+    };
     let head = head.zip(target).map(|(head, branch)| RemoteHead { branch, tip: Some(head.id) });
-    RefsAnswer { branch, tip, head }
+    RefsAnswer { branch, tip, tag, head }
 }
 
 /// The part of an answer to a poll that one branch needs.
@@ -185,8 +260,10 @@ pub fn answer(wanted: &PollScope, refs: &[AdvertisedRef]) -> RefsAnswer {
 pub struct RefsAnswer {
     /// The branch; `None`: there is no default branch.
     pub branch: Option<RefName>,
-    /// Its tip; `None`: the remote has no such branch.
+    /// The tip of what is followed; `None`: the remote has no such branch, or no tag that matches.
     pub tip: Option<Commit>,
+    /// The newest tag that matches; `None`: none does, or no tag is followed.
+    pub tag: Option<ChosenTag>,
     /// The branch of HEAD, where the server names it.
     pub head: Option<RemoteHead>,
 }
@@ -273,11 +350,11 @@ impl Advertisement {
     }
 }
 
-/// Parses an advertisement as its bytes arrive, and keeps only refs with one of the prefixes: a server
+/// Parses an advertisement as its bytes arrive, and keeps only refs that are asked for: a server
 /// of version 0 may list hundreds of thousands.
 #[derive(Debug)]
 pub struct AdvertisementParser {
-    prefixes: Vec<String>,
+    query: RefQuery,
     rest: Vec<u8>,
     stage: AdvertisementStage,
     said: Advertisement,
@@ -301,8 +378,8 @@ enum AdvertisementStage {
 }
 
 impl AdvertisementParser {
-    /// A parser that keeps the refs named in `prefixes`, and those below a prefix with a final slash.
-    pub fn new(prefixes: Vec<String>) -> Self {
+    /// A parser that keeps the refs that `query` asks for.
+    pub fn new(query: RefQuery) -> Self {
         let said = Advertisement {
             version: ProtocolVersion::V0,
             format: ObjectFormat::Sha1,
@@ -310,7 +387,7 @@ impl AdvertisementParser {
             refs: Vec::new(),
             shallow: Vec::new(),
         };
-        Self { prefixes, rest: Vec::new(), stage: AdvertisementStage::First, said, head: None }
+        Self { query, rest: Vec::new(), stage: AdvertisementStage::First, said, head: None }
     }
 
     /// Takes the next bytes, in pieces of any size, up to the end of the advertisement, and returns how
@@ -444,10 +521,7 @@ impl AdvertisementParser {
         }
         let mut listed = read_line(format, line)?;
         let name = listed.name.as_str();
-        let is_asked = self.prefixes.iter().any(|prefix| {
-            name == prefix || (prefix.ends_with('/') && name.starts_with(prefix.as_str()))
-        });
-        let asks_head = || self.prefixes.iter().any(|prefix| prefix == "HEAD");
+        let is_asked = self.query.covers(name);
         if name == "HEAD" {
             let mut targets = self.said.capabilities.values("symref");
             listed.target = targets.find_map(|pair| pair.strip_prefix("HEAD:")).map(str::to_owned);
@@ -461,7 +535,7 @@ impl AdvertisementParser {
         // branch.
         let may_be_head = self.head == Some(listed.id)
             && name.starts_with("refs/heads/")
-            && asks_head()
+            && self.query.asks_head()
             && (matches!(name, "refs/heads/main" | "refs/heads/master")
                 || !self.said.refs.iter().any(|known| known.name.starts_with("refs/heads/")));
         if is_asked || may_be_head {
@@ -475,11 +549,8 @@ impl AdvertisementParser {
 ///
 /// # Errors
 /// The bytes are no advertisement, or more than one.
-pub fn read_advertisement(
-    prefixes: Vec<String>,
-    bytes: &[u8],
-) -> Result<Advertisement, ProtocolError> {
-    let mut reader = AdvertisementParser::new(prefixes);
+pub fn read_advertisement(query: RefQuery, bytes: &[u8]) -> Result<Advertisement, ProtocolError> {
+    let mut reader = AdvertisementParser::new(query);
     if reader.feed(bytes)? < bytes.len() {
         return Err(ProtocolError::NotThis("sends a longer answer than is possible".to_owned()));
     }

@@ -50,7 +50,7 @@ fn the_question_for_refs_is_what_git_would_send() {
         b"0000".to_vec(),
     ]
     .concat();
-    let main = prefixes(&PollScope::Branch(branch("main")));
+    let main = RefQuery::of(&PollScope::Branch(branch("main")));
     assert_eq!(ls_refs(ObjectFormat::Sha1, &main), expected);
     let sha256 = ls_refs(ObjectFormat::Sha256, &main);
     assert!(sha256.windows(20).any(|bytes| bytes == b"object-format=sha256"));
@@ -94,6 +94,7 @@ fn only_the_exact_name_is_the_branch() {
         name: name.to_owned(),
         id: commit(id),
         target: target.map(str::to_owned),
+        peeled: None,
     };
     let main2 = [listed("refs/heads/main2", ONE, None)];
     let wanted = PollScope::Branch(branch("main"));
@@ -118,7 +119,8 @@ fn tip(wanted: &PollScope, refs: &[AdvertisedRef]) -> (Option<RefName>, Option<C
 fn a_detached_head_of_a_server_that_would_name_its_target_is_no_branch() {
     let old = format!("{ONE} HEAD\0side-band-64k object-format=sha1");
     let main = format!("{ONE} refs/heads/main");
-    let old = read_advertisement(prefixes(&PollScope::Default), &message(&[&old, &main])).unwrap();
+    let old =
+        read_advertisement(RefQuery::of(&PollScope::Default), &message(&[&old, &main])).unwrap();
     assert_eq!(tip(&PollScope::Default, &old.refs), (None, None));
     let head = format!("{ONE} HEAD");
     let new = read_ls_refs(ObjectFormat::Sha1, &message(&[&head, &main])).unwrap();
@@ -131,6 +133,7 @@ fn the_branch_of_an_old_servers_head_is_guessed_as_git_does() {
         name: name.to_owned(),
         id: commit(id),
         target: None,
+        peeled: None,
     };
     let refs = [
         listed("HEAD", ONE),
@@ -155,16 +158,17 @@ fn version_2_says_what_it_can_do() {
         "object-format=sha256",
     ]);
     for bytes in [lines.clone(), [service, lines].concat()] {
-        let said = read_advertisement(vec![], &bytes).unwrap();
+        let said = read_advertisement(RefQuery::default(), &bytes).unwrap();
         assert_eq!((said.version, said.format), (ProtocolVersion::V2, ObjectFormat::Sha256));
         assert!(said.capabilities.has("fetch") && !said.capabilities.has("fet"));
     }
-    let refused = |lines: &[&str]| read_advertisement(vec![], &message(lines)).unwrap_err();
+    let refused =
+        |lines: &[&str]| read_advertisement(RefQuery::default(), &message(lines)).unwrap_err();
     let no_fetch = refused(&["version 2", "ls-refs"]);
     assert_eq!(no_fetch.to_string(), "it does not offer fetch");
     let odd = refused(&["version 2", "ls-refs", "fetch", "object-format=md5"]);
     assert_eq!(odd.to_string(), "it names objects by \"md5\", not by a hash known here");
-    assert!(read_advertisement(vec![], b"").is_err());
+    assert!(read_advertisement(RefQuery::default(), b"").is_err());
 }
 
 #[test]
@@ -181,8 +185,9 @@ fn version_0_lists_everything_and_what_was_asked_for_is_kept() {
     let old = [pkt("version 1\n"), bytes.clone()].concat();
     for bytes in [bytes, old] {
         let names = |prefixes: &[&str]| {
-            let prefixes = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
-            let said = read_advertisement(prefixes, &bytes).unwrap();
+            let names = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
+            let query = RefQuery { names, tags: None };
+            let said = read_advertisement(query, &bytes).unwrap();
             assert!(said.capabilities.has("side-band-64k") && said.version == ProtocolVersion::V0);
             said.refs.into_iter().map(|listed| listed.name).collect::<Vec<_>>()
         };
@@ -191,7 +196,7 @@ fn version_0_lists_everything_and_what_was_asked_for_is_kept() {
         assert_eq!(names(&["HEAD"]), ["HEAD", "refs/heads/main"]);
     }
     let refs =
-        read_advertisement(prefixes(&PollScope::Default), &message(&[&lines[0]])).unwrap().refs;
+        read_advertisement(RefQuery::of(&PollScope::Default), &message(&[&lines[0]])).unwrap().refs;
     assert_eq!(tip(&PollScope::Default, &refs), (Some(branch("main")), Some(commit(ONE))));
 }
 
@@ -199,9 +204,9 @@ fn version_0_lists_everything_and_what_was_asked_for_is_kept() {
 fn an_empty_repository_of_version_0_has_no_refs() {
     let zeros = "0".repeat(64);
     let line = format!("{zeros} capabilities^{{}}\0side-band-64k object-format=sha256");
-    let said = read_advertisement(vec!["HEAD".to_owned()], &message(&[&line])).unwrap();
+    let said = read_advertisement(RefQuery::of(&PollScope::Default), &message(&[&line])).unwrap();
     assert_eq!((said.format, said.refs.len()), (ObjectFormat::Sha256, 0));
-    assert!(read_advertisement(vec![], b"0000").unwrap().refs.is_empty());
+    assert!(read_advertisement(RefQuery::default(), b"0000").unwrap().refs.is_empty());
 }
 
 #[test]
@@ -244,7 +249,7 @@ fn a_fetch_is_asked_for_in_one_message() {
 /// The capabilities of a server of version 0 that offers `words`.
 fn offered(words: &str) -> Capabilities {
     let line = format!("{ONE} HEAD\0{words}");
-    read_advertisement(vec![], &message(&[&line])).unwrap().capabilities
+    read_advertisement(RefQuery::default(), &message(&[&line])).unwrap().capabilities
 }
 
 /// The parsed parts of `bytes`, given in pieces of `size`.
