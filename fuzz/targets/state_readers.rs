@@ -71,7 +71,9 @@ fuzz_target!(|bytes: &[u8]| {
                     let journal = journal.expect("the file is there");
                     current.is_of(&journal);
                     assert!(
-                        journal.phase.step().is_none() || !journal.worker.lives() || journal.worker.pid > 0
+                        journal.phase.step().is_none()
+                            || !journal.worker.lives()
+                            || journal.worker.pid > 0
                     );
                 }
                 current.as_hold();

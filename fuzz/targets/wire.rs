@@ -6,8 +6,9 @@
 use libfuzzer_sys::fuzz_target;
 use pmpy::domain::git::{ObjectFormat, RefName};
 use pmpy::domain::remote::PollScope;
+use pmpy::domain::versions::TagPattern;
 use pmpy::domain::wire::{
-    AdvertisementParser, Capabilities, FetchParser, FetchPart, ProtocolError, answer, prefixes,
+    AdvertisementParser, Capabilities, FetchParser, FetchPart, ProtocolError, RefQuery, answer,
     read_advertisement, read_ls_refs,
 };
 
@@ -36,8 +37,13 @@ fn parts(mut answers: FetchParser, bytes: &[u8], size: usize) -> Result<Vec<u8>,
 fuzz_target!(|input: (u8, &[u8])| {
     let (size, bytes) = (usize::from(input.0.max(1)), input.1);
     let branch: RefName = "main".parse().expect("a name");
-    let wanted =
-        [PollScope::Branch(branch.clone()), PollScope::WithHead(branch), PollScope::Default];
+    let tags: TagPattern = "v*".parse().expect("a pattern");
+    let wanted = [
+        PollScope::Branch(branch.clone()),
+        PollScope::WithHead(branch),
+        PollScope::Default,
+        PollScope::Tag(tags.into()),
+    ];
 
     for format in [ObjectFormat::Sha1, ObjectFormat::Sha256] {
         match read_ls_refs(format, bytes) {
@@ -47,8 +53,8 @@ fuzz_target!(|input: (u8, &[u8])| {
     }
 
     for wanted in &wanted {
-        let whole = read_advertisement(prefixes(wanted), bytes);
-        let mut reader = AdvertisementParser::new(prefixes(wanted));
+        let whole = read_advertisement(RefQuery::of(wanted), bytes);
+        let mut reader = AdvertisementParser::new(RefQuery::of(wanted));
         let fed = bytes.chunks(size).try_fold(0, |taken, piece| Ok(taken + reader.feed(piece)?));
         let pieces = fed.and_then(|_| reader.finish());
         match (whole, pieces) {
@@ -63,7 +69,8 @@ fuzz_target!(|input: (u8, &[u8])| {
 
     let offer = format!("{} HEAD\0side-band shallow", "1".repeat(40));
     let offer = format!("{:04x}{offer}0000", offer.len() + 4);
-    let banded = read_advertisement(vec![], offer.as_bytes()).expect("an offer").capabilities;
+    let banded =
+        read_advertisement(RefQuery::default(), offer.as_bytes()).expect("an offer").capabilities;
     let old = |depth| FetchParser::v0(&banded, depth);
     let bare = || FetchParser::v0(&Capabilities::default(), 0);
     let parsers: [&dyn Fn() -> FetchParser; 4] = [&FetchParser::v2, &bare, &|| old(0), &|| old(1)];
