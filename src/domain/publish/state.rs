@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::domain::git::Commit;
 use crate::domain::repository::action::{Attempt, Outcome, TriedRevisions};
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::health::BadRevision;
 use crate::domain::repository::state::{State, rewritten};
+
+mod way_back;
 
 /// Our own record of the published refs, by full ref name.
 pub type PublishRecord = BTreeMap<String, RefRecord>;
@@ -40,6 +43,9 @@ pub struct RefRecord {
     pub moved_to: Option<String>,
     /// A revision that is not published, and why.
     pub verdict: Option<(Commit, Finding)>,
+    /// The revision that turned out bad here last, until a newer one succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad: Option<BadRevision>,
     /// Foreign content at the target, as a message; checked each time.
     #[serde(skip)]
     pub in_the_way: Option<String>,
@@ -61,6 +67,8 @@ pub struct DesiredRefs {
     pub rewrites: Option<Commit>,
     /// The new revision is an ancestor of that one.
     pub goes_back: bool,
+    /// The revision is marked as bad at this ref.
+    pub is_bad: bool,
 }
 
 /// The reason why an upstream ref is not published.
@@ -106,6 +114,9 @@ pub struct PendingRef {
     pub attempt: u32,
     /// An earlier attempt was interrupted.
     pub resumed: bool,
+    /// The bad revision that this one is gone back to from; `None`: it is not the way back.
+    #[serde(default)]
+    pub leaves: Option<Commit>,
 }
 
 /// The work to do at the targets, and the status of each ref until it is done.
@@ -139,6 +150,15 @@ pub struct RefStatus {
     pub attempt: u32,
     /// When the next attempt may start.
     pub next_try: Option<DateTime<Utc>>,
+    /// The revision that is bad here and was left, or is being left.
+    pub bad: Option<Commit>,
+}
+
+/// The revision that a ref is to show now.
+struct DueRevision {
+    revision: Commit,
+    /// The bad revision that is left for it.
+    leaves: Option<Commit>,
 }
 
 impl TargetDiff {
@@ -218,16 +238,17 @@ impl TargetDiff {
                 // The recorded attempts and findings belong to the old directory.
                 entry = &nothing;
             }
-            let (standing, is_due) = ref_status(it, entry, *revision, overrides, now);
+            let (standing, due) = ref_status(it, entry, *revision, overrides, now);
             let directory = directory.clone();
-            if is_due {
-                let before = entry.attempt.as_ref().filter(|had| had.revision == *revision);
+            if let Some(DueRevision { revision, leaves }) = due {
+                let before = entry.attempt.as_ref().filter(|had| had.revision == revision);
                 target_diff.publish.push(PendingRef {
                     name: it.name.clone(),
-                    revision: *revision,
+                    revision,
                     directory: directory.clone(),
                     attempt: before.map_or(1, Attempt::next_number),
                     resumed: before.is_some_and(|had| had.outcome == Outcome::Interrupted),
+                    leaves,
                 });
             }
             target_diff.ref_statuses.push(RefStatus { directory: Some(directory), ..standing });
@@ -271,53 +292,64 @@ impl TargetDiff {
     }
 }
 
-/// The status of a ref that is to show `revision`; `true` if it is to be published now.
+/// The status of a ref that is to show `revision`, upstream's, and what it is to show now; `None`: what it shows.
 fn ref_status(
     desired: &DesiredRefs,
     entry: &RefRecord,
     revision: Commit,
     overrides: RefOverrides,
     now: DateTime<Utc>,
-) -> (RefStatus, bool) {
+) -> (RefStatus, Option<DueRevision>) {
     let plain = recorded_status(&desired.name, entry);
     let because =
         |state, reason: String| RefStatus { state, reason: Some(reason), ..plain.clone() };
+    let when = |is_due: bool| is_due.then_some(DueRevision { revision, leaves: None });
     if let Some(what) = &entry.in_the_way {
-        return (because(State::Broken, what.clone()), false);
+        return (because(State::Broken, what.clone()), None);
+    }
+    if let Some(answer) = way_back::status(desired, entry, revision, overrides, now) {
+        return answer;
     }
     if let Some((judged, finding)) = &entry.verdict
         && *judged == revision
         && !overrides.redo
-        && !(overrides.accepted == Some(revision) && matches!(finding, Finding::Held { .. }))
+        && !(overrides.accepted == Some(revision)
+            && matches!(finding, Finding::Held { .. } | Finding::Unsigned { .. }))
     {
         let (state, reason) = finding.state_and_reason();
-        return (because(state, reason), false);
+        return (because(state, reason), None);
     }
-    if entry.shown == Some(revision) && entry.good == Some(revision) && entry.attempt.is_none() {
-        return (RefStatus { state: State::Current, ..plain }, overrides.redo);
+    if entry.is_good_at(revision) {
+        return (RefStatus { state: State::Current, ..plain }, when(overrides.redo));
     }
     if let Some(lost) = desired.rewrites
         && overrides.accepted != Some(revision)
     {
         let words = rewritten(&lost.short(), &revision.to_string(), desired.goes_back);
-        return (because(State::Rewritten, words), false);
+        return (because(State::Rewritten, words), None);
     }
     if let Some(attempt) = entry.attempt.as_ref().filter(|had| had.revision == revision) {
-        let reason = Some(format!("{} {}", revision.short(), attempt.outcome));
+        let reason = match attempt.is_of_before {
+            true => Some(attempt.sentence()),
+            false => Some(format!("{} {}", revision.short(), attempt.outcome)),
+        };
         let standing = match attempt.outcome {
-            Outcome::Deferred => RefStatus { state: State::Waiting, reason, ..plain },
+            Outcome::Deferred | Outcome::Unchecked => {
+                RefStatus { state: State::Waiting, reason, ..plain }
+            }
             _ => {
                 let (number, next_try) = (attempt.number, attempt.next_try);
-                let failing = RefStatus { state: State::Failing, reason, ..plain };
+                let state = if attempt.is_of_before { State::Refused } else { State::Failing };
+                let failing = RefStatus { state, reason, ..plain };
                 RefStatus { attempt: number, next_try, ..failing }
             }
         };
         let since = attempt.since;
-        return (RefStatus { since, ..standing }, !overrides.must_wait(attempt, now));
+        return (RefStatus { since, ..standing }, when(!overrides.must_wait(attempt, now)));
     }
     let state = if entry.shown.is_some() { State::Behind } else { State::New };
     let reason = format!("{} is known and not published yet", revision.short());
-    (because(state, reason), true)
+    (because(state, reason), when(true))
 }
 
 /// The status of the ref `name` from `entry` alone.
@@ -331,10 +363,17 @@ fn recorded_status(name: &str, entry: &RefRecord) -> RefStatus {
         since: entry.since,
         attempt: 0,
         next_try: None,
+        bad: None,
     }
 }
 
 impl RefRecord {
+    /// Whether the target shows `revision`, and every step succeeded since anything was tried here.
+    fn is_good_at(&self, revision: Commit) -> bool {
+        let is_at = self.shown == Some(revision) && self.good == Some(revision);
+        is_at && self.attempt.is_none() && self.tried.is_empty()
+    }
+
     /// Records that the target shows `revision` now, also when a person changed it.
     pub fn sees(&mut self, revision: Option<Commit>) {
         let before = std::mem::replace(&mut self.shown, revision);
@@ -395,16 +434,20 @@ impl PublishState {
         TargetDiff::between(&self.desired, &self.book, overrides, now)
     }
 
-    /// Revisions that a person may accept: they do not contain the shown one, where that is refused, or hold
-    /// themselves.
+    /// Revisions that a person may accept: they do not contain the shown one, where that is refused, hold
+    /// themselves, or turned out bad.
     pub fn acceptable(&self) -> Vec<Commit> {
         let revision = |desired: &DesiredRefs| {
             let revision = desired.release.as_ref().ok()?.0;
-            let verdict = self.book.get(&desired.name).and_then(|entry| entry.verdict.as_ref());
-            let is_held = verdict.is_some_and(|(judged, finding)| {
-                *judged == revision && matches!(finding, Finding::Held { .. })
+            let entry = self.book.get(&desired.name);
+            let verdict = entry.and_then(|entry| entry.verdict.as_ref());
+            let known = entry.and_then(|entry| entry.bad);
+            let is_bad = desired.is_bad || known.is_some_and(|bad| bad.revision == revision);
+            let is_stopped = verdict.is_some_and(|(judged, finding)| {
+                *judged == revision
+                    && matches!(finding, Finding::Held { .. } | Finding::Unsigned { .. })
             });
-            (desired.rewrites.is_some() || is_held).then_some(revision)
+            (desired.rewrites.is_some() || is_stopped || is_bad).then_some(revision)
         };
         self.desired.iter().filter_map(revision).collect()
     }
@@ -421,4 +464,11 @@ pub struct PublishPlan {
     pub publish: Vec<PendingRef>,
     /// The revision to record as deployed.
     pub record: Option<Commit>,
+}
+
+impl PublishPlan {
+    /// Whether refs leave a bad revision.
+    pub fn goes_back(&self) -> bool {
+        self.publish.iter().any(|due| due.leaves.is_some())
+    }
 }

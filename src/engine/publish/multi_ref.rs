@@ -10,28 +10,33 @@ use chrono::{DateTime, Utc};
 use crate::domain::git::Commit;
 use crate::domain::publish::rules::PublishTarget;
 use crate::domain::publish::state::{PendingRef, PublishPlan, PublishRecord, RefOverrides};
-use crate::domain::repository::action::{
-    Attempt, FinishedRun, Outcome, RunStarted, TriedRevisions, Trigger,
-};
+use crate::domain::repository::action::{FinishedRun, Outcome, RunStarted, Trigger};
+use crate::domain::repository::gate::SignatureNeed;
 use crate::domain::repository::observed::TreeRerunPolicy;
+use crate::domain::signature::allowed_signers::Signer;
 use crate::domain::text::EscapeControls;
 use crate::engine::error::one_line;
 use crate::engine::publish::hooks::RefHooks;
 use crate::engine::publish::stage::{self, ExistingRelease, ReadyTree, StageError};
-use crate::engine::repository::targets::{TargetStore, high_water, short_name};
+use crate::engine::repository::targets::{TargetStore, high_water};
 use crate::engine::repository::{Repository, tree};
 use crate::engine::run::guard::RunGuard;
+use crate::engine::run::health::{EndOfWait, HealthPrograms};
 use crate::engine::run::scripts::{self, seconds_since};
 use crate::engine::run::{log, record};
 use crate::system::git::{ACTED, Head};
+use crate::system::host;
 use crate::system::lock::{ActionLock, Journal, JournalStep};
 use crate::system::logs::{self, ActionLog};
 use crate::system::release::StagedRelease;
-use crate::system::{host, syslog};
 
+mod judge;
 mod remove;
+mod results;
 
-/// Updates the targets as `plan` says, and records the result.
+pub use results::cut_off;
+
+/// Updates the targets as `plan` says, and records the result. What is shown is checked until `end` of the wait.
 ///
 /// # Errors
 /// When the repository cannot be read, or a record cannot be written. A failure of a single ref is
@@ -41,7 +46,7 @@ pub fn carry_out(
     lock: &ActionLock,
     journal: Journal,
     plan: &PublishPlan,
-    trigger: Trigger,
+    (trigger, end): (Trigger, &dyn EndOfWait),
 ) -> Result<()> {
     let (id, since) = (journal.id.clone(), journal.since);
     // This run may have completed the deployment of the followed branch.
@@ -65,7 +70,7 @@ pub fn carry_out(
                 return Ok(());
             };
             let done = PublishRun::new(repository, &mut run, target, trigger)
-                .and_then(|publish| publish.carry_out(plan));
+                .and_then(|publish| publish.carry_out(plan, end));
             run.finish(done.map(|()| None), record_followed)
         }
         _ => {
@@ -103,12 +108,15 @@ fn step(
         branch,
         followed: None,
         reference: None,
+        tag: None,
         head: None,
         target,
         previous,
         attempt,
         resumed: false,
         log: None,
+        way_back: None,
+        leaves: None,
     })
 }
 
@@ -121,6 +129,15 @@ fn record(
     trigger: Trigger,
 ) -> Result<()> {
     let mut memory = repository.records.memory()?;
+    let mut signer = None;
+    if let Some(judge) = repository.signature_judge()?.filter(|_| memory.accepted != Some(revision))
+    {
+        match judge.judge(revision, SignatureNeed::Signed)? {
+            Ok(signed) => signer = signed.signer,
+            Err(finding) => return record::verdict(repository, revision, finding, host::now()),
+        }
+    }
+    let tag = repository.polled().tag.filter(|tag| tag.commit == revision);
     let known = repository.records.history()?;
     // Where the branch was published, its own history entry says more than one made here.
     let known = known.iter().rev().find(|run| {
@@ -134,6 +151,7 @@ fn record(
             revision,
             subject: repository.git.subject(revision),
             reference: None,
+            tag: tag.map(|tag| tag.name),
             previous: memory.acted.as_ref().map(|run| run.revision),
             trigger,
             outcome: Outcome::Succeeded,
@@ -141,10 +159,13 @@ fn record(
             seconds: seconds_since(since, host::now()),
             log: None,
             tree: repository.git.tree_of(&revision).ok(),
+            signer,
             count: 1,
             first: None,
         },
     };
+    repository.lower_seen_tag(revision)?;
+    repository.accept_applied(revision)?;
     repository.records.prepare_last_action(revision)?.commit()?;
     if known.is_none() {
         record::ended(repository, std::slice::from_ref(&finished))?;
@@ -158,31 +179,6 @@ fn record(
     repository.records.put_memory(&memory)
 }
 
-/// Records that `after` or `before` of a ref was interrupted.
-///
-/// # Errors
-/// When the record cannot be written.
-pub fn cut_off(repository: &Repository, step: &JournalStep) -> Result<()> {
-    let Some(name) = &step.reference else { return Ok(()) };
-    let mut book = repository.records.book()?;
-    let Some(entry) = book.get_mut(name) else { return Ok(()) };
-    if entry.good == Some(step.target) {
-        // The hook ended and was recorded; the run died after that.
-        return Ok(());
-    }
-    let (host, now) = (&repository.context.node.host, host::now());
-    entry.tried.add(step.target);
-    entry.attempt = Some(Attempt::after(
-        Outcome::Interrupted,
-        step.target,
-        step.attempt,
-        entry.attempt.as_ref(),
-        host,
-        now,
-    ));
-    repository.records.put_book(&book)
-}
-
 /// One run over the targets.
 struct PublishRun<'a, 'r> {
     repository: &'a Repository<'a>,
@@ -193,6 +189,10 @@ struct PublishRun<'a, 'r> {
     began: DateTime<Utc>,
     logs: BTreeMap<String, ActionLog>,
     finished: Vec<FinishedRun>,
+    /// Who signed what is published, by the names of the refs.
+    signers: BTreeMap<String, Signer>,
+    /// What succeeded last at the refs that would go back to it, by their names.
+    ways_back: BTreeMap<String, Commit>,
 }
 
 impl<'a, 'r> PublishRun<'a, 'r> {
@@ -205,18 +205,27 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         let target_store = TargetStore::make(repository, target)?;
         target_store.sweep(repository);
         let book = crate::engine::repository::targets::actual(repository)?;
-        let (logs, finished) = (BTreeMap::new(), Vec::new());
-        let began = host::now();
-        Ok(Self { repository, run, target_store, book, trigger, began, logs, finished })
+        Ok(Self {
+            repository,
+            run,
+            target_store,
+            book,
+            trigger,
+            began: host::now(),
+            logs: BTreeMap::new(),
+            finished: Vec::new(),
+            signers: BTreeMap::new(),
+            ways_back: BTreeMap::new(),
+        })
     }
 
-    fn carry_out(mut self, plan: &PublishPlan) -> Result<()> {
+    fn carry_out(mut self, plan: &PublishPlan, end: &dyn EndOfWait) -> Result<()> {
         self.remove(&plan.remove)?;
-        let staged = stage::all(self.repository, &self.target_store, &plan.publish, self.known())?;
+        let staged = self.stage(&plan.publish)?;
         let ready = self.run_before_hooks(&plan.publish, staged)?;
         let shown = self.show(ready)?;
         let left = self.remove_moved(&shown)?;
-        self.run_after_hooks(&shown)?;
+        self.judge(&shown, end)?;
         let retired = self.retire(&shown);
         // What was done is recorded even if retiring failed.
         self.save()?;
@@ -236,6 +245,42 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             logs::prune(&dir, ended)?;
         }
         Ok(())
+    }
+
+    /// Stages the trees of the refs that may be applied by their signatures, and are read only then.
+    fn stage(&mut self, pending_refs: &[PendingRef]) -> Result<Vec<Result<ReadyTree, StageError>>> {
+        let known = self.known();
+        let Some(judge) = self.repository.signature_judge()? else {
+            return stage::all(self.repository, &self.target_store, pending_refs, known);
+        };
+        let accepted = self.repository.records.memory()?.accepted;
+        let listing = self.repository.records.listing()?.unwrap_or_default();
+        let applied: Vec<Commit> = self.book.values().filter_map(|entry| entry.good).collect();
+        let (mut signed, mut refused) = (Vec::new(), Vec::new());
+        for due in pending_refs {
+            let shown = self.book.get(&due.name).and_then(|entry| entry.good);
+            let id = listing.get(&due.name).map_or(due.revision, |fetched| fetched.tip.id);
+            // A person took it as it is; what is gone back to was accepted here.
+            let verdict = match accepted == Some(due.revision) || due.leaves.is_some() {
+                true => Ok(None),
+                false => judge.judge_ref(&due.name, id, due.revision, (shown, &applied))?,
+            };
+            match verdict {
+                Ok(signer) => {
+                    self.signers.extend(signer.map(|signer| (due.name.clone(), signer)));
+                    signed.push(due.clone());
+                    refused.push(None);
+                }
+                Err(finding) => refused.push(Some(finding)),
+            }
+        }
+        let staged = stage::all(self.repository, &self.target_store, &signed, known)?;
+        let mut staged = staged.into_iter();
+        let merged = refused.into_iter().filter_map(|refused| match refused {
+            Some(finding) => Some(Err(StageError::Verdict(finding))),
+            None => staged.next(),
+        });
+        Ok(merged.collect())
     }
 
     /// Retires the surplus releases of the refs that were `shown`; returns whether there was one.
@@ -295,15 +340,17 @@ impl<'a, 'r> PublishRun<'a, 'r> {
                 at: now,
             });
             if let Some(staged) = &staged
+                && due.leaves.is_none()
                 && !self.repository.repo.settings.publish.before.is_empty()
             {
                 // Recorded before a program may kill this process.
                 self.save()?;
-                let outcome = self.with_hooks(due, |hooks, run| hooks.before(run, staged.path()));
-                let outcome = apply_error(outcome);
+                let asked = self.with_hooks(due, |hooks, run| hooks.before(run, staged.path()));
+                let (outcome, program) =
+                    asked.unwrap_or_else(|error| (judge::failed_hook(&error), None));
                 if outcome != Outcome::Succeeded {
                     let log = self.end_log(due, &outcome);
-                    self.failed(due, outcome, log);
+                    self.refused(due, outcome, program, log);
                     continue;
                 }
             }
@@ -354,39 +401,10 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         if !done.is_empty() {
             self.target_store.store.sync()?;
         }
-        if self.has_after() {
+        if self.has_programs()? {
             self.save()?;
         }
         Ok(done)
-    }
-
-    /// Runs `after` for each shown ref, and records the result.
-    fn run_after_hooks(&mut self, shown: &[PendingRef]) -> Result<()> {
-        for due in shown {
-            if let Some(entry) = self.book.get_mut(&due.name)
-                && entry.good == Some(due.revision)
-            {
-                // A revision that is deployed again is good only once `after` succeeds: a crash before
-                // that must not hide it.
-                entry.good = None;
-                self.save()?;
-            }
-            let outcome = if self.has_after() {
-                apply_error(self.with_hooks(due, |hooks, run| hooks.after(run)))
-            } else {
-                Outcome::Succeeded
-            };
-            let log = self.end_log(due, &outcome);
-            if outcome == Outcome::Succeeded {
-                self.succeeded(due, log);
-            } else {
-                self.failed(due, outcome, log);
-            }
-            if self.has_after() {
-                self.save()?;
-            }
-        }
-        Ok(())
     }
 
     /// The handling of releases that exist already.
@@ -394,27 +412,43 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         ExistingRelease::when(self.trigger)
     }
 
+    /// The reason for the run of `due`, as scripts and history have it.
+    fn trigger_of(&self, due: &PendingRef) -> Trigger {
+        if due.leaves.is_some() { Trigger::Rollback } else { self.trigger }
+    }
+
+    /// Whether programs run once a release is shown.
+    fn has_programs(&self) -> Result<bool> {
+        Ok(self.has_after() || self.has_health()?)
+    }
+
+    fn has_health(&self) -> Result<bool> {
+        let settings = &self.repository.repo.settings;
+        Ok(HealthPrograms::of(self.repository, settings)?.is_some())
+    }
+
     fn has_after(&self) -> bool {
         !self.repository.repo.settings.publish.after.is_empty()
     }
 
-    fn with_hooks(
+    fn with_hooks<T>(
         &mut self,
         due: &PendingRef,
-        run: impl FnOnce(&mut RefHooks, &mut RunGuard) -> Result<Outcome>,
-    ) -> Result<Outcome> {
+        run: impl FnOnce(&mut RefHooks, &mut RunGuard) -> Result<T>,
+    ) -> Result<T> {
         let entry = self.book.get(&due.name);
         let (previous, tried) =
             entry.map_or_else(Default::default, |entry| (entry.good, entry.tried.clone()));
         let mut step = step(self.repository, due.revision, previous, due.attempt)?;
         step.resumed = due.resumed;
         step.reference = Some(due.name.clone());
+        (step.way_back, step.leaves) = (self.ways_back.get(&due.name).copied(), due.leaves);
         let mut hooks = RefHooks {
             repository: self.repository,
             settings: &self.repository.repo.settings,
             step,
             reference: due.name.clone(),
-            trigger: self.trigger,
+            trigger: self.trigger_of(due),
             target: &self.target_store.path(&due.directory),
             tried,
             log: self.logs.remove(&due.name),
@@ -426,65 +460,6 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         outcome
     }
 
-    /// Closes the log of `due`; returns its name, or `None` where there is none.
-    fn end_log(&mut self, due: &PendingRef, outcome: &Outcome) -> Option<String> {
-        let log = self.logs.remove(&due.name)?;
-        let name = log.name().to_owned();
-        let now = host::now();
-        log.finish(now, outcome, seconds_since(self.began, now));
-        Some(name)
-    }
-
-    fn succeeded(&mut self, due: &PendingRef, log: Option<String>) {
-        let finished = self.finish(due, Outcome::Succeeded, log);
-        if let Some(entry) = self.book.get_mut(&due.name) {
-            entry.good = Some(due.revision);
-            entry.attempt = None;
-            entry.tried = TriedRevisions::default();
-        }
-        self.finished.push(finished);
-    }
-
-    fn failed(&mut self, due: &PendingRef, outcome: Outcome, log: Option<String>) {
-        let finished = self.finish(due, outcome.clone(), log);
-        let host = &self.repository.context.node.host;
-        if let Some(entry) = self.book.get_mut(&due.name) {
-            let before = entry.attempt.as_ref();
-            let at = finished.at;
-            entry.tried.add(due.revision);
-            entry.attempt =
-                Some(Attempt::after(outcome, due.revision, due.attempt, before, host, at));
-        }
-        self.finished.push(finished);
-    }
-
-    fn finish(&self, due: &PendingRef, outcome: Outcome, log: Option<String>) -> FinishedRun {
-        let at = host::now();
-        let level = match outcome {
-            Outcome::Succeeded => syslog::SyslogLevel::Info,
-            _ => syslog::SyslogLevel::Warning,
-        };
-        let (repo, name) = (&self.repository.repo.name, short_name(&due.name).escape_controls());
-        let revision = due.revision.short();
-        syslog::send(level, &format!("{repo}: {name} {revision} {outcome}"));
-        FinishedRun {
-            id: format!("{}-{}", self.run.id(), due.name),
-            at,
-            revision: due.revision,
-            subject: self.repository.git.subject(due.revision),
-            reference: Some(due.name.clone()),
-            previous: self.book.get(&due.name).and_then(|entry| entry.good),
-            trigger: self.trigger,
-            outcome,
-            attempt: due.attempt,
-            seconds: seconds_since(self.began, at),
-            log,
-            tree: self.repository.git.tree_of(&due.revision).ok(),
-            count: 1,
-            first: None,
-        }
-    }
-
     fn log_line(&self, name: &str, what: &str) {
         tracing::info!(repository = %self.repository.repo.name, reference = %name.escape_controls(), what);
     }
@@ -492,9 +467,4 @@ impl<'a, 'r> PublishRun<'a, 'r> {
     fn save(&self) -> Result<()> {
         self.repository.records.put_book(&self.book)
     }
-}
-
-/// A hook that cannot be run fails its own ref only.
-fn apply_error(outcome: Result<Outcome>) -> Outcome {
-    outcome.unwrap_or_else(|error| Outcome::Hindered { reason: one_line(&error) })
 }
