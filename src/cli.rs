@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
+use crate::domain::git::Commit;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::hold::HoldEnd;
 use crate::system::git::libgit2_version;
@@ -107,6 +108,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Explain the current state of a repository and the next step
     Explain(ExplainArgs),
+    /// Show how the files here differ from the applied revision, as git would
+    Diff(DiffArgs),
     /// List what this machine applied and what people did to it, newest first
     History(HistoryArgs),
     /// Print what the last actions printed
@@ -157,7 +160,7 @@ pub enum Command {
 }
 
 /// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--username U] [--password-file FILE]
-/// [--ca-file FILE] [--part P] [--stack S] [--schedule HOW] [--again]`
+/// [--ca-file FILE] [--allowed-signers FILE] [--since COMMIT] [--part P] [--stack S] [--schedule HOW] [--again]`
 #[derive(Args, Debug)]
 pub struct InitArgs {
     // Judged by the command: what clap refuses it prints, and this may hold a password.
@@ -182,6 +185,12 @@ pub struct InitArgs {
     /// The certificates of the authorities to trust for https; the system's by default
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// The keys of those who may sign: only what they signed is applied
+    #[arg(long, value_name = "FILE")]
+    pub allowed_signers: Option<PathBuf>,
+    /// The whole id of a commit that the first revision must descend from, signed all the way
+    #[arg(long, value_name = "COMMIT", value_parser = config::revision)]
+    pub since: Option<Commit>,
     /// Which part this machine is, such as "web"
     #[arg(long, value_parser = config::token)]
     pub part: Option<String>,
@@ -239,6 +248,14 @@ pub struct TickArgs {
     /// Wait no longer than this
     #[arg(long, value_name = "DURATION", value_parser = config::duration, requires = "wait")]
     pub timeout: Option<Duration>,
+    /// Apply the newest revision now, whatever window, min_age and rollout say; recorded with this reason
+    #[arg(
+        long = "override",
+        value_name = "REASON",
+        requires = "repos",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    pub override_reason: Option<String>,
     /// The trigger that scripts and records get
     #[arg(long)]
     pub trigger: Option<Trigger>,
@@ -283,6 +300,13 @@ pub struct ExplainArgs {
     pub repo: String,
     /// Whether this one is here, and if not, why
     pub revision: Option<String>,
+}
+
+/// `diff REPO`
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// Its name, as in status
+    pub repo: String,
 }
 
 /// `history [REPO] [-n N] [--json]`

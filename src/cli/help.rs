@@ -9,13 +9,13 @@ use clap::{Arg, Command};
 /// What a person wants, and the commands for it.
 pub const GROUPS: [(&str, &[&str]); 4] = [
     ("Set up", &["init", "schedule", "check", "forget", "demo"]),
-    ("Every day", &["status", "tick", "log", "history", "explain"]),
+    ("Every day", &["status", "tick", "log", "history", "explain", "diff"]),
     ("Stop, go back, go on", &["hold", "unhold", "rollback", "redo", "accept", "checkout"]),
     ("Work with other programs", &["listen", "notify"]),
 ];
 
 /// Each command with what can be typed and what that does.
-const EXAMPLES: [(&str, &[(&str, &str)]); 18] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 19] = [
     (
         "init",
         &[
@@ -51,6 +51,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 18] = [
             ("agent explain ops 1eb4f54", "whether this revision is here, and if not, why"),
         ],
     ),
+    ("diff", &[("agent diff ops", "what was changed here by hand")]),
     ("history", &[("agent history ops -n 50", "what was applied, and what people did")]),
     (
         "log",

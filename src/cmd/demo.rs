@@ -57,6 +57,7 @@ fn story(demo: &DemoSandbox) -> Result<()> {
     kill(demo)?;
     go_back(demo)?;
     rewrite(demo)?;
+    come_back(demo)?;
     demo.narrate("What this machine applied, newest first:")?;
     demo.agent("history", 0)?;
     let took = (host::since_boot() - began).as_secs_f64();
@@ -202,6 +203,31 @@ fn rewrite(demo: &DemoSandbox) -> Result<()> {
     let short: String = rewritten.chars().take(12).collect();
     demo.agent(&format!("accept ops {short}"), 0)?;
     demo.must_be(State::Current, &rewritten)
+}
+
+fn come_back(demo: &DemoSandbox) -> Result<()> {
+    demo.narrate(
+        "A check says whether a release is well. Where one is not, the machine goes back by itself.",
+    )?;
+    let check = "desk/bin/health/common";
+    demo.types(
+        &format!("mkdir -p {check}; echo 'grep Welcome ../../page' > {check}/health.sh"),
+        0,
+    )?;
+    let keys = "[repo.ops]\\nhealth_within = \"2s\"\\non_failure = \"rollback\"\\n";
+    demo.types(&format!("printf '{keys}' > gitrepo/.pmpy/agent.d/health.toml"), 0)?;
+    let good = demo.push("echo Welcome > ../../page", "Release 8, with a check")?;
+    demo.agent("tick", 0)?;
+    demo.must_be(State::Current, &good)?;
+    demo.push("echo Internal Server Error > ../../page", "Release 9")?;
+    demo.agent("tick", 1)?;
+    demo.agent("status", 1)?;
+    demo.must_be(State::RolledBack, &good)?;
+    demo.types("cat page", 0)?;
+    demo.narrate("A fix is applied like any other release.")?;
+    let fixed = demo.push("echo Welcome back > ../../page", "Release 10, a fix")?;
+    demo.agent("tick", 0)?;
+    demo.must_be(State::Current, &fixed)
 }
 
 /// The story's directory and its shell.

@@ -19,9 +19,17 @@ use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
 use crate::engine::operator::Explanation;
 use crate::engine::repository::limits;
+use crate::engine::run::log;
 use crate::engine::tick::user_helper::CommandExtent;
 use crate::engine::{operator, tick};
 use crate::exit::ExitStatus;
+
+mod drift;
+mod gates;
+mod rules;
+
+/// The number of lines of the output of `before`.
+const QUOTED: usize = 10;
 
 /// `agent explain REPO [REVISION]`
 ///
@@ -41,6 +49,11 @@ pub fn run(context: &Context, args: &cli::ExplainArgs) -> Result<ExitStatus> {
         Some((revision, found)) => containment(row, revision, *found),
         None => text(row, &explained, status.last_tick, status.at),
     })?;
+    if explained.containment.is_none() && row.state == State::Refused && row.attempt > 0 {
+        let lines = log::log_tail(context, &row.name, QUOTED);
+        let lines = lines.iter().map(|line| format!("  {}\n", format::escaped(line)));
+        format::print(&format!("\nWhat before printed\n{}", lines.collect::<String>()))?;
+    }
     Ok(ExitStatus::Fine)
 }
 
@@ -62,9 +75,13 @@ pub fn text(
     lines.extend(hint.map(|hint| format!("  hint: {hint}")));
     for (title, sentences) in [
         ("What was seen", observed(row, seen, policy, last_tick, now)),
-        ("Which rule applies", vec![rule(decision.rule, policy)]),
+        ("Which rule applies", vec![rules::sentence(decision.rule, policy)]),
+        ("Gates", gates::lines(seen, policy, now)),
         ("What happens next", next(row, seen, policy, decision, now)),
     ] {
+        if sentences.is_empty() {
+            continue;
+        }
         lines.push(format!("\n{title}"));
         lines.extend(sentences.into_iter().map(|sentence| format!("  {sentence}")));
     }
@@ -126,7 +143,7 @@ fn observed(
 ) -> Vec<String> {
     let mut sentences = clone_and_upstream(row, seen, policy, now);
     sentences.extend(remotes(row, seen, last_tick, now));
-    sentences.extend(runs_and_holds(row, seen, now));
+    sentences.extend(runs_and_holds(row, seen, policy, now));
     sentences
 }
 
@@ -155,28 +172,7 @@ fn clone_and_upstream(
         });
     }
     sentences.extend(targets(row));
-    let branch = match &seen.branch {
-        Some(branch) => format!("Upstream's branch {}", format::escaped(branch.as_str())),
-        None => "Upstream".to_owned(),
-    };
-    sentences.push(match seen.upstream {
-        UpstreamTip::Unknown if unread => "What is known of upstream was not read.".to_owned(),
-        UpstreamTip::Unknown => "No revision of upstream is known yet.".to_owned(),
-        UpstreamTip::Empty => match &seen.no_ref {
-            Some(why) => format!(
-                "{branch} does not exist there since {}: {}.",
-                format::when(why.since, now),
-                format::reason_and_hint(&why.reason).0
-            ),
-            None => "Upstream has no refs at all.".to_owned(),
-        },
-        UpstreamTip::Tip { commit, fetched: true } => {
-            format!("{branch} is at {}, which is fetched.", commit.short())
-        }
-        UpstreamTip::Tip { commit, fetched: false } => {
-            format!("{branch} is at {}, which is not fetched yet.", commit.short())
-        }
-    });
+    sentences.push(upstream(seen, unread, now));
     sentences.extend(seen.without_upstream.as_ref().map(|branch| {
         let branch = format::escaped(branch.as_str());
         format!(
@@ -210,6 +206,51 @@ fn clone_and_upstream(
     sentences
 }
 
+/// The sentence about what upstream has of what is followed.
+fn upstream(seen: &Observed, unread: bool, now: DateTime<Utc>) -> String {
+    let what = match (&seen.fixed, &seen.tag, &seen.branch) {
+        (Some(pattern), Some(tag), _) => {
+            let next = tag.next.as_deref();
+            let next = next.map_or(String::new(), |next| {
+                format!("; the next older one is {}", format::escaped(next))
+            });
+            format!(
+                "The newest of upstream's tags that match {} ({} of them{next})",
+                format::escaped(pattern),
+                tag.matching
+            )
+        }
+        (Some(fixed), None, _) => format!("What is followed, {},", format::escaped(fixed)),
+        (None, _, Some(branch)) => {
+            format!("Upstream's branch {}", format::escaped(branch.as_str()))
+        }
+        (None, _, None) => "Upstream".to_owned(),
+    };
+    match seen.upstream {
+        UpstreamTip::Unknown if unread => "What is known of upstream was not read.".to_owned(),
+        UpstreamTip::Unknown => "No revision of upstream is known yet.".to_owned(),
+        UpstreamTip::Empty => match &seen.no_ref {
+            Some(why) => format!(
+                "{what} does not exist there since {}: {}.",
+                format::when(why.since, now),
+                format::reason_and_hint(&why.reason).0
+            ),
+            None => "Upstream has no refs at all.".to_owned(),
+        },
+        UpstreamTip::Tip { commit, fetched: true } => {
+            format!("{what} is {}{}, which is fetched.", at(seen), seen.named(commit))
+        }
+        UpstreamTip::Tip { commit, fetched: false } => {
+            format!("{what} is {}{}, which is not fetched yet.", at(seen), seen.named(commit))
+        }
+    }
+}
+
+/// A branch is at a revision; a tag that was chosen is one.
+fn at(seen: &Observed) -> &'static str {
+    if seen.fixed.is_some() { "" } else { "at " }
+}
+
 /// The sentences about the answers of the remotes.
 fn remotes(
     row: &StatusRow,
@@ -228,6 +269,7 @@ fn remotes(
     }
     sentences.extend(
         seen.lost
+            .filter(|_| seen.lost_tag.is_none())
             .map(|lost| format!("Upstream once had {} and no longer contains it.", lost.short())),
     );
     sentences.extend(seen.unreachable.as_ref().map(|unreachable| {
@@ -263,7 +305,12 @@ fn remotes(
 }
 
 /// The sentences about the last runs, and about what a person has set.
-fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<String> {
+fn runs_and_holds(
+    row: &StatusRow,
+    seen: &Observed,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Vec<String> {
     let mut sentences = Vec::new();
     sentences.push(match seen.acted {
         Some(acted) => {
@@ -272,11 +319,12 @@ fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<S
                 subject.map_or(String::new(), |text| format!(" {}", format::escaped(text)));
             let at =
                 seen.acted_at.map_or(String::new(), |at| format!(", {}", format::when(at, now)));
-            format!("The last applied revision is {}{subject}{at}.", acted.short())
+            format!("The last applied revision is {}{subject}{at}.", seen.named(acted))
         }
         None if is_unread(row) => "Which revision was applied last was not read.".to_owned(),
         None => "No revision was applied yet.".to_owned(),
     });
+    sentences.extend(drift::sentences(seen, policy, &format::escaped(&row.name), now));
     let gaps = seen.gaps.iter().flat_map(ContentGaps::sentences);
     sentences.extend(gaps.map(|sentence| format!("{}.", format::escaped(&sentence))));
     let ignored = seen.ignored_keys.iter().map(|key| format::ignored_key(key));
@@ -304,6 +352,13 @@ fn runs_and_holds(row: &StatusRow, seen: &Observed, now: DateTime<Utc>) -> Vec<S
             format::escaped(&pin.by),
             format::when(pin.since, now)
         )
+    }));
+    sentences.extend(seen.bad.as_ref().filter(|_| row.bad.is_some()).map(|bad| {
+        let back = bad.back_since.map_or_else(
+            || "the machine is not back yet".to_owned(),
+            |since| format!("the machine is back since {}", format::when(since, now)),
+        );
+        format!("{}; {back}.", bad.sentence())
     }));
     if seen.stale_journal {
         sentences.push("An interrupted run left its journal.".to_owned());
@@ -346,67 +401,6 @@ fn targets(row: &StatusRow) -> Vec<String> {
     sentences
 }
 
-/// The sentence of a rule: one table, however long.
-fn rule(rule: Rule, policy: &Policy) -> String {
-    let sentence = match rule {
-        Rule::Inactive => "An inactive repository is not polled.",
-        Rule::ActionRuns => "An action runs. There is never a second one in the same repository.",
-        Rule::LaggingMirror => "A lagging mirror never moves a clone back.",
-        Rule::NoUpstreamBranch => "Upstream does not have the branch; the clone stays as it is.",
-        Rule::Irrelevant => "`paths` selects nothing that changed since the last applied revision.",
-        Rule::OtherFormat => {
-            "A clone cannot hold objects of two hashes; the revision that is here stays deployed."
-        }
-        Rule::UpToDate => {
-            "The revision that should be here is here and was applied: nothing to do."
-        }
-        Rule::Clone => "A repository without a clone is cloned first.",
-        Rule::Recovery => "An interrupted run is recovered before anything else, even on hold.",
-        Rule::Fetch => "A new upstream revision is fetched before the decision about it.",
-        Rule::Targets => {
-            "Each target shows the revision of its branch or tag; a target whose ref is gone is removed."
-        }
-        Rule::LocalChanges => "A local change is never written over.",
-        Rule::Deferred => "A script that said \"not now\" is run again at each tick.",
-        Rule::Interrupted => "A run that was cut off is run again.",
-        Rule::RetryDue => "The wait after the failed attempt is over.",
-        Rule::FirstDeployment => "The first revision is applied.",
-        Rule::NewRevision => "A revision other than the last applied one is applied.",
-        Rule::TriedSince => {
-            "An attempt at another revision did not succeed since, and may have changed the machine."
-        }
-        Rule::RerunDue => match policy.when {
-            RerunPolicy::Every(period) => {
-                let period = format::seconds(period.as_secs_f64());
-                return format!("`when`: the last success is longer ago than {period}.");
-            }
-            _ => "when = \"always\": every tick acts.",
-        },
-        Rule::Requested => "A person asked for it.",
-        Rule::RemoteBackoff => {
-            "A remote that refused access or asked for a pause is not polled, for five minutes at most."
-        }
-        Rule::AttemptBackoff => {
-            "A failed revision is tried again after 1, 2, 4 … minutes, at most an \
-             hour; at once when a new one arrives or a person says so."
-        }
-        Rule::Unreadable => "A clone that cannot be read safely is not changed.",
-        Rule::Hold => "A hold stops everything but the recovery of an interrupted run.",
-        Rule::Rewritten => "rewritten = \"refuse\": a rewritten history is not followed.",
-        Rule::TreeRefused => "A revision whose tree breaks the rules is never checked out.",
-        Rule::FileTooLarge => {
-            "A revision with a file that is larger than max_file is never checked out."
-        }
-        Rule::TreeHold => "The revision's own .pmpy.toml holds it, on every machine.",
-        Rule::MergeConflict => "A merge with conflicts needs a person.",
-        Rule::FastForwardOnly => {
-            "update = \"fast-forward\": local commits are neither merged nor dropped."
-        }
-        Rule::NeedsPerson => "Only a person or a new revision can change this.",
-    };
-    sentence.to_owned()
-}
-
 /// The sentences about the next step, and about what a person can do.
 fn next(
     row: &StatusRow,
@@ -425,6 +419,13 @@ fn next(
                 .to_owned(),
             format!("To watch it: agent log -f {name}"),
         ],
+        Plan::Idle if decision.rule == Rule::BadRevision => {
+            let bad = row.bad.map_or_else(String::new, |bad| bad.to_string());
+            vec![
+                "Each tick polls upstream and applies a newer revision.".to_owned(),
+                format!("To try this one once more: agent accept {name} {bad}"),
+            ]
+        }
         Plan::Idle if seen.other_format.is_some() => unblock(row, seen, &name, now),
         Plan::Idle => {
             let mut sentences =
@@ -447,7 +448,7 @@ fn next(
             vec!["The next tick recovers the interrupted run, then decides again.".to_owned()]
         }
         Plan::Fetch { tip } => {
-            vec![format!("The next tick fetches {}, then decides again.", tip.short())]
+            vec![format!("The next tick fetches {}, then decides again.", seen.named(*tip))]
         }
         Plan::Publish(plan) if plan.fetch => {
             vec!["The next tick fetches, then decides again.".to_owned()]
@@ -461,11 +462,27 @@ fn next(
             let remove = remove.map(|name| format!("It removes {}.", format::escaped(name)));
             publish.chain(remove).collect()
         }
+        Plan::Sight(Some(target)) => vec![format!(
+            "The next tick notes that {} waits, then decides again.",
+            target.upstream().short()
+        )],
+        Plan::Verify { target, .. } => vec![format!(
+            "The next tick verifies the signature of {}, then decides again.",
+            target.upstream().short()
+        )],
+        Plan::Sight(None) => vec!["The next tick notes that nothing waits any more.".to_owned()],
+        Plan::Wait { .. } | Plan::Stopped if matches!(decision.rule, Rule::Gate(_)) => {
+            gates::wait(row, seen, policy, &name, now)
+        }
         Plan::Run(_) if decision.rule == Rule::LocalChanges => vec![
             "Each tick checks again, and continues once these files are out of the way.".to_owned(),
             format!("To see them: git -C {} status", format::escaped(&row.path)),
         ],
-        Plan::Run(act) => run_in_sentences(act),
+        Plan::Look => vec![
+            "The next tick compares the files with the applied revision, then decides again."
+                .to_owned(),
+        ],
+        Plan::Run(act) => run_in_sentences(act, seen),
         Plan::Wait { until } => vec![
             format!(
                 "The next try is due {}, by the first tick after that.",
@@ -477,16 +494,16 @@ fn next(
     }
 }
 
-fn run_in_sentences(act: &PlannedAction) -> Vec<String> {
+fn run_in_sentences(act: &PlannedAction, seen: &Observed) -> Vec<String> {
     let mut sentences = Vec::new();
-    let head = act.head.map_or_else(|| "nothing".to_owned(), |head| head.short());
+    let head = act.head.map_or_else(|| "nothing".to_owned(), |head| seen.named(head));
     match act.target {
         ActionTarget::Commit(target) if act.head == Some(target) => {
-            sentences.push(format!("The next tick runs the scripts at {}.", target.short()));
+            sentences.push(format!("The next tick runs the scripts at {}.", seen.named(target)));
         }
         ActionTarget::Commit(target) => sentences.push(format!(
             "The next tick moves HEAD from {head} to {} and runs the scripts.",
-            target.short()
+            seen.named(target)
         )),
         ActionTarget::MergeOf(tip) => sentences.push(format!(
             "The next tick merges {} into {head} and runs the scripts.",
@@ -521,6 +538,10 @@ fn unblock(row: &StatusRow, seen: &Observed, name: &str, now: DateTime<Utc>) -> 
         State::Refused => "Nothing, until a revision that keeps the rules is pushed.".to_owned(),
         State::Rewritten if seen.other_format.is_some() => {
             "Nothing, until it is cloned anew or a remote has the old revisions again.".to_owned()
+        }
+        State::Rewritten if seen.lost_tag.is_some() => {
+            "Nothing, until upstream has a newer tag or the old one again, or a person takes what it has now."
+                .to_owned()
         }
         State::Rewritten => {
             "Nothing, until upstream contains the old revision again or a person takes the new one."

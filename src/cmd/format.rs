@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io;
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Duration, Local, TimeZone, Utc};
@@ -14,6 +14,8 @@ use comfy_table::{
 use crate::domain::remote::LastPoll;
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::notices::{Notice, StateChange};
+use crate::domain::repository::drift::{DriftRecord, DriftedFile};
+use crate::domain::repository::gate::GateWait;
 use crate::domain::repository::hold::Hold;
 use crate::domain::repository::state::{Severity, State, Tone};
 use crate::domain::repository::status::StatusRow;
@@ -39,6 +41,25 @@ pub fn clock(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 
 fn clock_format(at: DateTime<Utc>, now: DateTime<Utc>) -> &'static str {
     if (now - at).abs() < Duration::days(1) { "%H:%M %z" } else { "%Y-%m-%d %H:%M %z" }
+}
+
+/// A moment to come, with its weekday and how far away it is: `Mon 02:00 +0100 (in 5 h)`; with the date when it is six
+/// days or more away.
+pub fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    moment_in(&Local, at, now)
+}
+
+fn moment_in<Z>(zone: &Z, at: DateTime<Utc>, now: DateTime<Utc>) -> String
+where
+    Z: TimeZone<Offset: Display>,
+{
+    let local = at.with_timezone(zone);
+    let form = match (at - now).num_hours() {
+        ..24 if local.date_naive() == now.with_timezone(zone).date_naive() => "%H:%M %z",
+        ..144 => "%a %H:%M %z",
+        _ => "%a %Y-%m-%d %H:%M %z",
+    };
+    format!("{} ({})", local.format(form), ago(at, now))
 }
 
 /// The first half of [`when`]: `7 min ago`, `in 3 days`.
@@ -103,6 +124,9 @@ pub fn details(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
     let mut parts = Vec::new();
     if row.state == State::Held && !row.holds.is_empty() {
         parts.extend(row.holds.iter().map(|hold| held(hold, now)));
+    } else if let Some(gate) = &row.gate {
+        let command = format!("tick {}", escaped(&row.name));
+        parts.push(self::gate(gate, now).replace("tick REPO", &command));
     } else {
         parts.extend(row.reason.as_deref().map(|reason| reason_and_hint(reason).0));
     }
@@ -136,6 +160,20 @@ fn pauses(row: &StatusRow, now: DateTime<Utc>) -> Option<String> {
         .collect();
     let counts = matches!(state, State::Denied | State::Unreachable) && !pauses.is_empty();
     counts.then(|| format!("{}; now: agent tick {}", pauses.join(", "), escaped(&row.name)))
+}
+
+/// A line for each file of `found` that is named, and one for the others.
+pub fn drifted(found: &DriftRecord) -> Vec<String> {
+    let line = |file: &DriftedFile| format!("{} ({})", escaped(&file.path), file.how.as_str());
+    let others = found.files.saturating_sub(found.first.len());
+    let others = (others > 0).then(|| format!("and {others} more"));
+    found.first.iter().map(line).chain(others).collect()
+}
+
+/// A gate that is shut: why, and until when.
+pub fn gate(gate: &GateWait, now: DateTime<Utc>) -> String {
+    let until = gate.until.map(|until| moment(until, now));
+    reason_and_hint(&gate.with_moment(until.as_deref())).0
 }
 
 /// By whom, why, and until when.
@@ -175,7 +213,7 @@ pub fn notice(notice: &Notice, now: DateTime<Utc>) -> String {
     let acted = row.acted.as_ref().filter(|_| notice.change == StateChange::Better).map(|acted| {
         let subject =
             acted.subject.as_deref().map_or(String::new(), |s| format!(" {}", escaped(s)));
-        format!("{}{subject}", acted.revision.short())
+        format!("{}{subject}", acted.named())
     });
     // The notice may be read in a mail, far from the machine.
     let hint = row.reason.as_deref().and_then(|reason| reason_and_hint(reason).1);
@@ -261,8 +299,15 @@ pub fn table(rows: Vec<Vec<Cell>>, elastic: usize, width: Option<u16>) -> Vec<St
 /// # Errors
 /// When stdout cannot be written.
 pub fn print(text: &str) -> Result<()> {
-    let mut out = anstream::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    print_to(anstream::stdout().lock(), text.as_bytes())
+}
+
+/// Writes `bytes` to `out`, the standard output, as they are. A closed pipe is no error.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print_to(mut out: impl io::Write, bytes: &[u8]) -> Result<()> {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to the standard output"),
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::cmd::format;
+use crate::domain::followed::named;
 use crate::domain::repository::action::{FinishedRun, Outcome};
 use crate::domain::repository::history::{HistoryEntry, PersonAct};
 use crate::domain::repository::state::Severity;
@@ -121,7 +122,8 @@ fn what(entry: &HistoryEntry) -> String {
             let of_ref = run.reference.as_deref().map_or(String::new(), |name| {
                 format!("{} ", format::escaped(name.strip_prefix("refs/heads/").unwrap_or(name)))
             });
-            format!("{of_ref}{} {}", run.revision.short(), format::escaped(&run.subject))
+            let revision = named(run.tag.as_deref(), run.revision);
+            format!("{of_ref}{revision} {}", format::escaped(&run.subject))
         }
         HistoryEntry::Act(act) => {
             let of =
@@ -142,7 +144,10 @@ fn detail(entry: &HistoryEntry, now: DateTime<Utc>) -> Option<String> {
         }
         HistoryEntry::Run(run) => match &run.outcome {
             Outcome::Hindered { reason } => Some(format::reason_and_hint(reason).0),
-            _ => None,
+            _ => run
+                .signer
+                .as_ref()
+                .map(|it| format!("signed by {}", format::escaped(&it.to_string()))),
         },
     }
 }
@@ -255,6 +260,7 @@ mod tests {
             revision: digit.repeat(40).parse().unwrap(),
             subject: format!("subject {digit}"),
             reference: None,
+            tag: None,
             previous: None,
             trigger: Trigger::Cron,
             outcome,
@@ -262,6 +268,7 @@ mod tests {
             seconds: 0.84,
             log: Some("1.log".into()),
             tree: None,
+            signer: None,
             count: 1,
             first: None,
         }

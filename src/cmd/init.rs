@@ -34,6 +34,7 @@ pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
     let (key, known_hosts) = (whole(args.key.as_ref())?, whole(args.known_hosts.as_ref())?);
     let password_file = whole(args.password_file.as_ref())?;
     let ca_file = whole(args.ca_file.as_ref())?;
+    let signers = whole(args.allowed_signers.as_ref())?;
     let entries: Vec<InitEntry> = repos
         .iter()
         .map(|repo| InitEntry {
@@ -45,6 +46,8 @@ pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
             username: args.username.as_deref(),
             password_file: password_file.as_deref(),
             ca_file: ca_file.as_deref(),
+            signers: signers.as_deref(),
+            since: args.since,
         })
         .collect();
     // Before anything is written: an entry that contradicts the configuration stops the whole command.
@@ -136,6 +139,14 @@ fn check_arguments(
                  --{what} {asked}\nhint: change it there, or leave out --{what}"
             )));
         }
+    }
+    let is_judged = context.settings.unlisted.policy.gates.signers.is_some();
+    if args.since.is_some() && args.allowed_signers.is_none() && !is_judged {
+        return Err(UsageError(
+            "--since says from which commit on all is signed, and no file names the keys\n\
+             hint: name it: --allowed-signers FILE"
+                .to_owned(),
+        ));
     }
     let twice = |(index, repo): (usize, &NamedAddress)| {
         repos.iter().take(index).any(|other| other.name == repo.name).then(|| repo.name.clone())
@@ -278,6 +289,7 @@ fn first_tick(
         wait: LockWait::Unlimited,
         command: WorkerCommand::Follow,
         reason: None,
+        overrides: false,
         deleted: Vec::new(),
     };
     let say = |text: &str| {

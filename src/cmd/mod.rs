@@ -18,6 +18,7 @@ pub mod after_tick;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod diff;
 pub mod explain;
 pub mod forget;
 pub mod format;
@@ -86,6 +87,7 @@ fn within(context: &Context, global: &GlobalArgs, command: &Command) -> Result<E
         Command::Tick(args) => tick::run(context, global, args),
         Command::Status(args) => status::run(context, global, args),
         Command::Explain(args) => explain::run(context, args),
+        Command::Diff(args) => diff::run(context, args),
         Command::History(args) => history::run(context, args),
         Command::Log(args) => log::run(context, args),
         Command::Schedule(args) => schedule::run(context, args),
@@ -140,6 +142,7 @@ fn named(command: &Command) -> Vec<&str> {
         Command::Tick(args) => args.repos.iter().map(String::as_str).collect(),
         Command::Status(args) => args.repos.iter().map(String::as_str).collect(),
         Command::Explain(args) => vec![&args.repo],
+        Command::Diff(args) => vec![&args.repo],
         Command::History(args) => args.repo.iter().map(String::as_str).collect(),
         Command::Log(args) => vec![&args.repo],
         Command::Redo(args) => vec![&args.repo],

@@ -29,6 +29,7 @@ pub fn redo(context: &Context, global: &GlobalArgs, args: &cli::RedoArgs) -> Res
         helper::ours(context, std::slice::from_ref(&args.repo), CommandExtent::Work)?;
     let [repo] = ours.as_slice() else { return Ok(code) };
     limits::within(context, repo, operator::accepts_orders)?;
+    limits::within(context, repo, operator::can_redo)?;
     in_foreground(context, global, &repo.name, Trigger::Redo, WorkerCommand::Redo, None)
 }
 
@@ -159,6 +160,7 @@ fn in_foreground(
         wait: LockWait::Unlimited,
         command,
         reason,
+        overrides: false,
         deleted: Vec::new(),
     };
     let before = log::latest_log(context, name);

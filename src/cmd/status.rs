@@ -15,9 +15,10 @@ use super::schedule;
 use crate::cli::{self, GlobalArgs, StatusForm};
 use crate::cmd::format;
 use crate::config::AgentDirs;
+use crate::domain::followed;
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::state::{Severity, State, Tone};
-use crate::domain::repository::status::{MachineStatus, PublishedRef, StatusRow};
+use crate::domain::repository::status::{LastDeployed, MachineStatus, PublishedRef, StatusRow};
 use crate::engine::context::Context;
 use crate::engine::discovery::{self, safe_paths};
 use crate::engine::run::log;
@@ -113,7 +114,7 @@ fn once(context: &Context, global: &GlobalArgs, args: &cli::StatusArgs) -> Resul
     }
     // Only who may read the log sees it, so it is in no file and no JSON.
     let output = |row: &StatusRow| match is_own {
-        true => log::log_tail(context, &row.name, QUOTED),
+        true => log::telling_tail(context, row, QUOTED),
         false => Vec::new(),
     };
     print_status(&status, form(global, args, &output), &people)
@@ -233,7 +234,7 @@ fn below(
     let mut lines = Vec::from_iter(format::details(row, now));
     let hint = row.reason.as_deref().and_then(|reason| format::reason_and_hint(reason).1);
     lines.extend(hint.map(|hint| format!("hint: {hint}")));
-    if row.hidden_state().unwrap_or(row.state) == State::Failing {
+    if matches!(row.hidden_state().unwrap_or(row.state), State::Failing | State::RolledBack) {
         let output = (form.output)(row);
         lines.extend(output.iter().map(|line| format!("| {}", format::escaped(line))));
     }
@@ -269,10 +270,8 @@ pub fn oneline(status: &MachineStatus, now: DateTime<Utc>) -> String {
         if row.attempt > 0 {
             return format!("{name} {} (attempt {})", row.shown_state(), row.attempt);
         }
-        let revision = row
-            .acted
-            .as_ref()
-            .map_or(String::new(), |acted| format!(" {}", acted.revision.short()));
+        let revision =
+            row.acted.as_ref().map_or(String::new(), |acted| format!(" {}", acted.named()));
         format!("{name} {}{revision} {}", row.shown_state(), format::ago(row.since, now))
     }));
     parts.join(" · ") + "\n"
@@ -378,14 +377,15 @@ const SUBJECT: usize = 2;
 fn cells(row: &StatusRow, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
     let state = row.hidden_state().unwrap_or(row.state);
     let acted = row.acted.as_ref().map(|acted| acted.revision);
+    let named = row.acted.as_ref().map(LastDeployed::named);
     // What was tried, beside what was deployed before.
     let tried = row.upstream.filter(|upstream| {
         matches!(state, State::Failing | State::Waiting) && Some(*upstream) != acted
     });
-    let shown = acted.map_or_else(|| "-".to_owned(), |acted| acted.short());
+    let shown = named.unwrap_or_else(|| "-".to_owned());
     let subject = row.acted.as_ref().and_then(|acted| acted.subject.as_deref());
     let revision = match (tried, subject) {
-        (Some(tried), _) => format!("{shown} -> {}", tried.short()),
+        (Some(tried), _) => format!("{shown} -> {}", followed::named(row.tag.as_deref(), tried)),
         (None, Some(subject)) => format!("{shown} {}", format::escaped(subject)),
         (None, None) => shown,
     };
@@ -400,13 +400,17 @@ fn cells(row: &StatusRow, width: Option<u16>, now: DateTime<Utc>) -> Vec<Cell> {
 /// The lines that `-v` adds for a repository.
 fn facts(row: &StatusRow, last_tick: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<String> {
     let acted = row.acted.as_ref().map(|acted| {
-        let mut parts = vec![acted.revision.to_string()];
+        let mut parts: Vec<String> =
+            acted.tag.as_deref().map(format::escaped).into_iter().collect();
+        parts.push(acted.revision.to_string());
         parts.extend(acted.trigger.as_deref().map(format::escaped));
         parts.extend(acted.outcome.as_deref().map(format::escaped));
         parts.extend(acted.seconds.map(|seconds| format!("took {}", format::seconds(seconds))));
         parts.extend(acted.at.map(|at| format::when(at, now)));
         parts.join(", ")
     });
+    let signer = row.acted.as_ref().and_then(|acted| acted.signer.as_ref());
+    let signer = signer.map(|signer| format::escaped(&signer.to_string()));
     let conditions: Vec<_> = row.conditions.iter().map(|state| state.as_str()).collect();
     let next_try = row.next_try.map(|next| format::when(next, now));
     let facts = [
@@ -414,9 +418,11 @@ fn facts(row: &StatusRow, last_tick: Option<DateTime<Utc>>, now: DateTime<Utc>) 
         ("remote", row.remote.as_deref().map(format::escaped)),
         ("asked", format::last_poll(row, last_tick, now)),
         ("branch", row.branch.as_deref().map(format::escaped)),
+        ("tag", row.tag.as_deref().map(format::escaped)),
         ("head", row.head.map(|head| head.to_string())),
         ("upstream", row.upstream.map(|upstream| upstream.to_string())),
         ("acted", acted),
+        ("signed by", signer),
         ("conditions", Some(conditions.join(", "))),
         ("attempt", (row.attempt > 0).then(|| row.attempt.to_string())),
         ("next try", next_try),
@@ -424,6 +430,14 @@ fn facts(row: &StatusRow, last_tick: Option<DateTime<Utc>>, now: DateTime<Utc>) 
     let gaps = row.gaps.iter().flat_map(ContentGaps::sentences);
     let gaps = gaps.map(|sentence| ("left out", Some(format::escaped(&sentence))));
     let left = row.left.iter().map(|left| ("kept", Some(format::escaped(&left.sentence()))));
+    let drifted = row.drifted.iter().flat_map(|found| {
+        let compared = found.revision.map_or_else(
+            || format::when(found.at, now),
+            |of| format!("with {}, {}", of.short(), format::when(found.at, now)),
+        );
+        let files = format::drifted(found).into_iter().map(|file| ("drifted", Some(file)));
+        std::iter::once(("compared", Some(compared))).chain(files)
+    });
     let holds = row.holds.iter().map(|hold| {
         let (since, name) = (format::when(hold.since, now), format::escaped(&row.name));
         let held = format!("{}, since {since}", format::held(hold, now));
@@ -434,6 +448,7 @@ fn facts(row: &StatusRow, last_tick: Option<DateTime<Utc>>, now: DateTime<Utc>) 
         .into_iter()
         .chain(holds)
         .chain(ignored)
+        .chain(drifted)
         .chain(gaps)
         .chain(left)
         .filter_map(|(name, value)| value.map(|value| format!("{name:<11} {value}")))

@@ -10,6 +10,8 @@ use chrono::{DateTime, Utc};
 use crate::cli::{self, GlobalArgs};
 use crate::cmd::stream::LogStream;
 use crate::cmd::{after_tick, format};
+use crate::domain::followed::named;
+use crate::domain::git::Commit;
 use crate::domain::publish::state::PublishPlan;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::decision::Plan;
@@ -60,7 +62,8 @@ pub fn run(context: &Context, global: &GlobalArgs, args: &cli::TickArgs) -> Resu
             (true, Some(limit)) => LockWait::Until(host::since_boot() + limit),
         },
         command: WorkerCommand::Follow,
-        reason: None,
+        reason: args.override_reason.clone(),
+        overrides: args.override_reason.is_some(),
         deleted: Vec::new(),
     };
     perform(context, global, &options)
@@ -155,16 +158,22 @@ fn notices(context: &Context, done: &TickReport, now: DateTime<Utc>) -> String {
     for notice in &done.notices {
         text += &format::notice(notice, now);
         text.push('\n');
-        if notice.row.state == State::Failing {
-            text += &quoted(context, &notice.row.name);
+        if has_output(&notice.row) {
+            text += &quoted(context, &notice.row);
         }
     }
     text
 }
 
+/// Whether programs of the revision said why it is not applied.
+fn has_output(row: &StatusRow) -> bool {
+    matches!(row.state, State::Failing | State::RolledBack)
+        || (row.state == State::Refused && row.attempt > 0)
+}
+
 /// The end of the latest log, indented.
-fn quoted(context: &Context, name: &str) -> String {
-    let lines = log::log_tail(context, name, QUOTED);
+fn quoted(context: &Context, row: &StatusRow) -> String {
+    let lines = log::telling_tail(context, row, QUOTED);
     lines.iter().map(|line| format!("    {}\n", format::escaped(line))).collect()
 }
 
@@ -187,7 +196,7 @@ fn account(
         if let Some(acted) = acted {
             let subject = format::escaped(acted.subject.as_deref().unwrap_or_default());
             let took = acted.seconds.map(format::seconds).unwrap_or_default();
-            let revision = acted.revision.short();
+            let revision = acted.named();
             text += &format!("{name}: applied {revision} {subject} in {took}\n");
         }
         // Why nothing ran, or why it may not be the newest: said where somebody asks for this one.
@@ -201,8 +210,8 @@ fn account(
                 let hint = row.reason.as_deref().and_then(|it| format::reason_and_hint(it).1);
                 let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
                 text += &format!("{name}: {}{details}{hint}\n", row.shown_state());
-                if row.state == State::Failing && !streamed.contains(&row.name) {
-                    text += &quoted(context, &row.name);
+                if has_output(row) && !streamed.contains(&row.name) {
+                    text += &quoted(context, row);
                 }
             }
         }
@@ -220,6 +229,12 @@ fn account(
     text
 }
 
+/// A revision for people, with the followed tag where it is upstream's.
+fn shown(row: Option<&StatusRow>, revision: Commit) -> String {
+    let newest = row.filter(|row| row.upstream == Some(revision));
+    named(newest.and_then(|row| row.tag.as_deref()), revision)
+}
+
 /// The plans of a dry run.
 fn decisions(done: &TickReport, now: DateTime<Utc>) -> String {
     let mut text = String::new();
@@ -234,16 +249,29 @@ fn decisions(done: &TickReport, now: DateTime<Utc>) -> String {
                 "would clone it".to_owned()
             }
             Plan::Recover => "would recover an interrupted run".to_owned(),
-            Plan::Fetch { tip } => format!("would fetch {} and apply it", tip.short()),
+            Plan::Fetch { tip } => format!("would fetch {} and apply it", shown(row, *tip)),
+            Plan::Sight(Some(target)) => {
+                format!("would note that {} waits", target.upstream().short())
+            }
+            Plan::Verify { target, .. } => {
+                format!("would verify the signature of {}", target.upstream().short())
+            }
+            Plan::Sight(None) => "would note that nothing waits any more".to_owned(),
+            Plan::Look => "would compare its files with the applied revision".to_owned(),
+            Plan::Run(act) if act.repairs => {
+                "would write anew the files that differ, and run the scripts".to_owned()
+            }
             Plan::Run(act) => match act.target {
-                ActionTarget::Commit(commit) => format!("would apply {}", commit.short()),
+                ActionTarget::Commit(commit) => format!("would apply {}", shown(row, commit)),
                 ActionTarget::MergeOf(tip) => {
                     format!("would merge {} and apply the result", tip.short())
                 }
             },
             Plan::Publish(plan) => format!("would {}", publishing(plan)),
             // The details contain the time of the next attempt.
-            Plan::Wait { .. } if row.is_some_and(|row| row.attempt > 0) => "waits".to_owned(),
+            Plan::Wait { .. } if row.is_some_and(|row| row.attempt > 0 || row.gate.is_some()) => {
+                "waits".to_owned()
+            }
             Plan::Wait { until } => format!("waits: next try {}", format::when(*until, now)),
             Plan::Stopped => "stopped".to_owned(),
         };

@@ -56,7 +56,7 @@ pub fn run(context: &Context, name: &str, args: &cli::WorkerArgs) -> Result<Exit
         Some(revision) => WorkerCommand::Accept(revision),
         None => WorkerCommand::Follow,
     };
-    let request = ActionRequest { trigger: args.trigger, named: args.named };
+    let request = ActionRequest { trigger: args.trigger, named: args.named, overrides: false };
     work(context, name, &WorkerJob { request, wait: LockWait::No, command, reason: None })
 }
 

@@ -11,12 +11,15 @@ use serde_spanned::Spanned;
 use super::RepoMode;
 use super::list::{AbsoluteArgv, NonEmptyList, OneOrMany, PathPatternList, ProgramArgv};
 use super::value::{
-    AbsolutePath, Address, Branch, BrokerAddress, ByteSize, Cadence, DirectoryName, Line, Proxy,
-    RefPattern, RepoName, Script, SharedDir, ShortRef, Socket, Time, Token, TopicName, Variable,
-    VariableValue, Wait,
+    AbsolutePath, Address, BeforeProgram, Branch, BrokerAddress, ByteSize, Cadence, DirectoryName,
+    Line, Position, Proxy, RefPattern, RepoName, Revision, Script, SharedDir, ShortRef, Socket,
+    StaysOnFailure, Tag, Time, Token, TopicName, Variable, VariableValue, Wait, ZoneName,
 };
 use crate::domain::publish::rules::NamingRule;
+use crate::domain::repository::drift::OnDrift;
+use crate::domain::repository::health::OnFailure;
 use crate::domain::repository::observed::{OnRewrite, UpdateMethod};
+use crate::domain::repository::window::Window;
 use crate::domain::trust::Trustee;
 
 /// The keys of `agent.toml` and `agent.d/*.toml`, merged.
@@ -40,8 +43,10 @@ pub struct ConfigFile {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeSection {
+    pub name: Option<Token>,
     pub part: Option<Token>,
     pub stack: Option<Token>,
+    pub rollout_position: Option<Position>,
 }
 
 /// The keys of `[repo.NAME]` and `[defaults]`.
@@ -50,7 +55,9 @@ pub struct NodeSection {
 pub struct RepoSection {
     pub url: Option<Spanned<OneOrMany<Address>>>,
     pub path: Option<Spanned<AbsolutePath>>,
-    pub branch: Option<Branch>,
+    pub branch: Option<Spanned<Branch>>,
+    pub tag: Option<Spanned<Tag>>,
+    pub revision: Option<Spanned<Revision>>,
     pub update: Option<Spanned<UpdateMethod>>,
     pub rewritten: Option<OnRewrite>,
     pub when: Option<Spanned<Cadence>>,
@@ -82,13 +89,34 @@ pub struct RepoSection {
     #[serde(rename = "match")]
     pub matching: Option<Spanned<NonEmptyList<RefPattern>>>,
     pub keep: Option<Spanned<u32>>,
-    pub before: Option<Spanned<NonEmptyList<Script>>>,
+    pub before: Option<Spanned<NonEmptyList<BeforeProgram>>>,
     pub after: Option<Spanned<ProgramArgv>>,
     pub after_user: Option<Spanned<Line>>,
     pub shared: Option<Spanned<NonEmptyList<Spanned<SharedDir>>>>,
+    pub window: Option<Spanned<Window>>,
+    pub window_zone: Option<Spanned<ZoneName>>,
+    pub min_age: Option<Spanned<Wait>>,
+    pub rollout: Option<Spanned<Wait>>,
+    pub canaries: Option<Spanned<NonEmptyList<Line>>>,
+    pub urgent: Option<bool>,
+    pub health: Option<Spanned<AbsoluteArgv>>,
+    pub health_within: Option<Spanned<Time>>,
+    pub on_failure: Option<Spanned<OnFailure>>,
+    pub drift: Option<Spanned<OnDrift>>,
+    pub drift_every: Option<Spanned<Time>>,
+    pub drift_ignore: Option<Spanned<PathPatternList>>,
+    pub allowed_signers: Option<Spanned<AbsolutePath>>,
+    pub signed_since: Option<Spanned<Revision>>,
     pub on_action: Option<Spanned<AbsoluteArgv>>,
     pub topic_name: Option<Line>,
     pub listen_topic: Option<Spanned<OneOrMany<TopicName>>>,
+}
+
+impl RepoSection {
+    /// Whether it says what is followed.
+    pub fn follows_something(&self) -> bool {
+        self.branch.is_some() || self.tag.is_some() || self.revision.is_some()
+    }
 }
 
 /// The keys of `[bus]`.
@@ -131,6 +159,8 @@ pub struct TreeFile {
     pub scripts: Option<NonEmptyList<Script>>,
     pub timeout: Option<Time>,
     pub hold: Option<Line>,
+    pub urgent: Option<Line>,
+    pub on_failure: Option<StaysOnFailure>,
 }
 
 /// The keys of `.pmpy.toml`.

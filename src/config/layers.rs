@@ -5,18 +5,20 @@ use std::time::Duration;
 use serde_spanned::Spanned;
 
 use super::faults::{ConfigError, ConfigFaults};
-use super::file::{self, RepoSection, TreeFile};
+use super::file::{self, NodeSection, RepoSection, TreeFile};
 use super::list::NonEmptyList;
 use super::overlay::Override;
 use super::source::ConfigTexts;
 use super::value::Script;
 use super::{
-    AgentDirs, FixedKeys, PublishSettings, RepoMode, RepoSettings, Settings, TreeSettings, bus,
-    credentials, modes, webhook,
+    AgentDirs, FixedKeys, HealthSettings, PublishSettings, RepoMode, RepoSettings, Settings,
+    TreeSettings, bus, credentials, health, modes, signers, webhook,
 };
 use crate::config::path_claims;
 use crate::domain::git::Remote;
 use crate::domain::remote::ConnectionSettings;
+use crate::domain::repository::drift::{DriftPolicy, OnDrift};
+use crate::domain::repository::gate::GatePolicy;
 use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy, UpdateMethod};
 use crate::domain::text::EscapeControls;
 
@@ -35,8 +37,14 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
         world.root.clone_from(&root.0);
     }
     faults.keep(refuse_in_defaults(source, &file.defaults));
+    faults.keep(refuse_canaries(source, &file.defaults));
+    for (name, repo) in &file.repo {
+        faults.check_repo(&name.get_ref().0, refuse_canaries(source, repo));
+    }
     modes::check_modes(source, &file, &mut faults);
+    health::check_health(source, &file, &mut faults);
     credentials::check_passwords(source, &file, &mut faults);
+    signers::check_signers(source, &file, &mut faults);
     path_claims::check_paths(source, &world.root, &file, &mut faults);
     faults.keep(bus::refuse_topic_without_bus(source, &file, &file.defaults));
     for (name, repo) in &file.repo {
@@ -52,13 +60,14 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
     let repos = file.repo.iter().map(|(name, own)| {
         let name = &name.get_ref().0;
         let path = Some(path_claims::path_of(&world.root, name, own));
-        let settings = RepoSettings { path, ..repo(&file.defaults, own) };
+        let mut settings = RepoSettings { path, ..repo(&file.defaults, own) };
+        lay_node_over(&mut settings.policy.gates, &file.node);
         (name.clone(), with_faults(settings, faults.get(name)))
     });
     Ok(Settings {
         is_handed_over: false,
         repos: repos.collect(),
-        unlisted: unlisted(&file.defaults),
+        unlisted: unlisted(&file.defaults, &file.node),
         splay: file.splay.map_or(Duration::ZERO, |splay| splay.0),
         metrics_file,
         on_change: file.on_change.map(|argv| argv.0).unwrap_or_default(),
@@ -101,6 +110,8 @@ pub fn tree(text: &str) -> Result<TreeSettings, ConfigError> {
         scripts: tree.scripts.map(|scripts| scripts.0.into_iter().map(|script| script.0).collect()),
         timeout: tree.timeout.map(|time| time.0),
         hold: tree.hold.map(|reason| reason.0),
+        urgent: tree.urgent.map(|reason| reason.0),
+        stays_on_failure: tree.on_failure.is_some(),
         unknown,
     })
 }
@@ -112,8 +123,9 @@ pub fn usual() -> RepoSettings {
 
 /// The settings of a repository without an entry. It cannot have a target; a mode that needs one becomes
 /// `fetch`: running its scripts was not asked for.
-fn unlisted(defaults: &RepoSection) -> RepoSettings {
+fn unlisted(defaults: &RepoSection, node: &NodeSection) -> RepoSettings {
     let mut settings = repo(defaults, &RepoSection::default());
+    lay_node_over(&mut settings.policy.gates, node);
     if modes::needs_target(settings.mode) {
         settings.mode = RepoMode::Fetch;
     }
@@ -126,11 +138,15 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
         urls: Vec::new(),
         path: None,
         branch: None,
+        tag: None,
+        revision: None,
         policy: Policy {
             active: true,
             update: UpdateMethod::default(),
             rewritten: OnRewrite::default(),
             when: RerunPolicy::default(),
+            gates: GatePolicy::default(),
+            drift: DriftPolicy::default(),
         },
         mode: RepoMode::default(),
         poll: true,
@@ -143,6 +159,7 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
         max_file: None,
         user: None,
         publish: PublishSettings { keep: 2, ..PublishSettings::default() },
+        health: HealthSettings::default(),
         env: Default::default(),
         env_file: None,
         on_action: Vec::new(),
@@ -157,8 +174,19 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
     };
     lay_over(&mut settings, defaults);
     lay_over(&mut settings, own);
-    let rewritten = own.rewritten.or(defaults.rewritten);
-    settings.policy.rewritten = rewritten.unwrap_or(settings.mode.rewritten());
+    if settings.mode.refs().is_some() {
+        // Such a key in [defaults] is for other repositories.
+        (settings.tag, settings.revision) = (None, None);
+    }
+    if settings.mode.fetched().is_some() && settings.policy.drift.on == OnDrift::Repair {
+        settings.policy.drift.on = OnDrift::Report;
+    }
+    let is_fixed = settings.tag.is_some() || settings.revision.is_some();
+    if is_fixed {
+        settings.policy.update = UpdateMethod::Reset;
+    }
+    let usual = if is_fixed { OnRewrite::Refuse } else { settings.mode.rewritten() };
+    settings.policy.rewritten = own.rewritten.or(defaults.rewritten).unwrap_or(usual);
     settings.reach.named_hosts = settings.urls.iter().filter_map(Remote::host).collect();
     settings
 }
@@ -168,8 +196,11 @@ fn lay_over(settings: &mut RepoSettings, keys: &RepoSection) {
     if let Some(urls) = &keys.url {
         settings.urls = urls.get_ref().0.iter().map(|url| url.0.clone()).collect();
     }
-    if let Some(branch) = &keys.branch {
-        settings.branch = Some(branch.0.clone());
+    if keys.follows_something() {
+        // One of the three: an own one replaces another in [defaults].
+        settings.branch = keys.branch.as_ref().map(|branch| branch.get_ref().0.clone());
+        settings.tag = keys.tag.as_ref().map(|tag| tag.get_ref().0.clone());
+        settings.revision = keys.revision.as_ref().map(|revision| revision.get_ref().0);
     }
     if let Some(active) = keys.active {
         settings.policy.active = active;
@@ -231,6 +262,51 @@ fn lay_over(settings: &mut RepoSettings, keys: &RepoSection) {
         settings.password_ttl = ttl.get_ref().0;
     }
     lay_publish_over(&mut settings.publish, keys);
+    health::lay_over(&mut settings.health, keys);
+    lay_gates_over(&mut settings.policy.gates, keys);
+    lay_drift_over(&mut settings.policy.drift, keys);
+    settings.policy.gates.asks_before = !settings.publish.before.is_empty();
+}
+
+fn lay_gates_over(gates: &mut GatePolicy, keys: &RepoSection) {
+    if let Some(window) = &keys.window {
+        gates.window = Some(window.get_ref().clone());
+    }
+    if let Some(zone) = &keys.window_zone {
+        gates.window_zone = Some(zone.get_ref().0.clone());
+    }
+    if let Some(age) = &keys.min_age {
+        gates.min_age = age.get_ref().0;
+    }
+    if let Some(rollout) = &keys.rollout {
+        gates.rollout = rollout.get_ref().0;
+    }
+    if let Some(urgent) = keys.urgent {
+        gates.ignores_urgent = !urgent;
+    }
+    if let Some(file) = &keys.allowed_signers {
+        gates.signers = Some(file.get_ref().0.clone());
+    }
+    if let Some(since) = &keys.signed_since {
+        gates.signed_since = Some(since.get_ref().0);
+    }
+}
+
+fn lay_drift_over(drift: &mut DriftPolicy, keys: &RepoSection) {
+    if let Some(on) = &keys.drift {
+        drift.on = *on.get_ref();
+    }
+    if let Some(every) = &keys.drift_every {
+        drift.every = every.get_ref().0;
+    }
+    if let Some(ignore) = &keys.drift_ignore {
+        drift.ignore.clone_from(&ignore.get_ref().0);
+    }
+}
+
+fn lay_node_over(gates: &mut GatePolicy, node: &NodeSection) {
+    gates.position = node.rollout_position.map(|position| position.0);
+    gates.node_name = node.name.as_ref().map(|name| name.0.clone());
 }
 
 fn lay_publish_over(publish: &mut PublishSettings, keys: &RepoSection) {
@@ -251,7 +327,7 @@ fn lay_publish_over(publish: &mut PublishSettings, keys: &RepoSection) {
         publish.keep = *keep.get_ref();
     }
     if let Some(before) = &keys.before {
-        publish.before = words(before);
+        publish.before = before.get_ref().0.iter().map(|program| program.0.clone()).collect();
     }
     if let Some(after) = &keys.after {
         publish.after.clone_from(&after.get_ref().0);
@@ -292,6 +368,18 @@ fn lay_reach_over(reach: &mut ConnectionSettings, keys: &RepoSection) {
     }
     if let Some(proxy) = &keys.proxy {
         reach.proxy = Some(proxy.get_ref().0.clone());
+    }
+}
+
+/// Refuses `canaries`, for which nothing tells yet what another machine has.
+fn refuse_canaries(source: &ConfigTexts, keys: &RepoSection) -> Result<(), ConfigError> {
+    match &keys.canaries {
+        None => Ok(()),
+        Some(canaries) => Err(source.error(
+            canaries.span(),
+            "\"canaries\" needs [presence], which this version does not have yet: no machine knows what another \
+             one has\nhint: leave it out; rollout and [node] rollout_position = 0.0 let some machines go first",
+        )),
     }
 }
 

@@ -2,7 +2,7 @@
 //! nothing is checked again and no `Option` means "default". Does not know how settings are used.
 //!
 //! Reading order: `source` (texts, positions), `faults` (errors), `overlay` (later files over earlier ones),
-//! `value` and `list` (the grammar of values), `file` (the keys), `modes` and `credentials` (which keys fit
+//! `value`, `patterns` and `list` (the grammar of values), `file` (the keys), `modes`, `credentials` and `health` (which keys fit
 //! together), `path_claims` (which paths may overlap), `layers`
 //! (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
 
@@ -10,11 +10,14 @@ mod bus;
 mod credentials;
 mod faults;
 mod file;
+mod health;
 mod layers;
 mod list;
 mod modes;
 mod overlay;
 mod path_claims;
+mod patterns;
+mod signers;
 mod source;
 mod value;
 mod webhook;
@@ -28,20 +31,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::bus::broker::BrokerSettings;
 use crate::domain::bus::message::Topic;
-use crate::domain::git::Remote;
+use crate::domain::git::{Commit, Remote};
 use crate::domain::paths::PathPatterns;
 use crate::domain::publish::rules::{
     NamingRule, PublishRules, PublishTarget, RefSelection, TargetLayout,
 };
 use crate::domain::remote::{ConnectionSettings, RefKinds};
+use crate::domain::repository::health::OnFailure;
 use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy};
 use crate::domain::text::EscapeControls;
 use crate::domain::trust::Trustee;
 
 pub use faults::ConfigError;
+pub use health::HealthSettings;
 pub use source::{ConfigTexts, files_in};
 pub use value::{
-    NamedAddress, address, branch, count, duration, positive_duration, repo_name, token,
+    NamedAddress, address, branch, count, duration, positive_duration, repo_name, revision, token,
 };
 
 /// The directories that the agent reads and writes on this machine (contract: "files").
@@ -236,7 +241,7 @@ pub struct PublishSettings {
     pub matching: Vec<String>,
     /// `keep`: the number of old releases besides the current and the last good one.
     pub keep: u32,
-    /// `before`: scripts in the staged tree, which may refuse it.
+    /// `before`: scripts of the new tree (relative) and programs of the machine (absolute), which may refuse it.
     pub before: Vec<String>,
     /// `after`: a program (its path, or a name in `PATH`) and its arguments; empty when unset.
     pub after: Vec<String>,
@@ -256,7 +261,13 @@ pub struct RepoSettings {
     pub path: Option<PathBuf>,
     /// `branch`, with unfilled `{part}`, `{stack}`, `{host}`; `None`: see the documentation.
     pub branch: Option<String>,
-    /// `active`, `update`, `rewritten`, `when` (of the machine; see [`RepoSettings::with_tree`]).
+    /// `tag`, with unfilled `{part}`, `{stack}`, `{host}`: the newest tag that matches is followed.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// `revision`: exactly this one is followed.
+    #[serde(default)]
+    pub revision: Option<Commit>,
+    /// `active`, `update`, `rewritten`, the gates, `when` (of the machine; see [`RepoSettings::with_tree`]).
     pub policy: Policy,
     /// `mode`.
     pub mode: RepoMode,
@@ -282,6 +293,9 @@ pub struct RepoSettings {
     pub user: Option<String>,
     /// `target` and the other keys of publishing.
     pub publish: PublishSettings,
+    /// `health`, `health_within`, `on_failure` (of the machine; see [`RepoSettings::with_tree`]).
+    #[serde(default)]
+    pub health: HealthSettings,
     /// `env`: variables for the scripts.
     pub env: BTreeMap<String, String>,
     /// `env_file`: a file with more variables.
@@ -326,6 +340,10 @@ pub struct TreeSettings {
     pub timeout: Option<Duration>,
     /// `hold`: the reason why the whole fleet stops before this revision.
     pub hold: Option<String>,
+    /// `urgent`: the reason why the fleet does not wait with this revision.
+    pub urgent: Option<String>,
+    /// `on_failure = "stay"`: no machine goes back from this revision by itself.
+    pub stays_on_failure: bool,
     /// Keys that this version does not know, and ignores.
     pub unknown: Vec<String>,
 }
@@ -550,6 +568,9 @@ impl RepoSettings {
         }
         if let Some(timeout) = tree.timeout {
             merged.timeout = merged.timeout.min(timeout);
+        }
+        if tree.stays_on_failure {
+            merged.health.on_failure = OnFailure::Stay;
         }
         merged
     }

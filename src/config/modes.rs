@@ -14,10 +14,22 @@ use super::value::{DirectoryName, SharedDir, ShortRef};
 use crate::domain::publish::release_paths::overlap;
 use crate::domain::publish::rules::{NamingRule, directory};
 use crate::domain::repository::change::RepoPath;
+use crate::domain::repository::drift::OnDrift;
+use crate::domain::repository::health::OnFailure;
 use crate::domain::repository::observed::{RerunPolicy, UpdateMethod};
 
 const WORKTREE: &[RepoMode] = &[RepoMode::Work, RepoMode::InPlace];
 const ONE_BRANCH: &[RepoMode] = &[RepoMode::Work, RepoMode::InPlace, RepoMode::Checkout];
+const ACTING: &[RepoMode] = &[
+    RepoMode::Work,
+    RepoMode::InPlace,
+    RepoMode::Checkout,
+    RepoMode::Branches,
+    RepoMode::Atomic,
+    RepoMode::Tags,
+];
+const FOLLOWING_ONE: &[RepoMode] =
+    &[RepoMode::Work, RepoMode::InPlace, RepoMode::Checkout, RepoMode::Fetch];
 const MANY_REFS: &[RepoMode] = &[RepoMode::Branches, RepoMode::Atomic, RepoMode::Tags];
 const PUBLISHING: &[RepoMode] =
     &[RepoMode::Checkout, RepoMode::Branches, RepoMode::Atomic, RepoMode::Tags, RepoMode::Fetch];
@@ -48,6 +60,7 @@ pub fn check_modes(source: &ConfigTexts, file: &ConfigFile, faults: &mut ConfigF
         let blamed = own.mode.as_ref().map_or(title.span(), Spanned::span);
         faults.check_repo(name, refuse_within(source, own));
         faults.check_repo(name, refuse_target(source, own, mode, blamed));
+        faults.check_repo(name, refuse_update_of_tags(source, &file.defaults, own));
         for misplaced in misplaced(source, own, mode) {
             faults.add_to_repo(name, misplaced);
         }
@@ -61,8 +74,33 @@ pub fn check_modes(source: &ConfigTexts, file: &ConfigFile, faults: &mut ConfigF
 
 /// Refuses a value that contradicts itself.
 fn refuse_within(source: &ConfigTexts, keys: &RepoSection) -> Result<(), ConfigError> {
+    refuse_two_followed(source, keys)?;
     keys.rename.as_ref().map_or(Ok(()), |rename| refuse_same_names(source, rename))?;
     keys.shared.as_ref().map_or(Ok(()), |shared| refuse_nested(source, &shared.get_ref().0))
+}
+
+/// Refuses more than one of the keys that say what is followed.
+fn refuse_two_followed(source: &ConfigTexts, keys: &RepoSection) -> Result<(), ConfigError> {
+    let mut all = [
+        ("branch", span(keys.branch.as_ref())),
+        ("tag", span(keys.tag.as_ref())),
+        ("revision", span(keys.revision.as_ref())),
+    ]
+    .into_iter()
+    .filter_map(|(key, span)| Some((key, span?)))
+    .collect::<Vec<_>>();
+    all.sort_by_key(|(_, span)| span.start);
+    match all.as_slice() {
+        [(first, at), (second, span), ..] => Err(source.error(
+            span.clone(),
+            &format!(
+                "\"{second}\" and \"{first}\" both say what is followed\n\
+                 hint: the other one is at {}; keep one of branch, tag and revision",
+                source.place(at.start)
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a target where none is possible, and its absence where one is needed; `blamed` is the
@@ -93,12 +131,42 @@ fn refuse_target(
     }
 }
 
+/// Refuses `update` together with a tag or a revision, with which the worktree moves in one way only.
+fn refuse_update_of_tags(
+    source: &ConfigTexts,
+    defaults: &RepoSection,
+    own: &RepoSection,
+) -> Result<(), ConfigError> {
+    let followed = if own.follows_something() { own } else { defaults };
+    let key = match (&followed.tag, &followed.revision) {
+        (Some(_), _) => "tag",
+        (None, Some(_)) => "revision",
+        (None, None) => return Ok(()),
+    };
+    match &own.update {
+        Some(update) if *update.get_ref() != UpdateMethod::Reset => Err(source.error(
+            update.span(),
+            &format!(
+                "\"update\" does nothing with \"{key}\": one tag need not contain the other, and the worktree \
+                 moves as with \"reset\"\nhint: leave it out"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The keys without effect in this mode, unless their value is what happens anyway.
 fn misplaced(source: &ConfigTexts, own: &RepoSection, mode: RepoMode) -> Vec<ConfigError> {
     let names = own.names.as_ref().filter(|names| *names.get_ref() != NamingRule::Exact);
     let update = own.update.as_ref().filter(|update| *update.get_ref() != UpdateMethod::default());
     let when = own.when.as_ref().filter(|when| when.get_ref().0 != RerunPolicy::Changed);
+    let min_age = own.min_age.as_ref().filter(|wait| !wait.get_ref().0.is_zero());
+    let rollout = own.rollout.as_ref().filter(|wait| !wait.get_ref().0.is_zero());
+    let on_failure = own.on_failure.as_ref().filter(|it| *it.get_ref() != OnFailure::Stay);
+    let drift = own.drift.as_ref().filter(|it| *it.get_ref() == OnDrift::Repair);
     let keys = [
+        ("tag", span(own.tag.as_ref()), FOLLOWING_ONE),
+        ("revision", span(own.revision.as_ref()), FOLLOWING_ONE),
         ("update", span(update), WORKTREE),
         ("scripts", span(own.scripts.as_ref()), &[RepoMode::Work]),
         ("when", span(when), ONE_BRANCH),
@@ -107,7 +175,14 @@ fn misplaced(source: &ConfigTexts, own: &RepoSection, mode: RepoMode) -> Vec<Con
         ("rename", span(own.rename.as_ref()), MANY_REFS),
         ("match", span(own.matching.as_ref()), MANY_REFS),
         ("keep", span(own.keep.as_ref()), PUBLISHING),
-        ("before", span(own.before.as_ref()), PUBLISHING),
+        ("window", span(own.window.as_ref()), ACTING),
+        ("window_zone", span(own.window_zone.as_ref()), ACTING),
+        ("min_age", span(min_age), ONE_BRANCH),
+        ("rollout", span(rollout), ONE_BRANCH),
+        ("health", span(own.health.as_ref()), ACTING),
+        ("health_within", span(own.health_within.as_ref()), ACTING),
+        ("on_failure", span(on_failure), ACTING),
+        ("drift", span(drift), ONE_BRANCH),
         ("after", span(own.after.as_ref()), PUBLISHING),
         ("after_user", span(own.after_user.as_ref()), PUBLISHING),
         ("shared", span(own.shared.as_ref()), PUBLISHING),

@@ -9,22 +9,23 @@ use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use globset::GlobBuilder;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::patterns::{self, quoted};
 use crate::domain::bus::broker::BrokerEntry;
 use crate::domain::bus::message::Topic;
-use crate::domain::git::{RefName, Remote, RemoteScheme};
+use crate::domain::git::{Commit, RefName, Remote, RemoteScheme};
 use crate::domain::publish::rules::LONGEST as LONGEST_NAME;
 use crate::domain::repository::change::{MAX_DEPTH, MAX_PATH, TEMPORARY};
 use crate::domain::repository::observed::RerunPolicy;
-use crate::domain::text::EscapeControls;
+use crate::domain::repository::window::is_zone_name;
+use crate::domain::versions::TagPattern;
 
 /// The longest duration that can be configured: a year.
 pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The placeholders in `branch`, which the machine's facts replace.
+/// The placeholders in `branch` and `tag`, which the machine's facts replace.
 const PLACEHOLDERS: [&str; 3] = ["{part}", "{stack}", "{host}"];
 
 /// A duration such as `30s`, `5m`, `1h` or `0s`; at most `LONGEST`.
@@ -104,13 +105,46 @@ fn plain_word(text: &str, what: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A branch name, with unfilled `{part}`, `{stack}` and `{host}`.
-pub fn branch(text: &str) -> Result<String, String> {
+/// `text` with its placeholders filled with some word.
+fn filled(text: &str) -> Result<String, String> {
     let filled = PLACEHOLDERS.iter().fold(text.to_owned(), |name, open| name.replace(open, "x"));
     if filled.contains(['{', '}']) {
         return Err(format!(
             "{} has a placeholder that is not known\nhint: only {{part}}, {{stack}} and {{host}} \
              are filled in",
+            quoted(text)
+        ));
+    }
+    Ok(filled)
+}
+
+/// A branch name, with unfilled `{part}`, `{stack}` and `{host}`.
+pub fn branch(text: &str) -> Result<String, String> {
+    let filled = filled(text)?;
+    if let Some(tag) = text.strip_prefix("refs/tags/") {
+        return Err(format!(
+            "{} is a tag, not a branch\nhint: to follow it: tag = {}",
+            quoted(text),
+            quoted(tag)
+        ));
+    }
+    if let Some(branch) = text.strip_prefix("refs/heads/") {
+        return Err(format!(
+            "{} has the prefix of branches, which is left out\nhint: write branch = {}",
+            quoted(text),
+            quoted(branch)
+        ));
+    }
+    if text.starts_with("refs/") {
+        return Err(format!(
+            "{} is no branch\nhint: only branches can be followed, with branch, and tags, with tag",
+            quoted(text)
+        ));
+    }
+    if text.parse::<Commit>().is_ok() {
+        return Err(format!(
+            "{} is a revision, not a branch\nhint: to stay at it: revision = {}",
+            quoted(text),
             quoted(text)
         ));
     }
@@ -122,6 +156,31 @@ pub fn branch(text: &str) -> Result<String, String> {
         )
     })?;
     Ok(text.to_owned())
+}
+
+/// A pattern for tags, with unfilled `{part}`, `{stack}` and `{host}`.
+pub fn tag_pattern(text: &str) -> Result<String, String> {
+    let hint = "hint: write a name or a pattern without refs/tags/, such as \"v1.*\"";
+    let filled = filled(text)?;
+    if text.parse::<Commit>().is_ok() {
+        return Err(format!(
+            "{0} is a revision, not a tag\nhint: to stay at it: revision = {0}",
+            quoted(text)
+        ));
+    }
+    filled.parse::<TagPattern>().map_err(|error| format!("{error}\n{hint}"))?;
+    Ok(text.to_owned())
+}
+
+/// A full revision.
+pub fn revision(text: &str) -> Result<Commit, String> {
+    text.parse().map_err(|error| {
+        format!(
+            "{} is {error}\n\
+             hint: write the whole id, as git rev-parse prints it: a part of one may fit another commit one day",
+            quoted(text)
+        )
+    })
 }
 
 /// The address of a repository. Only a poll shows whether this version can reach it.
@@ -218,6 +277,62 @@ pub fn script(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A program of `before`: a script of the tree by its path there, or one of the machine by its absolute path.
+pub fn before_program(text: &str) -> Result<String, String> {
+    match text.starts_with('/') {
+        true => absolute_path(text).map(|_| text.to_owned()),
+        false => script(text),
+    }
+}
+
+/// The name of a time zone, such as `Europe/Berlin`; whether there is one is seen where it is used.
+pub fn zone_name(text: &str) -> Result<String, String> {
+    if !is_zone_name(text) {
+        return Err(format!(
+            "{} is not the name of a time zone\nhint: write one that timedatectl list-timezones shows, such as \
+             \"Europe/Berlin\"",
+            quoted(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// The place of a machine in each rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Position(pub f64);
+
+impl TryFrom<f64> for Position {
+    type Error = String;
+
+    fn try_from(number: f64) -> Result<Self, String> {
+        match (0.0..=1.0).contains(&number) {
+            true => Ok(Self(number)),
+            false => Err(format!(
+                "{number} is not a position in a rollout\nhint: write a number from 0.0, which is first, to 1.0"
+            )),
+        }
+    }
+}
+
+/// `on_failure` in `.pmpy.toml`: a revision may keep the machine from going back, and not more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct StaysOnFailure;
+
+impl TryFrom<String> for StaysOnFailure {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "stay" => Ok(Self),
+            _ => Err("a revision can only say \"stay\"\n\
+                      hint: write on_failure = \"stay\", or leave it out; \"rollback\" belongs into agent.toml"
+                .to_owned()),
+        }
+    }
+}
+
 /// A directory of `shared`: a path in the tree.
 pub fn shared_dir(text: &str) -> Result<String, String> {
     let hint =
@@ -243,55 +358,6 @@ pub fn shared_dir(text: &str) -> Result<String, String> {
     if text.len() > MAX_PATH || text.split('/').count() > MAX_DEPTH {
         return refused("is too long");
     }
-    Ok(text.to_owned())
-}
-
-/// A pattern of `paths`: a glob; with `!` it excludes paths.
-pub fn pattern(text: &str) -> Result<String, String> {
-    let glob = text.strip_prefix('!').unwrap_or(text);
-    if glob.is_empty() {
-        return Err("a pattern is empty\nhint: write one such as \"web/**\" or \"!**/*.md\"".into());
-    }
-    if glob.starts_with('/') || glob.ends_with('/') {
-        return Err(format!(
-            "{} never matches a file\nhint: patterns begin at the top of the repository and match \
-             files: write \"{}/**\" for everything in a directory",
-            quoted(text),
-            glob.trim_matches('/').escape_controls()
-        ));
-    }
-    GlobBuilder::new(glob).literal_separator(true).build().map_err(|error| {
-        format!(
-            "{} is not a pattern: {}\nhint: write one such as \"web/**\" or \"!**/*.md\"",
-            quoted(text),
-            // The message repeats characters of the pattern, so it is escaped.
-            error.kind().to_string().escape_controls()
-        )
-    })?;
-    Ok(text.to_owned())
-}
-
-/// A pattern of `match`: a glob for names of branches or tags; with `!` it excludes names.
-pub fn ref_pattern(text: &str) -> Result<String, String> {
-    let hint = "hint: write one such as \"v*\" or \"!wip/**\"";
-    let glob = text.strip_prefix('!').unwrap_or(text);
-    if glob.is_empty() {
-        return Err(format!("a pattern is empty\n{hint}"));
-    }
-    if glob.starts_with(['/', '.']) || glob.starts_with("refs/") || glob.ends_with('/') {
-        return Err(format!(
-            "{} never matches a branch or tag\n{hint}: names are matched without refs/heads/ or \
-             refs/tags/",
-            quoted(text)
-        ));
-    }
-    GlobBuilder::new(glob).literal_separator(true).build().map_err(|error| {
-        format!(
-            "{} is not a pattern: {}\n{hint}",
-            quoted(text),
-            error.kind().to_string().escape_controls()
-        )
-    })?;
     Ok(text.to_owned())
 }
 
@@ -425,11 +491,6 @@ impl FromStr for NamedAddress {
     }
 }
 
-/// Text as errors show it.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.escape_controls())
-}
-
 /// Reads a text and checks it at once, so that an error points at the value itself.
 fn judged<'de, D: Deserializer<'de>, T>(
     deserializer: D,
@@ -481,14 +542,22 @@ judged_text! {
     RepoName(String) = repo_name;
     /// See [`branch`].
     Branch(String) = branch;
+    /// See [`tag_pattern`].
+    Tag(String) = tag_pattern;
+    /// See [`revision`].
+    Revision(Commit) = revision;
     /// See [`absolute_path`].
     AbsolutePath(PathBuf) = absolute_path;
     /// See [`script`].
     Script(String) = script;
-    /// See [`pattern`].
-    Pattern(String) = pattern;
-    /// See [`ref_pattern`].
-    RefPattern(String) = ref_pattern;
+    /// See [`before_program`].
+    BeforeProgram(String) = before_program;
+    /// See [`zone_name`].
+    ZoneName(String) = zone_name;
+    /// See [`patterns::pattern`].
+    Pattern(String) = patterns::pattern;
+    /// See [`patterns::ref_pattern`].
+    RefPattern(String) = patterns::ref_pattern;
     /// See [`short_ref`].
     #[derive(Eq, PartialOrd, Ord)]
     ShortRef(String) = short_ref;

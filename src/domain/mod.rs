@@ -6,12 +6,14 @@
 //! - [`publish`]: the refs that appear at a target, and what differs there.
 //! - [`wire`]: git's protocol as bytes. [`bus`]: STOMP, messages, web hooks and debouncing.
 //! - [`report`]: notices and metrics.
+//! - [`signature`]: who may sign what is applied. [`followed`]: what a repository follows. [`versions`]: the order of tags.
 //! - [`trust`], [`paths`], [`script_paths`], [`crontab`], [`env_file`], [`hash`], [`text`]: one
 //!   small rule each.
 
 pub mod bus;
 pub mod crontab;
 pub mod env_file;
+pub mod followed;
 pub mod git;
 pub mod hash;
 pub mod password_cache;
@@ -21,6 +23,8 @@ pub mod remote;
 pub mod report;
 pub mod repository;
 pub mod script_paths;
+pub mod signature;
 pub mod text;
 pub mod trust;
+pub mod versions;
 pub mod wire;

@@ -7,6 +7,8 @@ pub enum ScriptKind {
     Init,
     /// `bin/work/…/work.sh`: each action.
     Work,
+    /// `bin/health/…/health.sh`: after the scripts of each action.
+    Health,
 }
 
 /// The script paths for a machine of this part and stack, most general first. `stacktype/` is another
@@ -15,6 +17,7 @@ pub fn candidates(script_kind: ScriptKind, part: Option<&str>, stack: Option<&st
     let (dir, file) = match script_kind {
         ScriptKind::Init => ("bin/init", "init.sh"),
         ScriptKind::Work => ("bin/work", "work.sh"),
+        ScriptKind::Health => ("bin/health", "health.sh"),
     };
     let mut candidates = vec![format!("{dir}/common/{file}")];
     if let Some(part) = part {
@@ -32,18 +35,20 @@ pub fn candidates(script_kind: ScriptKind, part: Option<&str>, stack: Option<&st
     candidates
 }
 
-/// The script at the top of the repository, which runs when none of these paths exists.
-pub fn fallback(script_kind: ScriptKind) -> &'static str {
+/// The script at the top of the repository, which runs when none of these paths exists; `None`: there is none of
+/// this kind.
+pub fn fallback(script_kind: ScriptKind) -> Option<&'static str> {
     match script_kind {
-        ScriptKind::Init => "init.sh",
-        ScriptKind::Work => "work.sh",
+        ScriptKind::Init => Some("init.sh"),
+        ScriptKind::Work => Some("work.sh"),
+        ScriptKind::Health => None,
     }
 }
 
 /// The sentence for a machine of this part and stack for which a repository has no work script.
 pub fn nothing_to_run(part: Option<&str>, stack: Option<&str>) -> String {
     let candidates = candidates(ScriptKind::Work, part, stack);
-    let last = fallback(ScriptKind::Work);
+    let last = fallback(ScriptKind::Work).unwrap_or_default();
     format!("no script for this machine: looked for {} and {last}", candidates.join(", "))
 }
 

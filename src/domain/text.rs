@@ -1,4 +1,6 @@
-//! Foreign text as messages show it.
+//! Foreign text and moments as messages show them.
+
+use chrono::{DateTime, Datelike, Timelike, Utc};
 
 /// Foreign text made safe for one line of a terminal or of a log.
 pub trait EscapeControls {
@@ -19,9 +21,23 @@ impl EscapeControls for str {
     }
 }
 
+/// `at` for people, to the minute: `2026-11-30 14:32 UTC`. Written by hand: reading a format costs more than all else in
+/// the decision about a repository that waits.
+pub fn utc_minute(at: DateTime<Utc>) -> String {
+    let (year, month, day) = (at.year(), at.month(), at.day());
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", at.hour(), at.minute())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_written_to_the_minute() {
+        let at: DateTime<Utc> = "2026-03-04T05:06:59Z".parse().unwrap();
+        assert_eq!(utc_minute(at), "2026-03-04 05:06 UTC");
+        assert_eq!(utc_minute(at), at.format("%Y-%m-%d %H:%M UTC").to_string());
+    }
 
     #[test]
     fn only_what_could_mislead_a_reader_is_escaped() {

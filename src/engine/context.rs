@@ -14,6 +14,8 @@ use crate::domain::repository::hold::Person;
 use crate::domain::trust::Trustee;
 use crate::system::host::{Host, person, runtime_dir};
 use crate::system::remote::{OpenConnections, Wire};
+use crate::system::signers::SignersFiles;
+use crate::system::time_zone::TimeZones;
 
 /// The settings that one process of ours hands to another: all that it may know of the configuration.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +41,10 @@ pub struct Context {
     pub stack: Option<String>,
     /// The connections to remotes.
     pub wire: Arc<Wire>,
+    /// The time zones of windows.
+    pub zones: Arc<TimeZones>,
+    /// The keys that may sign.
+    pub signers: Arc<SignersFiles>,
     /// In a helper process: the file with settings and secrets from root's tick; `None`: this process is
     /// no helper.
     pub helper_input: Option<Arc<File>>,
@@ -102,7 +108,20 @@ impl Context {
         let settings = Arc::new(settings);
         let (part, stack, helper_input, requests, asked_by) = (None, None, None, None, None);
         let log_args = vec!["--quiet".into()];
-        Self { settings, node, part, stack, wire, helper_input, requests, asked_by, log_args }
+        let (zones, signers) = (Arc::default(), Arc::default());
+        Self {
+            settings,
+            node,
+            part,
+            stack,
+            wire,
+            zones,
+            signers,
+            helper_input,
+            requests,
+            asked_by,
+            log_args,
+        }
     }
 
     /// Polls over the connections that other contexts of this process left open, and leaves them open.

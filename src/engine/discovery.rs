@@ -11,10 +11,13 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use crate::config::RepoSettings;
+use crate::domain::followed::Followed;
 use crate::domain::git::RefName;
 use crate::domain::hash;
+use crate::domain::remote::PollScope;
 use crate::domain::repository::names;
 use crate::domain::text::EscapeControls;
+use crate::domain::versions::TagPattern;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths::SafePaths;
 use crate::system::host;
@@ -322,19 +325,59 @@ impl RepoEntry {
     /// When it names a part or a stack that this machine does not have, or gives no branch name.
     pub fn branch(&self, context: &Context) -> Result<Option<RefName>> {
         let Some(pattern) = &self.settings.branch else { return Ok(None) };
-        let mut name = pattern.replace("{host}", &context.node.host);
-        for (place, value) in [("{part}", &context.part), ("{stack}", &context.stack)] {
-            match value {
-                Some(value) => name = name.replace(place, value),
-                None if name.contains(place) => bail!(
-                    "branch = \"{pattern}\" needs to know this machine's {}\n\
-                     hint: write it into {}",
-                    place.trim_matches(['{', '}']),
-                    context.settings.world.nodeinfo.display()
-                ),
-                None => {}
-            }
-        }
-        Ok(Some(name.parse()?))
+        Ok(Some(filled(context, "branch", pattern)?.parse()?))
     }
+
+    /// What the repository follows, by its configuration.
+    ///
+    /// # Errors
+    /// As [`RepoEntry::branch`].
+    pub fn followed(&self, context: &Context) -> Result<Followed> {
+        let RepoSettings { tag, revision, .. } = &self.settings;
+        Ok(match (tag, revision) {
+            (Some(pattern), _) => {
+                let pattern: TagPattern = filled(context, "tag", pattern)?.parse()?;
+                Followed::Tag(pattern.into())
+            }
+            (None, Some(revision)) => Followed::Revision(*revision),
+            (None, None) => Followed::Branch(self.branch(context)?),
+        })
+    }
+
+    /// The refs that are polled before there is a clone.
+    ///
+    /// # Errors
+    /// As [`RepoEntry::branch`].
+    pub fn wanted(&self, context: &Context) -> Result<PollScope> {
+        let followed = self.followed(context)?;
+        Ok(match (self.settings.mode.fetched(), followed) {
+            (Some(kinds), followed) => PollScope::Every { followed, kinds },
+            (None, Followed::Branch(branch)) => {
+                branch.map_or(PollScope::Default, PollScope::Branch)
+            }
+            (None, Followed::Tag(scope)) => PollScope::Tag(scope),
+            (None, Followed::Revision(revision)) => PollScope::Revision(revision),
+        })
+    }
+}
+
+/// `pattern`, the value of `key`, with the facts of this machine.
+///
+/// # Errors
+/// When it names a part or a stack that this machine does not have.
+fn filled(context: &Context, key: &str, pattern: &str) -> Result<String> {
+    let mut name = pattern.replace("{host}", &context.node.host);
+    for (place, value) in [("{part}", &context.part), ("{stack}", &context.stack)] {
+        match value {
+            Some(value) => name = name.replace(place, value),
+            None if name.contains(place) => bail!(
+                "{key} = \"{pattern}\" needs to know this machine's {}\n\
+                     hint: write it into {}",
+                place.trim_matches(['{', '}']),
+                context.settings.world.nodeinfo.display()
+            ),
+            None => {}
+        }
+    }
+    Ok(name)
 }

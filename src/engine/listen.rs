@@ -430,6 +430,7 @@ fn perform(
         wait: LockWait::No,
         command: WorkerCommand::Follow,
         reason: None,
+        overrides: false,
         deleted,
     };
     let tick = tick::tick(&context, &options, progress)?;

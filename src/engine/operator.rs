@@ -4,6 +4,7 @@
 pub mod action_reports;
 pub mod check;
 pub mod checkout;
+pub mod diff;
 pub mod forget;
 pub mod helper_main;
 mod holds;
@@ -82,6 +83,22 @@ pub fn accepts_orders(context: &Context, repo: &RepoEntry) -> Result<()> {
     Ok(())
 }
 
+/// Fails when what is checked out must not be run again, because it was never accepted here.
+///
+/// # Errors
+/// When it was not, or that cannot be judged.
+pub fn can_redo(context: &Context, repo: &RepoEntry) -> Result<()> {
+    let repository = repository(context, repo)?;
+    if repository.fetches_all() {
+        // Each ref is judged by itself.
+        return Ok(());
+    }
+    match (repository.signature_judge()?, repository.is_at()?) {
+        (Some(judge), Some(revision)) => judge.require(revision, None),
+        _ => Ok(()),
+    }
+}
+
 /// Fails when this process descends from the running action of a repository: it would wait for itself. The
 /// processes count and no variable: a daemon that a script left behind has the variables of that script.
 ///
@@ -90,13 +107,13 @@ pub fn accepts_orders(context: &Context, repo: &RepoEntry) -> Result<()> {
 fn must_be_outside(context: &Context, repo: &RepoEntry, records: &RepoRecords) -> Result<()> {
     let journal = lock::journal(records)?.filter(|run| run.boot_id == context.node.boot_id);
     let Some(journal) = journal else { return Ok(()) };
-    let script = match journal.phase {
-        RunPhase::Run { script: Some(script), .. } => Some(script.process),
+    let tick = match journal.phase {
         // Root's tick runs `after_user`, and started the worker that waits for it.
-        RunPhase::Run { script: None, .. } => journal.worker.parent(),
+        RunPhase::Run { script: None, checks_health: false, .. } => journal.worker.parent(),
         _ => None,
     };
-    let mut processes = [Some(journal.worker), script].into_iter().flatten();
+    let scripts = journal.phase.scripts().map(|script| script.process);
+    let mut processes = [journal.worker].into_iter().chain(scripts).chain(tick);
     if let Some(process) = processes.find(|process| process.pid > 1 && process.is_ancestor()) {
         bail!(
             "{0}: this command runs inside an action of {0} (process {1}), so it would wait for itself\n\
@@ -159,6 +176,9 @@ pub fn rollback_target(
         }
         None => last_good(&repository)?,
     };
+    if let Some(judge) = repository.signature_judge()? {
+        judge.require(revision, None)?;
+    }
     let (subject, committed) = (git.subject(revision), git.committed_at(revision));
     Ok(RollbackTarget { revision, subject, committed })
 }
@@ -178,8 +198,8 @@ fn last_good(repository: &Repository) -> Result<Commit> {
     })
 }
 
-/// The upstream revision that `text` names, which must be upstream's present tip: it was refused as rewritten,
-/// or its own `.pmpy.toml` holds it.
+/// The upstream revision that `text` names, which must be upstream's present tip: it was refused as rewritten or
+/// because of its signature, or its own `.pmpy.toml` holds it.
 ///
 /// # Errors
 /// When `text` names another revision, or there is none to accept.
@@ -193,7 +213,11 @@ pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Com
         bail!("{}: no revision of upstream is known yet\nhint: agent tick {}", repo.name, repo.name)
     };
     let rewritten = match &seen.refs {
-        Some(refs) => refs.acceptable(),
+        Some(refs) => {
+            let moved = seen.lost_tag.as_ref().map(|_| tip);
+            let unsigned = Some(tip).filter(|tip| seen.is_unsigned(*tip));
+            moved.into_iter().chain(unsigned).chain(refs.acceptable()).collect()
+        }
         None => vec![tip],
     };
     let wanted = text.to_ascii_lowercase();
@@ -202,7 +226,10 @@ pub fn acceptable(context: &Context, repo: &RepoEntry, text: &str) -> Result<Com
         return Ok(*commit);
     }
     let Some(first) = rewritten.first() else {
-        bail!("{}: nothing that upstream has was refused as rewritten or holds itself", repo.name)
+        bail!(
+            "{}: nothing that upstream has was refused as rewritten or because of its signature, or holds itself",
+            repo.name
+        )
     };
     bail!(
         "{}: upstream has {first}, not \"{}\"\nhint: look at it first, then: agent accept {} {first}",

@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::config::RepoMode;
+use crate::domain::followed::Followed;
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::remote::PollScope;
 use crate::engine::context::Context;
@@ -14,11 +15,16 @@ use crate::system::repo_state::{PollRecord, RepoRecords};
 
 pub mod damage;
 mod doubt;
+pub mod drift;
+mod gate_facts;
 pub mod limits;
 pub mod machine_id;
 pub mod observe;
 pub mod poll;
 pub mod script_files;
+pub(in crate::engine) mod signatures;
+pub(in crate::engine) mod successes;
+pub(in crate::engine) mod tags;
 pub mod targets;
 pub mod tree;
 pub mod upstream_refs;
@@ -35,6 +41,8 @@ pub struct Repository<'a> {
     pub records: RepoRecords,
     /// HEAD, as it was when the repository was opened.
     pub head: Head,
+    /// What is followed, by the configuration.
+    pub followed: Followed,
     /// The configured branch; `None`: none is configured.
     pub branch: Option<RefName>,
     /// The branch and the remote that the clone's own configuration names.
@@ -54,11 +62,16 @@ impl Repository<'_> {
         }
     }
 
-    /// The refs to poll for: the configured branch, else the one that `git pull` would take, else (a fresh
+    /// The refs to poll for: the tags that match, where a tag is followed; the configured branch, else the one that `git pull` would take, else (a fresh
     /// clone of the agent's) the remote's default; or every ref, where all are fetched.
     pub fn wanted(&self) -> PollScope {
         if let Some(kinds) = self.repo.settings.mode.fetched() {
-            return PollScope::Every { branch: self.branch.clone(), kinds };
+            return PollScope::Every { followed: self.followed.clone(), kinds };
+        }
+        match &self.followed {
+            Followed::Tag(scope) => return PollScope::Tag(scope.clone()),
+            Followed::Revision(revision) => return PollScope::Revision(*revision),
+            Followed::Branch(_) => {}
         }
         match (&self.branch, &self.source.branch) {
             (Some(branch), _) => PollScope::Branch(branch.clone()),
@@ -79,8 +92,10 @@ impl Repository<'_> {
     /// The checked-out branch, where nothing names an upstream for it, and the branch of its name is
     /// followed.
     pub fn without_upstream(&self) -> Option<RefName> {
-        match (&self.branch, &self.source.branch) {
-            (None, PulledBranch::SameName(branch)) if !self.is_fresh => Some(branch.clone()),
+        match (&self.followed, &self.source.branch) {
+            (Followed::Branch(None), PulledBranch::SameName(branch)) if !self.is_fresh => {
+                Some(branch.clone())
+            }
             _ => None,
         }
     }

@@ -96,6 +96,9 @@ pub struct TickOptions {
     pub command: WorkerCommand,
     /// The person's reason, for the history; `None`: none was given.
     pub reason: Option<String>,
+    /// A person passes `window`, `canaries`, `min_age` and `rollout`.
+    #[serde(default)]
+    pub overrides: bool,
     /// The full names of refs whose deletion a signed web hook announced: an answer without them is
     /// believed at once.
     #[serde(default)]
@@ -126,7 +129,7 @@ impl TickOptions {
 
     /// The request on which a decision is based.
     pub fn request(&self) -> ActionRequest {
-        ActionRequest { trigger: self.trigger, named: self.is_named() }
+        ActionRequest { trigger: self.trigger, named: self.is_named(), overrides: self.overrides }
     }
 
     /// The job of each worker of this tick.

@@ -29,7 +29,7 @@ use crate::engine::tick::evaluation::{
 use crate::engine::tick::poll_scheduler::{EvaluationRound, EvaluationTask};
 use crate::engine::tick::user_helper::{HANGING, HelperReplies, HelperReport, ReposByUser};
 use crate::engine::tick::worker_pool::{WorkerPool, WorkerResult};
-use crate::system::agent_state::AgentState;
+use crate::system::agent_state::{AgentState, STATUS};
 use crate::system::host;
 use crate::system::pid::Process;
 
@@ -39,7 +39,6 @@ pub mod poll_scheduler;
 pub mod user_helper;
 pub mod worker_pool;
 
-const STATUS: &str = "status.json";
 const REPORTED: &str = "reported.json";
 
 const GONE: &str = "it was removed during its action";

@@ -20,6 +20,8 @@ use crate::system::host::since_boot;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Interval at which a busy lock is tried again.
 const BEAT: std::time::Duration = std::time::Duration::from_millis(10);
+/// Name of the file with the status of the machine.
+pub const STATUS: &str = "status.json";
 /// Largest state file that is read, in bytes.
 const CAP: u64 = 16 << 20;
 

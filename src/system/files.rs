@@ -129,7 +129,7 @@ impl Dir {
         Ok(File::from(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?))
     }
 
-    /// Names and types of the entries, in no particular order.
+    /// Names and types of the entries, in no particular order; none once the directory was removed.
     ///
     /// # Errors
     /// When the disk fails.
@@ -140,7 +140,11 @@ impl Dir {
         let mut buffer = Vec::with_capacity(LISTING);
         let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
-            let entry = entry?;
+            let entry = match entry {
+                // Removed since it was opened (getdents(2)).
+                Err(Errno::NOENT) => break,
+                entry => entry?,
+            };
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
                 continue;
@@ -287,6 +291,18 @@ fn stage(dir: &Path, name: &str, mode: u32) -> Result<PreparedFile> {
 /// As [`prepare`] and [`PreparedFile::commit`].
 pub fn put(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
     prepare(dir, name, bytes, mode)?.commit()
+}
+
+/// Writes `dir/name` anew, without a temporary file and without a sync: cut off, it is missing or
+/// incomplete, and nothing else is left.
+///
+/// # Errors
+/// When it cannot be removed or written.
+pub fn put_in_place(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    remove_lazily(dir, name)?;
+    let written =
+        Dir::open(dir).and_then(|dir| create_new(&dir, name.as_bytes(), mode)?.write_all(bytes));
+    written.with_context(|| format!("cannot write {}", dir.join(name).display()))
 }
 
 /// Creates the file `name` with exactly `mode`, whatever the umask. Fails when the name is taken, also

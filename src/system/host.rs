@@ -168,6 +168,17 @@ pub fn within_an_action() -> bool {
     std::env::var_os("AGENT_REPO").is_some()
 }
 
+/// Whether standard output is a terminal that shows characters outside of ASCII, as far as the environment tells
+/// (locale(7)).
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment besides the CLI")]
+pub fn shows_unicode() -> bool {
+    use std::io::IsTerminal as _;
+    let set = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
+    let is_utf8 = locale.to_ascii_uppercase().replace('-', "").contains("UTF8");
+    is_utf8 && std::io::stdout().is_terminal()
+}
+
 /// Value of `TZ`, the one variable that scripts inherit.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the environment besides the CLI")]
 pub fn time_zone() -> Option<String> {

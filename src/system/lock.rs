@@ -30,7 +30,8 @@ use crate::system::{host, users};
 mod journal;
 
 pub use journal::{
-    FileIdentity, Journal, JournalStep, RunPhase, RunningScript, ScriptEnding, journal,
+    FileIdentity, Journal, JournalStep, RunPhase, RunningCheck, RunningScript, ScriptEnding,
+    journal,
 };
 
 const CURRENT: &str = "currentaction.txt";

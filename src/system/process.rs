@@ -133,10 +133,24 @@ fn end_group(leader: Process) -> Result<()> {
 
 /// Waits for the process until `deadline`; `false` when it still runs.
 fn wait(watch: &EndWatch, deadline: Duration, mut beat: impl FnMut()) -> Result<bool> {
+    wait_while(watch, deadline, || {
+        beat();
+        true
+    })
+}
+
+/// As [`wait`], and no longer than `lasts`, which is called a few times a second.
+fn wait_while(
+    watch: &EndWatch,
+    deadline: Duration,
+    mut lasts: impl FnMut() -> bool,
+) -> Result<bool> {
     let mut brief = BRIEF;
     loop {
-        beat();
-        let left = deadline.saturating_sub(since_boot());
+        let left = match lasts() {
+            true => deadline.saturating_sub(since_boot()),
+            false => Duration::ZERO,
+        };
         let ended = match watch {
             EndWatch::Handle(handle) => is_ready(handle, PollFlags::IN, left.min(BEAT))?,
             EndWatch::Process(process) => {

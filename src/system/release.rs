@@ -65,7 +65,7 @@ mod write;
 pub use link::{LinkState, link_without_store};
 pub use remove::remove_directory;
 pub use salvage::ReleasePaths;
-pub use write::StagedRelease;
+pub use write::{StagedRelease, export_tree};
 
 /// File in a store that names its repository.
 const MARKER: &str = ".repository";
@@ -398,6 +398,22 @@ impl ReleaseStore {
                  hint: remove it; the agent makes it anew"
             ),
             Err(error) => Err(error).with_context(|| format!("cannot open {shown}")),
+        }
+    }
+
+    /// The directory of the release of `revision` for `place`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_release(&self, place: &Slot, revision: Commit) -> Result<Option<Dir>> {
+        let Some(slot) = self.slot(place)? else { return Ok(None) };
+        match slot.beneath(revision.to_string().as_bytes()) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => {
+                let path = self.release_path(place, revision);
+                Err(error).with_context(|| format!("cannot open {}", path.display()))
+            }
         }
     }
 

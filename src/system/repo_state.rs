@@ -11,6 +11,7 @@
 //!     hold                               holds by people, with their reasons
 //!     pin                                target of a rollback
 //!     again                              request for one more pass while busy
+//!     stop-check                         request of a rollback to end a health check
 //!     repair                             result of the last check for damage (RepairRecord)
 //!     collecting                         git's garbage collection, while it runs (RunningGc)
 //!     refs                               refs of the remote at the last fetch (RefListing)
@@ -19,11 +20,14 @@
 //!     sealed                             releases that were written completely, one per line
 //!     history                            finished runs and people's acts, one JSON object per line
 //!     changed                            changed paths of the current action, for the scripts
+//!     drift/TIME/, drift/TIME.paths      files that a repair of drift replaced, and all its paths
+//!     compared                           when each published release was compared whole
 //! ```
 //!
 //! Every reader accepts only a small regular file: a FIFO, a link, a directory or a huge file in its
 //! place is an error or counts as missing, and never blocks. Every writer uses [`files::put`].
 
+mod drift;
 mod history;
 mod holds;
 pub(super) mod ids;
@@ -45,8 +49,12 @@ use super::files;
 use super::pid::Process;
 use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::repository::action::{Attempt, FinishedRun, TriedRevisions};
+use crate::domain::repository::drift::DriftRecord;
 use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::gate::{BegunAction, SignedRevision};
+use crate::domain::repository::health::BadRevision;
 use crate::domain::repository::observed::{Pin, RecordedFinding, TreeRerunPolicy};
+use crate::domain::repository::sight::FirstSight;
 use crate::domain::text::EscapeControls;
 
 pub use listing::{ListedRef, RefListing};
@@ -54,6 +62,10 @@ pub use polled::PollRecord;
 
 /// Largest state file that is read, in bytes.
 const CAP: u64 = 256 * 1024;
+/// Name of the file by which a rollback ends a health check.
+const END_OF_CHECK: &str = "stop-check";
+/// The age at which a rollback that waits writes that file anew.
+const RENEWED_AFTER: Duration = Duration::from_secs(20);
 /// Format version of `state`. A reader refuses a newer version than its own.
 const FORMAT: u32 = 1;
 
@@ -106,6 +118,30 @@ pub struct ActionState {
     /// What the deployed revision names and the agent does not fetch.
     #[serde(default)]
     pub gaps: Option<ContentGaps>,
+    /// The newest revision that waits for a gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sight: Option<FirstSight>,
+    /// The revision that the gates let begin last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<BegunAction>,
+    /// The revision to which `before` said yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<Commit>,
+    /// File name of the log of the last question to `before`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_log: Option<String>,
+    /// The revisions that were judged by their signatures last and may be applied, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed: Vec<SignedRevision>,
+    /// `urgent` of the revision that was applied last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heeded: Option<String>,
+    /// The revision that turned out bad last, until a newer one succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad: Option<BadRevision>,
+    /// What the last comparison of the files with the applied revision found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftRecord>,
     /// The latest successful run.
     pub acted: Option<FinishedRun>,
     /// Machine id under which the init scripts succeeded, for clones that the agent made.
@@ -357,12 +393,13 @@ impl RepoRecords {
         self.read("collecting").ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok())
     }
 
-    /// Replaces `collecting`.
+    /// Replaces `collecting`, in place: after the action no worker comes that would remove a temporary
+    /// file. Cut off, it is unreadable, and git, which waits for this writer, never began.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn put_collecting(&self, collecting: &RunningGc) -> Result<()> {
-        self.put("collecting", collecting)
+        files::put_in_place(&self.private, "collecting", &serde_json::to_vec(collecting)?, 0o600)
     }
 
     /// Removes `collecting`.
@@ -426,13 +463,50 @@ impl RepoRecords {
         Ok(asked)
     }
 
-    /// Writes the changed paths, NUL-separated, and returns the path of the file.
+    /// Requests the end of a health check, for which a rollback waits. Called again and again while it waits.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn put_changed(&self, paths: &[u8]) -> Result<PathBuf> {
-        files::put_lazily(&self.private, "changed", paths, 0o600)?;
-        Ok(self.private.join("changed"))
+    pub fn request_end_of_check(&self) -> Result<()> {
+        match self.age_of_end_of_check() {
+            Some(age) if age < RENEWED_AFTER => Ok(()),
+            _ => files::put_lazily(&self.private, END_OF_CHECK, b"", 0o600),
+        }
+    }
+
+    /// Whether the end of a health check is requested by a rollback that still waits.
+    pub fn wants_end_of_check(&self) -> bool {
+        self.age_of_end_of_check().is_some_and(|age| age < 3 * RENEWED_AFTER)
+    }
+
+    fn age_of_end_of_check(&self) -> Option<Duration> {
+        let found = self.private.join(END_OF_CHECK).symlink_metadata().ok()?;
+        found.modified().ok()?.elapsed().ok()
+    }
+
+    /// Removes the request for the end of a health check.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget_end_of_check(&self) -> Result<()> {
+        match self.age_of_end_of_check() {
+            Some(_) => files::remove_lazily(&self.private, END_OF_CHECK),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the changed paths, NUL-separated, and returns the path of the file: `changed` for number 0, and one of
+    /// its own for each other number.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_changed(&self, paths: &[u8], number: usize) -> Result<PathBuf> {
+        let name = match number {
+            0 => "changed".to_owned(),
+            _ => format!("changed-{number}"),
+        };
+        files::put_lazily(&self.private, &name, paths, 0o600)?;
+        Ok(self.private.join(name))
     }
 
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {

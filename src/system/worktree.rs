@@ -24,9 +24,13 @@ use rustix::io::Errno;
 use super::files::Dir;
 use crate::domain::repository::change::{FileStat, PathOp, RepoPath, TEMPORARY, TreeChange};
 
+pub mod compare;
+mod keep;
 mod leftovers;
 mod local_changes;
 mod write;
+
+pub use keep::KeptChange;
 
 /// An open worktree.
 #[derive(Debug)]
@@ -118,6 +122,16 @@ impl Worktree {
         let root = Dir::open(path).with_context(message)?;
         root.check_kernel().with_context(message)?;
         Ok(Self { root, path: path.to_owned() })
+    }
+
+    /// The directory `root`, which is at `path` as messages show it.
+    pub fn at(root: Dir, path: PathBuf) -> Self {
+        Self { root, path }
+    }
+
+    /// Its path, as messages show it.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// State of the path where `directory` belongs.

@@ -26,6 +26,8 @@ fn policy() -> Policy {
         update: UpdateMethod::FastForward,
         rewritten: OnRewrite::Refuse,
         when: RerunPolicy::Changed,
+        gates: Default::default(),
+        drift: Default::default(),
     }
 }
 
@@ -63,7 +65,7 @@ fn row(seen: &Observed, policy: &Policy) -> StatusRow {
 }
 
 fn explained(seen: &Observed, policy: &Policy) -> String {
-    let request = ActionRequest { trigger: Trigger::Cron, named: false };
+    let request = ActionRequest { trigger: Trigger::Cron, named: false, overrides: false };
     let decision = decide(seen, policy, request, now());
     let explanation =
         Explanation { seen: seen.clone(), policy: policy.clone(), decision, containment: None };
@@ -210,8 +212,13 @@ fn what_waits_for_a_person_or_a_script_says_that_each_tick_looks_again() {
 
 #[test]
 fn a_running_action_and_an_inactive_repository_are_left_alone() {
-    let running =
-        RunningAction { revision: Some(commit("b")), since: now(), pid: 4711, stalled: None };
+    let running = RunningAction {
+        revision: Some(commit("b")),
+        since: now(),
+        checks_health: false,
+        pid: 4711,
+        stalled: None,
+    };
     let seen = Observed { running: Some(running), ..pushed() };
     says(
         &explained(&seen, &policy()),

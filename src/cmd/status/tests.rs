@@ -19,7 +19,9 @@ fn row(name: &str, state: State) -> StatusRow {
         head: Some(revision),
         upstream: Some(revision),
         acted: Some(LastDeployed {
+            tag: None,
             revision,
+            signer: None,
             subject: Some("bonkle".into()),
             at: Some(now() - Duration::minutes(7)),
             trigger: Some("cron".into()),
@@ -110,6 +112,7 @@ fn verbose_adds_all_that_is_known() {
         path: "/data/sites/main".into(),
         state: State::Current,
         reason: None,
+        bad: None,
     });
     let text = plain(&status(vec![spog]), DetailLevel::Full, None);
     let revision = "1234abcd56".repeat(4);
@@ -165,6 +168,7 @@ fn foreign_text_cannot_steer_the_terminal() {
         path: text_of_evil.into(),
         state: State::Refused,
         reason: Some(text_of_evil.into()),
+        bad: None,
     });
     let mut status = status(vec![evil]);
     status.host = text_of_evil.into();

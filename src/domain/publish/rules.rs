@@ -184,11 +184,26 @@ fn puppet(name: &[u8]) -> Result<String, NamingError> {
 /// Our own ref that marks the last seen revision of the branch or tag `name` (full name); `None`: it is
 /// neither. The last part has no slash, so that `a/b` can replace `a`.
 pub fn mark(name: &str) -> Option<String> {
-    let (kind, short) = match name.strip_prefix("refs/heads/") {
-        Some(short) => ("seen", short),
-        None => ("seen-tags", name.strip_prefix("refs/tags/")?),
+    own_ref("seen", name)
+}
+
+/// Our own ref of the revision of the branch or tag `name` (full name) whose signature was accepted last, as for
+/// [`mark`].
+pub fn accepted_mark(name: &str) -> Option<String> {
+    own_ref("accepted", name)
+}
+
+/// Our own ref that marks `revision` as bad at the branch or tag `name` (full name); `None`: it is neither.
+pub fn bad_mark(name: &str, revision: Commit) -> Option<String> {
+    own_ref("bad-of", name).map(|of_ref| format!("{of_ref}/{revision}"))
+}
+
+fn own_ref(kind: &str, name: &str) -> Option<String> {
+    let (of_tags, short) = match name.strip_prefix("refs/heads/") {
+        Some(short) => ("", short),
+        None => ("-tags", name.strip_prefix("refs/tags/")?),
     };
-    Some(format!("refs/pmpy/{kind}/{}", exact(short.as_bytes())))
+    Some(format!("refs/pmpy/{kind}{of_tags}/{}", exact(short.as_bytes())))
 }
 
 /// The kind of refs to publish.

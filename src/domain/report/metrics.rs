@@ -123,9 +123,43 @@ pub fn text(status: &MachineStatus) -> String {
         }
     }
 
+    page.family(
+        "pmpy_tag_info",
+        "1 for the tag that was applied last, where the newest tag is followed.",
+    );
+    for row in &status.repositories {
+        if let Some(tag) = row.acted.as_ref().and_then(|acted| acted.tag.as_deref()) {
+            page.sample(&[("repository", &row.name), ("tag", tag)], 1);
+        }
+    }
+
+    page.family(
+        "pmpy_bad_revision_info",
+        "1 for each revision that turned out bad here and is not applied again; of several refs with its ref.",
+    );
+    for row in &status.repositories {
+        let of_refs = row.published.iter().filter_map(|it| Some((it.name.as_str(), it.bad?)));
+        let of_refs: Vec<_> = of_refs.collect();
+        let of_row = row.bad.map(|bad| ("", bad)).filter(|_| of_refs.is_empty());
+        for (name, bad) in of_refs.into_iter().chain(of_row) {
+            let revision = bad.to_string();
+            page.sample(&[("repository", &row.name), ("ref", name), ("revision", &revision)], 1);
+        }
+    }
+
     page.family("pmpy_attempt", "Which attempt failed last; 0 when none did.");
     for row in &status.repositories {
         page.sample(&[("repository", &row.name)], row.attempt);
+    }
+
+    page.family(
+        "pmpy_drifted_files",
+        "Files that differ from the applied revision; none is written before the first comparison.",
+    );
+    for row in &status.repositories {
+        if let Some(drifted) = &row.drifted {
+            page.sample(&[("repository", &row.name)], drifted.files);
+        }
     }
 
     page.family("pmpy_action_seconds", "How long the last successful action took.");
@@ -241,7 +275,9 @@ mod tests {
     fn status() -> MachineStatus {
         let row = StatusRow {
             acted: Some(LastDeployed {
+                tag: Some("v1.10".into()),
                 revision: "ab".repeat(20).parse().unwrap(),
+                signer: None,
                 subject: None,
                 at: Some("2026-11-22T08:00:00Z".parse().unwrap()),
                 trigger: None,
@@ -277,6 +313,7 @@ mod tests {
             "pmpy_repository_state{repository=\"spog\",state=\"failing\"} 1",
             "pmpy_repository_state{repository=\"spog\",state=\"current\"} 0",
             "pmpy_last_success_timestamp_seconds{repository=\"spog\"} 1795334400",
+            "pmpy_tag_info{repository=\"spog\",tag=\"v1.10\"} 1",
             "pmpy_attempt{repository=\"spog\"} 3",
             "pmpy_action_seconds{repository=\"spog\"} 0.8",
         ] {

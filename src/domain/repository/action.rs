@@ -5,12 +5,16 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::git::{Commit, ObjectId};
 use crate::domain::hash;
+use crate::domain::repository::health::FailureTally;
+use crate::domain::signature::allowed_signers::Signer;
 use crate::domain::text::EscapeControls;
+
+pub use crate::domain::repository::outcome::Outcome;
 
 /// The reason for an action; scripts see it as `AGENT_TRIGGER`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,11 +36,13 @@ pub enum Trigger {
     Redo,
     /// A person went back to an older revision.
     Rollback,
+    /// Files differed from the applied revision and were written anew.
+    Drift,
 }
 
 impl Trigger {
     /// All triggers, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cron,
         Self::Timer,
         Self::Bus,
@@ -45,6 +51,7 @@ impl Trigger {
         Self::Bootstrap,
         Self::Redo,
         Self::Rollback,
+        Self::Drift,
     ];
 
     /// The word in scripts, JSON and logs.
@@ -58,6 +65,7 @@ impl Trigger {
             Self::Bootstrap => "bootstrap",
             Self::Redo => "redo",
             Self::Rollback => "rollback",
+            Self::Drift => "drift",
         }
     }
 }
@@ -82,69 +90,6 @@ impl FromStr for Trigger {
     }
 }
 
-/// The result of an action.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Outcome {
-    /// Every script exited 0.
-    Succeeded,
-    /// A script exited with another code than 0 and 75.
-    Failed {
-        /// The exit code of the script.
-        code: i32,
-    },
-    /// The scripts ran out of time and were terminated.
-    TimedOut,
-    /// A script was killed by a signal.
-    Killed {
-        /// The signal's number.
-        signal: i32,
-    },
-    /// A script exited 75 (`EX_TEMPFAIL`, sysexits.h): not now.
-    Deferred,
-    /// The machine or the worker died while a script ran.
-    Interrupted,
-    /// The agent itself failed, for example on a full disk. Not counted as an attempt.
-    Hindered {
-        /// The failure, as a sentence.
-        reason: String,
-    },
-}
-
-impl Outcome {
-    /// One word for tables and JSON.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed { .. } => "failed",
-            Self::TimedOut => "timed-out",
-            Self::Killed { .. } => "killed",
-            Self::Deferred => "deferred",
-            Self::Interrupted => "interrupted",
-            Self::Hindered { .. } => "hindered",
-        }
-    }
-
-    /// Returns `true` if the next attempt has to wait.
-    fn backs_off(&self) -> bool {
-        !matches!(self, Self::Succeeded | Self::Deferred | Self::Hindered { .. })
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Succeeded => f.write_str("succeeded"),
-            Self::Failed { code } => write!(f, "exited {code}"),
-            Self::TimedOut => f.write_str("timed out and was terminated"),
-            Self::Killed { signal } => write!(f, "was killed by signal {signal}"),
-            Self::Deferred => f.write_str("said \"not now\" (exit 75)"),
-            Self::Interrupted => f.write_str("was interrupted"),
-            Self::Hindered { reason } => f.write_str(reason),
-        }
-    }
-}
-
 /// The latest unsuccessful attempt at a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
@@ -161,6 +106,12 @@ pub struct Attempt {
     pub since: DateTime<Utc>,
     /// When the next attempt may start; `None`: at the next tick.
     pub next_try: Option<DateTime<Utc>>,
+    /// Only `before` was asked: nothing on the machine changed.
+    #[serde(default)]
+    pub is_of_before: bool,
+    /// What may make the revision bad.
+    #[serde(default)]
+    pub tally: FailureTally,
 }
 
 /// The revisions that were tried since the last success, each once. What an attempt that did not succeed
@@ -315,6 +266,9 @@ pub struct FinishedRun {
     /// The full name of the ref, where each of several is deployed by itself.
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// The short name of the tag by which the revision was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// The revision deployed before it.
     pub previous: Option<Commit>,
     /// The reason for the run.
@@ -330,6 +284,9 @@ pub struct FinishedRun {
     /// The tree of the revision; `None`: an older agent wrote the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<ObjectId>,
+    /// Who signed it, where signatures count; `None`: it was accepted here before, or they do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
     /// The number of runs that this entry stands for.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub count: u32,
@@ -388,13 +345,62 @@ impl Attempt {
         let since = before
             .filter(|before| before.revision == revision && before.outcome.word() == outcome.word())
             .map_or(now, |before| before.since.min(now));
-        Self { revision, number, outcome, script: None, since, next_try }
+        let tally = FailureTally::default();
+        let attempt = Self {
+            revision,
+            number,
+            outcome,
+            script: None,
+            since,
+            next_try,
+            is_of_before: false,
+            tally,
+        };
+        attempt.carrying(before)
+    }
+
+    /// The answer of `before` about `revision`, unless it is yes. While it says "not now" it is asked by each tick
+    /// for ten minutes, then every five; after another answer as after a failure.
+    pub fn of_before(
+        outcome: Outcome,
+        revision: Commit,
+        last: Option<&Self>,
+        host: &str,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let last = last.filter(|last| last.is_of_before && last.revision == revision);
+        let number = last.map_or(1, Self::next_number);
+        let since = last.filter(|last| last.outcome.word() == outcome.word());
+        let since = since.map_or(now, |last| last.since.min(now));
+        let next_try = match outcome {
+            Outcome::Deferred if now - since < EAGER => None,
+            Outcome::Deferred => Some(now + BETWEEN_ANSWERS),
+            _ => Some(now + wait(number, host, &revision)),
+        };
+        let tally = FailureTally::default();
+        Self { revision, number, outcome, script: None, since, next_try, is_of_before: true, tally }
+    }
+
+    /// This attempt with the tally of the one before it, where that was at the same revision.
+    fn carrying(self, before: Option<&Self>) -> Self {
+        let before = before.filter(|before| before.revision == self.revision);
+        Self { tally: before.map(|before| before.tally).unwrap_or_default(), ..self }
+    }
+
+    /// This attempt, counted: its run lasted `seconds` and ended at `at`.
+    #[must_use]
+    pub fn counted(self, seconds: f64, at: DateTime<Utc>) -> Self {
+        Self { tally: self.tally.with(&self.outcome, seconds, at), ..self }
     }
 
     /// The script, the revision and the outcome, as a message.
     pub fn sentence(&self) -> String {
         let (revision, outcome) = (self.revision.short(), &self.outcome);
         match &self.script {
+            Some(script) if self.is_of_before => {
+                format!("before: {} {outcome} at {revision}", script.escape_controls())
+            }
+            None if self.is_of_before => format!("before, at {revision}: {outcome}"),
             Some(script) => format!("{} {outcome} at {revision}", script.escape_controls()),
             None => format!("{revision} {outcome}"),
         }
@@ -402,13 +408,14 @@ impl Attempt {
 
     /// Returns `true` if scripts may have run in it.
     pub fn ran_scripts(&self) -> bool {
-        !matches!(self.outcome, Outcome::Hindered { .. })
+        !self.is_of_before && !matches!(self.outcome, Outcome::Hindered { .. })
     }
 
     /// The number of the next attempt: a deferred or hindered one does not count.
     pub fn next_number(&self) -> u32 {
         match self.outcome {
-            Outcome::Deferred | Outcome::Hindered { .. } => self.number,
+            Outcome::Deferred | Outcome::Unchecked => self.number,
+            Outcome::Hindered { .. } if !self.is_of_before => self.number,
             _ => self.number.saturating_add(1),
         }
     }
@@ -421,6 +428,11 @@ impl Attempt {
         self.next_try.filter(|&next| next > now && next <= furthest)
     }
 }
+
+/// For how long `before` is asked by each tick.
+const EAGER: TimeDelta = TimeDelta::minutes(10);
+/// The time between two questions to `before` after that.
+const BETWEEN_ANSWERS: Duration = Duration::from_secs(5 * 60);
 
 /// The wait after failed attempt `number` (1, 2, …).
 fn wait(number: u32, host: &str, revision: &Commit) -> Duration {

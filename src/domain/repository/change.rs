@@ -154,10 +154,10 @@ pub enum ObjectError {
     WrongKind {
         /// The object.
         id: ObjectId,
-        /// The expected type: `tree` or `blob`.
+        /// The expected type, such as `tree`.
         expected: &'static str,
     },
-    /// The object is larger than may be held in memory: a tree of more than [`MAX_TREE`] bytes, or a
+    /// The object is larger than may be held in memory: a tree, commit or tag of more than [`MAX_TREE`] bytes, or a
     /// blob of more than [`ObjectSource::max_file`].
     TooLarge {
         /// The object.
@@ -295,8 +295,7 @@ impl TreeChange {
         to: ObjectId,
         objects: &impl ObjectSource,
     ) -> Result<Self, ChangeError> {
-        let mut ops = tree::TreeWalk::new(from, to, objects).ops()?;
-        ops.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let mut ops = sorted_ops(from, to, objects)?;
         let mut total: u64 = 0;
         for op in &mut ops {
             op.size = content_size(op, objects)?;
@@ -307,6 +306,31 @@ impl TreeChange {
                 return Err(TreeRefusal { path: op.path.clone(), reason }.into());
             }
         }
+        Ok(Self { ops })
+    }
+
+    /// All of tree `tree`, as a change from nothing without the sizes: for comparing it with what is on disk.
+    ///
+    /// # Errors
+    /// The same as for [`TreeChange::between`], except for file sizes.
+    pub fn listing(tree: ObjectId, objects: &impl ObjectSource) -> Result<Self, ChangeError> {
+        Ok(Self { ops: sorted_ops(None, tree, objects)? })
+    }
+
+    /// The operations at the positions `places`, which are ascending, with their sizes.
+    ///
+    /// # Errors
+    /// When the size of a content cannot be read, or is not permitted.
+    pub fn selected(
+        &self,
+        places: impl Iterator<Item = usize>,
+        objects: &impl ObjectSource,
+    ) -> Result<Self, ChangeError> {
+        let sized = |op: &PathOp| Ok(PathOp { size: content_size(op, objects)?, ..op.clone() });
+        let ops = places
+            .filter_map(|at| self.ops.get(at))
+            .map(sized)
+            .collect::<Result<_, ChangeError>>()?;
         Ok(Self { ops })
     }
 
@@ -338,6 +362,16 @@ impl TreeChange {
 }
 
 /// The size of the new content in bytes, checked against the limits.
+fn sorted_ops(
+    from: Option<ObjectId>,
+    to: ObjectId,
+    objects: &impl ObjectSource,
+) -> Result<Vec<PathOp>, ChangeError> {
+    let mut ops = tree::TreeWalk::new(from, to, objects).ops()?;
+    ops.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(ops)
+}
+
 fn content_size(op: &PathOp, objects: &impl ObjectSource) -> Result<u64, ChangeError> {
     let refuse = |reason: String| Err(TreeRefusal { path: op.path.clone(), reason }.into());
     let Some(TreeEntry { mode, id }) = op.new.filter(|new| new.mode != EntryMode::Submodule) else {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::git::Commit;
 use crate::domain::publish::release_paths::shared_conflict;
 use crate::domain::repository::change::{ChangeError, ObjectError, RepoPath};
+use crate::domain::repository::gate::JudgedTag;
 
 /// The reason why a worker did not deploy a revision, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,16 @@ pub enum Finding {
     Refused {
         /// The rule and the path, as a message.
         reason: String,
+    },
+    /// It is not signed as `allowed_signers` asks, or was never accepted here.
+    Unsigned {
+        /// What is not signed, or by whom it is, as a message.
+        reason: String,
+        /// The hash of the file of the signers.
+        signers: String,
+        /// The tag by which it was to be applied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<JudgedTag>,
     },
     /// A file of the revision is larger than `max_file`.
     TooLarge {
@@ -74,12 +85,18 @@ impl Finding {
         Some(Self::Shared { path })
     }
 
-    /// Returns `true` if the finding still applies when files may now have `max_file` bytes and `shared`
-    /// names these directories.
-    pub fn counts(&self, max_file: impl FnOnce() -> u64, shared: &[String]) -> bool {
+    /// Returns `true` if the finding still applies when files may now have `max_file` bytes, `shared` names these
+    /// directories, and the file of the signers has the hash `signers`.
+    pub fn counts(
+        &self,
+        max_file: impl FnOnce() -> u64,
+        shared: &[String],
+        signers: Option<&str>,
+    ) -> bool {
         match self {
             Self::TooLarge { bytes, .. } => *bytes > max_file(),
             Self::Shared { path } => shared.contains(path),
+            Self::Unsigned { signers: judged_by, .. } => signers == Some(judged_by),
             _ => true,
         }
     }

@@ -33,6 +33,8 @@ pub enum ActKind {
     Redo,
     /// `agent checkout`
     Checkout,
+    /// `agent tick --override`
+    Override,
 }
 
 impl ActKind {
@@ -45,6 +47,7 @@ impl ActKind {
             Self::Rollback => "rollback",
             Self::Redo => "redo",
             Self::Checkout => "checkout",
+            Self::Override => "override",
         }
     }
 }
@@ -239,6 +242,7 @@ mod tests {
             revision: id(number),
             subject: String::new(),
             reference: None,
+            tag: None,
             previous: None,
             trigger: Trigger::Cron,
             outcome: Outcome::Succeeded,
@@ -246,6 +250,7 @@ mod tests {
             seconds: 0.1,
             log: None,
             tree: Some(id(1000 + number).0),
+            signer: None,
             count: 1,
             first: None,
         }

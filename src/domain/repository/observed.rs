@@ -1,14 +1,20 @@
 //! The inputs of a decision: what was observed, and what the configuration wants.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::followed::{ChosenTag, SeenTag, TagRelation, named};
 use crate::domain::git::{Commit, RefName, Relation};
 use crate::domain::publish::state::PublishState;
 use crate::domain::remote::LastPoll;
 use crate::domain::repository::action::{Attempt, FinishedRun};
+use crate::domain::repository::drift::{DriftPolicy, DriftRecord};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::gate::{GateFacts, GatePolicy, JudgedTag};
+use crate::domain::repository::health::BadRevision;
 use crate::domain::repository::hold::{self, Hold, Person};
 
 /// The part of the configuration that a decision depends on.
@@ -22,6 +28,12 @@ pub struct Policy {
     pub rewritten: OnRewrite,
     /// `when`: what triggers a run besides a new revision.
     pub when: RerunPolicy,
+    /// `window`, `min_age`, `rollout` and the other gates.
+    #[serde(default)]
+    pub gates: GatePolicy,
+    /// `drift`, `drift_every`, `drift_ignore`.
+    #[serde(default)]
+    pub drift: DriftPolicy,
 }
 
 /// How upstream's commits come into the worktree.
@@ -58,7 +70,7 @@ pub enum RerunPolicy {
     /// Every tick.
     Always,
     /// When the last success is longer ago than this.
-    Every(std::time::Duration),
+    Every(Duration),
 }
 
 /// The facts that a decision depends on, read once.
@@ -102,6 +114,14 @@ pub struct Observed {
     pub relation: Option<Relation>,
     /// A revision that upstream once had and no longer contains.
     pub lost: Option<Commit>,
+    /// The newest tag that matches, as last polled; `None`: none does, or no tag is followed.
+    pub tag: Option<ChosenTag>,
+    /// The tag that was seen here last, where it moved or went.
+    pub lost_tag: Option<(SeenTag, TagRelation)>,
+    /// The tag that the deployed revision was deployed by.
+    pub acted_tag: Option<String>,
+    /// The pattern or the revision that is followed; `None`: a branch is.
+    pub fixed: Option<String>,
     /// Only a mirror that lags behind answered.
     pub lagging: bool,
     /// The display name of a mirror that lags behind; another remote may have answered.
@@ -144,6 +164,46 @@ pub struct Observed {
     pub unused: Vec<String>,
     /// The refs, where each of several is deployed by itself.
     pub refs: Option<PublishState>,
+    /// What the gates depend on.
+    pub gates: GateFacts,
+    /// The revision that is bad here: upstream's, the checked-out one, or one that the machine is leaving.
+    pub bad: Option<BadRevision>,
+    /// Upstream's tip is marked as bad here.
+    pub upstream_is_bad: bool,
+    /// What the last comparison of the files found; `None`: there was none, or nothing is compared.
+    pub drift: Option<DriftRecord>,
+    /// The part of `drift_every` at which the files of this repository are compared.
+    pub drift_offset: Duration,
+    /// Nothing is compared here: nothing is written but what git keeps.
+    pub has_no_files: bool,
+}
+
+impl Observed {
+    /// The tag by which `revision` was chosen, here or upstream.
+    pub fn tag_of(&self, revision: Commit) -> Option<&str> {
+        let chosen = self.tag.as_ref().filter(|tag| tag.commit == revision);
+        let acted = self.acted_tag.as_deref().filter(|_| self.acted == Some(revision));
+        chosen.map(|tag| tag.name.as_str()).or(acted)
+    }
+
+    /// Upstream's tip; `None`: it has none, or none is known.
+    pub fn upstream_tip(&self) -> Option<Commit> {
+        match self.upstream {
+            UpstreamTip::Tip { commit, .. } => Some(commit),
+            UpstreamTip::Unknown | UpstreamTip::Empty => None,
+        }
+    }
+
+    /// The tag that is judged together with `revision`; `None`: a branch or a fixed revision is followed.
+    pub fn judged_tag(&self, revision: Commit) -> Option<JudgedTag> {
+        let tag = self.tag.as_ref().filter(|tag| tag.commit == revision)?;
+        Some(JudgedTag { name: tag.name.clone(), id: tag.id })
+    }
+
+    /// `revision` for people: `v1.10 (6b2c3d7)`, or `6b2c3d7` where no tag names it.
+    pub fn named(&self, revision: Commit) -> String {
+        named(self.tag_of(revision), revision)
+    }
 }
 
 /// The `when` of a revision's own `.pmpy.toml`, remembered so that an idle tick need not read the tree.
@@ -186,6 +246,8 @@ pub struct RunningAction {
     pub revision: Option<Commit>,
     /// When it began.
     pub since: DateTime<Utc>,
+    /// Its health is checked.
+    pub checks_health: bool,
     /// The process id of the worker.
     pub pid: i32,
     /// The reason why it makes no progress, with the remedy; `None`: no problem is visible.
@@ -204,6 +266,14 @@ pub struct Pin {
     /// Who asked for it; `None`: only `by` is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub person: Option<Person>,
+    /// `agent checkout` set it, not a rollback.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_checkout: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 impl Pin {

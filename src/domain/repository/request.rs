@@ -12,11 +12,14 @@ pub struct ActionRequest {
     pub trigger: Trigger,
     /// A person named this repository: backoff is ignored, holds are not.
     pub named: bool,
+    /// A person passes `window`, `canaries`, `min_age` and `rollout`.
+    #[serde(default)]
+    pub overrides: bool,
 }
 
 impl ActionRequest {
     /// The request of a tick that cron starts, which overrides nothing.
-    pub const OF_CRON: Self = Self { trigger: Trigger::Cron, named: false };
+    pub const OF_CRON: Self = Self { trigger: Trigger::Cron, named: false, overrides: false };
 
     /// Whether an answer of a remote is believed that would otherwise have to be repeated: a person who
     /// names a repository wants what its remote has now.

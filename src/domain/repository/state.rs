@@ -5,6 +5,8 @@ use std::fmt;
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::repository::gate::{Gate, GateWait};
+
 /// What can be said of a repository; the first that applies, in this order, is its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,6 +19,9 @@ pub enum State {
     Held,
     /// Rolled back, and staying there.
     Pinned,
+    /// Gone back by itself, because upstream's revision is bad here.
+    #[serde(rename = "rolled-back")]
+    RolledBack,
     /// The last attempt failed.
     Failing,
     /// The script said "not now".
@@ -50,11 +55,12 @@ pub enum State {
 
 impl State {
     /// All of them in the order of precedence.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Acting,
         Self::Broken,
         Self::Held,
         Self::Pinned,
+        Self::RolledBack,
         Self::Failing,
         Self::Waiting,
         Self::Refused,
@@ -82,6 +88,9 @@ impl State {
             Self::Broken => row("broken", Tone::Bad).attention(AtOnce).critical(AtOnce).of_a_ref(),
             Self::Held => row("held", Tone::Open).warning(DAY).settled().of_a_ref(),
             Self::Pinned => row("pinned", Tone::Open).warning(DAY).settled(),
+            Self::RolledBack => {
+                row("rolled-back", Tone::Bad).attention(AtOnce).critical(AtOnce).of_a_ref()
+            }
             Self::Failing => row("failing", Tone::Bad)
                 .attention(AtOnce)
                 .warning(AtOnce)
@@ -99,7 +108,7 @@ impl State {
             Self::NoRef => row("no-ref", Tone::Bad).attention(AtOnce).warning(AtOnce).critical(DAY),
             Self::Denied => row("denied", Tone::Bad).attention(AtOnce).critical(AtOnce),
             Self::Unreachable => row("unreachable", Tone::Open).attention(GRACE).warning(GRACE),
-            Self::Behind => row("behind", Tone::Open),
+            Self::Behind => row("behind", Tone::Open).warning(AfterMinutes(8 * 24 * 60)),
             Self::New => row("new", Tone::Good),
             Self::Ahead => row("ahead", Tone::Good).settled(),
             Self::Current => row("current", Tone::Good).settled(),
@@ -124,7 +133,7 @@ impl State {
 
     /// Whether people see it below a hold or a pin, and monitoring warns of it at once.
     pub(super) fn shows_below_holds(self) -> bool {
-        matches!(self, Self::Failing | Self::Denied)
+        matches!(self, Self::RolledBack | Self::Failing | Self::Denied)
     }
 
     /// Whether a repository whose refs are published one by one has this state because of one of them.
@@ -132,9 +141,10 @@ impl State {
         self.rules().is_of_a_ref
     }
 
-    /// Whether it stays until a person or a new revision comes.
+    /// Whether it stops the agent until a person or a new revision comes. What went back by itself is where it has to
+    /// be.
     pub fn needs_a_person(self) -> bool {
-        self.is_of_a_ref() && !matches!(self, Self::Failing | Self::Waiting)
+        self.is_of_a_ref() && !matches!(self, Self::RolledBack | Self::Failing | Self::Waiting)
     }
 }
 
@@ -246,11 +256,14 @@ pub struct Condition {
     pub attempt: u32,
     /// When the next attempt may start (only `failing`).
     pub next_try: Option<DateTime<Utc>>,
+    /// The gate that is shut (only `behind`).
+    #[serde(default)]
+    pub gate: Option<GateWait>,
 }
 
 impl Condition {
     pub(super) fn new(state: State) -> Self {
-        Self { state, reason: None, since: None, attempt: 0, next_try: None }
+        Self { state, reason: None, since: None, attempt: 0, next_try: None, gate: None }
     }
 
     pub(super) fn because(mut self, reason: impl Into<String>) -> Self {
@@ -273,6 +286,10 @@ impl Condition {
     pub fn severity(&self, since: DateTime<Utc>, now: DateTime<Utc>) -> Severity {
         let rules = self.state.rules();
         let reached = |onset: Onset| onset.is_reached(now - since, self.attempt);
+        let waits_for_a_canary = self.gate.as_ref().is_some_and(|gate| gate.gate == Gate::Canaries);
+        if waits_for_a_canary && reached(Onset::AfterMinutes(24 * 60)) {
+            return Severity::Warning;
+        }
         match (reached(rules.critical), reached(rules.warning)) {
             (true, _) => Severity::Critical,
             (false, true) => Severity::Warning,

@@ -4,12 +4,16 @@
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::followed::named;
 use crate::domain::git::Commit;
 use crate::domain::publish::release_paths::LeftFiles;
 use crate::domain::remote::{BackoffList, LastPoll};
+use crate::domain::repository::drift::DriftRecord;
 use crate::domain::repository::gaps::ContentGaps;
+use crate::domain::repository::gate::GateWait;
 use crate::domain::repository::hold::Hold;
 use crate::domain::repository::state::{Condition, Severity, State, Tone};
+use crate::domain::signature::allowed_signers::Signer;
 
 /// The status of this machine, as in `status --json` and `status.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,8 +50,11 @@ pub struct StatusRow {
     pub path: String,
     /// The remote, without credentials.
     pub remote: Option<String>,
-    /// The followed branch.
+    /// The followed branch; with `tag` or `revision` the checked-out one.
     pub branch: Option<String>,
+    /// The newest tag that matches, as last polled; `None`: none does, or no tag is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// The state: the first of the conditions.
     pub state: State,
     /// The reason for the state.
@@ -66,6 +73,13 @@ pub struct StatusRow {
     pub attempt: u32,
     /// When the next attempt may start; `None`: there is no failed one, or at the next tick.
     pub next_try: Option<DateTime<Utc>>,
+    /// The gate that is shut, and when it opens; `None`: none is, or another state comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateWait>,
+    /// The revision that turned out bad here and is not applied again, of several refs that of the first; `None`:
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad: Option<Commit>,
     /// The remote that answered last, and how it was polled.
     #[serde(default)]
     pub asked: Option<LastPoll>,
@@ -89,6 +103,9 @@ pub struct StatusRow {
     /// Keys in the `.pmpy.toml` of the deployed revision that this version ignores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_keys: Vec<String>,
+    /// What the last comparison of the files with the applied revision found; `None`: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drifted: Option<DriftRecord>,
     /// The holds, by number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Hold>,
@@ -106,8 +123,14 @@ fn is_zero(number: &u32) -> bool {
 pub struct LastDeployed {
     /// The revision.
     pub revision: Commit,
+    /// The tag by which it was chosen; `None`: no tag was followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// The first line of the commit message.
     pub subject: Option<String>,
+    /// Who signed it, where signatures count; `None`: it was accepted here before, or they do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
     /// When it was deployed; `None` when the record was written by hand.
     pub at: Option<DateTime<Utc>>,
     /// The trigger of the run.
@@ -116,6 +139,13 @@ pub struct LastDeployed {
     pub outcome: Option<String>,
     /// The duration of the run in seconds.
     pub seconds: Option<f64>,
+}
+
+impl LastDeployed {
+    /// The revision for people: `v1.10 (6b2c3d7)`, or `6b2c3d7`.
+    pub fn named(&self) -> String {
+        named(self.tag.as_deref(), self.revision)
+    }
 }
 
 /// One branch or tag at its target.
@@ -132,6 +162,9 @@ pub struct PublishedRef {
     pub state: State,
     /// The reason for the state.
     pub reason: Option<String>,
+    /// The revision that turned out bad here and is not applied again; `None`: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad: Option<Commit>,
 }
 
 impl StatusRow {
@@ -143,6 +176,7 @@ impl StatusRow {
             since: Some(self.since),
             attempt: self.attempt,
             next_try: self.next_try,
+            gate: self.gate.clone(),
         }
     }
 

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
 use crate::domain::repository::decision::decide;
+use crate::domain::repository::drift::{DriftPolicy, OnDrift};
 use crate::domain::repository::observed::{
     Observed, OnRewrite, Policy, RerunPolicy, UpdateMethod, UpstreamTip,
 };
@@ -31,6 +32,9 @@ pub(super) fn policy() -> Policy {
         update: UpdateMethod::default(),
         rewritten: OnRewrite::default(),
         when: RerunPolicy::default(),
+        gates: Default::default(),
+        // What is decided about drift has its own tests.
+        drift: DriftPolicy { on: OnDrift::Ignore, ..DriftPolicy::default() },
     }
 }
 

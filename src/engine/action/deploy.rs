@@ -9,18 +9,24 @@ use chrono::{DateTime, Utc};
 use crate::config::RepoSettings;
 use crate::domain::git::{Commit, RefName};
 use crate::domain::paths::PathPatterns;
-use crate::domain::publish::rules::PublishTarget;
 use crate::domain::repository::action::{Outcome, Trigger};
 use crate::domain::repository::change::{ChangeError, TreeChange};
 use crate::domain::repository::decision::PlannedAction;
 use crate::domain::repository::desired::ActionTarget;
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::observed::Observed;
 use crate::engine::action::apply::{self, ReadyUpdate};
+use crate::engine::action::before::BeforeQuestion;
+use crate::engine::action::drift::ReadyRepair;
+use crate::engine::action::way_back::{self, CheckWatch};
 use crate::engine::publish::single_ref;
+use crate::engine::publish::stage::ReadyTree;
 use crate::engine::repository::script_files::ScriptPlan;
+use crate::engine::repository::targets::TargetStore;
 use crate::engine::repository::tree::{self, TreeFileError};
-use crate::engine::repository::{Repository, machine_id, targets, upstream_refs};
+use crate::engine::repository::{Repository, machine_id, tags, targets, upstream_refs};
 use crate::engine::run::guard::{RunGuard, RunResult};
+use crate::engine::run::health::{self, HealthCheck, HealthPrograms};
 use crate::engine::run::{log, record, scripts};
 use crate::system::git::Head;
 use crate::system::git::merge::MergeOutcome;
@@ -49,8 +55,8 @@ struct Deployment {
 enum Destination<'c> {
     /// The worktree, which may be written.
     Worktree(ReadyUpdate<'c>),
-    /// A target outside the clone.
-    Target(PublishTarget),
+    /// A target outside the clone, and the tree that is ready for it.
+    Target(Box<(TargetStore, ReadyTree)>),
 }
 
 /// The reason why a revision is not deployed now.
@@ -89,8 +95,8 @@ impl DeployRefusal {
     }
 }
 
-/// Deploys the planned revision on the first of `branches`, the local one that follows the second, or records
-/// the finding that prevents it.
+/// Deploys the planned revision, with the `repair` of files that differ from it, on the first of `branches`, the local
+/// one that follows the second, or records the finding that prevents it.
 ///
 /// # Errors
 /// When something cannot be read, written or started. The journal stays, and the next worker recovers.
@@ -99,14 +105,14 @@ pub fn deploy(
     lock: &ActionLock,
     journal: Journal,
     act: &PlannedAction,
+    repair: Option<&ReadyRepair>,
     branches: (Option<&RefName>, Option<&RefName>),
 ) -> Result<()> {
     let now = host::now();
-    match carry_out(repository, lock, journal, act, branches, now) {
+    match carry_out(repository, lock, journal, act, repair, branches, now) {
         Ok(()) => Ok(()),
         Err(DeployRefusal::Finding(finding)) => {
-            let (ActionTarget::Commit(revision) | ActionTarget::MergeOf(revision)) = act.target;
-            record::verdict(repository, revision, finding, now)?;
+            record::verdict(repository, act.target.upstream(), finding, now)?;
             lock.remove_journal()
         }
         Err(DeployRefusal::Failed(error)) => Err(error),
@@ -118,6 +124,7 @@ fn carry_out(
     lock: &ActionLock,
     journal: Journal,
     act: &PlannedAction,
+    repair: Option<&ReadyRepair>,
     branches: (Option<&RefName>, Option<&RefName>),
     now: DateTime<Utc>,
 ) -> Result<(), DeployRefusal> {
@@ -126,10 +133,13 @@ fn carry_out(
         (Some(branch), _) | (None, Head::Branch(branch, _)) => branch.clone(),
         _ => return Err(anyhow!("HEAD is on no branch").into()),
     };
+    let mut journal = journal;
     let deployment = inspect(repository, act, &branch)?;
     let Deployment { target, settings, change, .. } = &deployment;
+    journal.trigger = act.trigger;
     let irrelevant = || match deployment.irrelevant_since {
         Some(since_revision) => {
+            repository.accept_applied(*target)?;
             record::verdict(repository, *target, Finding::Irrelevant { since_revision }, now)
         }
         None => Ok(()),
@@ -144,34 +154,62 @@ fn carry_out(
     // change what it reads. Local changes are reported before a lock.
     let unlocked = wait_for_git_locks(repository);
     let destination = match settings.target() {
-        Some(place) => Destination::Target(place),
+        Some(place) => Destination::Target(Box::new(single_ref::stage(
+            repository,
+            place,
+            *target,
+            act.trigger,
+        )?)),
         None => Destination::Worktree(
             ReadyUpdate::check(repository, change).map_err(DeployRefusal::of_worktree)?,
         ),
     };
-    record::no_verdict(repository)?;
-    unlocked?;
-    if act.saves_head
-        && let Some(head) = act.head
-    {
-        let name = upstream_refs::saved_at(head, now);
-        repository.git.set_ref(&name, head, "before it left the branch")?;
+    if !act.repairs {
+        record::no_verdict(repository)?;
     }
+    unlocked?;
     let step = JournalStep {
         followed: followed.cloned().filter(|followed| *followed != branch),
         branch,
         reference: None,
+        tag: tag_of(repository, *target)?,
         head: act.head,
         target: *target,
         previous: act.previous,
         attempt: act.attempt,
         resumed: act.resumed,
         log: None,
+        way_back: way_back::way_back(repository, act, *target, settings)?,
+        leaves: act.leaves,
     };
+    let newest = act.target.upstream();
+    // A release that is there already was asked about before it was made.
+    let staged = match &destination {
+        Destination::Worktree(_) => None,
+        Destination::Target(staged) => Some(staged.1.staged_path()),
+    };
+    if act.asks_before && staged != Some(None) {
+        let (step, trigger, revision, staged) = (&step, act.trigger, newest, staged.flatten());
+        let question =
+            BeforeQuestion { repository, lock, settings, step, revision, trigger, staged };
+        if !question.ask(&mut journal)? {
+            return Ok(lock.remove_journal()?);
+        }
+    }
+    if settings.policy.gates.is_set() {
+        record::begun(repository, newest, now)?;
+    }
+    if act.saves_head
+        && let Some(head) = act.head
+    {
+        let name = upstream_refs::saved_at(head, now);
+        repository.git.set_ref(&name, head, "before it left the branch")?;
+    }
     let Some(run) = RunGuard::begin(repository, lock, journal, &step)? else { return Ok(()) };
     match destination {
         Destination::Worktree(ready) => {
             ready.write(repository)?;
+            repair.map_or(Ok(()), |repair| repair.write(repository))?;
             apply::move_branch(repository, &step)?;
             apply::report_submodules(repository, change)?;
             if is_relevant {
@@ -180,11 +218,27 @@ fn carry_out(
                 run.finish(Ok(None), irrelevant)?;
             }
         }
-        Destination::Target(place) => {
-            single_ref::follow(repository, run, step, settings, place, act.trigger)?;
+        Destination::Target(staged) => {
+            let watch = CheckWatch::new(repository);
+            let trigger = act.trigger;
+            single_ref::follow(repository, run, step, settings, *staged, trigger, &watch)?;
         }
     }
     Ok(())
+}
+
+/// The tag by which `revision` was chosen: the newest one, or the one of an earlier run, to which a rollback
+/// leads; `None`: a branch is followed.
+fn tag_of(repository: &Repository, revision: Commit) -> Result<Option<String>> {
+    if repository.tag_pattern().is_none() {
+        return Ok(None);
+    }
+    let newest = repository.polled().tag.filter(|tag| tag.commit == revision);
+    if let Some(tag) = newest {
+        return Ok(Some(tag.name));
+    }
+    let runs = repository.records.history()?;
+    Ok(runs.into_iter().rev().find(|run| run.revision == revision).and_then(|run| run.tag))
 }
 
 /// Checks the planned revision. Writes nothing but a merge commit.
@@ -194,11 +248,7 @@ fn inspect(
     branch: &RefName,
 ) -> Result<Deployment, DeployRefusal> {
     let git = &repository.git;
-    let (ActionTarget::Commit(newest) | ActionTarget::MergeOf(newest)) = act.target;
-    let of_newest = tree::tree_settings(git, newest).map_err(DeployRefusal::of_tree)?;
-    if let (Some(reason), true) = (of_newest.hold, act.heeds_hold) {
-        return Err(DeployRefusal::Finding(Finding::Held { reason }));
-    }
+    heed_hold(repository, act.target.upstream(), act.heeds_hold)?;
     let target = match act.target {
         ActionTarget::Commit(commit) => commit,
         ActionTarget::MergeOf(tip) => merge(repository, act.head, tip, branch)?,
@@ -223,6 +273,44 @@ fn inspect(
     };
     let irrelevant_since = act.previous.filter(|_| !is_relevant);
     Ok(Deployment { target, settings, change, changed_paths, irrelevant_since })
+}
+
+/// The finding that keeps `target` from being applied, as far as the revision itself tells; `None`: none.
+///
+/// # Errors
+/// When the revision cannot be read.
+pub fn judge(
+    repository: &Repository,
+    seen: &Observed,
+    target: ActionTarget,
+) -> Result<Option<Finding>> {
+    let (git, newest) = (&repository.git, target.upstream());
+    let judged = || -> Result<(), DeployRefusal> {
+        heed_hold(repository, newest, seen.is_held_by(newest))?;
+        let from = match (target, seen.head) {
+            (ActionTarget::MergeOf(tip), Some(head)) => git.merge_base(head, tip)?,
+            (_, head) => head,
+        };
+        tree::change_between(git, from, newest).map_err(DeployRefusal::of_change)?;
+        match shared_conflict(repository, newest).map_err(DeployRefusal::of_change)? {
+            Some(finding) => Err(DeployRefusal::Finding(finding)),
+            None => Ok(()),
+        }
+    };
+    match judged() {
+        Ok(()) => Ok(None),
+        Err(DeployRefusal::Finding(finding)) => Ok(Some(finding)),
+        Err(DeployRefusal::Failed(error)) => Err(error),
+    }
+}
+
+/// Refuses `newest` where its own `.pmpy.toml` holds it, and that is heeded.
+fn heed_hold(repository: &Repository, newest: Commit, heeds: bool) -> Result<(), DeployRefusal> {
+    let settings = tree::tree_settings(&repository.git, newest).map_err(DeployRefusal::of_tree)?;
+    match settings.hold.filter(|_| heeds) {
+        Some(reason) => Err(DeployRefusal::Finding(Finding::Held { reason })),
+        None => Ok(()),
+    }
 }
 
 /// The finding that `target` has a path that its releases share; `None`: it has none.
@@ -267,8 +355,10 @@ fn run_scripts(
     let (context, settings) = (repository.context, &deployment.settings);
     let init_due = machine_id::init_due(context, &repository.records.memory()?);
     let trigger = if init_due { Trigger::Bootstrap } else { trigger };
-    let plan = match ScriptPlan::of(repository, settings, init_due) {
-        Ok(plan) => plan,
+    let has_health = || HealthPrograms::of(repository, settings).map(|health| health.is_some());
+    let plan = ScriptPlan::of(repository, settings, init_due);
+    let (plan, has_health) = match plan.and_then(|plan| Ok((plan, has_health()?))) {
+        Ok(planned) => planned,
         Err(error) => {
             // No script has started, so a later worker has nothing to recover.
             drop(run.finish(Ok(None), || Ok(())));
@@ -276,12 +366,12 @@ fn run_scripts(
         }
     };
     let last_action = repository.records.prepare_last_action(step.target)?;
-    let started = host::now();
+    let (started, watch) = (host::now(), CheckWatch::new(repository));
     scripts::report_step(repository, &step, started);
     let (mut outcome, mut failed_script, mut kept_log) = (Outcome::Succeeded, None, None);
-    if !plan.is_empty() {
+    if !plan.is_empty() || has_health {
         let dir = log::log_dir(context, &repository.repo.name);
-        let log = ActionLog::create(&dir, started, &step.target)?;
+        let mut log = ActionLog::create(&dir, started, &step.target)?;
         log.start(&format!(
             "{} {} (previous {}, {trigger}, attempt {})",
             repository.repo.name,
@@ -292,19 +382,27 @@ fn run_scripts(
         scripts::report_log(repository, &log);
         step.log = Some(log.name().to_owned());
         let changed = deployment.changed_paths.clone();
-        let list = scripts::put_changed(repository, changed, step.target)?;
-        let env = scripts::environment(repository, settings, &step, trigger, &list)?;
+        let list = scripts::put_changed(repository, changed, step.target, 0)?;
+        let mut env = scripts::environment(repository, settings, &step, trigger, &list)?;
+        if let Some(tag) = &step.tag {
+            env.push(("AGENT_REF".into(), tags::full_name(tag).into()));
+        }
         let deadline = scripts::deadline(settings.timeout);
-        let mut run_list = |names: &[String]| {
+        let run_list = |run: &mut RunGuard, names: &[String]| {
             let list = scripts::CommandList::scripts(context, &repository.repo.path, names, &env)?;
             run.run_scripts(&step, list, &log, deadline)
         };
-        (outcome, failed_script) = run_list(&plan.init)?;
+        (outcome, failed_script) = run_list(&mut run, &plan.init)?;
         if outcome == Outcome::Succeeded {
             if init_due {
                 scripts::init_succeeded(repository)?;
             }
-            (outcome, failed_script) = run_list(&plan.work)?;
+            (outcome, failed_script) = run_list(&mut run, &plan.work)?;
+        }
+        if outcome == Outcome::Succeeded {
+            let (step, dir, env) = (step.clone(), repository.repo.path.clone(), env.clone());
+            let check = HealthCheck { step, dir, env, log };
+            (log, outcome) = health::check(repository, settings, &mut run, check, &watch)?;
         }
         kept_log = scripts::log_to_keep(log, &dir, &mut step, trigger, &outcome)?;
     }

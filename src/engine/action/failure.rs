@@ -63,8 +63,15 @@ pub(super) fn record_failure(
             ..
         }) => (to, attempt),
         Plan::Fetch { tip } => (tip, 1),
+        Plan::Sight(Some(target)) | Plan::Verify { target, .. } => (target.upstream(), 1),
         // Nothing here would have to be repeated.
-        Plan::Idle | Plan::Wait { .. } | Plan::Stopped | Plan::Recover | Plan::Publish(_) => return,
+        Plan::Sight(None)
+        | Plan::Idle
+        | Plan::Look
+        | Plan::Wait { .. }
+        | Plan::Stopped
+        | Plan::Recover
+        | Plan::Publish(_) => return,
     };
     let (outcome, before) = (Outcome::Hindered { reason }, memory.attempt.take());
     let attempt =

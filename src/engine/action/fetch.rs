@@ -3,16 +3,21 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 
+use crate::domain::followed::{ChosenTag, Followed};
 use crate::domain::git::{Commit, RefName, Remote};
-use crate::domain::remote::{BackoffPolicy, PollScope, RefTip, RemoteHints};
+use crate::domain::remote::{
+    BackoffPolicy, PollScope, RefKinds, RefTip, RemoteFailure, RemoteHints,
+};
 use crate::domain::repository::action::ProgressEvent;
+use crate::domain::repository::observed::Unreachable;
 use crate::domain::text::EscapeControls;
 use crate::engine::action::repair;
+use crate::engine::action::revision_search::RevisionSearch;
 use crate::engine::repository::poll::{self, NoAnswer, without_answer};
 use crate::engine::repository::upstream_refs::{TAGS, TRACKED, kept_at};
-use crate::engine::repository::{Repository, limits};
+use crate::engine::repository::{Repository, limits, tags};
 use crate::engine::run::scripts;
 use crate::system::files::DiskFault;
 use crate::system::git::Git;
@@ -31,9 +36,17 @@ pub fn fetch(
     progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<bool> {
     let mut polled = repository.polled();
-    let Some(branch) = polled.branch.clone() else { return Ok(false) };
-    make_room(repository, &branch)?;
+    let wanted = match (repository.wanted().revision(), &polled.tag, &polled.branch) {
+        (Some(revision), ..) => WantedTip::Revision(revision),
+        (None, Some(tag), _) => WantedTip::Tag(tag.clone()),
+        (None, None, Some(branch)) => WantedTip::Branch(branch.clone(), tip),
+        (None, None, None) => return Ok(false),
+    };
+    if let WantedTip::Branch(branch, _) = &wanted {
+        make_room(repository, branch)?;
+    }
     let mut none = NoAnswer::default();
+    let mut lacking = None;
     let mut remotes: Vec<_> = repository.remotes.iter().enumerate().collect();
     // The remote that named the tip comes first; a stable sort keeps the order of the others.
     remotes.sort_by_key(|(_, remote)| polled.way_of(remote).is_none());
@@ -43,12 +56,23 @@ pub fn fetch(
             none.leave(left);
             continue;
         }
-        tracing::info!(repository = %repository.repo.name, %remote, %branch, "fetching");
-        let delivered = match polled.way_of(remote) {
-            Some(way) => fetch_branch(repository, remote, (&branch, tip), way, progress)
-                .map(|tip| PollRecord { tip: Some(tip), ..polled.clone() }),
-            None => fetch_from_mirror(repository, remote, (&branch, tip), progress)
-                .map(|said| PollRecord { mirror: number > 0, ..said }),
+        tracing::info!(repository = %repository.repo.name, %remote, %wanted, "fetching");
+        let delivered = match (&wanted, polled.way_of(remote)) {
+            (WantedTip::Branch(branch, tip), Some(way)) => {
+                fetch_branch(repository, remote, (branch, *tip), way, progress)
+                    .map(|tip| PollRecord { tip: Some(tip), ..polled.clone() })
+            }
+            (WantedTip::Branch(branch, tip), None) => {
+                fetch_from_mirror(repository, remote, (branch, *tip), progress)
+                    .map(|said| PollRecord { mirror: number > 0, ..said })
+            }
+            (WantedTip::Tag(tag), way) => {
+                fetch_tag(repository, remote, (tag, way), &polled, progress)
+            }
+            (WantedTip::Revision(revision), way) => {
+                fetch_revision(repository, remote, (*revision, way), progress)
+                    .map(|()| PollRecord { tip: Some(*revision), no_ref: None, ..polled.clone() })
+            }
         };
         match delivered {
             Ok(said) => {
@@ -60,8 +84,9 @@ pub fn fetch(
                     left_alone,
                     ..said.clone()
                 })?;
-                if let Some(tip) = said.tip {
-                    raise_mark(&repository.git, &branch, tip)?;
+                // Where signatures count, it may be taken back until it was verified.
+                if repository.repo.settings.policy.gates.signers.is_none() {
+                    raise_marks(repository, &said)?;
                 }
                 return Ok(true);
             }
@@ -72,12 +97,149 @@ pub fn fetch(
             Err(error) => {
                 let before = polled.clone();
                 let tried = (remote, &repository.repo.settings.reach);
-                none.add(&mut polled.left_alone, &before, tried, &error, now);
+                match error.is::<RevisionMissing>() {
+                    true => {
+                        let mut missing = NoAnswer::default();
+                        missing.add(&mut polled.left_alone, &before, tried, &error, now);
+                        lacking = lacking.or(Some(missing.reason()));
+                    }
+                    false => none.add(&mut polled.left_alone, &before, tried, &error, now),
+                }
             }
         }
     }
-    put_unreachable(repository, &polled, none)?;
+    match lacking {
+        Some(reason) => {
+            let since = polled.no_ref.as_ref().map_or_else(host::now, |known| known.since);
+            let no_ref = Some(Unreachable { since, reason, refusals: 0 });
+            repository.records.put_polled(&PollRecord { tip: None, no_ref, ..polled })?;
+        }
+        None => put_unreachable(repository, &polled, none)?,
+    }
     Ok(false)
+}
+
+/// What a fetch is to bring.
+enum WantedTip {
+    /// This branch, with this tip or a newer one.
+    Branch(RefName, Commit),
+    /// This tag, as it was listed.
+    Tag(ChosenTag),
+    /// This revision.
+    Revision(Commit),
+}
+
+impl fmt::Display for WantedTip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Branch(branch, _) => branch.fmt(f),
+            Self::Tag(tag) => f.write_str(&tag.escaped()),
+            Self::Revision(revision) => revision.fmt(f),
+        }
+    }
+}
+
+/// Fetches `tag` from `remote`, which was polled as `way`; a mirror that was not polled must have the same tag.
+/// Returns the record with the commit behind it. A tag that names no commit is left out from then on, and the
+/// next poll chooses another one.
+fn fetch_tag(
+    repository: &Repository,
+    remote: &Remote,
+    (tag, way): (&ChosenTag, Option<&RemoteHints>),
+    polled: &PollRecord,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<PollRecord> {
+    let asked;
+    let way = match way {
+        Some(way) => way,
+        None => {
+            let answer = repository.ask(remote, &repository.wanted(), None)?;
+            if !answer.tag.as_ref().is_some_and(|its| its.is_same_as(tag)) {
+                let name = tag.name.escape_controls();
+                bail!("{remote} lags behind: it does not have the tag {name} as it was listed");
+            }
+            asked = answer.way;
+            &asked
+        }
+    };
+    let (from, to, id) = (tags::full_name(&tag.name), tags::FETCHED.to_owned(), tag.id);
+    let updates = [FetchedRef { from, to, id }];
+    let (reach, goal) = (&repository.repo.settings.reach, FetchGoal::Refs(&updates));
+    fetch_counted(repository, &FetchOrder { remote, reach, goal, way: Some(way) }, progress)?;
+    Ok(with_commit(repository, tag, polled))
+}
+
+/// The record `polled` with the commit behind `tag`, which was fetched.
+fn with_commit(repository: &Repository, tag: &ChosenTag, polled: &PollRecord) -> PollRecord {
+    let mut after = polled.clone();
+    match repository.git.peeled(tag.id) {
+        Some(commit) => {
+            after.tip = Some(commit);
+            after.tag = Some(ChosenTag { commit, ..tag.clone() });
+        }
+        None => {
+            tracing::warn!(repository = %repository.repo.name, tag = %tag.name.escape_controls(),
+                "names no commit; it does not count");
+            after.no_commits.insert(tag.id);
+            (after.tip, after.tag, after.known) = (None, None, false);
+        }
+    }
+    after
+}
+
+/// No remote that was asked has the followed revision.
+#[derive(Debug)]
+struct RevisionMissing;
+
+impl fmt::Display for RevisionMissing {
+    /// Empty: the other messages of the chain describe the failure.
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl std::error::Error for RevisionMissing {}
+
+/// Fetches `revision` from `remote`, by its id or with all of its refs.
+///
+/// # Errors
+/// [`RevisionMissing`] when the remote answers and does not have it as a commit.
+fn fetch_revision(
+    repository: &Repository,
+    remote: &Remote,
+    (revision, way): (Commit, Option<&RemoteHints>),
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<()> {
+    let (git, format) = (&repository.git, repository.git.format());
+    // Asked for once more at growing distances: it may be pushed later.
+    let missing =
+        |why: String| Error::new(RemoteFailure::Pack).context(RevisionMissing).context(why);
+    if revision.0.format() != format {
+        return Err(missing(format!(
+            "revision is an id of {}, and {remote} names its objects by {format}\n\
+             hint: correct revision",
+            revision.0.format()
+        )));
+    }
+    let mut fetch = |way: Option<&RemoteHints>, updates: &[FetchedRef]| {
+        let (reach, goal) = (&repository.repo.settings.reach, FetchGoal::Refs(updates));
+        fetch_counted(repository, &FetchOrder { remote, reach, goal, way }, progress)
+    };
+    let refs = || {
+        let kinds = RefKinds { branches: true, tags: true };
+        let every = PollScope::Every { followed: Followed::Branch(None), kinds };
+        Ok(repository.ask(remote, &every, None)?.refs)
+    };
+    let search = RevisionSearch { git, way, fetch: &mut fetch };
+    match search.run(&revision.to_string(), refs)? {
+        Some(found) if found == revision => git.set_ref(tags::REVISION, revision, "fetch"),
+        Some(found) => Err(missing(format!(
+            "{revision} is a tag of {remote}, not a commit\nhint: revision = \"{found}\", or follow the tag by its name"
+        ))),
+        None => Err(missing(format!(
+            "{remote} has no revision {revision}\nhint: push it, or correct revision"
+        ))),
+    }
 }
 
 /// Removes the refs of a default branch that upstream renamed, where they are in the way of those of its
@@ -236,8 +398,24 @@ pub fn fetch_all_refs(
     }
     repository.records.put_listing(&RefListing(listing))?;
     let (unreachable, other_format) = (None, None);
-    repository.records.put_polled(&PollRecord { unreachable, other_format, ..polled.clone() })?;
-    Ok(true)
+    let polled = PollRecord { unreachable, other_format, ..polled.clone() };
+    let after = match &polled.tag {
+        Some(tag) => with_commit(repository, tag, &polled),
+        None => polled,
+    };
+    repository.records.put_polled(&after)?;
+    if let Some(tag) =
+        after.tag.as_ref().filter(|_| repository.repo.settings.policy.gates.signers.is_none())
+    {
+        repository.raise_seen_tag(tag)?;
+    }
+    match repository.wanted().revision() {
+        // None of these refs need have it.
+        Some(revision) if !repository.git.has(revision) => {
+            fetch(repository, revision, backoff, progress)
+        }
+        _ => Ok(true),
+    }
 }
 
 /// Whether the sorted `tips` have a ref of this name.
@@ -298,8 +476,15 @@ fn updates(
         }
         updates.push(FetchedRef { from: tip.name.clone(), to, id: tip.id });
     }
+    // The followed tag by a name of ours: a person may have made another one of its name.
+    if let Some(tag) = polled.tag.as_ref()
+        && !repository.has_fetched(tag)?
+    {
+        let (from, to) = (tags::full_name(&tag.name), tags::FETCHED.to_owned());
+        updates.push(FetchedRef { from, to, id: tag.id });
+    }
     // The followed branch, where the list has only tags.
-    if let (Some(branch), Some(tip)) = (&polled.branch, polled.tip)
+    if let (Some(branch), Some(tip), None) = (&polled.branch, polled.tip, &polled.fixed)
         && !is_listed(tips, &branch.local())
         && repository.git.ref_id(&repository.tracking(branch))? != Some(tip)
     {
@@ -337,7 +522,20 @@ fn fetch_refs(
     }
 }
 
-/// Moves the high-water mark forward to `tip`, never back: only a person or a setting moves it back.
+/// Moves the high-water mark of what is followed forward to what `polled` says of it, never back: only a person or a
+/// setting moves it back.
+///
+/// # Errors
+/// When a ref cannot be read or written.
+pub fn raise_marks(repository: &Repository, polled: &PollRecord) -> Result<()> {
+    match (repository.wanted().revision(), &polled.tag, &polled.branch, polled.tip) {
+        (Some(_), ..) => Ok(()),
+        (None, Some(tag), ..) => repository.raise_seen_tag(tag),
+        (None, None, Some(branch), Some(tip)) => raise_mark(&repository.git, branch, tip),
+        _ => Ok(()),
+    }
+}
+
 fn raise_mark(git: &Git, branch: &RefName, tip: Commit) -> Result<()> {
     let mark = git.kept_ref(&branch.seen())?;
     match mark {

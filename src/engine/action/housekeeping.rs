@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use chrono::{DateTime, Duration, NaiveDateTime, Utc};
 
+use crate::domain::repository::drift::KEPT_FOR;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::error::one_line;
@@ -43,6 +44,7 @@ pub fn tidy(repository: &Repository, lock: &ActionLock) {
     for outcome in [
         forget_old_heads(repository, now),
         empty_quarantine(repository, now),
+        forget_drift(repository, now),
         join(repository, lock),
     ] {
         if let Err(error) = outcome {
@@ -84,6 +86,13 @@ fn empty_quarantine(repository: &Repository, now: DateTime<Utc>) -> Result<()> {
     let is_old = |since: DateTime<Utc>| now - since > quarantined_for();
     stale_files::expired(&private.join("quarantine"), |name, _| moment(name).is_some_and(is_old))?;
     stale_files::expired(private, |name, changed| name == "state.damaged" && is_old(changed.into()))
+}
+
+/// Removes what repairs of drift kept for long enough: `TIME/`, `TIME-1/` and their lists.
+fn forget_drift(repository: &Repository, now: DateTime<Utc>) -> Result<()> {
+    let time = |name: &str| name.split(['-', '.']).next().and_then(moment);
+    let is_old = |name: &str| time(name).is_some_and(|since| now - since > KEPT_FOR);
+    stale_files::expired(&repository.records.private.join("drift"), |name, _| is_old(name))
 }
 
 /// Joins packs and loose objects where there are many: with git where it is installed, else without it.

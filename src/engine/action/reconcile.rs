@@ -4,14 +4,19 @@
 use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
+use chrono::{DateTime, Utc};
 
+use crate::domain::git::Commit;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::decision::{Plan, decide};
+use crate::domain::repository::gate::SignatureNeed;
+use crate::domain::repository::history::ActKind;
 use crate::domain::repository::observed::{Pin, UpstreamTip};
 use crate::engine::action::failure::record_failure;
 use crate::engine::action::recover::{self, RecoveryOutcome};
 use crate::engine::action::repair::{self, DamageSearch};
-use crate::engine::action::{clone, deploy, fetch, housekeeping};
+use crate::engine::action::way_back::CheckWatch;
+use crate::engine::action::{clone, deploy, drift, fetch, housekeeping, sight, way_back};
 use crate::engine::context::Context;
 use crate::engine::discovery::{CloneState, RepoEntry};
 use crate::engine::error::{self, one_line};
@@ -58,7 +63,8 @@ pub fn work(
         }
         _ => repo,
     };
-    let mut act = order.command.act().map(|(act, revision)| OrderedAct {
+    let overrides = order.request.overrides.then_some((ActKind::Override, None));
+    let mut act = order.command.act().or(overrides).map(|(act, revision)| OrderedAct {
         revision,
         reason: order.reason.clone(),
         ..OrderedAct::new(act)
@@ -77,13 +83,24 @@ pub fn work(
             // Before trying the lock: its present holder checks this request after the release.
             records.request_rerun()?;
         }
+        let ends_a_check = matches!(order.command, WorkerCommand::Rollback(_));
         // A command that was killed while it waited must not be carried out afterwards.
-        let waits = || lasts(order.wait) && !process::lost_reader();
+        let waits = || {
+            let waits = lasts(order.wait) && !process::lost_reader();
+            if waits && ends_a_check {
+                // Where it cannot be written, the rollback waits longer.
+                let _ = records.request_end_of_check();
+            }
+            waits
+        };
         let Some(lock) = take_lock(context, &records, &waits)? else {
             return Ok(WorkerOutcome::Busy);
         };
         watchdog::begin("working on it", limits::STANDSTILL);
         records.take_rerun_request()?;
+        if ends_a_check {
+            records.forget_end_of_check()?;
+        }
         housekeeping::wait_for_running_gc(context, &lock, &git_dir)?;
         // Opened under the lock: until then another worker may change everything.
         let mut opened = match observe::open(context, repo) {
@@ -98,7 +115,10 @@ pub fn work(
         if let Some(mut act) = act.take() {
             // `redo` names none: it is the one that is checked out.
             let here = || opened.as_ref().ok().and_then(|repository| repository.is_at().ok()?);
-            act.revision = act.revision.or_else(here);
+            act.revision = match act.act {
+                ActKind::Override => records.polled().tip.or_else(here),
+                _ => act.revision.or_else(here),
+            };
             record::act(context, &repo.name, &records, &act)?;
         }
         let mut outcome = match &mut opened {
@@ -201,15 +221,38 @@ fn pass<'a>(
     restore::restore_lost_releases(repository);
     persist_request(repository, order)?;
     scripts::adopt_id(repository)?;
+    // A release that turns out bad, going back, and the revert that came meanwhile.
+    for _ in 0..3 {
+        follow(context, repository, lock, order, progress)?;
+        if !way_back::leads_on(repository)? {
+            break;
+        }
+        *repository = reopen(context, repo)?;
+    }
+    Ok(())
+}
+
+/// Fetches, and carries out at most one action.
+fn follow<'a>(
+    context: &'a Context,
+    repository: &mut Box<Repository<'a>>,
+    lock: &ActionLock,
+    order: &WorkerJob,
+    progress: &mut dyn FnMut(FetchProgress),
+) -> Result<()> {
     let backoff = order.request.backoff();
     let (mut journal, mut listed) = (None, false);
-    // One round to fetch, one to deploy; a tip that moves between the two is left to the next tick.
-    for round in 0..2 {
+    // Going back asks no remote: what was bad may have taken the network down.
+    let goes_back = way_back::begins_at_a_ref(repository)?;
+    // One round to fetch, one to verify signatures, one for the first sight, one to deploy, or one to look for drift
+    // and one to repair it; a tip that moves between them is left to the next tick.
+    for round in 0..6 {
         let now = host::now();
         let mut polled = PollRecord { listed, ..repository.polled() };
         // Poll if no poll is recorded, or if all refs are fetched: only a fresh list shows which are
         // gone.
-        let is_new = !polled.known || (round == 0 && repository.fetches_all());
+        let is_first = round == 0 && repository.fetches_all() && !goes_back;
+        let is_new = !polled.known || is_first;
         if is_new && order.command == WorkerCommand::Follow {
             polled = repository.take_or_poll(polled, order.request, now)?;
         }
@@ -234,15 +277,34 @@ fn pass<'a>(
                     return lock.remove_journal();
                 }
             }
+            Plan::Look => match seen.compared() {
+                Some(revision) => {
+                    watchdog::begin("comparing its files", limits::STANDSTILL);
+                    drift::look(repository, revision, now)?;
+                }
+                None => break,
+            },
             Plan::Run(act) => {
+                let mut repair = None;
+                if act.repairs {
+                    watchdog::begin("keeping what differs", limits::STANDSTILL);
+                    repair = drift::prepare(repository, act.target.upstream(), now)?;
+                    if repair.is_none() && act.trigger == Trigger::Drift {
+                        break;
+                    }
+                }
                 let journal = match journal.take() {
                     Some(journal) => journal,
                     None => lock.begin(order.request.trigger, &context.node.boot_id, now)?,
                 };
                 watchdog::begin("applying it", limits::STANDSTILL);
                 let branches = (seen.local_branch.as_ref(), seen.branch.as_ref());
-                return deploy::deploy(repository, lock, journal, &act, branches);
+                return deploy::deploy(repository, lock, journal, &act, repair.as_ref(), branches);
             }
+            Plan::Verify { target, need } => {
+                verify(repository, target.upstream(), need, now)?;
+            }
+            Plan::Sight(target) => sight::record(repository, &seen, target, now)?,
             Plan::Publish(plan) => {
                 let trigger = order.request.trigger;
                 let begun = match journal.take() {
@@ -251,7 +313,8 @@ fn pass<'a>(
                 };
                 if !plan.fetch {
                     watchdog::begin("publishing it", limits::STANDSTILL);
-                    return multi_ref::carry_out(repository, lock, begun, &plan, trigger);
+                    let watch = CheckWatch::new(repository);
+                    return multi_ref::carry_out(repository, lock, begun, &plan, (trigger, &watch));
                 }
                 deploy::wait_for_git_locks(repository)?;
                 journal = Some(begun);
@@ -272,6 +335,27 @@ fn pass<'a>(
     lock.remove_journal()
 }
 
+/// Records whether `revision` may be applied by its signatures.
+fn verify(
+    repository: &Repository,
+    revision: Commit,
+    need: SignatureNeed,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    watchdog::begin("verifying its signatures", limits::STANDSTILL);
+    let Some(judge) = repository.signature_judge()? else { return Ok(()) };
+    match judge.judge(revision, need)? {
+        Ok(signed) => {
+            let polled = repository.polled();
+            if need == SignatureNeed::Signed && polled.tip == Some(revision) {
+                fetch::raise_marks(repository, &polled)?;
+            }
+            record::signed(repository, signed)
+        }
+        Err(finding) => record::verdict(repository, revision, finding, now),
+    }
+}
+
 fn reopen<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Box<Repository<'a>>> {
     match observe::open(context, repo) {
         OpenOutcome::Ready(repository) => Ok(repository),
@@ -287,7 +371,8 @@ fn persist_request(repository: &Repository, order: &WorkerJob) -> Result<()> {
         WorkerCommand::Rollback(revision) | WorkerCommand::Checkout(revision) => {
             let (person, since) = (repository.context.person(), host::now());
             let (by, person) = (person.name.clone(), Some(person));
-            repository.records.put_pin(&Pin { revision, by, since, person })
+            let is_checkout = matches!(order.command, WorkerCommand::Checkout(_));
+            repository.records.put_pin(&Pin { revision, by, since, person, is_checkout })
         }
         WorkerCommand::Accept(revision) => {
             let mut memory = repository.records.memory()?;

@@ -2,6 +2,7 @@
 //! be repeated.
 
 use anyhow::{Error, Result};
+use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
 use crate::domain::repository::action::Outcome;
@@ -12,8 +13,9 @@ use crate::engine::publish::multi_ref;
 use crate::engine::repository::tree::{change_between, printable_paths};
 use crate::engine::repository::{Repository, targets};
 use crate::engine::run::guard::RunGuard;
-use crate::engine::run::record;
 use crate::engine::run::scripts::seconds_since;
+use crate::engine::run::{log, record};
+use crate::system::agent_state::AgentState;
 use crate::system::lock::{self, ActionLock, Journal, JournalStep, RunPhase, ScriptEnding};
 use crate::system::repo_state::{LastAction, RepoRecords};
 use crate::system::worktree::{ApplyRefusal, Worktree};
@@ -47,20 +49,24 @@ pub fn recover(
     files::sweep(public)?;
     let Some(journal) = lock::journal(lock.records())? else { return Ok(RecoveryOutcome::Nothing) };
     tracing::info!(repository = %repository.repo.name, phase = %journal.phase, "recovering an interrupted run");
-    if let (Some(script), true) = (journal.phase.script(), journal.boot_id == context.node.boot_id)
-    {
-        process::wait_for_exit(script.process, script.deadline, || {})?;
+    if journal.boot_id == context.node.boot_id {
+        for script in journal.phase.scripts() {
+            process::wait_for_exit(script.process, script.deadline, || {})?;
+        }
     }
     stale_files::after_death(repository.git.git_dir(), journal.since)?;
     Worktree::open(&repository.repo.path)?.sweep_all()?;
     targets::clear_up(repository);
     let run = RunGuard::take_over(repository, lock, &journal);
     match &journal.phase {
-        RunPhase::Fetch => {}
+        RunPhase::Fetch | RunPhase::Before { .. } => {}
         // The target shows a whole tree; the decision that follows shows the new one.
         RunPhase::Apply { .. } if repository.publishes() => {}
-        RunPhase::Run { step, .. } | RunPhase::Done { step, .. } if repository.fetches_all() => {
-            multi_ref::cut_off(repository, step)?
+        RunPhase::Run { .. } | RunPhase::Done { .. } if repository.fetches_all() => {
+            let now = host::now();
+            let worked =
+                |step| seconds_since(journal.since, last_sign(repository, step, &journal, now));
+            multi_ref::cut_off(repository, journal.phase.steps().map(|step| (step, worked(step))))?
         }
         RunPhase::Apply { step } => match roll_forward(repository, step) {
             Ok(()) => {}
@@ -124,9 +130,29 @@ fn ending_of_a_dead_run(
     ScriptEnding {
         outcome: if moved { Outcome::Succeeded } else { Outcome::Interrupted },
         failed_script: None,
-        seconds: seconds_since(journal.since, now),
+        seconds: seconds_since(journal.since, last_sign(repository, step, journal, now)),
         at: now,
     }
+}
+
+/// The time at which a dead run was last known to work: now, where the machine still runs; after a reboot that of the
+/// newest record of then, for the machine may have been off for long.
+fn last_sign(
+    repository: &Repository,
+    step: &JournalStep,
+    journal: &Journal,
+    now: DateTime<Utc>,
+) -> DateTime<Utc> {
+    let context = repository.context;
+    if journal.boot_id == context.node.boot_id {
+        return now;
+    }
+    let logs = log::log_dir(context, &repository.repo.name);
+    let log = step.log.as_ref().map(|name| logs.join(name));
+    let written = log.and_then(|log| log.symlink_metadata().ok()?.modified().ok());
+    let last_tick = AgentState::at(&context.settings.world.state).last_tick();
+    let signs = [written.map(DateTime::from), last_tick].into_iter().flatten();
+    signs.filter(|sign| *sign <= now).fold(journal.since, DateTime::max)
 }
 
 fn record_run(

@@ -24,14 +24,14 @@ use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
 use crate::engine::error::one_line;
 use crate::engine::repository::damage::{RepositoryFault, diagnose};
-use crate::engine::repository::{Repository, limits};
+use crate::engine::repository::{Repository, limits, signatures, tags};
 use crate::system::git::damage::Damage;
 use crate::system::git::quarantine::Quarantine;
 use crate::system::git::size_limits;
 use crate::system::git::upstream::ORIGIN;
 use crate::system::git::{self, ACTED, Git, Head, repair as files};
 use crate::system::lock::{self, ActionLock, RunPhase};
-use crate::system::remote::{FetchGoal, FetchOrder, FetchProgress};
+use crate::system::remote::{FetchGoal, FetchOrder, FetchProgress, FetchedRef};
 use crate::system::repo_state::{LastAction, RepairOutcome, RepairRecord, RepoRecords};
 use crate::system::{host, syslog, watchdog};
 
@@ -321,7 +321,7 @@ impl RepairRun<'_> {
     /// The commit of the branch according to the journal of a dead run.
     fn journalled(&self) -> Option<Commit> {
         match lock::journal(self.records).ok()??.phase {
-            RunPhase::Fetch => None,
+            RunPhase::Fetch | RunPhase::Before { .. } => None,
             RunPhase::Apply { step } => step.head,
             RunPhase::Run { step, .. } | RunPhase::Done { step, .. } => Some(step.target),
         }
@@ -388,7 +388,8 @@ impl RepairRun<'_> {
         // A ref to a commit that neither HEAD nor upstream has would fail every later fetch. The
         // high-water mark stays: it shows that upstream lost something.
         gone = lost(&git);
-        gone.retain(|(name, _)| !name.starts_with("refs/pmpy/seen/"));
+        let marks = ["refs/pmpy/seen/", tags::SEEN, signatures::ACCEPTED];
+        gone.retain(|(name, _)| !marks.iter().any(|marks| name.starts_with(marks)));
         if gone.is_empty() {
             return Ok(());
         }
@@ -435,6 +436,12 @@ impl RepairRun<'_> {
             },
             urls => urls.to_vec(),
         };
+        // The branch need not have the followed tag in its history.
+        let tag = self.records.polled().tag.map(|tag| FetchedRef {
+            from: tags::full_name(&tag.name),
+            to: tags::FETCHED.to_owned(),
+            id: tag.id,
+        });
         let mut failure = anyhow!("there is no remote to fetch from");
         for remote in remotes {
             let reach = &settings.reach;
@@ -443,7 +450,18 @@ impl RepairRun<'_> {
             let order = FetchOrder { remote: &remote, reach, goal, way: None };
             let _step = watchdog::within("fetching", limits::fetch(settings));
             let fetched = git.refill(&remote, branch, |empty| {
-                self.context.wire.fetch(empty, &order, &mut *progress)
+                self.context.wire.fetch(empty, &order, &mut *progress)?;
+                match &tag {
+                    Some(tag) => {
+                        let goal = FetchGoal::Refs(std::slice::from_ref(tag));
+                        self.context.wire.fetch(
+                            empty,
+                            &FetchOrder { goal, ..order },
+                            &mut *progress,
+                        )
+                    }
+                    None => Ok(()),
+                }
             });
             match fetched {
                 Ok(()) => return Ok(()),

@@ -74,6 +74,7 @@ impl SafePaths {
             ("ca_file", &reach.ca_file),
             ("client_cert", &reach.client_cert),
             ("env_file", &repo.settings.env_file),
+            ("allowed_signers", &repo.settings.policy.gates.signers),
         ];
         for (key, path) in files {
             // Root has already checked a file whose content it handed over.

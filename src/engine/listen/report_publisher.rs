@@ -200,6 +200,7 @@ mod tests {
             revision: "ab".repeat(20).parse().unwrap(),
             subject: String::new(),
             reference: None,
+            tag: None,
             previous: None,
             trigger: Trigger::Cron,
             outcome: Outcome::Succeeded,
@@ -207,6 +208,7 @@ mod tests {
             seconds: 0.0,
             log: None,
             tree: None,
+            signer: None,
             count: 1,
             first: None,
         };

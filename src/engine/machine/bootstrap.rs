@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::config::RepoSettings;
-use crate::domain::git::Remote;
+use crate::domain::git::{Commit, Remote};
 use crate::engine::context::Context;
 use crate::system::files;
 use crate::system::git::upstream::ORIGIN;
@@ -30,6 +30,10 @@ pub struct InitEntry<'a> {
     pub password_file: Option<&'a Path>,
     /// The file with the certificates of the trusted authorities.
     pub ca_file: Option<&'a Path>,
+    /// The file of the keys that may sign.
+    pub signers: Option<&'a Path>,
+    /// The commit that the first revision here has to descend from.
+    pub since: Option<Commit>,
 }
 
 /// The state of an entry before it is written.
@@ -132,6 +136,8 @@ pub fn find(context: &Context, entry: &InitEntry) -> Result<ExistingRepo> {
 fn differences(entry: &InitEntry, known: &RepoSettings) -> Vec<String> {
     let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let wanted = |path: Option<&Path>| path.map(|path| path.display().to_string());
+    let full = |commit: Option<Commit>| commit.map(|commit| commit.to_string());
+    let gates = &known.policy.gates;
     let compared = [
         ("branch", entry.branch.map(str::to_owned), known.branch.clone(), "the remote's HEAD"),
         ("key_file", wanted(entry.key), shown(&known.reach.key_file), "none"),
@@ -139,6 +145,8 @@ fn differences(entry: &InitEntry, known: &RepoSettings) -> Vec<String> {
         ("username", entry.username.map(str::to_owned), known.reach.username.clone(), "none"),
         ("password_file", wanted(entry.password_file), shown(&known.reach.password_file), "none"),
         ("ca_file", wanted(entry.ca_file), shown(&known.reach.ca_file), "none"),
+        ("allowed_signers", wanted(entry.signers), shown(&gates.signers), "none"),
+        ("signed_since", full(entry.since), full(gates.signed_since), "none"),
     ];
     let differ = compared.into_iter().filter(|(_, asked, has, _)| asked.is_some() && asked != has);
     differ
@@ -164,6 +172,8 @@ pub fn write_entry(context: &Context, entry: &InitEntry) -> Result<()> {
         ("username", entry.username.map(str::to_owned)),
         ("password_file", entry.password_file.map(path)),
         ("ca_file", entry.ca_file.map(path)),
+        ("allowed_signers", entry.signers.map(path)),
+        ("signed_since", entry.since.map(|commit| commit.to_string())),
     ];
     for (key, value) in keys {
         table.extend(value.map(|value| (key.to_owned(), toml::Value::String(value))));

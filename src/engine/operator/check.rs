@@ -28,6 +28,7 @@ use crate::system::permissions;
 use crate::system::repo_dir_scan::{self, RootEntryKind};
 
 mod bus;
+mod gates;
 mod reports;
 mod repository;
 mod schedule;

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail, ensure};
 
+use crate::domain::followed::Followed;
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::publish::rules::PublishTarget;
 use crate::domain::publish::state::{PendingRef, PublishPlan, RefOverrides};
-use crate::domain::remote::{PollAnswer, PollScope, RefKinds};
+use crate::domain::remote::{PollAnswer, PollScope, RefKinds, RemoteHints};
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::history::ActKind;
 use crate::domain::text::EscapeControls;
+use crate::engine::action::revision_search::RevisionSearch;
+use crate::engine::action::way_back::CheckWatch;
 use crate::engine::action::{reconcile, recover};
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
@@ -64,6 +67,9 @@ pub fn checkout(
         Some(choice) => choice,
         None => fetched(&repository, text)?,
     };
+    if let Some(judge) = repository.signature_judge()? {
+        judge.require(choice.revision, Some(&choice.name))?;
+    }
     let settings = &repo.settings;
     let way = match (to, settings.target()) {
         (Some(to), _) => {
@@ -87,7 +93,8 @@ pub fn checkout(
             let journal = lock.begin(Trigger::Manual, &context.node.boot_id, host::now())?;
             let (remove, publish) = (Vec::new(), vec![due]);
             let plan = PublishPlan { fetch: false, remove, publish, record: None };
-            multi_ref::carry_out(&repository, &lock, journal, &plan, Trigger::Manual)?;
+            let watch = CheckWatch::new(&repository);
+            multi_ref::carry_out(&repository, &lock, journal, &plan, (Trigger::Manual, &watch))?;
             if let Some(reason) = targets::trouble_with(&repository, &name)? {
                 bail!("{} does not show {}: {reason}", path.display(), text.escape_controls());
             }
@@ -140,7 +147,7 @@ fn fetched(repository: &Repository, text: &str) -> Result<CheckoutChoice> {
     let kinds = RefKinds { branches: true, tags: true };
     let mut failures = Vec::new();
     for remote in &repository.remotes {
-        let every = PollScope::Every { branch: None, kinds };
+        let every = PollScope::Every { followed: Followed::Branch(None), kinds };
         let _step = watchdog::within("asking its remote", limits::fetch(&repository.repo.settings));
         let answer = match repository.ask(remote, &every, None) {
             Ok(answer) => answer,
@@ -155,9 +162,11 @@ fn fetched(repository: &Repository, text: &str) -> Result<CheckoutChoice> {
             Some(FetchedRef { from, to, id: tip.id })
         });
         let Some(update) = found else {
-            match fetched_revision(repository, remote, &answer, text)? {
-                Some(choice) => return Ok(choice),
-                None => failures.push(format!("{remote} does not have it either")),
+            match fetched_revision(repository, remote, &answer, text) {
+                Ok(Some(choice)) => return Ok(choice),
+                Err(error) if DiskFault::of(&error).is_some() => return Err(error),
+                Err(error) => failures.push(one_line(&error)),
+                Ok(None) => failures.push(format!("{remote} does not have it either")),
             }
             continue;
         };
@@ -184,14 +193,11 @@ fn fetch(
     repository.context.wire.fetch(&repository.git, &order, &mut |_| {})
 }
 
-/// The refs that keep what is fetched to look for a revision.
-const LOOKED_AT: &str = "refs/pmpy/looked-at/";
-
 /// The revision with the id `text`, which no ref of `remote` need have as its tip: by its whole id where
 /// the server gives it, else with all refs of the server. `None`: the remote has none such.
 ///
 /// # Errors
-/// When the disk fails, or a ref cannot be written.
+/// When the remote cannot be asked, the disk fails, or a ref cannot be written.
 fn fetched_revision(
     repository: &Repository,
     remote: &Remote,
@@ -202,37 +208,13 @@ fn fetched_revision(
         return Ok(None);
     }
     let git = &repository.git;
-    let looked_at = |from: &str, id: Commit| FetchedRef {
-        from: from.to_owned(),
-        to: format!("{LOOKED_AT}{id}"),
-        id,
+    let mut fetch = |_: Option<&RemoteHints>, updates: &[FetchedRef]| {
+        fetch(repository, remote, answer, updates)
     };
-    let by_id = text.parse::<Commit>().ok().filter(|id| id.0.format() == git.format());
-    let by_id: Vec<FetchedRef> = by_id.map(|id| looked_at(text, id)).into_iter().collect();
-    let mut with_refs: Vec<FetchedRef> =
-        answer.refs.iter().map(|tip| looked_at(&tip.name, tip.id)).collect();
-    with_refs.sort_by_key(|update| update.id);
-    with_refs.dedup_by_key(|update| update.id);
-    let mut found = None;
-    for updates in [by_id, with_refs] {
-        if updates.is_empty() {
-            continue;
-        }
-        match fetch(repository, remote, answer, &updates) {
-            Err(error) if DiskFault::of(&error).is_some() => return Err(error),
-            Err(error) => tracing::debug!("{text} is not to be had so: {error:#}"),
-            Ok(()) => found = git.resolve(text).ok(),
-        }
-        if found.is_some() {
-            break;
-        }
-    }
-    if let Some(revision) = found {
-        git.set_ref(&saved_at(revision, host::now()), revision, "checked out by its id")?;
-    }
-    let names = git.refs_below(LOOKED_AT)?;
-    git.move_refs(&names.into_iter().map(|name| (name, None)).collect::<Vec<_>>(), "looked at")?;
-    Ok(found.map(|revision| CheckoutChoice { name: revision.to_string(), revision }))
+    let search = RevisionSearch { git, way: Some(&answer.way), fetch: &mut fetch };
+    let Some(revision) = search.run(text, || Ok(answer.refs.clone()))? else { return Ok(None) };
+    git.set_ref(&saved_at(revision, host::now()), revision, "checked out by its id")?;
+    Ok(Some(CheckoutChoice { name: revision.to_string(), revision }))
 }
 
 /// A target outside the configuration, at a path where the agent has nothing, symlinks resolved.
@@ -274,6 +256,7 @@ fn due(repository: &Repository, choice: &CheckoutChoice) -> Result<PendingRef> {
             directory: String::new(),
             attempt: 1,
             resumed: false,
+            leaves: None,
         });
     }
     let refs = targets::refs(repository, &repository.polled())?;

@@ -134,9 +134,7 @@ pub fn must_rest(context: &Context, repo: &RepoEntry) -> Result<()> {
     let Some(records) = records(repo) else { return Ok(()) };
     must_be_outside(context, repo, &records)?;
     match lock::journal(&records)?.filter(|run| run.boot_id == context.node.boot_id) {
-        Some(run)
-            if run.worker.lives() || run.phase.script().is_some_and(|it| it.process.lives()) =>
-        {
+        Some(run) if run.worker.lives() || run.phase.scripts().any(|it| it.process.lives()) => {
             bail!(runs(repo))
         }
         _ => Ok(()),

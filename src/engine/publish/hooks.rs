@@ -10,6 +10,7 @@ use crate::domain::repository::action::{Outcome, TriedRevisions, Trigger};
 use crate::domain::text::EscapeControls;
 use crate::engine::repository::{Repository, limits, tree};
 use crate::engine::run::guard::RunGuard;
+use crate::engine::run::health::{self, EndOfWait, HealthCheck, HealthPrograms};
 use crate::engine::run::log;
 use crate::engine::run::privileged_after_hook::{AfterHookReply, AfterHookRequest};
 use crate::engine::run::scripts::{self, ActionEnv, CommandList};
@@ -38,17 +39,21 @@ pub struct RefHooks<'a, 's> {
 }
 
 impl RefHooks<'_, '_> {
-    /// Runs `before` in the staged tree.
+    /// Runs `before` in the staged tree; also returns the program that did not say yes.
     ///
     /// # Errors
-    /// When a script cannot be run, or the journal cannot be written.
-    pub fn before(&mut self, run: &mut RunGuard, dir: &Path) -> Result<Outcome> {
-        let list = &self.settings.publish.before;
-        if list.is_empty() {
-            return Ok(Outcome::Succeeded);
+    /// When a program cannot be run, or the journal cannot be written.
+    pub fn before(&mut self, run: &mut RunGuard, dir: &Path) -> Result<(Outcome, Option<String>)> {
+        let mut env = self.environment(0)?;
+        env.push(("AGENT_TREE".into(), dir.into()));
+        for program in &self.settings.publish.before {
+            let program = CommandList::before(self.repository.context, program, dir, &env)?;
+            let (outcome, name) = self.run_hooks(run, program)?;
+            if outcome != Outcome::Succeeded {
+                return Ok((outcome, name));
+            }
         }
-        let env = self.environment()?;
-        self.run_hooks(run, CommandList::scripts(self.repository.context, dir, list, &env)?)
+        Ok((Outcome::Succeeded, None))
     }
 
     /// Runs `after` at the target.
@@ -66,13 +71,42 @@ impl RefHooks<'_, '_> {
             return self.let_root_run_it(run, requests);
         }
         let user = self.after_user()?;
-        let mut env = self.environment()?;
+        let mut env = self.environment(0)?;
         if let Some(user) = &user {
             // Later variables win: HOME and USER are those of that user.
             env.extend(scripts::environment_of(user));
         }
         let target = self.target.to_owned();
-        self.run_hooks(run, CommandList::one(self.repository.context, argv, &target, &env, user)?)
+        let program = CommandList::one(self.repository.context, argv, &target, &env, user)?;
+        Ok(self.run_hooks(run, program)?.0)
+    }
+
+    /// Checks the health at the target, as the repository's own user, until `end` of the wait.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or another user could exchange a program.
+    pub fn check_health(&mut self, run: &mut RunGuard, end: &dyn EndOfWait) -> Result<Outcome> {
+        if HealthPrograms::of(self.repository, self.settings)?.is_none() {
+            return Ok(Outcome::Succeeded);
+        }
+        let check = self.health_check(0)?;
+        let (log, outcome) = health::check(self.repository, self.settings, run, check, end)?;
+        self.log = Some(log);
+        Ok(outcome)
+    }
+
+    /// The health check of this ref, which takes its log. `number` tells checks apart that run side by side.
+    ///
+    /// # Errors
+    /// When the log or the list of changed paths cannot be written.
+    pub fn health_check(&mut self, number: usize) -> Result<HealthCheck> {
+        let env = self.environment(number)?;
+        let log = match self.log.take() {
+            Some(log) => log,
+            None => self.begin_log()?,
+        };
+        self.step.log = Some(log.name().to_owned());
+        Ok(HealthCheck { step: self.step.clone(), dir: self.target.to_owned(), env, log })
     }
 
     /// Requests `after` from root's tick, which can become `after_user`.
@@ -112,12 +146,15 @@ impl RefHooks<'_, '_> {
         }
     }
 
-    fn run_hooks(&mut self, run: &mut RunGuard, hooks: CommandList) -> Result<Outcome> {
+    fn run_hooks(
+        &mut self,
+        run: &mut RunGuard,
+        hooks: CommandList,
+    ) -> Result<(Outcome, Option<String>)> {
         let deadline = scripts::deadline(self.settings.timeout);
         self.log()?;
         let step = self.step.clone();
-        let (outcome, _) = run.run_scripts(&step, hooks, self.log()?, deadline)?;
-        Ok(outcome)
+        run.run_scripts(&step, hooks, self.log()?, deadline)
     }
 
     /// The log of this ref's programs, created with the first of them.
@@ -147,10 +184,10 @@ impl RefHooks<'_, '_> {
         Ok(log)
     }
 
-    fn environment(&self) -> Result<Vec<(OsString, OsString)>> {
+    fn environment(&self, number: usize) -> Result<Vec<(OsString, OsString)>> {
         let Self { repository, step, settings, .. } = self;
         let changed = tree::changed_since(&repository.git, step.previous, &self.tried, step.target);
-        let list = scripts::put_changed(repository, changed, step.target)?;
+        let list = scripts::put_changed(repository, changed, step.target, number)?;
         let mut env = scripts::environment(repository, settings, step, self.trigger, &list)?;
         env.push(("AGENT_TARGET".into(), self.target.into()));
         env.push(("AGENT_REF".into(), self.reference.clone().into()));

@@ -34,6 +34,7 @@ fn restore(repository: &Repository, lost: Vec<(String, Commit)>) -> Result<()> {
         directory,
         attempt: 1,
         resumed: false,
+        leaves: None,
     };
     let mut pending: Vec<PendingRef> = lost.into_iter().map(pending).collect();
     pending.sort_by(|one, other| one.name.cmp(&other.name));

@@ -11,15 +11,16 @@ use crate::domain::publish::state::PendingRef;
 use crate::domain::repository::action::{Outcome, Trigger};
 use crate::engine::publish::hooks::RefHooks;
 use crate::engine::publish::stage::{self, ExistingRelease, ReadyTree, StageError};
-use crate::engine::repository::Repository;
 use crate::engine::repository::targets::{TargetStore, high_water, kept};
+use crate::engine::repository::{Repository, tags};
 use crate::engine::run::guard::{RunGuard, RunResult};
+use crate::engine::run::health::EndOfWait;
 use crate::engine::run::scripts;
 use crate::system::host;
 use crate::system::lock::JournalStep;
 use crate::system::release::StagedRelease;
 
-/// Shows the revision of `step` at `target`, and finishes the run.
+/// Shows the `staged` revision of `step` at its target, checks its health until `end` of the wait, and finishes the run.
 ///
 /// # Errors
 /// When a file cannot be read or written, or a program cannot be started.
@@ -28,15 +29,18 @@ pub fn follow(
     mut run: RunGuard,
     step: JournalStep,
     settings: &RepoSettings,
-    target: PublishTarget,
+    staged: (TargetStore, ReadyTree),
     trigger: Trigger,
+    end: &dyn EndOfWait,
 ) -> Result<()> {
     let last_action = repository.records.prepare_last_action(step.target)?;
     let started = host::now();
     scripts::report_step(repository, &step, started);
-    let (reference, revision) = (step.branch.local(), step.target);
+    let branch = || step.branch.local();
+    let reference = step.tag.as_deref().map_or_else(branch, tags::full_name);
+    let revision = step.target;
     let tried = repository.records.memory()?.tried;
-    let path = target.links_dir.join(target.link(""));
+    let path = staged.0.path("");
     let mut hooks = RefHooks {
         repository,
         settings,
@@ -47,7 +51,7 @@ pub fn follow(
         tried,
         log: None,
     };
-    let shown = show(&mut hooks, &mut run, target).and_then(|shown| {
+    let shown = show(&mut hooks, &mut run, staged, end).and_then(|shown| {
         // Before the run is recorded: after a crash behind the record, no later run would do it.
         high_water::lower_mark(repository, &hooks.step)?;
         Ok(shown)
@@ -67,26 +71,40 @@ pub fn follow(
     })
 }
 
-/// Stages and shows the revision, between `before` and `after`.
+/// Stages the tree of `revision` for `target`, unless a release of it can be used again.
+///
+/// # Errors
+/// When the tree breaks the rules, or a file cannot be read or written.
+pub fn stage(
+    repository: &Repository,
+    target: PublishTarget,
+    revision: Commit,
+    trigger: Trigger,
+) -> Result<(TargetStore, ReadyTree)> {
+    let target_store = TargetStore::make(repository, target)?;
+    target_store.sweep(repository);
+    let known = ExistingRelease::when(trigger);
+    let tree = stage_one(repository, &target_store, revision, known)?;
+    Ok((target_store, tree))
+}
+
+/// Shows the staged tree, runs `after`, and checks the health.
 fn show(
     hooks: &mut RefHooks,
     run: &mut RunGuard,
-    target: PublishTarget,
+    (target_store, tree): (TargetStore, ReadyTree),
+    end: &dyn EndOfWait,
 ) -> Result<(TargetStore, Outcome)> {
     let (repository, revision) = (hooks.repository, hooks.step.target);
-    let target_store = TargetStore::make(repository, target)?;
-    target_store.sweep(repository);
-    let known = ExistingRelease::when(hooks.trigger);
-    if let ReadyTree::Staged(staged) = stage_one(repository, &target_store, revision, known)? {
-        let outcome = hooks.before(run, staged.path())?;
-        if outcome != Outcome::Succeeded {
-            return Ok((target_store, outcome));
-        }
+    if let ReadyTree::Staged(staged) = tree {
         publish(repository, &target_store, staged, revision)?;
     }
     target_store.store.show(&target_store.place("")?, revision)?;
     target_store.store.sync()?;
-    let outcome = hooks.after(run)?;
+    let outcome = match hooks.after(run)? {
+        Outcome::Succeeded => hooks.check_health(run, end)?,
+        outcome => outcome,
+    };
     Ok((target_store, outcome))
 }
 
@@ -142,7 +160,7 @@ fn stage_one(
     known: ExistingRelease,
 ) -> Result<ReadyTree> {
     let (name, directory) = (String::new(), String::new());
-    let due = PendingRef { name, revision, directory, attempt: 1, resumed: false };
+    let due = PendingRef { name, revision, directory, attempt: 1, resumed: false, leaves: None };
     match stage::all(repository, target_store, std::slice::from_ref(&due), known)?.pop() {
         Some(Ok(ready)) => Ok(ready),
         Some(Err(StageError::Hindered(reason))) => bail!(reason),

@@ -1,6 +1,7 @@
 //! Stages trees for a target: reads them from git, checks them against the rules and writes them where
 //! no reader looks yet. Works on several at once, one thread per processor. Shows nothing.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -27,6 +28,16 @@ pub enum ReadyTree {
     Staged(StagedRelease),
     /// A release of an earlier run.
     Existing,
+}
+
+impl ReadyTree {
+    /// The path of a tree that was written just now.
+    pub fn staged_path(&self) -> Option<&Path> {
+        match self {
+            Self::Staged(staged) => Some(staged.path()),
+            Self::Existing => None,
+        }
+    }
 }
 
 /// The reason why a tree is not ready.

@@ -4,11 +4,13 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::domain::followed::{ChosenTag, SeenTag, TagRelation};
 use crate::domain::git::{Commit, RefName};
 use crate::domain::remote::{DoubtedAnswer, RefTip};
 use crate::domain::repository::request::ActionRequest;
-use crate::engine::repository::Repository;
+use crate::domain::versions::TagPattern;
 use crate::engine::repository::upstream_refs::believed;
+use crate::engine::repository::{Repository, tags};
 use crate::system::repo_state::{PollRecord, RefListing};
 
 /// A ref by its full name, and its tip in an answer; `None`: it is missing there.
@@ -59,7 +61,8 @@ pub(super) fn weigh(
     if doubts.iter().any(|doubt| !doubt.is_believed(now)) {
         let branch = before.branch.clone().or_else(|| after.wanted.clone());
         let (tip, known, remote_head) = (before.tip, before.known, before.remote_head.clone());
-        after = PollRecord { branch, tip, known, remote_head, no_ref: None, ..after };
+        let tag = before.tag.clone();
+        after = PollRecord { branch, tag, tip, known, remote_head, no_ref: None, ..after };
     }
     let mut kept = Vec::new();
     for one in listed(repository, &after, listing) {
@@ -86,12 +89,46 @@ pub(super) fn weigh(
     PollRecord { doubts, ..after }
 }
 
-/// The followed branch, where the answer about it is to be doubted.
+/// The followed tag, where the answer about it is to be doubted: it went, or it is where it may have been
+/// before.
+fn followed_tag(
+    repository: &Repository,
+    pattern: &TagPattern,
+    after: &PollRecord,
+    before: &PollRecord,
+) -> Option<DoubtfulRef> {
+    let as_seen = |tag: &ChosenTag| {
+        let ChosenTag { name, id, commit, .. } = tag.clone();
+        SeenTag { name, id, commit: Some(commit) }
+    };
+    let had = match &before.tag {
+        Some(tag) => as_seen(tag),
+        // It was believed before that there is none.
+        None if before.known => return None,
+        None => repository.seen_tag().unwrap_or_default()?,
+    };
+    let name = tags::full_name(&had.name);
+    let Some(tag) = &after.tag else { return Some((name, None)) };
+    match had.relation(tag, pattern) {
+        TagRelation::Same | TagRelation::Newer => None,
+        TagRelation::Gone => Some((name, None)),
+        TagRelation::Moved => repository.git.has(tag.commit).then_some((name, Some(tag.id))),
+    }
+}
+
+/// What is followed, where the answer about it is to be doubted.
 fn followed(
     repository: &Repository,
     after: &PollRecord,
     before: &PollRecord,
 ) -> Option<DoubtfulRef> {
+    let wanted = repository.wanted();
+    match (wanted.pattern(), wanted.revision()) {
+        (Some(pattern), _) => return followed_tag(repository, pattern, after, before),
+        // No answer names it.
+        (None, Some(_)) => return None,
+        (None, None) => {}
+    }
     let is_as_before = before.known && (&after.branch, after.tip) == (&before.branch, before.tip);
     // An old record has no HEAD; then the branch of the answer before is what is missing.
     let wanted = after.wanted.as_ref().or(before.branch.as_ref());

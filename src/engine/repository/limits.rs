@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::config::RepoSettings;
+use crate::domain::repository::health::OnFailure;
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
@@ -51,7 +52,12 @@ pub fn fetch(settings: &RepoSettings) -> Duration {
 
 /// The limit for a worker's silence: it fetches, runs scripts, publishes and cleans up.
 pub fn work(settings: &RepoSettings) -> Duration {
-    let most = settings.timeout.max(GC_LIMIT);
+    let action = settings.timeout.saturating_add(settings.health.within);
+    let actions = match settings.health.on_failure {
+        OnFailure::Stay => action,
+        OnFailure::Rollback => action.saturating_mul(2),
+    };
+    let most = actions.max(GC_LIMIT);
     [2 * poll_timeout(settings), 2 * STANDSTILL].into_iter().fold(most, Duration::saturating_add)
 }
 

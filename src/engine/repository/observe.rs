@@ -7,22 +7,25 @@ use anyhow::{Error, Result, bail};
 use chrono::{DateTime, Utc};
 
 use crate::config::RepoMode;
+use crate::domain::followed::TagRelation;
 use crate::domain::git::{Commit, RefName, Relation};
 use crate::domain::remote::{DoubtedAnswer, PollScope};
+use crate::domain::repository::drift::{self, DriftRecord, OnDrift};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::hold::{Hold, next_number};
 use crate::domain::repository::observed::{
-    BranchSwitch, Observed, Policy, RunningAction, UpstreamTip,
+    BranchSwitch, Observed, OnRewrite, Policy, RunningAction, UpstreamTip,
 };
 use crate::domain::script_paths;
 use crate::engine::context::Context;
 use crate::engine::discovery::{CloneState, RepoEntry};
 use crate::engine::error::{one_line, reason};
 use crate::engine::repository::damage::{self, RepositoryFault};
-use crate::engine::repository::{Repository, machine_id, script_files, targets, tree};
+use crate::engine::repository::gate_facts::GateRecords;
+use crate::engine::repository::{Repository, machine_id, script_files, signatures, targets, tree};
 use crate::system::git::{self, Git, Head};
 use crate::system::host::{self, since_boot};
-use crate::system::lock::{self, Journal};
+use crate::system::lock::{self, Journal, RunPhase};
 use crate::system::pid::Process;
 use crate::system::repo_state::{ActionState, LastAction, PollRecord, RepoRecords};
 
@@ -55,7 +58,7 @@ pub fn open<'a>(context: &'a Context, repo: &'a RepoEntry) -> OpenOutcome<'a> {
     match &repo.found {
         // An invalid branch name is an error before there is a clone, too.
         CloneState::Missing => {
-            return match (repo.branch(context), repo.paths.settings_fault(context, repo)) {
+            return match (repo.followed(context), repo.paths.settings_fault(context, repo)) {
                 (Ok(_), None) => OpenOutcome::Missing,
                 (Ok(_), Some(reason)) => OpenOutcome::Broken(reason),
                 (Err(error), _) => OpenOutcome::Broken(one_line(&error)),
@@ -66,6 +69,9 @@ pub fn open<'a>(context: &'a Context, repo: &'a RepoEntry) -> OpenOutcome<'a> {
     }
     if let Some(reason) = repo.paths.settings_fault(context, repo) {
         return OpenOutcome::Broken(reason);
+    }
+    if let Err(error) = signatures::signers(context, repo) {
+        return OpenOutcome::Broken(one_line(&error));
     }
     let repository = repository(context, repo);
     let doubtful = match &repository {
@@ -100,7 +106,8 @@ pub fn open_whole<'a>(context: &'a Context, repo: &'a RepoEntry) -> OpenOutcome<
 }
 
 fn repository<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Repository<'a>> {
-    let branch = repo.branch(context)?;
+    let followed = repo.followed(context)?;
+    let branch = followed.branch().cloned();
     let mut git = Git::open_trusting(&repo.path, &repo.trust)?;
     if let Some(bytes) = repo.settings.max_file {
         git.limit_files(bytes);
@@ -114,6 +121,10 @@ fn repository<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Repositor
     let source = match (&branch, repo.settings.mode.fetched()) {
         (Some(branch), _) => git.configured_source(branch, checked_out),
         (None, Some(_)) => git.pull_source(None).map_err(Error::msg)?,
+        // Which branch `git pull` would take does not matter for a tag.
+        (None, None) if followed.fixed().is_some() => {
+            git.pull_source(checked_out).or_else(|_| git.pull_source(None)).map_err(Error::msg)?
+        }
         (None, None) => git.pull_source(checked_out).map_err(Error::msg)?,
     };
     let is_fresh = is_unborn && records.memory().is_ok_and(|memory| memory.init_due);
@@ -121,7 +132,18 @@ fn repository<'a>(context: &'a Context, repo: &'a RepoEntry) -> Result<Repositor
         [] => source.urls.clone(),
         urls => urls.to_vec(),
     };
-    Ok(Repository { context, repo, git, records, head, branch, source, is_fresh, remotes })
+    Ok(Repository {
+        context,
+        repo,
+        git,
+        records,
+        head,
+        followed,
+        branch,
+        source,
+        is_fresh,
+        remotes,
+    })
 }
 
 /// The message for a stopped worker `process`, with the way to continue it.
@@ -148,7 +170,9 @@ impl Repository<'_> {
     /// worktree; `None`: all is safe.
     pub fn foreign_part(&self) -> Option<String> {
         let fault = match git::ownership::check_all(&self.repo.path, &self.repo.trust) {
-            Ok(()) => script_files::foreign_part(self)?,
+            Ok(()) => {
+                script_files::foreign_part(self).or_else(|| script_files::foreign_program(self))?
+            }
             Err(part) => part.into(),
         };
         Some(reason(&fault))
@@ -186,11 +210,19 @@ impl Repository<'_> {
 
     /// Reads everything that a decision depends on. `polled`: the last answer of the remote.
     pub fn observe(&self, polled: &PollRecord, now: DateTime<Utc>) -> Observed {
-        let branch = polled.branch.clone().or_else(|| self.wanted().branch().cloned());
+        let wanted = self.wanted();
+        let branch = polled.branch.clone().or_else(|| wanted.branch().cloned());
+        // With a tag or a revision, the checked-out branch stays, whatever the remote's default branch is.
+        let branch = match wanted.fixed() {
+            Some(_) => self.local_branch(branch.as_ref()),
+            None => branch,
+        };
         let mut seen = Observed {
             head: self.head_commit(),
             local_branch: self.local_branch(branch.as_ref()),
             branch,
+            tag: polled.tag.clone(),
+            fixed: wanted.fixed(),
             no_ref: polled.no_ref.clone(),
             doubt: DoubtedAnswer::reason(&polled.doubts, now),
             unreachable: polled.unreachable.clone(),
@@ -228,7 +260,8 @@ impl Repository<'_> {
             if self.fetches_all() {
                 return None;
             }
-            let error = self.fill_upstream(&mut seen, polled).err()?;
+            let filled = self.fill_upstream(&mut seen, polled);
+            let error = filled.and_then(|()| self.fill_bad(&mut seen)).err()?;
             Some(damage::diagnose(&self.records, one_line(&error), now))
         });
         match trouble {
@@ -258,10 +291,68 @@ impl Repository<'_> {
             (true, Some(commit)) => UpstreamTip::Tip { commit, fetched: !refs.unfetched },
         };
         seen.refs = Some(refs);
+        self.fill_lost_tag(seen, polled)
+    }
+
+    /// Fills in the tag that was seen last, where upstream moved or removed it. Of several refs, the revision
+    /// that is followed then stays where it is.
+    fn fill_lost_tag(&self, seen: &mut Observed, polled: &PollRecord) -> Result<()> {
+        let Some(tag) = &seen.tag else { return Ok(()) };
+        let Some((lost, relation)) = self.lost_tag(tag)? else { return Ok(()) };
+        seen.lagging = polled.lags.is_some() && relation == TagRelation::Gone;
+        if seen.lagging {
+            return Ok(());
+        }
+        seen.lost = Some(lost.commit.unwrap_or(lost.id));
+        let is_refused = self.repo.settings.policy.rewritten == OnRewrite::Refuse
+            && seen.accepted != Some(tag.commit);
+        if let (Some(refs), true) = (&mut seen.refs, is_refused) {
+            refs.tip = seen.acted;
+        }
+        seen.lost_tag = Some((lost, relation));
         Ok(())
     }
 
+    /// As [`Repository::fill_upstream`], where a tag or a revision is followed.
+    fn fill_fixed(&self, seen: &mut Observed, polled: &PollRecord) -> Result<()> {
+        let is_here = |commit| seen.head == Some(commit) || self.git.has(commit);
+        seen.upstream = match (self.wanted().revision(), polled.known, polled.tip) {
+            // No remote need say that a revision exists that is here.
+            (Some(commit), ..) if is_here(commit) => UpstreamTip::Tip { commit, fetched: true },
+            (_, false, _) => UpstreamTip::Unknown,
+            (_, true, None) => UpstreamTip::Empty,
+            (_, true, Some(commit)) => {
+                let has_tag = polled.tag.as_ref().map_or(Ok(true), |tag| self.has_fetched(tag))?;
+                UpstreamTip::Tip { commit, fetched: has_tag && is_here(commit) }
+            }
+        };
+        let UpstreamTip::Tip { commit: tip, fetched: true } = seen.upstream else { return Ok(()) };
+        if let Some(head) = seen.head {
+            seen.relation = Some(self.relation_of(head, tip)?);
+        }
+        match seen.relation {
+            Some(Relation::Same) => Ok(()),
+            _ => self.fill_lost_tag(seen, polled),
+        }
+    }
+
+    /// How what is here, `local`, relates to upstream's `tip`.
+    fn relation_of(&self, local: Commit, tip: Commit) -> Result<Relation> {
+        if local != tip && !self.publishes() && !self.git.has(local) {
+            bail!("the revision {local} that is checked out cannot be read");
+        }
+        match self.repo.settings.mode {
+            // A target holds no local work: upstream's revision replaces whatever it shows.
+            RepoMode::Checkout if local == tip => Ok(Relation::Same),
+            RepoMode::Checkout => Ok(Relation::Behind),
+            _ => self.git.relation(local, tip),
+        }
+    }
+
     fn fill_upstream(&self, seen: &mut Observed, polled: &PollRecord) -> Result<()> {
+        if seen.fixed.is_some() {
+            return self.fill_fixed(seen, polled);
+        }
         seen.upstream = match (polled.known, polled.tip) {
             (false, _) => match self.last_fetched(seen.branch.as_ref())? {
                 Some(commit) => UpstreamTip::Tip { commit, fetched: true },
@@ -283,35 +374,41 @@ impl Repository<'_> {
         }
         seen.switch = self.switch(seen)?;
         if let Some(local) = seen.switch.map_or(seen.head, |switch| switch.local) {
-            seen.relation = Some(match self.repo.settings.mode {
-                // A target holds no local work: upstream's revision replaces whatever it shows.
-                RepoMode::Checkout if local == tip => Relation::Same,
-                RepoMode::Checkout => Relation::Behind,
-                _ => self.git.relation(local, tip)?,
-            });
+            seen.relation = Some(self.relation_of(local, tip)?);
         }
         if seen.relation == Some(Relation::Same) {
             return Ok(());
         }
-        let mark = match &seen.branch {
-            Some(branch) => match (self.git.kept_ref(&branch.seen())?, self.wanted()) {
-                // What the branch had under its old name.
-                (None, PollScope::WithHead(old)) => self.git.kept_ref(&old.seen())?,
-                (mark, _) => mark,
-            },
-            None => None,
-        };
-        if let Some(mark) = mark
-            && !self.git.contains(tip, mark)?
-        {
+        for mark in self.marks_of(seen.branch.as_ref())? {
+            if self.git.contains(tip, mark)? {
+                continue;
+            }
             if !self.git.has(mark) {
                 // It was here before. That it is missing proves nothing about upstream.
                 bail!("the revision {mark} that upstream had cannot be read");
             }
             seen.lagging = polled.lags.is_some() && self.git.contains(mark, tip)?;
             seen.lost = (!seen.lagging).then_some(mark);
+            break;
         }
         Ok(())
+    }
+
+    /// The furthest that upstream ever was, which the tip of `branch` has to contain.
+    fn marks_of(&self, branch: Option<&RefName>) -> Result<Vec<Commit>> {
+        let Some(branch) = branch else { return Ok(Vec::new()) };
+        let own = self.git.kept_ref(&branch.seen())?;
+        // What the branch had under its old name.
+        let before = match self.wanted() {
+            PollScope::WithHead(old) if old != *branch => self.git.kept_ref(&old.seen())?,
+            _ => None,
+        };
+        // Where signatures count, a name that was the default once must not lead back to what it had then.
+        let counts_both = self.repo.settings.policy.gates.signers.is_some();
+        Ok(match own {
+            Some(_) if !counts_both => own.into_iter().collect(),
+            _ => own.into_iter().chain(before).collect(),
+        })
     }
 
     /// The switch to the configured or renamed branch, where another one is checked out; `None`: not
@@ -375,12 +472,16 @@ impl Repository<'_> {
         let ActionState { attempt, tried, verdict, accepted, acted, tree_when, gaps, .. } = memory;
         (seen.unheld, seen.ignored_keys) = (memory.unheld, memory.ignored_keys);
         seen.gaps = gaps.filter(|gaps| Some(gaps.revision) == seen.acted);
+        let signers = signatures::signers(self.context, self.repo)?;
+        let hash = signers.as_ref().map(|file| file.hash.as_str());
         let counts = |finding: &Finding| {
-            finding.counts(|| self.git.max_file(), &self.repo.settings.publish.shared)
+            finding.counts(|| self.git.max_file(), &self.repo.settings.publish.shared, hash)
         };
         let verdict = verdict.filter(|verdict| counts(&verdict.finding));
         (seen.attempt, seen.verdict, seen.accepted) = (attempt, verdict, accepted);
         seen.is_tried = !tried.is_empty();
+        let acted_run = acted.as_ref().filter(|run| Some(run.revision) == seen.acted);
+        seen.acted_tag = acted_run.and_then(|run| run.tag.clone());
         seen.pin = self.records.pin()?;
         let ran_nothing =
             acted.as_ref().is_some_and(|run| Some(run.revision) == seen.acted && run.ran_nothing());
@@ -389,8 +490,31 @@ impl Repository<'_> {
             seen.no_script = Some(script_paths::nothing_to_run(part.as_deref(), stack.as_deref()));
         }
         (seen.last_success, seen.tree_when) = (acted, tree_when);
+        seen.bad = memory.bad;
+        self.fill_drift(seen, memory.drift, now);
         seen.holds = self.records.holds(now);
+        let policy = &self.repo.settings.policy.gates;
+        if policy.is_set() || policy.asks_before || policy.signers.is_some() {
+            let (sight, begun, allowed) = (memory.sight, memory.begun, memory.allowed);
+            let gates = GateRecords { sight, begun, allowed, is_our_clone: memory.init_due };
+            seen.gates = self.gate_facts(seen, gates, now)?;
+            seen.gates.signed = memory.signed;
+            seen.gates.signed.retain(|it| Some(it.signers.as_str()) == hash);
+        }
         self.fill_run(seen)
+    }
+
+    /// Fills in what the last comparison of the files found, and when the next one is.
+    fn fill_drift(&self, seen: &mut Observed, drift: Option<DriftRecord>, now: DateTime<Utc>) {
+        let (settings, node) = (&self.repo.settings, &self.context.node);
+        let policy = &settings.policy.drift;
+        seen.has_no_files = self.publishes() && settings.target().is_none();
+        seen.drift_offset =
+            drift::offset(&node.machine_id, &node.host, &self.repo.name, policy.every);
+        seen.drift = drift.filter(|_| policy.on != OnDrift::Ignore && !seen.has_no_files);
+        if let Some(drift) = &mut seen.drift {
+            drift.repaired.take_if(|repair| now - repair.at > drift::MENTIONED_FOR);
+        }
     }
 
     /// Fills in the run in progress, the one that died, and a foreign `currentaction.txt`.
@@ -441,21 +565,24 @@ impl Repository<'_> {
         if journal.boot_id != self.context.node.boot_id || journal.worker == Process::current() {
             return None;
         }
-        let script = journal.phase.script();
-        let in_time = script.filter(|script| since_boot() < script.deadline);
-        let (pid, works) = match in_time.filter(|script| script.process.lives()) {
+        let scripts = || journal.phase.scripts().filter(|script| script.process.lives());
+        let (pid, works) = match scripts().find(|script| since_boot() < script.deadline) {
             Some(script) => (script.process.pid, journal.worker.lives()),
             None if journal.worker.lives() => (journal.worker.pid, true),
             None => return None,
         };
         // Only a live worker ends a script at its deadline.
-        let late = script.filter(|it| since_boot() > it.deadline + ENDING && it.process.lives());
+        let late = scripts().find(|it| since_boot() > it.deadline + ENDING);
         let stalled = match late {
             _ if works && journal.worker.is_stopped() => Some(stopped(journal.worker)),
             Some(script) if works => Some(overdue(script.process)),
             _ => None,
         };
-        let revision = journal.phase.step().map(|step| step.target);
-        Some(RunningAction { revision, since: journal.since, pid, stalled })
+        let revision = match &journal.phase {
+            RunPhase::Before { revision, .. } => Some(*revision),
+            phase => phase.step().map(|step| step.target),
+        };
+        let checks_health = matches!(journal.phase, RunPhase::Run { checks_health: true, .. });
+        Some(RunningAction { revision, since: journal.since, checks_health, pid, stalled })
     }
 }

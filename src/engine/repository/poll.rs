@@ -1,10 +1,13 @@
 //! Polls the remotes of one repository in their order and records their answers. Decides nothing about
 //! what to do with a new tip.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use anyhow::{Error, Result};
 use chrono::{DateTime, Utc};
 
-use crate::domain::git::{Remote, RemoteScheme};
+use crate::domain::followed::{ChosenTag, SeenTag, TagRelation};
+use crate::domain::git::{Commit, Remote, RemoteScheme};
 use crate::domain::remote::{
     Backoff, BackoffList, BackoffPolicy, ConnectionSettings, FormatMismatch, PollAnswer, PollScope,
     RemoteHead, RemoteHints, UnansweredProbe,
@@ -15,6 +18,7 @@ use crate::domain::wire::ProtocolError;
 use crate::engine::context::Context;
 use crate::engine::discovery::RepoEntry;
 use crate::engine::repository::doubt::{self, Trust};
+use crate::engine::repository::upstream_refs::TAGS;
 use crate::engine::repository::{Repository, limits};
 use crate::system::git::upstream;
 use crate::system::repo_state::{PollRecord, RefListing};
@@ -134,6 +138,7 @@ impl Repository<'_> {
     ) -> Result<PollRecord> {
         let (remotes, reach) = (self.remotes.as_slice(), &self.repo.settings.reach);
         let (wanted, backoff) = (&self.wanted(), request.backoff());
+        let wanted = &wanted.clone().without(&before.no_commits);
         let question = PollRequest { remotes, reach, wanted, backoff, repository: Some(self) };
         let listing = match self.fetches_all() {
             true => self.records.listing()?.unwrap_or_default(),
@@ -150,7 +155,13 @@ impl Repository<'_> {
             // succeeds ends this.
             after.unreachable = after.unreachable.or_else(|| before.unreachable.clone());
         }
-        let after = doubt::weigh(self, after, before, &listing, Trust { request, deleted }, now);
+        let mut after =
+            doubt::weigh(self, after, before, &listing, Trust { request, deleted }, now);
+        if let Some(revision) = wanted.revision() {
+            after = self.without_missing(revision, after, before, backoff, now);
+        }
+        after.no_commits.clone_from(&before.no_commits);
+        self.put_tag_names(&mut after, before)?;
         if after.says_the_same(before) {
             return Ok(PollRecord { refs: after.refs, bytes: after.bytes, ..before.clone() });
         }
@@ -158,6 +169,40 @@ impl Repository<'_> {
             self.records.put_polled(&after)?;
         }
         Ok(after)
+    }
+
+    /// The answer `after` to a poll for a `revision` that no remote had when it was last asked for it: it is
+    /// not wanted again before the pause is over.
+    fn without_missing(
+        &self,
+        revision: Commit,
+        after: PollRecord,
+        before: &PollRecord,
+        backoff: BackoffPolicy,
+        now: DateTime<Utc>,
+    ) -> PollRecord {
+        if before.no_ref.is_none() || after.unreachable.is_some() || self.git.has(revision) {
+            return after;
+        }
+        let pauses =
+            backoff == BackoffPolicy::Respect && after.all_left_alone(&self.remotes, now).is_some();
+        let tip = after.tip.filter(|_| !pauses);
+        PollRecord { tip, no_ref: before.no_ref.clone(), ..after }
+    }
+
+    /// Stores the names of the tags that a remote just listed, where they differ from those of `before`.
+    fn put_tag_names(&self, after: &mut PollRecord, before: &PollRecord) -> Result<()> {
+        let Some(names) = after.tags.take() else {
+            after.tag_names = before.tag_names;
+            return Ok(());
+        };
+        let mut hasher = DefaultHasher::new();
+        names.hash(&mut hasher);
+        after.tag_names = Some(hasher.finish());
+        if after.tag_names != before.tag_names && self.records.exist() {
+            self.records.add_listed_tags(names)?;
+        }
+        Ok(())
     }
 
     /// The refs that the tick which started this worker has just listed, or else the answer of
@@ -196,6 +241,9 @@ impl Repository<'_> {
                 return Ok(AnswerRelation::Behind);
             }
         }
+        if let Some(tag) = &answer.tag {
+            return self.standing_of_tag(tag, answer, before);
+        }
         let tip = answer.tip.filter(|_| !self.fetches_all());
         let Some(tip) = tip.filter(|&tip| self.git.has(tip)) else {
             return Ok(AnswerRelation::Sound);
@@ -213,6 +261,30 @@ impl Repository<'_> {
             Some(mark) if mark != tip && self.git.contains(mark, tip)? => AnswerRelation::Behind,
             _ => AnswerRelation::Sound,
         })
+    }
+}
+
+impl Repository<'_> {
+    /// As [`Repository::standing`], of the newest tag of an answer.
+    fn standing_of_tag(
+        &self,
+        tag: &ChosenTag,
+        answer: &PollRecord,
+        before: &PollRecord,
+    ) -> Result<AnswerRelation> {
+        let lacks = |lost: TagRelation| lost == TagRelation::Gone;
+        if self.lost_tag(tag)?.is_some_and(|(_, lost)| lacks(lost)) {
+            return Ok(AnswerRelation::Behind);
+        }
+        let expected = before.tag.as_ref().filter(|_| answer.remote != before.remote);
+        if let (Some(expected), Some(pattern)) = (expected, self.tag_pattern()) {
+            let ChosenTag { name, id, commit, .. } = expected.clone();
+            let expected = SeenTag { name, id, commit: Some(commit) };
+            if lacks(expected.relation(tag, &pattern)) {
+                return Ok(AnswerRelation::Outdone);
+            }
+        }
+        Ok(AnswerRelation::Sound)
     }
 }
 
@@ -252,6 +324,10 @@ pub fn ask(
                 let head = answer.head.clone().filter(|_| !mirror);
                 let said = PollRecord { mirror, ..said(remote, answer, wanted, known, now) };
                 let said = under_its_new_name(said, head, before);
+                let said = match question.repository {
+                    Some(repository) => repository.with_tag_known(said, before),
+                    None => said,
+                };
                 let kept = before.left_alone.get(&remote.to_string());
                 if let Some(left) = kept.filter(|left| left.pack == Some(said.listed_as())) {
                     left_alone.insert(remote.to_string(), left.clone());
@@ -320,9 +396,14 @@ pub(in crate::engine) fn said(
     // A time later than now was written before the clock was set back.
     let since = since.filter(|since| *since <= now).or(Some(now));
     let no_ref =
-        answer.no_ref(remote).map(|reason| Unreachable { since: now, reason, refusals: 0 });
+        answer.no_ref(remote, wanted).map(|reason| Unreachable { since: now, reason, refusals: 0 });
+    let names = answer.refs.iter().filter_map(|tip| tip.name.strip_prefix(TAGS));
+    let tags = wanted.pattern().map(|_| names.map(str::to_owned).collect());
     PollRecord {
         wanted: wanted.branch().cloned(),
+        fixed: wanted.fixed(),
+        tag: answer.tag,
+        tags,
         remote_head: answer.head.map(|head| head.branch),
         no_ref,
         branch: answer.branch,
@@ -367,7 +448,7 @@ fn under_its_new_name(
 /// Polls the remotes of a repository that is not cloned yet.
 ///
 /// # Errors
-/// When the configured branch cannot be resolved.
+/// When what is configured to be followed cannot be resolved.
 pub fn ask_before_cloning(
     context: &Context,
     repo: &RepoEntry,
@@ -375,11 +456,7 @@ pub fn ask_before_cloning(
     backoff: BackoffPolicy,
     now: DateTime<Utc>,
 ) -> Result<PollRecord> {
-    let branch = repo.branch(context)?;
-    let wanted = match repo.settings.mode.fetched() {
-        Some(kinds) => PollScope::Every { branch, kinds },
-        None => branch.map_or(PollScope::Default, PollScope::Branch),
-    };
+    let wanted = repo.wanted(context)?;
     let (remotes, reach) = (repo.settings.urls.as_slice(), &repo.settings.reach);
     let question = PollRequest { remotes, reach, wanted: &wanted, backoff, repository: None };
     ask(context, question, before, &|_| Ok(AnswerRelation::Sound), now)

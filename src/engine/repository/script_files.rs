@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use crate::config::RepoSettings;
 use crate::domain::script_paths::{self, ScriptKind};
 use crate::engine::discovery::safe_paths;
+use crate::engine::error::is_untrusted;
 use crate::engine::repository::Repository;
 use crate::system::scripts;
 
@@ -16,7 +17,24 @@ pub fn foreign_part(repository: &Repository) -> Option<anyhow::Error> {
     // A script that is no plain file is reported by the action that would run it.
     let ScriptPlan { init, work } =
         ScriptPlan::of(repository, &repository.repo.settings, true).ok()?;
-    safe_paths::scripts(repository.context, &repository.repo.path, &[init, work].concat()).err()
+    let health = existing(repository, ScriptKind::Health).ok()?;
+    let all = [init, work, health].concat();
+    safe_paths::scripts(repository.context, &repository.repo.path, &all).err()
+}
+
+/// The reason why another user could exchange a program of the machine that `before` or `health` names; `None`: none
+/// could.
+pub fn foreign_program(repository: &Repository) -> Option<anyhow::Error> {
+    let settings = &repository.repo.settings;
+    let before = settings.publish.before.iter().map(|program| ("before", program));
+    let health = settings.health.program.first().map(|program| ("health", program));
+    let context = repository.context;
+    let fault = |(key, program): (&'static str, &String)| {
+        let fault = safe_paths::own_program_fault(context, key, std::slice::from_ref(program));
+        // What is missing refuses the revision, or fails its health check.
+        fault.filter(is_untrusted)
+    };
+    before.chain(health).filter(|(_, program)| program.starts_with('/')).find_map(fault)
 }
 
 /// The scripts that an action runs.
@@ -56,7 +74,7 @@ impl ScriptPlan {
     }
 }
 
-/// The init or work scripts that exist in the worktree, else the one fallback script.
+/// The scripts of this kind that exist in the worktree, else the one fallback script.
 pub(in crate::engine) fn existing(
     repository: &Repository,
     script_kind: ScriptKind,
@@ -70,8 +88,10 @@ pub(in crate::engine) fn existing(
             found.push(candidate);
         }
     }
-    let fallback = script_paths::fallback(script_kind);
-    if found.is_empty() && scripts::exists(worktree, fallback)? {
+    if let Some(fallback) = script_paths::fallback(script_kind)
+        && found.is_empty()
+        && scripts::exists(worktree, fallback)?
+    {
         found.push(fallback.to_owned());
     }
     Ok(found)

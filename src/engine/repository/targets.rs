@@ -14,13 +14,13 @@ use crate::domain::repository::action::{Attempt, Outcome};
 use crate::domain::repository::change::{ObjectSource, RepoPath, TreeChange};
 use crate::domain::repository::decision::Decision;
 use crate::domain::repository::finding::Finding;
-use crate::domain::repository::observed::{Observed, OnRewrite};
+use crate::domain::repository::observed::Observed;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::PublishedRef;
 use crate::domain::text::EscapeControls;
 use crate::engine::discovery::safe_paths::SafePaths;
 use crate::engine::error::one_line;
-use crate::engine::repository::{Repository, tree, upstream_refs};
+use crate::engine::repository::{Repository, signatures, tree, upstream_refs};
 use crate::system::release::{self, LinkState, ReleasePaths, ReleaseStore, Slot};
 use crate::system::repo_state::{PollRecord, RefListing};
 use crate::system::{files, host};
@@ -28,8 +28,10 @@ use crate::system::{files, host};
 pub(in crate::engine) mod high_water;
 mod orphans;
 mod seals;
+mod shown;
 
 pub(in crate::engine) use seals::{ReleaseState, Seals};
+pub(in crate::engine) use shown::{ShownRelease, shown_releases};
 
 /// The targets of one repository and the store of their releases.
 pub struct TargetStore {
@@ -305,9 +307,15 @@ pub fn refs(repository: &Repository, polled: &PollRecord) -> Result<PublishState
     let settings = &repository.repo.settings;
     let listing = repository.records.listing()?;
     let branch = polled.branch.as_ref().or(repository.branch.as_ref());
-    let tip = match branch {
-        Some(branch) => repository.git.ref_id(&repository.tracking(branch))?,
-        None => None,
+    let tip = match (repository.wanted().revision(), &polled.tag, branch) {
+        (Some(revision), ..) => Some(revision).filter(|revision| repository.git.has(*revision)),
+        (None, Some(tag), _) => {
+            repository.has_fetched(tag)?.then(|| repository.git.peeled(tag.id)).flatten()
+        }
+        (None, None, Some(branch)) if repository.followed.fixed().is_none() => {
+            repository.git.ref_id(&repository.tracking(branch))?
+        }
+        _ => None,
     };
     let others = match (upstream_refs::upstream(repository, polled, listing.as_ref()), &listing) {
         (Some(tips), Some(listing)) => !listing.says(&tips) || has_way_again(repository, listing)?,
@@ -342,12 +350,20 @@ fn has_way_again(repository: &Repository, listing: &RefListing) -> Result<bool> 
 /// The agent's record, corrected by what the targets really show.
 pub(in crate::engine) fn actual(repository: &Repository) -> Result<PublishRecord> {
     let mut book = repository.records.book()?;
-    for entry in book.values_mut() {
+    let signers = signatures::signers(repository.context, repository.repo)?;
+    let hash = signers.as_ref().map(|file| file.hash.as_str());
+    for (name, entry) in &mut book {
         let counts = |finding: &Finding| {
             let shared = &repository.repo.settings.publish.shared;
-            finding.counts(|| repository.git.max_file(), shared)
+            finding.counts(|| repository.git.max_file(), shared, hash)
         };
         entry.verdict = entry.verdict.take().filter(|(_, finding)| counts(finding));
+        // Another tag at the same revision is judged anew.
+        if let Some((_, Finding::Unsigned { tag: Some(tag), .. })) = &entry.verdict
+            && repository.listed_id(name)? != Some(tag.id)
+        {
+            entry.verdict = None;
+        }
     }
     let Some(target) = repository.repo.settings.target() else { return Ok(book) };
     // What was published in another layout is in other places.
@@ -417,7 +433,13 @@ fn desired(
                     Err(error) => Err(SkippedRef::NoPlace(one_line(&error))),
                 },
             };
-            DesiredRefs { name: assigned.name, release, rewrites: None, goes_back: false }
+            DesiredRefs {
+                name: assigned.name,
+                release,
+                rewrites: None,
+                goes_back: false,
+                is_bad: false,
+            }
         })
         .collect();
     let known: BTreeSet<String> = desired.iter().map(|it| it.name.clone()).collect();
@@ -441,29 +463,12 @@ fn desired(
                 release,
                 rewrites: None,
                 goes_back: false,
+                is_bad: false,
             });
         }
     }
     desired.sort_by(|one, other| one.name.cmp(&other.name));
-    if settings.policy.rewritten == OnRewrite::Refuse {
-        for it in &mut desired {
-            let Ok((revision, _)) = &it.release else { continue };
-            let shown = book.get(&it.name).and_then(|entry| entry.shown);
-            // A ref that comes back must contain what was shown before it went.
-            let shown = match shown {
-                Some(shown) => Some(shown),
-                None => high_water::of(repository, &it.name)?,
-            };
-            if let Some(shown) = shown
-                && *revision != shown
-                && !repository.git.contains(*revision, shown)?
-            {
-                it.rewrites = Some(shown);
-                it.goes_back =
-                    repository.git.has(shown) && repository.git.contains(shown, *revision)?;
-            }
-        }
-    }
+    high_water::fill_marks(repository, book, &mut desired)?;
     Ok(desired)
 }
 
@@ -510,6 +515,7 @@ pub fn published(
             path,
             state,
             reason,
+            bad: None,
         }];
     };
     let by_hand = refs.by_hand.iter().map(|(name, entry)| {
@@ -521,7 +527,7 @@ pub fn published(
         let reason = entry.in_the_way.clone();
         let reason = reason.or_else(|| entry.attempt.as_ref().map(Attempt::sentence));
         let (name, path) = (name.clone(), path(&entry.directory));
-        PublishedRef { name, revision: entry.shown, path, state, reason }
+        PublishedRef { name, revision: entry.shown, path, state, reason, bad: None }
     });
     let with_name =
         |reason: String| reason.replace("accept REPO", &format!("accept {}", repository.repo.name));
@@ -532,6 +538,7 @@ pub fn published(
         revision: standing.shown,
         state: standing.state,
         reason: standing.reason.map(with_name),
+        bad: standing.bad,
     });
     by_hand.chain(of_rules).collect()
 }

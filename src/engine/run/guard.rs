@@ -14,7 +14,7 @@ use crate::engine::run::{log, record};
 use crate::system::files::PreparedFile;
 use crate::system::host;
 use crate::system::lock::{
-    ActionLock, Journal, JournalStep, RunPhase, RunningScript, ScriptEnding,
+    ActionLock, Journal, JournalStep, RunPhase, RunningCheck, RunningScript, ScriptEnding,
 };
 use crate::system::logs::{self, ActionLog};
 
@@ -110,7 +110,22 @@ impl<'a> RunGuard<'a> {
         step: &JournalStep,
         script: Option<RunningScript>,
     ) -> Result<()> {
-        self.journal.phase = RunPhase::Run { step: step.clone(), script };
+        let (step, others) = (step.clone(), Vec::new());
+        self.journal.phase = RunPhase::Run { step, script, checks_health: false, others };
+        self.lock.write(&self.journal)
+    }
+
+    /// Writes to the journal which health checks are not over, and their running programs.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn record_checks(&mut self, checks: impl Iterator<Item = RunningCheck>) -> Result<()> {
+        let mut others: Vec<_> = checks.collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let RunningCheck { step, script } = others.remove(0);
+        self.journal.phase = RunPhase::Run { step, script, checks_health: true, others };
         self.lock.write(&self.journal)
     }
 

@@ -7,18 +7,24 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
+use crate::domain::publish::rules::bad_mark;
 use crate::domain::repository::action::{
     Attempt, FinishedRun, Outcome, ProgressEvent, RunEnded, TriedRevisions, Trigger,
 };
 use crate::domain::repository::finding::Finding;
+use crate::domain::repository::gate::{BegunAction, SignedRevision};
+use crate::domain::repository::health::{BadCause, BadRevision};
 use crate::domain::repository::history::{ActKind, PersonAct};
 use crate::domain::repository::observed::{RecordedFinding, TreeRerunPolicy};
+use crate::domain::signature::allowed_signers::Signer;
+use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
+use crate::engine::error::one_line;
 use crate::engine::repository::{Repository, tree};
 use crate::engine::run::scripts;
 use crate::system::git::ACTED;
 use crate::system::lock::{JournalStep, ScriptEnding};
-use crate::system::repo_state::RepoRecords;
+use crate::system::repo_state::{ActionState, RepoRecords};
 use crate::system::{host, syslog};
 
 /// The time that the waiting process has to take note of an ended run; many may end at once.
@@ -71,12 +77,14 @@ pub fn run(
     if succeeded {
         commit()?;
     }
+    let mut memory = repository.records.memory()?;
     let finished = FinishedRun {
         id: run.id.to_owned(),
         at: ending.at,
         revision: step.target,
         subject: repository.git.subject(step.target),
         reference: None,
+        tag: step.tag.clone(),
         previous: step.previous,
         trigger: run.trigger,
         outcome: ending.outcome.clone(),
@@ -84,6 +92,7 @@ pub fn run(
         seconds: ending.seconds,
         log: step.log.clone(),
         tree: repository.git.tree_of(&step.target).ok(),
+        signer: signer(repository, &memory.signed, step.target),
         count: 1,
         first: None,
     };
@@ -107,14 +116,26 @@ pub fn run(
             ),
         );
     }
-    let mut memory = repository.records.memory()?;
     if succeeded {
+        // Before the record of a rewrite that a person accepted goes: a run that dies here accepts it again.
+        repository.accept_applied(step.target)?;
+        leave_or_mend(repository, &mut memory, step, ending.at)?;
         memory.attempt = None;
+        if let Some(drift) = &mut memory.drift {
+            drift.pending = None;
+        }
         memory.tried = TriedRevisions::default();
-        memory.verdict = None;
+        // What was found about a newer revision still holds after a run at the applied one.
+        let is_again = step.previous == Some(step.target);
+        memory.verdict.take_if(|known| !is_again || known.revision == step.target);
         (memory.accepted, memory.unheld) = (None, None);
-        memory.acted = Some(finished);
+        let last = memory.acted.replace(finished);
+        // A newer revision may wait while the applied one is run again.
+        if last.is_none_or(|last| last.revision != step.target) {
+            (memory.sight, memory.begun, memory.allowed) = (None, None, None);
+        }
         let tree = tree::tree_settings(&repository.git, step.target).ok();
+        memory.heeded = tree.as_ref().and_then(|tree| tree.urgent.clone());
         memory.ignored_keys = tree.as_ref().map(|tree| tree.unknown.clone()).unwrap_or_default();
         memory.tree_when =
             tree.map(|tree| TreeRerunPolicy { revision: step.target, when: tree.when });
@@ -129,9 +150,97 @@ pub fn run(
             &repository.context.node.host,
             ending.at,
         );
-        memory.attempt = Some(Attempt { script: ending.failed_script.clone(), ..attempt });
+        let attempt = Attempt { script: ending.failed_script.clone(), ..attempt };
+        // A run that died behind its record is recorded again, and counts once.
+        let is_counted = known
+            && memory.attempt.as_ref().is_some_and(|last| {
+                let one = (last.revision, last.number, &last.outcome);
+                one == (attempt.revision, attempt.number, &attempt.outcome)
+            });
+        let attempt = if is_counted { attempt } else { attempt.counted(ending.seconds, ending.at) };
+        if let (Some(_), Some(cause)) =
+            (step.way_back, attempt.tally.cause(&attempt.outcome, ending.at))
+        {
+            mark_bad(repository, &mut memory, step.target, cause)?;
+        }
+        memory.attempt = Some(attempt);
     }
     repository.records.put_memory(&memory)
+}
+
+/// Marks `revision` as bad here, and forgets that a person accepted it.
+fn mark_bad(
+    repository: &Repository,
+    memory: &mut ActionState,
+    revision: Commit,
+    cause: BadCause,
+) -> Result<()> {
+    let bad = BadRevision { revision, cause: Some(cause), back_since: None };
+    tracing::warn!(repository = %repository.repo.name, "{}", bad.sentence());
+    repository.git.set_ref(&BadRevision::mark(revision), revision, "bad here")?;
+    memory.accepted = memory.accepted.filter(|accepted| *accepted != revision);
+    memory.bad = Some(bad);
+    Ok(())
+}
+
+/// Marks `bad` at the ref `name`, where each of several is judged by itself, and forgets that a person accepted it.
+/// What cannot be written is only logged: the record of the refs says it as well.
+pub fn mark_bad_at(repository: &Repository, name: &str, bad: BadRevision) {
+    let BadRevision { revision, .. } = bad;
+    let marked = || {
+        if let Some(mark) = bad_mark(name, revision) {
+            repository.git.set_ref(&mark, revision, "bad here")?;
+        }
+        let mut memory = repository.records.memory()?;
+        if memory.accepted.take_if(|accepted| *accepted == revision).is_some() {
+            repository.records.put_memory(&memory)?;
+        }
+        Ok(())
+    };
+    let (repo, reference) = (&repository.repo.name, name.escape_controls());
+    tracing::warn!(repository = %repo, reference = %reference, "{}", bad.sentence());
+    marked().unwrap_or_else(|error: anyhow::Error| {
+        tracing::warn!(repository = %repo, reference = %reference, error = %one_line(&error), "not marked");
+    });
+}
+
+/// Removes the mark of `revision` at the ref `name`, where it succeeded.
+pub fn unmark_bad_at(repository: &Repository, name: &str, revision: Commit) {
+    let Some(mark) = bad_mark(name, revision) else { return };
+    if let Err(error) = repository.git.remove_ref(&mark) {
+        tracing::warn!(repository = %repository.repo.name, reference = %name.escape_controls(),
+            error = %one_line(&error), "the mark stays");
+    }
+}
+
+/// Records what the success of `step` at `at` means for a bad revision: the machine is back, a newer one succeeded,
+/// or the bad one itself did, which a person accepted.
+fn leave_or_mend(
+    repository: &Repository,
+    memory: &mut ActionState,
+    step: &JournalStep,
+    at: DateTime<Utc>,
+) -> Result<()> {
+    let Some(bad) = &mut memory.bad else {
+        return match step.previous == Some(step.target) {
+            true => Ok(()),
+            false => repository.git.remove_ref(&BadRevision::mark(step.target)),
+        };
+    };
+    if step.leaves == Some(bad.revision) || step.previous == Some(step.target) {
+        bad.back_since.get_or_insert(at);
+        return Ok(());
+    }
+    repository.git.remove_ref(&BadRevision::mark(step.target))?;
+    memory.bad = None;
+    Ok(())
+}
+
+/// Who signed `applied`, or the revision of upstream that was merged into it.
+fn signer(repository: &Repository, judged: &[SignedRevision], applied: Commit) -> Option<Signer> {
+    let merged = || repository.polled().tip.filter(|_| !judged.is_empty());
+    let of = |revision: Commit| judged.iter().rfind(|it| it.revision == revision);
+    of(applied).or_else(|| of(merged()?))?.signer.clone()
 }
 
 /// Adds ended runs to the history, and reports each that is new there to the waiting process.
@@ -185,6 +294,38 @@ pub fn verdict(
     }
     tracing::info!(repository = %repository.repo.name, revision = %revision.short(), ?finding, "not applied");
     memory.verdict = Some(RecordedFinding { revision, head, finding, since: now });
+    repository.records.put_memory(&memory)
+}
+
+/// How many judged revisions are remembered: the newest, and one that is run again while that one waits.
+const SIGNED: usize = 4;
+
+/// Records that a revision may be applied by its signatures. What was judged by another file of the signers goes.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn signed(repository: &Repository, signed: SignedRevision) -> Result<()> {
+    let mut memory = repository.records.memory()?;
+    memory.signed.retain(|it| {
+        let same = (it.revision, it.need, &it.tag) == (signed.revision, signed.need, &signed.tag);
+        it.signers == signed.signers && !same
+    });
+    let surplus = (memory.signed.len() + 1).saturating_sub(SIGNED);
+    memory.signed.drain(..surplus);
+    memory.signed.push(signed);
+    repository.records.put_memory(&memory)
+}
+
+/// Records that the gates let `revision` begin, unless they did before.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn begun(repository: &Repository, revision: Commit, now: DateTime<Utc>) -> Result<()> {
+    let mut memory = repository.records.memory()?;
+    if memory.begun.as_ref().is_some_and(|begun| begun.revision == revision) {
+        return Ok(());
+    }
+    memory.begun = Some(BegunAction { revision, at: now });
     repository.records.put_memory(&memory)
 }
 

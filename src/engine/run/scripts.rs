@@ -1,6 +1,7 @@
 //! The scripts of one action: their command lines, their environment, the outcome of their end. Does not
 //! start them; which scripts run is decided elsewhere.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -100,8 +101,9 @@ pub fn standing_environment_of(
     Ok(env)
 }
 
-/// Writes the file for `AGENT_CHANGED`: the `paths`, or every path of `revision`, each ended by NUL.
-/// Returns its path.
+/// Writes the file for `AGENT_CHANGED`: the `paths` and those of a repair whose scripts have not succeeded yet, or every
+/// path of `revision`, each ended by NUL.
+/// Returns its path. `number` tells programs apart that run side by side.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -109,10 +111,19 @@ pub fn put_changed(
     repository: &Repository,
     paths: Option<Vec<Vec<u8>>>,
     revision: Commit,
+    number: usize,
 ) -> Result<PathBuf> {
+    let repair = repository.records.memory()?.drift.and_then(|drift| drift.pending);
+    let paths = match (paths, repair) {
+        (Some(paths), Some(repair)) => repository.records.kept_paths(&repair).map(|repaired| {
+            let all: BTreeSet<Vec<u8>> = paths.into_iter().chain(repaired).collect();
+            all.into_iter().collect()
+        }),
+        (paths, _) => paths,
+    };
     let paths = paths.unwrap_or_else(|| tree::every_path(&repository.git, revision));
     let list: Vec<u8> = paths.into_iter().flat_map(|path| [path, vec![0]].concat()).collect();
-    repository.records.put_changed(&list)
+    repository.records.put_changed(&list, number)
 }
 
 /// The whole environment of the scripts.
@@ -152,6 +163,9 @@ pub struct ActionEnv {
     pub resumed: bool,
     /// The trigger.
     pub trigger: Trigger,
+    /// The bad revision that the machine leaves; `None`: none.
+    #[serde(default)]
+    pub failed: Option<Commit>,
 }
 
 impl ActionEnv {
@@ -165,6 +179,7 @@ impl ActionEnv {
             attempt: step.attempt,
             resumed: step.resumed,
             trigger,
+            failed: step.leaves,
         }
     }
 
@@ -172,7 +187,8 @@ impl ActionEnv {
     pub fn environment(&self, context: &Context, name: &str) -> Vec<(OsString, OsString)> {
         let of = |value: &Option<String>| value.clone().unwrap_or_default();
         let previous = self.previous.map_or_else(String::new, |id| id.to_string());
-        let variables: [(&str, OsString); 12] = [
+        let failed = self.failed.map_or_else(String::new, |id| id.to_string());
+        let variables: [(&str, OsString); 13] = [
             ("AGENT_REPO", name.into()),
             ("AGENT_ROOT", context.settings.world.root.clone().into()),
             ("AGENT_BRANCH", self.branch.as_str().into()),
@@ -180,6 +196,7 @@ impl ActionEnv {
             ("AGENT_REVISION", self.revision.to_string().into()),
             ("AGENT_PREVIOUS", previous.into()),
             ("AGENT_TRIGGER", self.trigger.as_str().into()),
+            ("AGENT_FAILED", failed.into()),
             ("AGENT_ATTEMPT", self.attempt.to_string().into()),
             ("AGENT_RESUMED", if self.resumed { "1" } else { "" }.into()),
             ("AGENT_PART", of(&context.part).into()),
@@ -248,6 +265,22 @@ impl CommandList {
         let commands = list.iter().map(command).collect::<Result<_>>()?;
         let dir = dir.to_owned();
         Ok(Self { commands, working_dir: dir, id: Some(id), env: env.to_vec(), user: None })
+    }
+
+    /// One program of `before`, run at the top of the tree `dir`: a script of that tree, or a program of the machine.
+    ///
+    /// # Errors
+    /// As [`CommandList::scripts`] and [`CommandList::one`].
+    pub fn before(
+        context: &Context,
+        program: &String,
+        dir: &Path,
+        env: &[(OsString, OsString)],
+    ) -> Result<Self> {
+        match Path::new(program).is_absolute() {
+            true => Self::one(context, std::slice::from_ref(program), dir, env, None),
+            false => Self::scripts(context, dir, std::slice::from_ref(program), env),
+        }
     }
 
     /// One program with its arguments, run in one directory as `user`.

@@ -145,6 +145,11 @@ impl<'a> RepoTask<'a> {
         let last_acted = was.as_ref().and_then(|was| was.acted.clone());
         let mut row = row(repo, &view.seen, view.conditions, remote, was.clone(), now);
         (row.published, row.left, row.left_alone) = (view.published, view.left, view.left_alone);
+        let leaves = |state| {
+            let mut of_state = row.published.iter().filter(|it| it.state == state);
+            of_state.find_map(|it| it.bad)
+        };
+        row.bad = row.bad.or_else(|| leaves(State::RolledBack)).or_else(|| leaves(State::Failing));
         if view.seen.broken.is_some() && row.acted.is_none() {
             // What cannot be read now is in the last tick's row.
             row.acted = last_acted;
@@ -176,12 +181,15 @@ fn row(
         since: None,
         attempt: 0,
         next_try: None,
+        gate: None,
     });
     let same = was.filter(|was| was.state == first.state).map(|was| was.since);
     let acted = seen.acted.map(|revision| {
         let known = seen.last_success.as_ref().filter(|known| known.revision == revision);
         LastDeployed {
+            signer: known.and_then(|known| known.signer.clone()),
             revision,
+            tag: seen.tag_of(revision).map(str::to_owned),
             subject: known.map(|known| known.subject.clone()),
             at: known.map(|known| known.at).or(seen.acted_at),
             trigger: known.map(|known| known.trigger.to_string()),
@@ -203,10 +211,13 @@ fn row(
         path: repo.listed.display().to_string(),
         remote,
         branch: seen.branch.as_ref().map(ToString::to_string),
+        tag: seen.tag.as_ref().map(|tag| tag.name.clone()),
         state: first.state,
         reason: first
             .reason
-            .map(|reason| reason.replace("accept REPO", &format!("accept {}", repo.name))),
+            .map(|reason| reason.replace("accept REPO", &format!("accept {}", repo.name)))
+            .map(|reason| reason.replace("tick REPO", &format!("tick {}", repo.name)))
+            .map(|reason| reason.replace("history REPO", &format!("history {}", repo.name))),
         conditions: states,
         since,
         head: seen.head,
@@ -217,12 +228,15 @@ fn row(
         acted,
         attempt: first.attempt,
         next_try: first.next_try,
+        gate: first.gate,
+        bad: seen.bad.as_ref().map(|bad| bad.revision),
         asked: seen.asked.clone(),
         left_alone: BackoffList::new(),
         refusals: seen.unreachable.as_ref().map_or(0, |why| why.refusals),
         mirror_lags: seen.lagging,
         gaps: seen.gaps.clone().filter(|gaps| !gaps.is_empty()),
         left: None,
+        drifted: seen.drift.clone(),
         holds: seen.holds.clone(),
         ignored_keys: seen.ignored_keys.clone(),
         published: Vec::new(),
@@ -239,7 +253,7 @@ pub fn broken_row(
     let seen = Observed { broken: Some(reason), ..Observed::default() };
     let remote = repo.settings.urls.first().map(ToString::to_string);
     let acted = was.as_ref().and_then(|was| was.acted.clone());
-    let conditions = conditions(&seen, &repo.settings.policy, None);
+    let conditions = conditions(&seen, &repo.settings.policy, None, None);
     StatusRow { acted, ..row(repo, &seen, conditions, remote, was, now) }
 }
 
@@ -257,13 +271,23 @@ pub fn waiting_row(
         ..Observed::default()
     };
     let remote = repo.settings.urls.first().map(ToString::to_string);
-    let conditions = conditions(&seen, &repo.settings.policy, None);
+    let conditions = conditions(&seen, &repo.settings.policy, None, None);
     let row = row(repo, &seen, conditions, remote, was.clone(), now);
     match was {
         Some(was) if row.state == State::Unreachable => {
             let StatusRow { state, reason, since, .. } = row;
             let (attempt, next_try) = (0, None);
-            StatusRow { state, reason, since, conditions: vec![state], attempt, next_try, ..was }
+            let gate = None;
+            StatusRow {
+                state,
+                reason,
+                since,
+                conditions: vec![state],
+                attempt,
+                next_try,
+                gate,
+                ..was
+            }
         }
         _ => row,
     }
@@ -286,6 +310,7 @@ fn unseen_row(
         since,
         attempt: 0,
         next_try: None,
+        gate: None,
         ..was
     }
 }
@@ -303,6 +328,8 @@ pub fn add_worker_error(
     }
     row.since = was.filter(|was| was.state == state).map_or(now, |was| was.since.min(now));
     row.state = state;
+    // The wait is not what a person has to look at.
+    row.gate = None;
     row.reason = Some(by.reason.clone());
     if row.conditions.first() != Some(&state) {
         row.conditions.insert(0, state);

@@ -25,6 +25,16 @@ fn a_file_is_replaced_whole_with_its_exact_mode_and_no_leftovers() {
 }
 
 #[test]
+fn a_directory_that_was_removed_since_it_was_opened_has_no_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    let opened = Dir::open(&inner).unwrap();
+    fs::remove_dir(&inner).unwrap();
+    assert_eq!(opened.entries().unwrap(), []);
+}
+
+#[test]
 fn a_prepared_file_shows_only_once_it_is_committed() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "a", b"old", 0o644).unwrap();

@@ -28,6 +28,7 @@ pub mod damage;
 pub mod error;
 mod format;
 mod history;
+pub mod hunks;
 pub mod index_pack;
 pub mod log;
 mod loose_refs;

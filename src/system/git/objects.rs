@@ -13,11 +13,12 @@ use ring::digest::{Context, Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::Git;
 use super::error::{GitLocked, explained, patiently, unreadable_index};
-use crate::domain::git::{Commit, ObjectId};
+use crate::domain::git::{Commit, ObjectFormat, ObjectId};
 use crate::domain::repository::change::{
     EntryMode, FileStat, MAX_TREE, ObjectError, ObjectSource, RecordedStat, RepoPath, StagedEntry,
     StatCheck, TreeChange, TreeEntry, WrittenPath, low,
 };
+use crate::domain::signature::way::HistorySource;
 use crate::system::git::size_limits;
 use crate::system::{files, watchdog};
 
@@ -25,19 +26,7 @@ const PIECE: usize = 128 << 10;
 
 impl ObjectSource for Git {
     fn tree(&self, id: &ObjectId) -> Result<Vec<u8>, ObjectError> {
-        watchdog::progress();
-        let unreadable = |error| object_error(id, error);
-        let odb = self.repo.odb().map_err(unreadable)?;
-        let oid = self.oid_of(id)?;
-        let (size, _) = odb.read_header(oid).map_err(unreadable)?;
-        if size as u64 > MAX_TREE {
-            return Err(ObjectError::TooLarge { id: *id, size: size as u64, most: MAX_TREE });
-        }
-        let object = odb.read(oid).map_err(unreadable)?;
-        match object.kind() {
-            ObjectType::Tree => Ok(object.data().to_vec()),
-            _ => Err(ObjectError::WrongKind { id: *id, expected: "tree" }),
-        }
+        self.bytes_of(id, ObjectType::Tree, "tree")
     }
 
     fn blob_size(&self, id: &ObjectId) -> Result<u64, ObjectError> {
@@ -75,6 +64,16 @@ impl ObjectSource for Git {
     }
 }
 
+impl HistorySource for Git {
+    fn format(&self) -> ObjectFormat {
+        Git::format(self)
+    }
+
+    fn commit_bytes(&self, id: Commit) -> Result<Vec<u8>, ObjectError> {
+        self.bytes_of(&id.0, ObjectType::Commit, "commit")
+    }
+}
+
 /// A blob's content, borrowed from libgit2.
 struct Blob<'g>(git2::Blob<'g>);
 
@@ -109,6 +108,37 @@ impl Git {
             watchdog::progress();
         }
         Ok(digest.finish())
+    }
+
+    /// The bytes of an annotated tag.
+    ///
+    /// # Errors
+    /// When it is none, or cannot be read.
+    pub fn tag_bytes(&self, id: Commit) -> Result<Vec<u8>, ObjectError> {
+        self.bytes_of(&id.0, ObjectType::Tag, "tag")
+    }
+
+    /// The content of an object of this kind, which is no blob.
+    fn bytes_of(
+        &self,
+        id: &ObjectId,
+        kind: ObjectType,
+        expected: &'static str,
+    ) -> Result<Vec<u8>, ObjectError> {
+        watchdog::progress();
+        let unreadable = |error| object_error(id, error);
+        let odb = self.repo.odb().map_err(unreadable)?;
+        let oid = self.oid_of(id)?;
+        // The size first: libgit2 would read an object of any size into memory.
+        let (size, _) = odb.read_header(oid).map_err(unreadable)?;
+        if size as u64 > MAX_TREE {
+            return Err(ObjectError::TooLarge { id: *id, size: size as u64, most: MAX_TREE });
+        }
+        let object = odb.read(oid).map_err(unreadable)?;
+        match object.kind() == kind {
+            true => Ok(object.data().to_vec()),
+            false => Err(ObjectError::WrongKind { id: *id, expected }),
+        }
     }
 
     /// The id for libgit2. An id of the other format counts as a missing object.
@@ -285,6 +315,8 @@ pub struct Index {
 
 /// The extended flag of an entry whose file is left out of the worktree (gitformat-index(5)).
 const SKIP_WORKTREE: u16 = 1 << 14;
+/// The flag of an entry whose file is to count as unchanged.
+const ASSUME_UNCHANGED: u16 = 1 << 15;
 
 impl Index {
     /// An index that is about to be written.
@@ -315,6 +347,7 @@ impl Index {
             entry: TreeEntry { mode, id: ObjectId::from_bytes(entry.id.as_bytes())? },
             recorded: Some(RecordedStat { stat, index_written: self.written, check: self.check }),
             left_out: entry.flags_extended & SKIP_WORKTREE != 0,
+            assumed: entry.flags & ASSUME_UNCHANGED != 0,
         })
     }
 

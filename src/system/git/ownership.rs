@@ -326,8 +326,10 @@ impl OwnershipCheck<'_> {
             if !size_limits::is_put_right(&within) {
                 judge_size(&within, &below, &found)?;
             }
-            // The quarantine stays as a repair found its parts.
-            if is_directory && within != Path::new("pmpy/quarantine") && depth < DEEPEST {
+            // The quarantine and the files of drift stay as a repair found them.
+            let is_kept =
+                ["pmpy/quarantine", "pmpy/drift"].iter().any(|it| within == Path::new(it));
+            if is_directory && !is_kept && depth < DEEPEST {
                 self.tree(inside.as_fd(), &entry, &below, &within, depth + 1)?;
             }
         }

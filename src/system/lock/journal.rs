@@ -37,7 +37,7 @@ pub struct Journal {
     pub boot_id: String,
     /// Worker process.
     pub worker: Process,
-    /// Identity of the `currentaction.txt` that this run wrote; `None` in `Fetch`.
+    /// Identity of the `currentaction.txt` that this run wrote; `None` in `Fetch` and `Before`.
     pub current: Option<FileIdentity>,
     /// Current phase of the run.
     #[serde(flatten)]
@@ -50,6 +50,13 @@ pub struct Journal {
 pub enum RunPhase {
     /// Fetches; the worktree and the branch are unchanged.
     Fetch,
+    /// Asks `before`; nothing on the machine changed yet.
+    Before {
+        /// The revision that is asked about.
+        revision: Commit,
+        /// Running program.
+        script: Option<RunningScript>,
+    },
     /// Writes the worktree, the index and the branch. Recovery must complete it.
     Apply {
         /// Deployment that is applied.
@@ -61,6 +68,12 @@ pub enum RunPhase {
         step: JournalStep,
         /// Running script; `None`: root's tick runs it for this worker.
         script: Option<RunningScript>,
+        /// The scripts have ended; the health is checked.
+        #[serde(default, skip_serializing_if = "is_false")]
+        checks_health: bool,
+        /// The other deployments whose health is checked at the same time.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        others: Vec<RunningCheck>,
     },
     /// The scripts ended; their result is yet to be recorded.
     Done {
@@ -69,6 +82,15 @@ pub enum RunPhase {
         /// Result of the scripts.
         ending: ScriptEnding,
     },
+}
+
+/// One of several health checks that run side by side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningCheck {
+    /// Deployment whose health is checked.
+    pub step: JournalStep,
+    /// Running program; `None`: the next check is not due yet.
+    pub script: Option<RunningScript>,
 }
 
 /// The deployment that a run makes.
@@ -82,6 +104,9 @@ pub struct JournalStep {
     /// Full name of the ref, where each of several refs is deployed separately.
     #[serde(default)]
     pub reference: Option<String>,
+    /// Short name of the tag by which the commit was chosen; `None`: by none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     /// Commit before the deployment; `None` when there is none.
     pub head: Option<Commit>,
     /// Commit to deploy.
@@ -94,6 +119,17 @@ pub struct JournalStep {
     pub resumed: bool,
     /// Name of the log file; `None` until a script runs.
     pub log: Option<String>,
+    /// The revision to go back to if this one turns out bad; `None`: the machine stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<Commit>,
+    /// The bad revision that this deployment leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves: Option<Commit>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 impl JournalStep {
@@ -177,19 +213,32 @@ impl Journal {
 }
 
 impl RunPhase {
-    /// The deployment; `None` in `Fetch`.
+    /// The deployment; `None` in `Fetch` and `Before`.
     pub fn step(&self) -> Option<&JournalStep> {
         match self {
-            Self::Fetch => None,
+            Self::Fetch | Self::Before { .. } => None,
             Self::Apply { step } | Self::Run { step, .. } | Self::Done { step, .. } => Some(step),
         }
     }
 
-    /// The running script; `None` when this worker runs none.
-    pub fn script(&self) -> Option<RunningScript> {
-        match self {
-            Self::Run { script, .. } => *script,
+    /// The deployments whose scripts run, or have run.
+    pub fn steps(&self) -> impl Iterator<Item = &JournalStep> {
+        self.step().into_iter().chain(self.others().iter().map(|other| &other.step))
+    }
+
+    /// The running scripts: mostly none or one.
+    pub fn scripts(&self) -> impl Iterator<Item = RunningScript> {
+        let script = match self {
+            Self::Run { script, .. } | Self::Before { script, .. } => *script,
             _ => None,
+        };
+        script.into_iter().chain(self.others().iter().filter_map(|other| other.script))
+    }
+
+    fn others(&self) -> &[RunningCheck] {
+        match self {
+            Self::Run { others, .. } => others,
+            _ => &[],
         }
     }
 }
@@ -198,6 +247,7 @@ impl fmt::Display for RunPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fetch => "Fetch",
+            Self::Before { .. } => "Before",
             Self::Apply { .. } => "Apply",
             Self::Run { .. } => "Run",
             Self::Done { .. } => "Done",
@@ -207,8 +257,10 @@ impl fmt::Display for RunPhase {
 
 impl ContainsIds for Journal {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        self.phase.step().is_none_or(|JournalStep { head, target, previous, .. }| {
-            head.are_of(format) && target.are_of(format) && previous.are_of(format)
+        self.phase.steps().all(|step| {
+            let JournalStep { head, target, previous, way_back, leaves, .. } = step;
+            let others = [head, previous, way_back, leaves];
+            target.are_of(format) && others.iter().all(|it| it.are_of(format))
         })
     }
 }
@@ -257,7 +309,9 @@ impl JournalV1 {
                         step,
                         ending: ScriptEnding { failed_script: culprit, ..ended },
                     },
-                    (PhaseV1::Run | PhaseV1::Done, _) => RunPhase::Run { step, script },
+                    (PhaseV1::Run | PhaseV1::Done, _) => {
+                        RunPhase::Run { step, script, checks_health: false, others: Vec::new() }
+                    }
                 };
                 (current, phase)
             }
@@ -323,12 +377,15 @@ mod tests {
             branch: "main".parse().unwrap(),
             followed: None,
             reference: Some("refs/heads/main".to_owned()),
+            tag: None,
             head: Some("a".repeat(40).parse().unwrap()),
             target: "b".repeat(40).parse().unwrap(),
             previous: None,
             attempt: 2,
             resumed: true,
             log: Some("a.log".to_owned()),
+            way_back: None,
+            leaves: None,
         };
         let script = Some(RunningScript {
             process: Process { pid: 2892, start: 2_867_499 },
@@ -348,7 +405,15 @@ mod tests {
         let phases = [
             ("fetch", RunPhase::Fetch),
             ("apply", RunPhase::Apply { step: step.clone() }),
-            ("run", RunPhase::Run { step: step.clone(), script }),
+            (
+                "run",
+                RunPhase::Run {
+                    step: step.clone(),
+                    script,
+                    checks_health: false,
+                    others: Vec::new(),
+                },
+            ),
             ("done", RunPhase::Done { step, ending }),
         ];
         for (word, phase) in phases {

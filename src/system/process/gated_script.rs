@@ -20,7 +20,7 @@ use anyhow::{Context, Result, anyhow};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::{WaitOutcome, cannot_start, end_group, open, wait};
+use super::{WaitOutcome, cannot_start, end_group, open, wait_while};
 use crate::system::pid::Process;
 use crate::system::privilege::Identity;
 use crate::system::users::User;
@@ -179,12 +179,27 @@ impl GatedScript {
     ///
     /// # Errors
     /// When the wait fails.
-    pub fn release(mut self, deadline: Duration, beat: impl FnMut()) -> Result<WaitOutcome> {
+    pub fn release(self, deadline: Duration, mut beat: impl FnMut()) -> Result<WaitOutcome> {
+        self.release_while(deadline, || {
+            beat();
+            true
+        })
+    }
+
+    /// As [`GatedScript::release`]; the script is also ended, as one that timed out, once `lasts` is false.
+    ///
+    /// # Errors
+    /// When the wait fails.
+    pub fn release_while(
+        mut self,
+        deadline: Duration,
+        lasts: impl FnMut() -> bool,
+    ) -> Result<WaitOutcome> {
         let _pause = watchdog::pause();
         // If the process has already ended, the wait below returns its status.
         let _ = self.gate.write_all(b"g");
         let timed_out = match open(self.process) {
-            Some(handle) => !wait(&handle, deadline, beat)?,
+            Some(handle) => !wait_while(&handle, deadline, lasts)?,
             None => false,
         };
         if timed_out {

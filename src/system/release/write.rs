@@ -82,6 +82,35 @@ impl ReleaseStore {
     }
 }
 
+/// Writes `tree` into the directory `name` in `parent`, where only its owner can read it; one that is there is
+/// complete and stays. What else is in `parent` is removed.
+///
+/// # Errors
+/// When there is too little space, an object is missing, or the disk fails.
+pub fn export_tree(
+    parent: &Path,
+    name: &str,
+    tree: &TreeChange,
+    objects: &impl ObjectSource,
+) -> Result<PathBuf> {
+    let message = || format!("cannot write {}", parent.join(name).display());
+    files::ensure_dir(parent, 0o700)?;
+    let above = Dir::open(parent).with_context(message)?;
+    for (other, _) in above.entries().with_context(message)? {
+        if other != name.as_bytes() {
+            remove_tree(&above, &other).with_context(message)?;
+        }
+    }
+    if above.look_at(name.as_bytes()).with_context(message)?.is_none() {
+        enough_room(&above, tree).with_context(message)?;
+        let (fresh, top) =
+            fresh(TEMPORARY, |name| above.make_as_git(name.as_bytes())).with_context(message)?;
+        TreeWriter { top, open: Vec::new() }.write(tree, objects).with_context(message)?;
+        rustix::fs::renameat(&above, fresh, &above, name).with_context(message)?;
+    }
+    Ok(parent.join(name))
+}
+
 impl StagedRelease {
     /// Path of the tree, for checks before it is published.
     pub fn path(&self) -> &Path {

@@ -13,7 +13,7 @@ use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::remote::{PollAnswer, PollScope, RemoteFailure, RemoteHints, WireDialect};
 use crate::domain::wire::{
     self, AdvertisedRef, Advertisement, AdvertisementParser, FetchParser, Packet, ProtocolError,
-    ProtocolVersion, RefsAnswer,
+    ProtocolVersion, RefQuery, RefsAnswer,
 };
 use crate::system::git::Git;
 use crate::system::host::since_boot;
@@ -161,21 +161,22 @@ pub(super) fn poll<L: DuplexStream>(
     connect: &dyn Fn() -> Result<GitConversation<L>>,
 ) -> Result<PollAnswer> {
     let began = since_boot();
-    let prefixes = wire::prefixes(wanted);
+    let query = RefQuery::of(wanted);
     let (mut dialect, mut format) = habits(known);
     let mut bytes = 0;
     for _ in 0..2 {
         let mut connection = connect()?;
-        let outcome = ask(&mut connection, &prefixes, dialect, format);
+        let outcome = ask(&mut connection, &query, dialect, format);
         bytes += connection.carried;
         match connection.part(outcome)? {
             RefsReply::Refs(dialect, format, refs) => {
-                let RefsAnswer { branch, tip, head } = wire::answer(wanted, &refs);
+                let RefsAnswer { branch, tip, tag, head } = wire::answer(wanted, &refs);
                 let refs = wire::selected_refs(wanted, &refs);
                 let milliseconds = (since_boot() - began).as_millis() as u64;
                 let way =
                     RemoteHints { dialect, format, bytes, milliseconds, ..RemoteHints::default() };
-                return Ok(PollAnswer { branch, tip, refs, head, others: Vec::new(), way });
+                let others = Vec::new();
+                return Ok(PollAnswer { branch, tip, tag, refs, head, others, is_tag: false, way });
             }
             RefsReply::Other(other) => (dialect, format) = (WireDialect::Direct, other),
         }
@@ -262,8 +263,8 @@ fn get(
     }
     let updates = asked.updates;
     let listed = match goal {
-        FetchGoal::Branch { branch, .. } => vec![branch.local()],
-        FetchGoal::Refs(_) => Vec::new(),
+        FetchGoal::Branch { branch, .. } => RefQuery::of(&PollScope::Branch(branch.clone())),
+        FetchGoal::Refs(_) => RefQuery::default(),
     };
     let (said, rest) = introduction(connection, listed)?;
     let (updates, answers) = match (said.version, dialect) {
@@ -313,15 +314,15 @@ fn habits(known: Option<&RemoteHints>) -> (WireDialect, ObjectFormat) {
 
 fn ask(
     connection: &mut GitConversation<impl DuplexStream>,
-    prefixes: &[String],
+    query: &RefQuery,
     dialect: WireDialect,
     format: ObjectFormat,
 ) -> Result<RefsReply> {
     if dialect == WireDialect::Direct {
-        let question = wire::ls_refs(format, prefixes);
+        let question = wire::ls_refs(format, query);
         connection.say(&[&question, GOODBYE].concat())?;
     }
-    let (said, rest) = introduction(connection, prefixes.to_vec())?;
+    let (said, rest) = introduction(connection, query.clone())?;
     match said.version {
         ProtocolVersion::V0 => {
             if dialect != WireDialect::Direct {
@@ -337,11 +338,8 @@ fn ask(
 }
 
 /// The server's advertisement, and the bytes that arrived after it.
-fn introduction(
-    connection: &mut impl Read,
-    prefixes: Vec<String>,
-) -> Result<(Advertisement, Vec<u8>)> {
-    let mut reader = AdvertisementParser::new(prefixes);
+fn introduction(connection: &mut impl Read, query: RefQuery) -> Result<(Advertisement, Vec<u8>)> {
+    let mut reader = AdvertisementParser::new(query);
     let mut piece = vec![0; PIECE];
     let mut listed = 0;
     loop {

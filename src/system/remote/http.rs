@@ -27,7 +27,7 @@ use crate::domain::remote::{
 use crate::domain::text::EscapeControls;
 use crate::domain::wire::{
     self, AdvertisedRef, Advertisement, AdvertisementParser, Capabilities, FetchParser,
-    ProtocolError, ProtocolVersion, RefsAnswer,
+    ProtocolError, ProtocolVersion, RefQuery, RefsAnswer,
 };
 use crate::system::git::Git;
 use crate::system::host::{self, since_boot};
@@ -141,7 +141,7 @@ impl HttpRemotes {
         let known = known.filter(|way| is_fresh(way));
         talk.recall(known);
         let found = talk.list(wanted, known)?;
-        let RefsAnswer { branch, tip, head } = wire::answer(wanted, &found.refs);
+        let RefsAnswer { branch, tip, tag, head } = wire::answer(wanted, &found.refs);
         let refs = wire::selected_refs(wanted, &found.refs);
         let mut way = RemoteHints {
             dialect: found.dialect,
@@ -155,7 +155,7 @@ impl HttpRemotes {
         if way.since.is_none() || !known.is_some_and(|known| known.is_the_same(&way)) {
             way.since = Some(host::now());
         }
-        Ok(PollAnswer { branch, tip, refs, head, others: Vec::new(), way })
+        Ok(PollAnswer { branch, tip, tag, refs, head, others: Vec::new(), is_tag: false, way })
     }
 
     /// As [`Wire::fetch`](super::Wire::fetch), over HTTP.
@@ -190,7 +190,7 @@ impl HttpRemotes {
             FetchGoal::Refs(updates) => {
                 let found = match found {
                     Some(found) => found,
-                    None => talk.discover(&wire::prefixes(&PollScope::Default), git.format())?,
+                    None => talk.discover(&RefQuery::of(&PollScope::Default), git.format())?,
                 };
                 return match talk.fetch(&delivery, updates, &found, progress)? {
                     HttpFetchEnd::Done => Ok(()),
@@ -211,7 +211,7 @@ impl HttpRemotes {
             let found = match known.map(|way| way.dialect) {
                 // The server lists its refs anew before each fetch.
                 Some(WireDialect::Old | WireDialect::Dumb) => {
-                    talk.discover(&wire::prefixes(&wanted), git.format())?
+                    talk.discover(&RefQuery::of(&wanted), git.format())?
                 }
                 _ => talk.list(&wanted, known.filter(|_| tip.is_none()))?,
             };
@@ -271,7 +271,7 @@ impl ListFailure {
 impl HttpClient<'_> {
     /// Lists the refs that `wanted` needs, with the dialect of `known`.
     fn list(&self, wanted: &PollScope, known: Option<&RemoteHints>) -> Result<DiscoveredRepo> {
-        let prefixes = wire::prefixes(wanted);
+        let query = RefQuery::of(wanted);
         let format = known.map(|way| way.format).unwrap_or_default();
         // Without a time it is only assumed.
         let proven = known.filter(|way| way.since.is_some());
@@ -279,11 +279,11 @@ impl HttpClient<'_> {
             known.is_some_and(|way| matches!(way.dialect, WireDialect::Old | WireDialect::Dumb));
         // Before there is a clone, nothing could be remembered of a server that a strange request breaks.
         if wants_it || known.is_none() || (proven.is_none() && self.wants_discovery()) {
-            return self.discover(&prefixes, format);
+            return self.discover(&query, format);
         }
         let place = known.map_or(Ok(self.home.clone()), |way| self.place_of(way))?;
         let is_listed = |dialect, refs| Ok(DiscoveredRepo::new(&place, dialect, format, refs));
-        let failure = match self.ls_refs(&place, format, &prefixes, proven.is_none()) {
+        let failure = match self.ls_refs(&place, format, &query, proven.is_none()) {
             Ok(refs) if !refs.is_empty() => return is_listed(WireDialect::Direct, refs),
             // Servers of version 0 answer so as well; this one was asked for its version.
             Ok(refs) if proven.is_some_and(|way| way.dialect == WireDialect::Discovered) => {
@@ -298,12 +298,12 @@ impl HttpClient<'_> {
         };
         tracing::debug!("no answer to the direct question: {:#}", failure.reason);
         if failure.status.is_some() || proven.is_some() {
-            return self.discover(&prefixes, format);
+            return self.discover(&query, format);
         }
         // The wait, or the broken connection, is spared the other repositories there. An error costs little,
         // and may concern this repository only.
         self.put_wants_discovery();
-        self.discover(&prefixes, format).map_err(|error| error.context(UnansweredProbe))
+        self.discover(&query, format).map_err(|error| error.context(UnansweredProbe))
     }
 
     /// The result of a poll, as far as a fetch can use it.
@@ -329,10 +329,10 @@ impl HttpClient<'_> {
         &self,
         place: &HttpUrl,
         format: ObjectFormat,
-        prefixes: &[String],
+        query: &RefQuery,
         is_probe: bool,
     ) -> Result<Vec<AdvertisedRef>, ListFailure> {
-        let question = wire::ls_refs(format, prefixes);
+        let question = wire::ls_refs(format, query);
         let request = match is_probe {
             true => HttpRequest::Probe(&question),
             false => HttpRequest::Post(&question),
@@ -353,7 +353,7 @@ impl HttpClient<'_> {
     /// Asks for the server's capabilities, and then for its refs in the best dialect that it has.
     /// Follows redirects, which no other request does. `likely` is the object format when the server
     /// reports none.
-    fn discover(&self, prefixes: &[String], likely: ObjectFormat) -> Result<DiscoveredRepo> {
+    fn discover(&self, query: &RefQuery, likely: ObjectFormat) -> Result<DiscoveredRepo> {
         let mut place = self.home.clone();
         let mut redirects = 0;
         let reply = loop {
@@ -375,14 +375,14 @@ impl HttpClient<'_> {
             place = place.redirected(DISCOVER, &location)?;
         };
         let said = if reply.kind == ADVERTISEMENT {
-            advertised(reply.into_reader(MOST_REFS), prefixes)
+            advertised(reply.into_reader(MOST_REFS), query)
         } else {
             let kind = reply.kind.clone();
             let info = reply.into_bytes(dumb::MOST)?;
             if let Some(refs) = dumb::refs(&info) {
-                return self.discover_files(&place, refs, prefixes, likely);
+                return self.discover_files(&place, refs, query, likely);
             }
-            match wire::read_advertisement(prefixes.to_vec(), &info) {
+            match wire::read_advertisement(query.clone(), &info) {
                 Err(ProtocolError::NotThis(_)) => return Err(not_git(&place, &kind)),
                 said => said.map_err(Error::new),
             }
@@ -390,7 +390,7 @@ impl HttpClient<'_> {
         let said = said.with_context(|| format!("{place} does not list its refs"))?;
         match said.version {
             ProtocolVersion::V2 => {
-                let refs = self.ls_refs(&place, said.format, prefixes, false);
+                let refs = self.ls_refs(&place, said.format, query, false);
                 let refs = refs.map_err(|failure| failure.reason)?;
                 Ok(DiscoveredRepo::new(&place, WireDialect::Discovered, said.format, refs))
             }
@@ -411,11 +411,11 @@ impl HttpClient<'_> {
         &self,
         place: &HttpUrl,
         mut refs: Vec<AdvertisedRef>,
-        prefixes: &[String],
+        query: &RefQuery,
         likely: ObjectFormat,
     ) -> Result<DiscoveredRepo> {
         let is_listed = |prefix: &String| refs.iter().any(|listed| listed.name == *prefix);
-        if !prefixes.iter().any(is_listed) && prefixes.iter().any(|prefix| prefix == "HEAD") {
+        if !query.names.iter().any(is_listed) && query.asks_head() {
             let reply = self.ask(place, HttpRequest::Get("HEAD"))?;
             if reply.status == 200 {
                 let head = dumb::head(&refs, &reply.into_bytes(dumb::MOST)?);
@@ -487,8 +487,8 @@ impl HttpClient<'_> {
 }
 
 /// Reads a server's advertisement.
-fn advertised(mut reader: ReplyReader, prefixes: &[String]) -> Result<Advertisement> {
-    let mut advertising = AdvertisementParser::new(prefixes.to_vec());
+fn advertised(mut reader: ReplyReader, query: &RefQuery) -> Result<Advertisement> {
+    let mut advertising = AdvertisementParser::new(query.clone());
     let mut piece = vec![0; 64 << 10];
     while !advertising.is_complete() {
         let count = reader.read(&mut piece)?;

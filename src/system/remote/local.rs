@@ -21,7 +21,7 @@ use crate::domain::remote::{
     FormatMismatch, PollAnswer, PollScope, RefKinds, RefTip, RemoteFailure, RemoteHead,
     RemoteHints, WireDialect,
 };
-use crate::domain::wire;
+use crate::domain::wire::{self, AdvertisedRef};
 use crate::system::files;
 use crate::system::git::error::explained;
 use crate::system::git::index_pack::git_dir_in;
@@ -193,7 +193,16 @@ pub(super) fn poll(
         let head = head.map(|branch| RemoteHead { branch, tip: None });
         let (branch, refs, others) = (Some(branch.clone()), Vec::new(), Vec::new());
         let way = way(tip.0.format());
-        return Ok(PollAnswer { branch, tip: Some(tip), refs, head, others, way });
+        return Ok(PollAnswer {
+            branch,
+            tip: Some(tip),
+            tag: None,
+            refs,
+            head,
+            others,
+            is_tag: false,
+            way,
+        });
     }
     let repo = open(remote)?;
     let way = way(format_of(&repo));
@@ -212,14 +221,30 @@ pub(super) fn poll(
         Some(RemoteHead { branch, tip })
     });
     let branch = wanted.branch().cloned().or_else(|| head.as_ref().map(|it| it.branch.clone()));
-    let tip = branch.as_ref().map(tip_of).transpose()?.flatten();
-    let refs = match wanted {
-        PollScope::Every { kinds, .. } => {
-            list_refs(&repo, *kinds).with_context(|| format!("{remote} cannot list its refs"))?
-        }
-        _ => Vec::new(),
+    let kinds = match wanted {
+        PollScope::Every { kinds, .. } => *kinds,
+        PollScope::Tag(_) => RefKinds { branches: false, tags: true },
+        _ => RefKinds { branches: false, tags: false },
     };
-    Ok(PollAnswer { branch, tip, refs, head, others: Vec::new(), way })
+    let refs = list_refs(&repo, kinds).with_context(|| format!("{remote} cannot list its refs"))?;
+    let tag = wanted.pattern().and_then(|_| wire::chosen_tag(wanted, &with_peeled(&repo, &refs)));
+    let tip = match (wanted.fixed(), wanted.revision()) {
+        (None, _) => branch.as_ref().map(tip_of).transpose()?.flatten(),
+        (Some(_), None) => tag.as_ref().map(|tag| tag.commit),
+        (Some(_), revision) => revision,
+    };
+    Ok(PollAnswer { branch, tip, tag, refs, head, others: Vec::new(), is_tag: false, way })
+}
+
+/// The same refs as a server lists them. The object behind an annotated tag is only in `packed-refs`: the
+/// tag itself is not read, its owner decides how large it is. The clone knows it after the fetch.
+fn with_peeled(repo: &Repository, refs: &[RefTip]) -> Vec<AdvertisedRef> {
+    let listed = |tip: &RefTip| {
+        let peeled = repo.find_reference(&tip.name).ok().and_then(|found| found.target_peel());
+        let peeled = peeled.and_then(|oid| commit_of(oid).ok());
+        AdvertisedRef { name: tip.name.clone(), id: tip.id, target: None, peeled }
+    };
+    refs.iter().map(listed).collect()
 }
 
 /// The branches and tags of `repo`, by name, without symbolic refs.

@@ -10,12 +10,14 @@ use anyhow::{Context, Error, Result, bail};
 use self::dead_hosts::DeadHosts;
 pub use self::http::OpenConnections;
 use super::git::Git;
+use crate::domain::followed::Followed;
 use crate::domain::git::{Commit, ObjectFormat, RefName, Remote, RemoteScheme};
 use crate::domain::remote::{
     ConnectionSettings, Denial, FormatMismatch, PollAnswer, PollScope, RefKinds, RemoteHints,
     WireDialect,
 };
 use crate::domain::text::EscapeControls;
+use crate::domain::versions::TagPattern;
 
 pub use relay::{Relay, RelayRequest};
 
@@ -169,10 +171,16 @@ impl Wire {
         });
         let mut answer = self.ask(remote, wanted, reach, known.or(likely.as_ref()))?;
         if answer.tip.is_none() {
-            answer.others = self.names(remote, reach, &answer)?;
+            answer.others = self.names(remote, wanted, reach, &answer)?;
+        }
+        if let (None, Some(branch), false) = (answer.tip, wanted.branch(), answer.others.is_empty())
+        {
+            answer.is_tag = self.is_tag(remote, branch, reach, &answer)?;
         }
         let format = answer.way.format;
-        let mut ids = answer.refs.iter().map(|tip| tip.id).chain(answer.tip);
+        // A revision is configured, and no answer.
+        let tip = answer.tip.filter(|_| wanted.revision().is_none());
+        let mut ids = answer.refs.iter().map(|tip| tip.id).chain(tip);
         if let Some(id) = ids.find(|id| id.0.format() != format) {
             bail!("{remote} names objects by {format}, and lists {id}");
         }
@@ -181,16 +189,33 @@ impl Wire {
         Ok(answer)
     }
 
-    /// The short names of the branches that `remote` has, which gave `answer`; without branches, of tags.
+    /// Whether `remote`, which gave `answer`, has a tag of the name of `branch`.
+    fn is_tag(
+        &self,
+        remote: &Remote,
+        branch: &RefName,
+        reach: &ConnectionSettings,
+        answer: &PollAnswer,
+    ) -> Result<bool> {
+        // No tag of git's has a name that is no pattern.
+        let Ok(pattern) = branch.as_str().parse::<TagPattern>() else { return Ok(false) };
+        let tag = PollScope::Tag(pattern.into());
+        Ok(self.ask(remote, &tag, reach, Some(&answer.way))?.tag.is_some())
+    }
+
+    /// The short names of the branches that `remote` has, which gave `answer`; without branches, of tags. The
+    /// tags come first where one is `wanted`.
     fn names(
         &self,
         remote: &Remote,
+        wanted: &PollScope,
         reach: &ConnectionSettings,
         answer: &PollAnswer,
     ) -> Result<Vec<String>> {
-        let mut kinds = RefKinds { branches: true, tags: false };
+        let tags_first = wanted.pattern().is_some();
+        let mut kinds = RefKinds { branches: !tags_first, tags: tags_first };
         for _ in 0..2 {
-            let every = PollScope::Every { branch: None, kinds };
+            let every = PollScope::Every { followed: Followed::Branch(None), kinds };
             let refs = self.ask(remote, &every, reach, Some(&answer.way))?.refs;
             if !refs.is_empty() {
                 let short = |name: &str| name.splitn(3, '/').last().map(str::to_owned);
@@ -200,7 +225,7 @@ impl Wire {
                     .take(MOST_NAMES)
                     .collect());
             }
-            kinds = RefKinds { branches: false, tags: true };
+            kinds = RefKinds { branches: tags_first, tags: !tags_first };
         }
         Ok(Vec::new())
     }

@@ -44,6 +44,7 @@ impl ContainsIds for Finding {
         match self {
             Self::Irrelevant { since_revision } => since_revision.are_of(format),
             Self::Refused { .. }
+            | Self::Unsigned { .. }
             | Self::TooLarge { .. }
             | Self::Shared { .. }
             | Self::Dirty { .. }
@@ -80,6 +81,7 @@ impl ContainsIds for HistoryEntry {
 impl ContainsIds for ActionState {
     fn are_of(&self, format: ObjectFormat) -> bool {
         let Self { attempt, tried, verdict, accepted, unheld, tree_when, gaps, acted, .. } = self;
+        let Self { sight, begun, allowed, bad, drift, .. } = self;
         attempt.are_of(format)
             && tried.are_of(format)
             && unheld.are_of(format)
@@ -88,6 +90,11 @@ impl ContainsIds for ActionState {
             && tree_when.map(|it| it.revision).are_of(format)
             && gaps.as_ref().map(|it| it.revision).are_of(format)
             && acted.are_of(format)
+            && sight.as_ref().map(|it| it.revision).are_of(format)
+            && begun.as_ref().map(|it| it.revision).are_of(format)
+            && allowed.are_of(format)
+            && bad.map(|it| it.revision).are_of(format)
+            && drift.as_ref().and_then(|it| it.revision).are_of(format)
     }
 }
 
@@ -123,10 +130,11 @@ impl ContainsIds for RefListing {
 /// checked.
 impl ContainsIds for PublishRecord {
     fn are_of(&self, format: ObjectFormat) -> bool {
-        self.values().all(|RefRecord { good, attempt, tried, verdict, .. }| {
+        self.values().all(|RefRecord { good, attempt, tried, verdict, bad, .. }| {
             good.are_of(format)
                 && attempt.are_of(format)
                 && tried.are_of(format)
+                && bad.is_none_or(|bad| bad.revision.are_of(format))
                 && verdict.as_ref().is_none_or(|(id, it)| id.are_of(format) && it.are_of(format))
         })
     }

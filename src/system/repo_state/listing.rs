@@ -17,6 +17,7 @@ use crate::domain::text::EscapeControls;
 const LIST_CAP: u64 = 64 << 20;
 
 const HEARD: &str = "heard";
+const TAG_NAMES: &str = "tag-names";
 /// Time for which a list counts as the remote's current state: a poll result may be that long on its
 /// way.
 const FRESH: TimeDelta = TimeDelta::seconds(30);
@@ -114,6 +115,24 @@ impl RepoRecords {
         files::put(&self.private, "refs", listing.text().as_bytes(), 0o600)
     }
 
+    /// The names of all tags that the remote ever listed, while a tag is followed; `None`: none are stored.
+    pub fn listed_tags(&self) -> Option<BTreeSet<String>> {
+        let bytes = files::read_small(&self.private.join(TAG_NAMES), LIST_CAP).ok()??;
+        Some(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+    }
+
+    /// Adds `names` to the names of listed tags. Without a sync: names that a power cut takes count as new
+    /// once more, which a person may have to look at.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn add_listed_tags(&self, names: impl IntoIterator<Item = String>) -> Result<()> {
+        let mut all = self.listed_tags().unwrap_or_default();
+        all.extend(names);
+        let text: String = all.iter().flat_map(|line| [line, "\n"]).collect();
+        files::put_lazily(&self.private, TAG_NAMES, text.as_bytes(), 0o600)
+    }
+
     /// Stores `tips`, just listed by a remote, for the worker that starts for them.
     ///
     /// # Errors
@@ -127,13 +146,19 @@ impl RepoRecords {
     /// Takes the list that [`RepoRecords::put_heard`] stored shortly before `now`; `None` when there is
     /// none or it is too old, so that the remote must be polled again.
     pub fn take_heard(&self, now: DateTime<Utc>) -> Option<Vec<RefTip>> {
+        let heard = self.heard(now);
+        // If the removal fails, the file soon becomes too old to be used.
+        let _ = std::fs::remove_file(self.private.join(HEARD));
+        heard
+    }
+
+    /// The list that [`RepoRecords::take_heard`] would take.
+    pub fn heard(&self, now: DateTime<Utc>) -> Option<Vec<RefTip>> {
         let path = self.private.join(HEARD);
         let written: DateTime<Utc> = path.symlink_metadata().ok()?.modified().ok()?.into();
         // If the clock was set back in the meantime, its age is unknown.
         let is_fresh = (TimeDelta::zero()..FRESH).contains(&(now - written));
         let bytes = files::read_small(&path, LIST_CAP).ok()??;
-        // If the removal fails, the file soon becomes too old to be used.
-        let _ = std::fs::remove_file(&path);
         let listing = RefListing::parse(std::str::from_utf8(&bytes).ok()?).ok()?;
         let listing = self.belonging(listing).ok()?;
         is_fresh.then(|| listing.0.into_iter().map(|fetched| fetched.tip).collect())

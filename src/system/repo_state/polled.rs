@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::followed::ChosenTag;
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::remote::{
     Backoff, BackoffList, DoubtedAnswer, LastPoll, PollScope, RefTip, RemoteHints,
@@ -24,7 +25,20 @@ pub struct PollRecord {
     /// The branch that the HEAD of the first remote named when that remote last had `wanted`.
     #[serde(default)]
     pub remote_head: Option<RefName>,
-    /// Tip of the branch; `None` when the remote has no such branch.
+    /// The pattern of the tags, or the revision, that is followed; `None`: a branch is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<String>,
+    /// The newest tag that matches; `None`: none does, or no tag is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<ChosenTag>,
+    /// The objects of tags that are known to be no commits.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub no_commits: BTreeSet<Commit>,
+    /// A hash of the names of the tags that the remote listed, where one is followed; `None`: they are not
+    /// stored yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag_names: Option<u64>,
+    /// Tip of what is followed; `None` when the remote has no such branch, or no tag that matches.
     pub tip: Option<Commit>,
     /// Whether a poll has ever succeeded, so that `tip` is valid.
     pub known: bool,
@@ -32,6 +46,9 @@ pub struct PollRecord {
     /// [`Listing`](super::RefListing).
     #[serde(skip)]
     pub refs: Option<Vec<RefTip>>,
+    /// The short names of the tags that a remote just listed, where one is followed. Not stored here.
+    #[serde(skip)]
+    pub tags: Option<Vec<String>>,
     /// Whether this very pass fetched the stored listing, from the first remote. Refs that it lacks are
     /// then deleted upstream.
     #[serde(skip)]
@@ -77,13 +94,17 @@ impl PollRecord {
     /// configured since.
     pub fn about(self, wanted: &PollScope) -> Self {
         let branch = wanted.branch();
-        if !self.known || self.wanted.as_ref() == branch {
+        if (!self.known || self.wanted.as_ref() == branch) && self.fixed == wanted.fixed() {
             return self;
         }
         let (branch, tip, known) = (branch.cloned(), None, false);
         Self {
             wanted: branch.clone(),
             branch,
+            fixed: wanted.fixed(),
+            tag: None,
+            no_commits: BTreeSet::new(),
+            tag_names: None,
             tip,
             known,
             no_ref: None,
@@ -157,6 +178,7 @@ impl PollRecord {
         let same = Self {
             way: other.way.clone(),
             refs: other.refs.clone(),
+            tags: other.tags.clone(),
             bytes: other.bytes,
             ..self.clone()
         };

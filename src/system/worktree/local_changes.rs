@@ -78,7 +78,7 @@ impl Worktree {
     }
 
     /// Finds causes that would stop the apply half-way, as far as they are known beforehand.
-    fn check_writable(&self, ready: &ReadyChange) -> Result<()> {
+    pub(super) fn check_writable(&self, ready: &ReadyChange) -> Result<()> {
         if ready.steps.iter().all(|step| matches!(step, PathStep::Keep | PathStep::Absent)) {
             return Ok(());
         }
@@ -310,7 +310,7 @@ fn content(
 /// Whether the plain file `found`, whose bytes are not those of its blob, is the blob's content in the
 /// form that git gave it at a checkout. Git's own rule comes first: the stat data of the index. It leaves
 /// open what was touched since, or written in the same moment as the index; there the content decides.
-fn is_unchanged(
+pub(super) fn is_unchanged(
     dir: &Dir,
     name: &[u8],
     found: &Statx,

@@ -12,11 +12,13 @@ pub struct StagedEntry {
     pub recorded: Option<RecordedStat>,
     /// Whether the file is left out of the worktree on purpose: git's skip-worktree flag.
     pub left_out: bool,
+    /// Whether the file is to count as unchanged whatever it holds: git's assume-unchanged flag.
+    pub assumed: bool,
 }
 
 impl From<TreeEntry> for StagedEntry {
     fn from(entry: TreeEntry) -> Self {
-        Self { entry, recorded: None, left_out: false }
+        Self { entry, recorded: None, left_out: false, assumed: false }
     }
 }
 

@@ -5,6 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::git::Relation;
+use crate::domain::repository::drift::{
+    Difference, DriftPolicy, DriftRecord, DriftedFile, OnDrift,
+};
+use crate::domain::repository::health::{BadCause, BadRevision};
 use crate::domain::repository::hold::Hold;
 use crate::domain::repository::observed::*;
 use crate::domain::repository::state::State;
@@ -15,9 +19,11 @@ fn plan_for(seen: &Observed, policy: &Policy, request: ActionRequest, now: DateT
     decide(seen, policy, request, now).plan
 }
 
-const CRON: ActionRequest = ActionRequest { trigger: Trigger::Cron, named: false };
-const NAMED: ActionRequest = ActionRequest { trigger: Trigger::Manual, named: true };
-const REDO: ActionRequest = ActionRequest { trigger: Trigger::Redo, named: true };
+const CRON: ActionRequest =
+    ActionRequest { trigger: Trigger::Cron, named: false, overrides: false };
+const NAMED: ActionRequest =
+    ActionRequest { trigger: Trigger::Manual, named: true, overrides: false };
+const REDO: ActionRequest = ActionRequest { trigger: Trigger::Redo, named: true, overrides: false };
 
 /// `a` is checked out, deployed an hour ago, and upstream's tip.
 fn current() -> Observed {
@@ -52,7 +58,13 @@ fn hold() -> Hold {
 }
 
 fn pin(digit: char) -> Pin {
-    Pin { revision: commit(digit), by: "ann".into(), since: now(), person: None }
+    Pin {
+        revision: commit(digit),
+        by: "ann".into(),
+        since: now(),
+        person: None,
+        is_checkout: false,
+    }
 }
 
 fn attempt(digit: char, outcome: Outcome, number: u32) -> Option<Attempt> {
@@ -107,6 +119,10 @@ fn a_new_revision_is_applied() {
             resumed: false,
             only_if_relevant: true,
             heeds_hold: true,
+            asks_before: false,
+            leaves: None,
+            is_upstreams: true,
+            repairs: false,
         })
     );
 }
@@ -128,7 +144,8 @@ fn a_switched_off_repository_is_left_alone_whatever_there_is() {
 
 #[test]
 fn a_running_action_is_left_alone() {
-    let running = RunningAction { revision: None, since: now(), pid: 1, stalled: None };
+    let running =
+        RunningAction { revision: None, since: now(), checks_health: false, pid: 1, stalled: None };
     let seen = Observed { running: Some(running), stale_journal: true, ..behind() };
     assert_eq!(plan_for(&seen, &policy(), NAMED, now()), Plan::Idle);
 }
@@ -550,12 +567,14 @@ fn any_policy() -> impl Strategy<Value = Policy> {
             update,
             rewritten,
             when,
+            gates: Default::default(),
+            drift: DriftPolicy { on: OnDrift::Repair, ..DriftPolicy::default() },
         })
 }
 
 fn any_request() -> impl Strategy<Value = ActionRequest> {
     (prop::sample::select(Trigger::ALL.to_vec()), any::<bool>())
-        .prop_map(|(trigger, named)| ActionRequest { trigger, named })
+        .prop_map(|(trigger, named)| ActionRequest { trigger, named, overrides: false })
 }
 
 /// Any state that git allows: the relation of HEAD and tip is known when both are here.
@@ -579,7 +598,13 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         prop::option::weighted(0.1, Just("bare".to_owned())),
         prop::option::weighted(
             0.1,
-            Just(RunningAction { revision: None, since: now(), pid: 1, stalled: None }),
+            Just(RunningAction {
+                revision: None,
+                since: now(),
+                checks_health: false,
+                pid: 1,
+                stalled: None,
+            }),
         ),
         prop::bool::weighted(0.1),
         prop::collection::vec(Just(hold()), 0..2),
@@ -593,7 +618,13 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             Just(Unreachable { since: now(), reason: "sha256".into(), refusals: 0 }),
         ),
     );
-    (git, records, people).prop_map(|(git, records, people)| {
+    let health = (
+        prop::option::weighted(0.2, any_bad()),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.3),
+    );
+    (git, records, people, health).prop_map(|(git, records, people, health)| {
+        let (bad, upstream_is_bad, has_drift) = health;
         let (head, upstream, other, lost, lagging) = git;
         let (acted, acted_at, attempt, is_tried, verdict, accepted) = records;
         let (broken, running, leftover, holds, pin, unreachable, other_format) = people;
@@ -613,6 +644,10 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         let acted = acted.filter(|_| head.is_some());
         let apart = relation.is_some_and(|relation| relation != Relation::Same);
         Observed {
+            tag: None,
+            lost_tag: None,
+            acted_tag: None,
+            fixed: None,
             id_is_late: false,
             tree_when: None,
             gaps: None,
@@ -652,7 +687,26 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             unused: Vec::new(),
             last_success: None,
             refs: None,
+            gates: Default::default(),
+            bad,
+            upstream_is_bad,
+            drift: acted.filter(|_| has_drift).map(drifted),
+            drift_offset: std::time::Duration::ZERO,
+            has_no_files: false,
         }
+    })
+}
+
+fn drifted(revision: Commit) -> DriftRecord {
+    let file = DriftedFile { path: "page".into(), how: Difference::Content };
+    DriftRecord::new(Some(revision), now(), vec![file].into_iter())
+}
+
+fn any_bad() -> impl Strategy<Value = BadRevision> {
+    (any_commit(), any::<bool>()).prop_map(|(revision, is_back)| BadRevision {
+        revision,
+        cause: Some(BadCause::Health),
+        back_since: is_back.then(now),
     })
 }
 
@@ -664,7 +718,7 @@ proptest! {
         let stopped = !policy.active
             || seen.broken.is_some()
             || seen.running.is_some()
-            || !seen.holds.is_empty();
+            || (!seen.holds.is_empty() && !seen.begins_to_go_back());
         let plan = plan_for(&seen, &policy, request, now());
         prop_assert!(!stopped || !matches!(plan, Plan::Fetch { .. } | Plan::Run(_)), "{plan:?}");
     }
@@ -700,7 +754,7 @@ proptest! {
         seen in any_observed(), policy in any_policy(), request in any_request()
     ) {
         let resting = [State::Current, State::Ahead, State::New, State::Inactive];
-        let silent = [State::Pinned, State::NoRef, State::Unreachable];
+        let silent = [State::Pinned, State::RolledBack, State::NoRef, State::Unreachable];
         // An object format that cannot be followed changes nothing about the local state.
         let all: Vec<State> = conditions(&seen, &policy)
             .into_iter()
@@ -715,7 +769,12 @@ proptest! {
         let asked = matches!(request.trigger, Trigger::Redo | Trigger::Rollback);
         let quiet = policy.when == RerunPolicy::Changed && !asked && !seen.stale_journal;
         let acted = !all.contains(&State::New);
-        if rests && quiet && acted {
+        let is_about_drift = match &plan {
+            Plan::Look => true,
+            Plan::Run(act) => act.repairs,
+            _ => false,
+        };
+        if rests && quiet && acted && !is_about_drift {
             prop_assert_eq!(plan, Plan::Idle, "though it is {:?}", all);
         }
     }

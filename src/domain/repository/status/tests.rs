@@ -22,6 +22,7 @@ impl StatusRow {
             name: name.to_owned(),
             path: String::new(),
             remote: None,
+            tag: None,
             branch: None,
             state,
             reason: None,
@@ -32,6 +33,8 @@ impl StatusRow {
             acted: None,
             attempt: 0,
             next_try: None,
+            gate: None,
+            bad: None,
             asked: None,
             left_alone: BackoffList::new(),
             refusals: 0,
@@ -40,6 +43,7 @@ impl StatusRow {
             left: None,
             holds: Vec::new(),
             ignored_keys: Vec::new(),
+            drifted: None,
             published: Vec::new(),
         }
     }
@@ -109,13 +113,19 @@ fn always_counts(condition: &Condition, attention: bool, severity: Severity) {
 
 #[test]
 fn acting_says_upon_what_and_which_process() {
-    let running =
-        RunningAction { revision: Some(commit('b')), since: now(), pid: 4711, stalled: None };
+    let running = RunningAction {
+        revision: Some(commit('b')),
+        since: now(),
+        checks_health: false,
+        pid: 4711,
+        stalled: None,
+    };
     let seen = Observed { running: Some(running), ..behind() };
     says(&seen, State::Acting, "applying bbbbbbb (pid 4711)");
     assert_eq!(first(&seen).since, Some(now()));
     always_counts(&first(&seen), false, Severity::Ok);
-    let fetching = RunningAction { revision: None, since: now(), pid: 1, stalled: None };
+    let fetching =
+        RunningAction { revision: None, since: now(), checks_health: false, pid: 1, stalled: None };
     says(&Observed { running: Some(fetching), ..behind() }, State::Acting, "fetching (pid 1)");
 }
 
@@ -161,7 +171,13 @@ fn each_hold_is_reported() {
 
 #[test]
 fn pinned_says_to_what_and_by_whom_and_warns_after_a_day() {
-    let pin = Pin { revision: commit('a'), by: "ann".into(), since: now(), person: None };
+    let pin = Pin {
+        revision: commit('a'),
+        by: "ann".into(),
+        since: now(),
+        person: None,
+        is_checkout: false,
+    };
     let seen = Observed { pin: Some(pin), ..behind() };
     says(&seen, State::Pinned, "rolled back to aaaaaaa by ann");
     counts(&first(&seen), (false, Severity::Ok), Duration::days(1), (false, Severity::Warning));
@@ -297,14 +313,16 @@ fn a_remote_of_the_other_hash_is_rewritten_and_accept_is_not_suggested() {
 }
 
 #[test]
-fn behind_says_what_is_known_and_is_fine() {
+fn behind_says_what_is_known_and_warns_after_eight_days() {
     says(&behind(), State::Behind, "bbbbbbb is known and not applied yet");
     let moved = Observed { head: Some(commit('9')), acted: Some(commit('b')), ..behind() };
     says(&moved, State::Behind, "HEAD is at 9999999");
     let unfetched = UpstreamTip::Tip { commit: commit('b'), fetched: false };
     let seen = Observed { upstream: unfetched, relation: None, ..current() };
     assert_eq!(first(&seen).state, State::Behind);
-    always_counts(&first(&seen), false, Severity::Ok);
+    let (fine, late) = ((false, Severity::Ok), (false, Severity::Warning));
+    counts(&first(&seen), fine, Duration::days(8) - Duration::minutes(1), fine);
+    counts(&first(&seen), fine, Duration::days(8), late);
 }
 
 #[test]
@@ -382,10 +400,22 @@ fn inactive_is_all_there_is_to_say() {
 
 #[test]
 fn all_that_applies_is_reported_in_the_order_of_the_table() {
-    let pin = Pin { revision: commit('b'), by: "ann".into(), since: now(), person: None };
+    let pin = Pin {
+        revision: commit('b'),
+        by: "ann".into(),
+        since: now(),
+        person: None,
+        is_checkout: false,
+    };
     let seen = Observed {
         broken: Some("bare".into()),
-        running: Some(RunningAction { revision: None, since: now(), pid: 1, stalled: None }),
+        running: Some(RunningAction {
+            revision: None,
+            since: now(),
+            checks_health: false,
+            pid: 1,
+            stalled: None,
+        }),
         holds: vec![Hold { by: "a".into(), reason: "x".into(), since: now(), ..Hold::default() }],
         pin: Some(pin),
         attempt: attempt('b', Outcome::TimedOut, 1),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::{room, target, webhook};
+use super::{gates, room, target, webhook};
 use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::remote::{PollAnswer, PollScope, RemoteHints, WireDialect};
 use crate::domain::repository::change::ChangeError;
@@ -43,10 +43,10 @@ pub fn verdicts(context: &Context, repo: &RepoEntry, scope: CheckScope) -> Vec<C
         OpenOutcome::Missing => {
             found.push(to_be_cloned(repo));
             found.extend(room(name, &repo.path));
+            found.extend(gates::verdicts(context, repo));
             found.extend(target::verdicts(context, repo));
-            match (repo.branch(context), scope) {
-                (Ok(branch), CheckScope::Remotes) => {
-                    let wanted = branch.map_or(PollScope::Default, PollScope::Branch);
+            match (repo.wanted(context), scope) {
+                (Ok(wanted), CheckScope::Remotes) => {
                     let poll = |remote: &Remote| {
                         context.wire.poll(remote, &wanted, &repo.settings.reach, None, None)
                     };
@@ -75,6 +75,7 @@ pub fn verdicts(context: &Context, repo: &RepoEntry, scope: CheckScope) -> Vec<C
                 CheckScope::Machine => found.extend(unprepared(context, repo, &repository.remotes)),
             }
             found.extend(programs(&repository));
+            found.extend(gates::verdicts(context, repo));
             found.extend(target::verdicts(context, repo));
             found.extend(target::in_the_way(&repository));
             found.extend(target::left_files(&repository));
@@ -253,7 +254,7 @@ fn unprepared(context: &Context, repo: &RepoEntry, remotes: &[Remote]) -> Vec<Ch
 }
 
 fn answered(name: &str, remote: &Remote, wanted: &PollScope, answer: &PollAnswer) -> CheckFinding {
-    if let Some(reason) = answer.no_ref(remote) {
+    if let Some(reason) = answer.no_ref(remote, wanted) {
         return CheckFinding::bad(name, reason);
     }
     match (answer, wanted.branch()) {
@@ -265,6 +266,14 @@ fn answered(name: &str, remote: &Remote, wanted: &PollScope, answer: &PollAnswer
                  hint: serve it by git http-backend, ssh or a hosting service"
                 ),
             )
+        }
+        (PollAnswer { tag: Some(tag), way, .. }, _) => CheckFinding::ok(
+            name,
+            format!("{remote} has {}, the newest of {} tags: {way}", tag.escaped(), tag.matching),
+        ),
+        (PollAnswer { way, .. }, _) if wanted.revision().is_some() => {
+            let revision = wanted.revision().map_or_else(String::new, |it| it.short());
+            CheckFinding::ok(name, format!("{remote} answers; {revision} is followed: {way}"))
         }
         (PollAnswer { branch: Some(branch), tip: Some(tip), way, .. }, _) => {
             CheckFinding::ok(name, format!("{remote} has {branch} at {}: {way}", tip.short()))
@@ -357,7 +366,7 @@ fn idle(repository: &Repository) -> CheckFinding {
         context.part.as_deref(),
         context.stack.as_deref(),
     );
-    candidates.push(script_paths::fallback(ScriptKind::Work).to_owned());
+    candidates.extend(script_paths::fallback(ScriptKind::Work).map(str::to_owned));
     let text = format!(
         "a new revision is merged, and nothing is run: there is no {}\n\
          hint: add one of them; if nothing is to run, say so with mode = \"in-place\"",

@@ -77,10 +77,12 @@ impl View {
         // Counted for a person only: it may be many files.
         let left = options.is_none().then(|| targets::left_files(repository)).flatten();
         if let (Some(tips), Some(options)) = (&polled.refs, options)
-            && plan.is_work()
+            && (plan.is_work()
+                || seen.running.as_ref().is_some_and(|running| running.checks_health))
             && !options.dry_run
         {
-            // Where the tips cannot be written, the worker polls itself.
+            // Where the tips cannot be written, the worker polls itself. One that checks the health learns from them
+            // that upstream went back.
             let _ = repository.records.put_heard(tips);
         }
         Self {
@@ -119,7 +121,7 @@ impl View {
             ..Observed::default()
         };
         Self {
-            conditions: conditions(&seen, policy, None),
+            conditions: conditions(&seen, policy, None, None),
             seen,
             remote: repo.settings.urls.first().cloned(),
             plan: options.map(|_| if work { Plan::Recover } else { Plan::Idle }),
@@ -145,7 +147,7 @@ impl View {
 
     pub fn of_broken(repo: &RepoEntry, reason: String) -> Self {
         let seen = Observed { broken: Some(reason), ..Observed::default() };
-        let conditions = conditions(&seen, &repo.settings.policy, None);
+        let conditions = conditions(&seen, &repo.settings.policy, None, None);
         let remote = repo.settings.urls.first().cloned();
         Self { seen, conditions, remote, ..Self::default() }
     }

@@ -11,7 +11,8 @@ pub(super) fn refs(info: &[u8]) -> Option<Vec<AdvertisedRef>> {
     let mut refs = Vec::new();
     for line in std::str::from_utf8(info).ok()?.lines() {
         let (id, name) = line.split_once('\t')?;
-        refs.push(AdvertisedRef { name: name.to_owned(), id: id.parse().ok()?, target: None });
+        let (name, id) = (name.to_owned(), id.parse().ok()?);
+        refs.push(AdvertisedRef { name, id, target: None, peeled: None });
     }
     Some(refs)
 }
@@ -20,7 +21,8 @@ pub(super) fn refs(info: &[u8]) -> Option<Vec<AdvertisedRef>> {
 pub(super) fn head(refs: &[AdvertisedRef], head: &[u8]) -> Option<AdvertisedRef> {
     let target = std::str::from_utf8(head).ok()?.trim().strip_prefix("ref: ")?;
     let found = refs.iter().find(|listed| listed.name == target)?;
-    Some(AdvertisedRef { name: "HEAD".to_owned(), id: found.id, target: Some(target.to_owned()) })
+    let (name, target) = ("HEAD".to_owned(), Some(target.to_owned()));
+    Some(AdvertisedRef { name, id: found.id, target, peeled: None })
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test writes the files of a machine")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -20,9 +21,15 @@ fn machine(nsswitch: &str, script: &str) -> (TempDir, NameService) {
     write("group", "root:x:0:\npat:x:1001:\ndeploy:x:27:kim,pat\n");
     write("nsswitch.conf", nsswitch);
     let asked = dir.path().join("asked");
-    write("getent", &format!("#!/bin/sh\necho \"$*\" >> {}\n{script}\n", asked.display()));
     let getent = dir.path().join("getent");
-    fs::set_permissions(&getent, fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: a child that another test forks meanwhile would have a file of this one open for
+    // writing, and such a file is not executed.
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(&getent).stdin(Stdio::piped());
+    let mut install = install.spawn().unwrap();
+    let text = format!("#!/bin/sh\necho \"$*\" >> {}\n{script}\n", asked.display());
+    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success());
     let etc = dir.path().to_owned();
     (dir, NameService { etc, getent: Some(getent), answers: Mutex::default() })
 }
