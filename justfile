@@ -23,7 +23,7 @@ test-all *stages:
 test-long *stages:
     tests/run --long {{stages}}
 
-# What a release consists of, made twice, compared and used; as root, as above
+# What a release consists of, made and used, and in part made twice; as root, as above
 test-release *stages:
     tests/run --release {{stages}}
 
@@ -34,3 +34,12 @@ fmt:
 # Build the documentation of the code; a warning is an error
 docs:
     RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --all-features
+
+# Build the pages of docs/ as a book; needs mdbook, which tests/run tools installs
+book:
+    bootstrap/book
+
+# Write what the pages take from the program: help, keys of the JSON, the picture of the demo
+pages:
+    cargo build --locked
+    bootstrap/pages

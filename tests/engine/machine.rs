@@ -133,6 +133,7 @@ impl Machine {
     #[track_caller]
     pub fn tick_with(&self, change: impl FnOnce(&mut TickOptions)) -> TickReport {
         let mut options = TickOptions {
+            overrides: false,
             names: Vec::new(),
             trigger: Trigger::Cron,
             dry_run: false,

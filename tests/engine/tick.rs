@@ -63,6 +63,7 @@ fn a_named_tick_looks_at_no_other_repository() {
 fn an_unknown_name_ends_the_tick_before_it_begins() {
     let machine = with_neighbour();
     let options = pmpy::engine::request::TickOptions {
+        overrides: false,
         names: vec!["wbe".to_owned()],
         trigger: pmpy::domain::repository::action::Trigger::Manual,
         dry_run: false,

@@ -13,11 +13,12 @@ const STATES: &str = include_str!("../../docs/states.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// Each state, the alert that it sets off, and the minutes after which it is on.
-const ALERTS: [(&str, Option<(&str, u32)>); 18] = [
+const ALERTS: [(&str, Option<(&str, u32)>); 19] = [
     ("acting", None),
     ("broken", Some(("PmpyStuck", 15))),
     ("held", Some(("PmpyHeld", 24 * 60))),
     ("pinned", Some(("PmpyHeld", 24 * 60))),
+    ("rolled-back", Some(("PmpyRolledBack", 1))),
     ("failing", Some(("PmpyStuck", 15))),
     ("waiting", Some(("PmpyWaiting", 6 * 60))),
     ("refused", Some(("PmpyStuck", 15))),
@@ -27,7 +28,7 @@ const ALERTS: [(&str, Option<(&str, u32)>); 18] = [
     ("no-ref", Some(("PmpyNoRef", 5))),
     ("denied", Some(("PmpyDenied", 5))),
     ("unreachable", Some(("PmpyUnreachable", 15))),
-    ("behind", None),
+    ("behind", Some(("PmpyBehind", 8 * 24 * 60))),
     ("new", None),
     ("ahead", None),
     ("current", None),
@@ -84,20 +85,21 @@ fn each_state_sets_off_its_alert_in_time_and_no_other() {
     for (state, alert) in ALERTS {
         assert!(STATES.contains(&format!("\n| `{state}` |")), "{state} is no state");
         let series = format!("pmpy_repository_state{{repository=\"ops\",state=\"{state}\"}}");
-        let series = [(series, "1x1500".to_owned())];
         let (name, after) = alert.unzip();
+        // Each minute is evaluated.
+        let end = after.map_or(1500, |after| after + 1);
+        let series = [(series, format!("1x{end}"))];
         if let Some(after) = after {
             tests += &expects(&series, after - 1, &alerts, None);
-            tests += &expects(&series, after + 1, &alerts, name);
         }
-        tests += &expects(&series, 1500, &alerts, name);
+        tests += &expects(&series, end, &alerts, name);
     }
     let now = Utc::now();
     for (state, (word, alert)) in State::ALL.into_iter().zip(ALERTS) {
         assert_eq!(state.as_str(), word);
         let since = now - TimeDelta::days(30);
         let (attempt, since, reason, next_try) = (3, Some(since), None, None);
-        let lasting = Condition { state, reason, since, attempt, next_try };
+        let lasting = Condition { state, reason, since, attempt, next_try, gate: None };
         let watched = lasting.severity(now - TimeDelta::days(30), now);
         assert_eq!(watched != Severity::Ok, alert.is_some(), "--nagios and the alerts on {state}");
     }
@@ -121,6 +123,20 @@ fn a_machine_that_is_silent_or_not_healthy_is_reported() {
         expects(&series("1x60", "0x60"), 7, &alerts, Some("PmpySilent")),
         expects(&series("0x60", "0+60x60"), 29, &alerts, None),
         expects(&series("0x60", "0+60x60"), 31, &alerts, Some("PmpyUnhealthy")),
+    ];
+    check(&tests.concat());
+}
+
+#[test]
+fn files_that_differ_for_a_day_are_reported() {
+    let alerts = ["PmpyDrifted", "PmpyUnhealthy"];
+    let series =
+        |values: &str| [("pmpy_drifted_files{repository=\"ops\"}".to_owned(), values.to_owned())];
+    let day = 24 * 60;
+    let tests = [
+        expects(&series("3x1500"), day - 1, &alerts, None),
+        expects(&series("3x1500"), day + 1, &alerts, Some("PmpyDrifted")),
+        expects(&series("0x1500"), day + 1, &alerts, None),
     ];
     check(&tests.concat());
 }

@@ -278,7 +278,12 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("\n  sply = \"1s\"", "2:3", "unknown key \"sply\"", "did you mean \"splay\"?"),
         ("timeout = \"1s\"", "1:1", "\"timeout\"", "it belongs in [defaults] or [repo.NAME]"),
         ("[repo.a]\nbrokers = []", "2:1", "\"brokers\"", "it belongs in [bus]"),
-        ("[node]\nzzz = 1", "2:1", "unknown key \"zzz\"", "write one of part, stack"),
+        (
+            "[node]\nzzz = 1",
+            "2:1",
+            "unknown key \"zzz\"",
+            "write one of name, part, rollout_position, stack",
+        ),
         ("[defaults]\nurl = \"/a\"", "2:7", "\"url\"", "it belongs in [repo.NAME]"),
         ("[defaults]\npath = \"/a\"", "2:8", "\"path\"", "it belongs in [repo.NAME]"),
         ("[defaults]\ntarget = \"/a\"", "2:10", "\"target\"", "it belongs in [repo.NAME]"),
@@ -404,6 +409,18 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("[repo.a]\nshared = [\"a/.pmpy-tmp-1\"]", "2:11", "keeps for itself", "uploads"),
         ("[defaults]\nshared = [\"a/b\", \"c\", \"a\"]", "2:23", "in each other", "outer one"),
         ("[repo.a]\nshared = [\"a\"]", "2:10", "does nothing in mode \"work\"", "leave it out"),
+        (
+            "[repo.a]\nmode = \"branches\"\ntarget = \"/srv/a\"\nkeep = 0\non_failure = \"rollback\"",
+            "4:8",
+            "leaves no release to go back to",
+            "keep one",
+        ),
+        (
+            "[defaults]\non_failure = \"rollback\"\n[repo.a]\nmode = \"tags\"\ntarget = \"/srv/a\"\nkeep = 0",
+            "6:8",
+            "leaves no release to go back to",
+            "keep one",
+        ),
         ("[repo.a]\npaths = [\"a[\"]", "2:10", "\"a[\" is not a pattern", "web/**"),
         ("[repo.a]\npaths = [\"!\"]", "2:10", "empty", "web/**"),
         ("[repo.a]\npaths = [\"/web/\"]", "2:10", "never matches", "write \"web/**\""),
@@ -534,7 +551,9 @@ fn the_example_shows_every_key_and_no_other() {
     let defaults = shown.remove("[defaults]").unwrap();
     shown.entry("[repo.NAME]").or_default().extend(defaults);
     for (title, keys) in known_keys().into_iter().filter(|(title, _)| *title != "[defaults]") {
-        let keys: BTreeSet<String> = keys.iter().map(|&key| key.to_owned()).collect();
+        // An error that says what is missing for it.
+        let keys = keys.iter().filter(|key| **key != "canaries");
+        let keys: BTreeSet<String> = keys.map(|&key| key.to_owned()).collect();
         assert_eq!(shown.remove(title).unwrap_or_default(), keys, "{title}");
     }
 }

@@ -86,6 +86,8 @@ pub(crate) struct CrashSetup {
     layout: Option<Layout>,
     /// How many more files each revision changes.
     crowd: usize,
+    /// Whether each action finds as many packs as are repacked after it.
+    packs: bool,
 }
 
 impl CrashSetup {
@@ -98,7 +100,7 @@ impl CrashSetup {
         if let Some(layout) = layout {
             published::configure(&machine, layout);
         }
-        let mut setup = Self { machine, round: 0, layout, crowd: 0 };
+        let mut setup = Self { machine, round: 0, layout, crowd: 0, packs: false };
         setup.push();
         setup.machine.tick().ok();
         setup
@@ -112,6 +114,9 @@ impl CrashSetup {
         if self.layout == Some(Layout::Branches) {
             published::push_branches(&self.machine, round);
         }
+        if self.packs {
+            self.add_packs();
+        }
         let crowd = self.crowd;
         self.machine.push_with(NAME, |desk| {
             pushed::change(desk, round).unwrap();
@@ -120,6 +125,19 @@ impl CrashSetup {
                     .unwrap();
             }
         })
+    }
+
+    /// Gives the clone fifty packs of one object each, with which it is repacked after its next action.
+    fn add_packs(&self) {
+        let clone = self.machine.clone_of(NAME);
+        let script = "for number in $(seq 50); do
+                echo $0 $number | git hash-object -w --stdin |
+                    git pack-objects --quiet .git/objects/pack/pack
+            done > /dev/null
+            git prune-packed --quiet";
+        let mut shell = self.machine.command("sh");
+        shell.current_dir(&clone).args(["-c", script, &self.round.to_string()]);
+        Ran::of(&mut shell).ok();
     }
 
     /// Lets the agent hear of what was pushed, as the tick that starts a worker does.
@@ -308,6 +326,8 @@ impl CrashSetup {
             _ => {}
         }
         self.converge(&revision, &mut totals);
+        // A git gc outlives its worker, and has locks of its own until it ends.
+        self.machine.settle(NAME);
         totals.findings.extend(self.findings(&revision));
         let runs = self.machine.runs();
         let wrong: Vec<&String> =
@@ -448,6 +468,22 @@ fn every_kill_around_the_sync_of_many_files_is_put_right_by_the_next_tick() {
         }
     }
     totals.judge("many files", AROUND);
+}
+
+#[test]
+fn every_kill_around_git_gc_is_put_right_by_the_next_tick() {
+    let mut setup = CrashSetup::new();
+    let without = setup.points().len();
+    setup.packs = true;
+    let points = setup.points();
+    assert!(points.len() > without, "{} calls, and {without} without git gc", points.len());
+    let mut totals = Totals::default();
+    // The last calls of the action itself, and all that come after it.
+    for point in &points[without - AROUND..] {
+        totals.add(setup.round(None, point, &WORKER, Then::OneTick).1);
+    }
+    assert!(totals.single_kills >= AROUND, "only {} kills", totals.single_kills);
+    totals.judge("git gc", 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, text, write_program};
 
 /// Runs the demo with nothing in its environment but PATH and where temporary files go: no HOME, no
 /// terminal.
@@ -48,6 +48,8 @@ fn the_demo_shows_the_whole_story_and_leaves_nothing_behind() {
         ": going back to ",
         "ops: rewritten (was current): ",
         "Release 7, rewritten",
+        "ops: rolled-back (was current): ",
+        "$ cat page\nWelcome\n",
         "$ agent --root gitrepo history\n",
         "agent init /srv/git/ops.git --part web",
     ] {
@@ -78,8 +80,7 @@ fn a_step_that_leads_elsewhere_ends_the_demo() {
     let git = machine.path("bin/git");
     let real = program(&machine, "git");
     let swallow = "[[ $3 = push && -d gitrepo ]]";
-    fs::write(&git, format!("#!/bin/bash\n{swallow} || exec {real} \"$@\"\n")).unwrap();
-    set_mode(&git, 0o755);
+    write_program(&git, format!("#!/bin/bash\n{swallow} || exec {real} \"$@\"\n"));
     let search_path = format!("{}:{}", text(&machine.path("bin")), usual_path());
     // Every push but the first one is swallowed.
     let ran = demo(&machine, &search_path).exits(1);

@@ -157,6 +157,28 @@ fn a_full_disk_under_the_agents_own_state_is_reported_and_nothing_runs() {
 }
 
 #[test]
+fn a_disk_that_cannot_store_the_first_sight_of_a_revision_is_reported() {
+    let machine = Sandbox::new();
+    populate(&machine);
+    machine.configure("[repo.ops]\nmin_age = \"30m\"\n");
+    let dir = machine.clone_of("ops").join(".git/pmpy");
+    let _disk = Mounted::instead_of(&machine, &dir, "size=64k");
+    machine.push("ops", &[("page", "two\n")]);
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "behind");
+    // As after a reboot: the wait has to be recorded anew.
+    let file = dir.join("state");
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    state["sight"]["boot_id"] = "another".into();
+    fs::write(&file, state.to_string()).unwrap();
+    fill(&dir);
+    fails_because(&machine, &["No space left on device", ".git/pmpy", "free some space"]);
+    free(&dir);
+    machine.tick().ok();
+    assert_eq!(machine.state("ops"), "behind");
+}
+
+#[test]
 fn a_full_disk_under_lastaction_is_reported_before_any_script_runs() {
     let machine = Sandbox::new();
     populate(&machine);

@@ -1,5 +1,6 @@
 //! What a newcomer reads is held to what there is: each test, file, link, command and state that
-//! README.md and docs/ name. It reads Markdown line by line, as far as our own pages use it.
+//! README.md and docs/ name, and the book that they are. It reads Markdown line by line, as far as our own
+//! pages use it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -98,17 +99,45 @@ fn page(path: &str) -> Page {
     Page { path: path.to_owned(), text: fs::read_to_string(top().join(path)).unwrap() }
 }
 
-/// README.md, CHANGELOG.md, everything in docs/ and what explains an example.
+/// The names in a directory of ours.
+fn names(dir: &str) -> Vec<String> {
+    let entries = fs::read_dir(top().join(dir)).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// The pages at the top, everything in docs/ and what explains an example.
 fn pages() -> Vec<Page> {
-    let names = |dir: &str| {
-        let entries = fs::read_dir(top().join(dir)).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
-    };
-    let mut paths = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
+    let mut paths = names("");
     paths.extend(names("docs").iter().map(|name| format!("docs/{name}")));
     paths.extend(names("examples").iter().map(|name| format!("examples/{name}/README.md")));
     paths.retain(|path| path.ends_with(".md") && top().join(path).exists());
     paths.iter().map(|path| page(path)).collect()
+}
+
+/// [`pages`], and the decisions of docs/design, which also name what is not built yet.
+fn pages_with_links() -> Vec<Page> {
+    let mut all = pages();
+    let design = names("docs/design");
+    all.extend(design.iter().map(|name| page(&format!("docs/design/{name}"))));
+    all
+}
+
+/// Where a relative link of the page `from` leads, as a path from the top of the repository; `None` for one
+/// that leads out of it.
+fn target(from: &str, link: &str) -> Option<String> {
+    let file = link.split('#').next().unwrap();
+    if file.is_empty() {
+        return Some(from.to_owned());
+    }
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in file.split('/').filter(|part| *part != ".") {
+        match part {
+            ".." => drop(parts.pop()?),
+            _ => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
 }
 
 fn assert_none(findings: &[String]) {
@@ -196,19 +225,14 @@ fn every_test_that_is_named_exists() {
 
 #[test]
 fn every_promise_names_a_test() {
-    let readme = page("README.md");
-    let rows = readme
-        .prose()
-        .into_iter()
-        .skip_while(|(_, line)| !line.starts_with("| it promises"))
-        .skip(2)
-        .take_while(|(_, line)| line.starts_with('|'));
-    let rows: Vec<_> = rows.collect();
-    assert!(rows.len() > 10, "the table of promises was not found");
-    let unproved: Vec<_> = rows
+    let text = page("docs/guarantees.md").text;
+    let (_, promised) = text.split_once("\n## Promised, each with its test\n").unwrap();
+    let promises: Vec<_> = promised.split("\n- **").skip(1).collect();
+    assert!(promises.len() > 50, "only {} promises were found", promises.len());
+    let unproved: Vec<_> = promises
         .iter()
-        .filter(|(_, row)| !row.split('`').any(names_a_test))
-        .map(|(line, row)| format!("README.md:{line}: a promise without a test: {row}"))
+        .filter(|promise| !promise.split('`').any(names_a_test))
+        .map(|promise| format!("docs/guarantees.md: a promise without a test: {promise}"))
         .collect();
     assert_none(&unproved);
 }
@@ -216,24 +240,28 @@ fn every_promise_names_a_test() {
 #[test]
 fn every_link_and_every_file_that_is_named_exists() {
     let mut broken = Vec::new();
-    for page in pages() {
-        let dir = top().join(&page.path).parent().unwrap().to_owned();
+    for page in pages_with_links() {
         for (line, link) in page.links() {
             if link.contains("://") {
                 continue;
             }
-            let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { top().join(&page.path) } else { dir.join(file) };
-            let there = target.exists()
-                && (fragment.is_empty() || {
-                    let text = fs::read_to_string(&target).unwrap();
-                    Page { path: link.to_owned(), text }.anchors().contains(fragment)
-                });
+            let there = match target(&page.path, link) {
+                Some(file) => {
+                    let fragment = link.split_once('#').map(|(_, fragment)| fragment);
+                    top().join(&file).exists()
+                        && fragment.is_none_or(|it| self::page(&file).anchors().contains(it))
+                }
+                // Where a service hosts the repository, it has the runs of the workflows.
+                None => link.strip_prefix("../../actions/workflows/").is_some_and(|rest| {
+                    let workflow = rest.trim_end_matches("/badge.svg");
+                    top().join(".github/workflows").join(workflow).exists()
+                }),
+            };
             if !there {
                 broken.push(format!("{}:{line}: {link} leads nowhere", page.path));
             }
         }
-        let ours = ["src/", "tests/", "docs/", "examples/", "benches/"];
+        let ours = ["src/", "tests/", "docs/", "examples/", "benches/", "bootstrap/"];
         for (line, span) in page.spans() {
             let path = span.split(' ').next().unwrap_or_default();
             let plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
@@ -256,7 +284,9 @@ fn every_command_that_is_shown_is_understood() {
         let typed = page.fenced().into_iter().map(|(line, text)| (line, text, false));
         let named = page.spans().into_iter().map(|(line, text)| (line, text, true));
         for (line, text, inline) in typed.chain(named) {
-            let Some(arguments) = call(text) else { continue };
+            // In the help, what a command does comes two spaces behind it.
+            let typed = text.trim().split("  ").next().unwrap().trim_end_matches('\\');
+            let Some(arguments) = call(typed) else { continue };
             shown += 1;
             // A sentence may name a command without its arguments.
             if let (true, [name]) = (inline, arguments.as_slice())
@@ -315,18 +345,121 @@ fn every_line_for_a_shell_is_one() {
 }
 
 #[test]
-fn the_readme_and_the_index_lead_to_every_page() {
-    let all: BTreeSet<String> = pages()
-        .into_iter()
-        .filter_map(|page| Some(page.path.strip_prefix("docs/")?.into()))
-        .collect();
-    for (index, dir) in [("README.md", "docs/"), ("docs/README.md", "")] {
-        let text = page(index).text;
-        let leads = |name: &&String| text.contains(&format!("]({dir}{name})"));
-        let forgotten: Vec<_> =
-            all.iter().filter(|name| *name != "README.md" && !leads(name)).cloned().collect();
-        assert_none(&forgotten);
+fn the_index_and_the_book_lead_to_every_page() {
+    let all = pages_with_links();
+    let all = all.iter().map(|page| page.path.as_str()).filter(|path| path.contains('/'));
+    let all: BTreeSet<&str> = all.collect();
+    for (index, below) in [
+        ("docs/SUMMARY.md", "docs/"),
+        ("docs/SUMMARY.md", "examples/"),
+        ("docs/examples.md", "examples/"),
+        ("docs/README.md", "docs/"),
+    ] {
+        let leads: BTreeSet<String> =
+            page(index).links().iter().filter_map(|(_, link)| target(index, link)).collect();
+        let is_here = |path: &&&str| path.starts_with(below) && !leads.contains(**path);
+        // The index of the decisions is enough for the index of all.
+        let design = |path: &str| index == "docs/README.md" && path.starts_with("docs/design/");
+        let missing = all.iter().filter(is_here).filter(|path| !design(path));
+        let missing: Vec<_> =
+            missing.filter(|path| !["docs/SUMMARY.md", "docs/README.md"].contains(path)).collect();
+        assert!(missing.is_empty(), "{index} does not lead to {missing:?}");
     }
+    assert!(page("docs/SUMMARY.md").text.contains("](README.md)"), "the book has the index");
+    assert!(page("README.md").text.contains("](docs/README.md"), "README.md leads to the index");
+}
+
+#[test]
+fn the_book_has_its_groups_and_everything_that_its_pages_lead_to() {
+    let summary = page("docs/SUMMARY.md");
+    let titles: Vec<_> =
+        summary.prose().into_iter().filter_map(|(_, line)| heading(line)).collect();
+    let groups = ["Summary", "Tutorial", "How-to", "Reference", "Explanation", "The project"];
+    assert_eq!(titles, groups);
+    let book: Vec<String> =
+        summary.links().iter().filter_map(|(_, link)| target(&summary.path, link)).collect();
+    let twice = book.len() - book.iter().collect::<BTreeSet<_>>().len();
+    assert_eq!(twice, 0, "a page has one place in the book");
+    let script = fs::read_to_string(top().join("bootstrap/book")).unwrap();
+    let copied = script.lines().find_map(|line| line.strip_prefix("cp -R ")).unwrap();
+    let copied: Vec<_> = copied.split(' ').map(|name| name.trim_end_matches('*')).collect();
+    let mut lost = Vec::new();
+    for path in &book {
+        for (line, link) in page(path).links() {
+            let Some(file) = target(path, link).filter(|_| !link.contains("://")) else { continue };
+            // mdbook copies every file but pages that the summary does not list.
+            let there = match file.ends_with(".md") {
+                true => book.contains(&file),
+                false => copied.iter().any(|name| file.starts_with(name)),
+            };
+            if !there {
+                lost.push(format!("{path}:{line}: {link} is not in the book"));
+            }
+        }
+    }
+    assert_none(&lost);
+}
+
+#[test]
+fn each_page_begins_with_what_its_reader_has_from_it() {
+    let without: Vec<_> = pages()
+        .into_iter()
+        .filter(|page| page.path.starts_with("docs/"))
+        .filter(|page| !["docs/README.md", "docs/SUMMARY.md"].contains(&page.path.as_str()))
+        .filter(|page| !page.text.lines().take(4).any(|line| line.contains("his page ")))
+        .map(|page| format!("{}: what can its reader do after it?", page.path))
+        .collect();
+    assert_none(&without);
+}
+
+#[test]
+fn the_readme_is_read_in_a_few_minutes() {
+    let text = page("README.md").text;
+    assert!(text.lines().count() <= 150, "{} lines", text.lines().count());
+    assert!(text.len() <= 9_000, "{} bytes", text.len());
+}
+
+#[test]
+fn what_the_pages_take_from_the_program_is_as_it_is() {
+    let sandbox = Sandbox::new();
+    let mut pages = sandbox.command(top().join("bootstrap/pages").to_str().unwrap());
+    Ran::of(pages.args(["--check", env!("CARGO_BIN_EXE_agent")])).ok();
+}
+
+#[test]
+fn every_release_that_is_named_is_the_version_of_this_tree() {
+    let version = env!("CARGO_PKG_VERSION");
+    let (minor, _) = version.rsplit_once('.').unwrap();
+    let digits = |text: &str| -> String {
+        text.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect()
+    };
+    let (mut named, mut others) = (0, Vec::new());
+    let examples = [
+        "ansible/playbook.yml",
+        "puppet/pmpy.pp",
+        "terraform/user_data.tf",
+        "upgrade-agent/release",
+    ];
+    let mut all = pages();
+    all.extend(examples.map(|file| page(&format!("examples/{file}"))));
+    for page in &all {
+        let text = &page.text;
+        for (before, expected) in [
+            ("push-me-pull-you/", version),
+            ("push-me-pull-you:", version),
+            ("version=", version),
+            ("latest release (", minor),
+        ] {
+            for found in text.split(before).skip(1).map(digits).filter(|found| !found.is_empty()) {
+                named += 1;
+                if found != expected {
+                    others.push(format!("{}: {before}{found} is not {expected}", page.path));
+                }
+            }
+        }
+    }
+    assert_none(&others);
+    assert_eq!(named, 9, "RELEASING.md names the files that a release changes");
 }
 
 #[test]
@@ -344,14 +477,17 @@ fn a_picture_is_small_text_and_readable_in_the_dark() {
 }
 
 #[test]
-fn the_readme_shows_every_command() {
-    let readme = page("README.md");
+fn the_reference_shows_every_command() {
+    let reference = page("docs/commands.md");
     let commands = Cli::command();
     let forgotten: Vec<_> = commands
         .get_subcommands()
         .filter(|command| !command.is_hide_set())
-        .map(|command| format!("agent {}", command.get_name()))
-        .filter(|command| !readme.text.contains(command))
+        .flat_map(|command| {
+            let name = command.get_name();
+            [format!("\n| `agent {name}"), format!("\n## agent {name}\n")]
+        })
+        .filter(|shown| !reference.text.contains(shown.as_str()))
         .collect();
     assert_none(&forgotten);
 }
@@ -365,13 +501,12 @@ fn the_table_of_states_has_each_state_in_its_order() {
         .filter_map(|(_, line)| line.strip_prefix("| `")?.split_once('`').map(|(word, _)| word))
         .collect();
     assert_eq!(reported, State::ALL.map(State::as_str));
-    let operations = page("docs/operations.md");
-    let unexplained: Vec<_> = State::ALL
-        .iter()
-        .map(|state| format!("`{state}`"))
-        .filter(|word| !operations.text.contains(word))
+    let explained: Vec<_> = states
+        .prose()
+        .into_iter()
+        .filter_map(|(_, line)| line.strip_prefix("### `")?.strip_suffix('`'))
         .collect();
-    assert_none(&unexplained);
+    assert_eq!(explained, State::ALL.map(State::as_str));
 }
 
 #[test]

@@ -48,6 +48,29 @@ fn at(sandbox: &Sandbox, world: &Path, block: &str) -> Ran {
 }
 
 #[test]
+fn the_tutorial_is_typed_from_its_first_block_to_its_last() {
+    let machine = MachineCopy::new();
+    let page = include_str!("../../docs/first-server.md");
+    let blocks = page.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let mut typed = Vec::new();
+    for block in blocks {
+        let ran = machine.sh(block);
+        // The bad release, alone in its block.
+        let fails = block == "agent tick ops\n";
+        assert_eq!(ran.code, Some(i32::from(fails)), "{block}\n{ran}");
+        typed.push(ran);
+    }
+    assert!(typed[3].stdout.contains("release 1 on "), "{}", typed[3]);
+    assert!(typed[5].stdout.contains("release 2 on "), "{}", typed[5]);
+    assert!(typed[7].stdout.contains("no such table: bonkles"), "{}", typed[7]);
+    assert!(typed[8].stdout.contains("release 2 on "), "{}", typed[8]);
+    assert!(typed[10].stdout.contains("database migration"), "{}", typed[10]);
+    assert!(
+        !machine.path("/root/gitrepo/ops").exists() && !machine.path("/etc/cron.d/pmpy").exists()
+    );
+}
+
+#[test]
 fn from_a_cron_loop_and_back() {
     let machine = with_ops(&[("bin/work/common/work.sh", "echo ran >> /root/runs\n")]);
     let old = "MAILTO=\"\"\n* * * * *  /root/bin/cron_1m.sh\n";

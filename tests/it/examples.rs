@@ -148,3 +148,51 @@ fn the_log_of_the_backup_is_not_pushed_out_by_those_of_ticks_that_had_nothing_to
     let history = machine.agent(&["history", "backup-job", "--json"]).ok().stdout;
     assert!(history.contains("cron"), "that it ran is recorded: {history}");
 }
+
+#[test]
+fn production_changes_in_its_hours_and_only_to_what_is_agreed_to() {
+    let machine = live("production", &[]);
+    let page = || machine.read("/srv/production/page.txt");
+    assert_eq!(page(), "Release 1\n", "the first action waits for nothing");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/production");
+    let config = fs::read_to_string(example.join("agent.toml")).unwrap();
+    let url = text(&machine.sandbox.server("production")).to_owned();
+    let config = config.replace("https://git.example.org/production.git", &url);
+    // The test runs at any hour.
+    let shut = config.replace("\"Mon-Thu 02:00-04:00\"", "\"2001-01-01\"");
+    assert_ne!(shut, config);
+    machine.write("/etc/pmpy/agent.d/production.toml", &shut);
+    for name in ["may-act", "is-well"] {
+        let program = fs::read_to_string(example.join(name)).unwrap();
+        machine.write(&format!("/usr/local/bin/{name}"), &program);
+    }
+    machine
+        .sh("cd /usr/local/bin; chmod 755 may-act is-well; mkdir -p /run; touch /run/maintenance")
+        .ok();
+
+    machine.sandbox.push("production", &[("page.txt", "Release 2\n")]);
+    tick(&machine);
+    assert_eq!((machine.state("production").as_str(), page().as_str()), ("behind", "Release 1\n"));
+    machine.sandbox.push("production", &[(".pmpy.toml", "urgent = \"a hole\"\n")]);
+    tick(&machine);
+    assert_eq!(machine.state("production"), "waiting", "somebody works on the machine");
+    machine.sh("rm /run/maintenance").ok();
+    tick(&machine);
+    assert_eq!((machine.state("production").as_str(), page().as_str()), ("current", "Release 2\n"));
+
+    machine.sandbox.push("production", &[("page.txt", "")]);
+    let ran = machine.agent(&["tick", "production", "--override", "try it"]).exits(1);
+    assert!(ran.stdout.contains("page.txt is empty"), "{ran}");
+    assert_eq!((machine.state("production").as_str(), page().as_str()), ("refused", "Release 2\n"));
+
+    // Not well: back by itself, whatever the window says.
+    let soon = shut.replace("health_within = \"2m\"", "health_within = \"1s\"");
+    assert_ne!(soon, shut);
+    machine.write("/etc/pmpy/agent.d/production.toml", &soon);
+    machine.sandbox.push("production", &[("page.txt", "Internal Server Error\n")]);
+    machine.agent(&["tick", "production", "--override", "try it"]).exits(1);
+    assert_eq!(
+        (machine.state("production").as_str(), page().as_str()),
+        ("rolled-back", "Release 2\n")
+    );
+}

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode, text, wait_until};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, install_agent, set_mode, text, wait_until};
 use crate::users::open_files::{assert_plain, listing};
 
 fn machine() -> Sandbox {
@@ -131,7 +131,7 @@ fn a_clone_on_a_network_disk_is_reported() {
 fn a_program_that_others_can_replace_is_reported() {
     let machine = machine();
     let agent = machine.path("agent");
-    fs::copy(env!("CARGO_BIN_EXE_agent"), &agent).unwrap();
+    install_agent(&agent);
     for (mode, open) in [(0o755, false), (0o757, true)] {
         set_mode(&agent, mode);
         let mut check = machine.command(text(&agent));

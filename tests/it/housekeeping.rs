@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use crate::sandbox::{Ran, Sandbox, text};
+use crate::sandbox::{Ran, Sandbox, text, write_program};
 
 const NAME: &str = "ops";
 
@@ -205,8 +205,7 @@ fn no_program_that_the_clone_names_is_run_when_garbage_is_collected() {
         let git =
             format!("#!/bin/sh\ntouch {}\nexec /usr/bin/env -S git \"$@\"\n", text(&reported));
         fs::create_dir(machine.path("bin")).unwrap();
-        fs::write(machine.path("bin/git"), git).unwrap();
-        crate::sandbox::set_mode(&machine.path("bin/git"), 0o755);
+        write_program(&machine.path("bin/git"), git);
         machine.push(NAME, &[("number", "1\n")]);
         let mut tick = machine.agent_command(&["tick", "--trigger", "cron"]);
         Ran::of(tick.env("PATH", machine.path("bin"))).ok();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text};
 
 /// Everything that says that a file was written, replaced or touched: path, inode, size, change time.
-type Traces = Vec<(PathBuf, u64, u64, i64, i64)>;
+pub type Traces = Vec<(PathBuf, u64, u64, i64, i64)>;
 
 fn three_current_repositories() -> Sandbox {
     let machine = Sandbox::new();
@@ -24,7 +24,7 @@ fn three_current_repositories() -> Sandbox {
     machine
 }
 
-fn traces(machine: &Sandbox) -> Traces {
+pub fn traces(machine: &Sandbox) -> Traces {
     let root = machine.root();
     machine
         .files_below(&root)
@@ -39,7 +39,7 @@ fn traces(machine: &Sandbox) -> Traces {
 
 /// The system calls of an idle tick and of everything that it starts, as strace tells them, with
 /// the path of each descriptor.
-fn calls_of_a_tick(machine: &Sandbox) -> Vec<String> {
+pub fn calls_of_a_tick(machine: &Sandbox) -> Vec<String> {
     let trace = machine.path("trace");
     let line = machine.agent_line(&["tick", "--trigger", "cron"]);
     let mut strace = machine.command("strace");
@@ -109,6 +109,31 @@ fn an_idle_tick_writes_nothing_but_the_time_of_the_last_tick() {
     assert!(written.is_empty(), "an idle tick wrote: {written:#?}");
     assert_eq!(before, traces(&machine), "an idle tick left a file otherwise than it was");
     assert!(time() > ticked, "last-tick tells when the last tick was");
+}
+
+#[test]
+fn an_idle_tick_costs_no_system_call_more_where_health_is_checked() {
+    let machine = three_current_repositories();
+    let configure = |health: &str| {
+        let keys = |name: &str| {
+            let url = machine.server(name);
+            format!("[repo.{name}]\nurl = {:?}\nbranch = \"main\"\n{health}", text(&url))
+        };
+        machine.configure(&["web", "ops", "dns"].map(keys).concat());
+        machine.tick().ok();
+    };
+    // Memory and threads cost what they cost; the files of the clones are the same each time.
+    let of_files =
+        ["openat(", "read(", "pread64(", "statx(", "newfstatat(", "readlink", "getdents64("];
+    let count = |health: &str| {
+        configure(health);
+        let calls = calls_of_a_tick(&machine);
+        let of_clones = calls.iter().filter(|call| call.contains("/.git"));
+        of_clones.filter(|call| of_files.iter().any(|name| call.starts_with(name))).count()
+    };
+    let (without, with) =
+        (count(""), count("health = [\"/bin/true\"]\non_failure = \"rollback\"\n"));
+    assert_eq!(with, without);
 }
 
 #[test]

@@ -22,13 +22,17 @@ mod demo;
 mod disk;
 mod docs;
 mod docs_commands;
+mod drift;
 mod durability;
 mod examples;
 #[cfg(feature = "servers")]
 mod first_boot;
+mod followed;
 mod foreign_processes;
 mod forget;
+mod gates;
 mod hangs;
+mod health;
 mod holds;
 mod hostile;
 mod housekeeping;
@@ -75,6 +79,8 @@ mod scripts;
 #[cfg(feature = "servers")]
 mod servers;
 mod service;
+mod signatures;
+mod signed;
 #[cfg(not(feature = "servers"))]
 mod skipped;
 mod splay;

@@ -46,7 +46,7 @@ const ADD_ONE: &[&str] = &["there is no repository \"ops\"", "hint: ", "agent in
 #[test]
 fn where_nothing_is_configured_each_command_names_the_first_step() {
     let machine = Sandbox::new();
-    let rows: [Row; 19] = [
+    let rows: [Row; 20] = [
         ("init", 2, &["were not provided: <[NAME=]URL>...", "hint: agent init --help"]),
         (
             "status",
@@ -58,6 +58,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("status ops", 2, ADD_ONE),
         ("tick ops", 2, ADD_ONE),
         ("explain ops", 2, ADD_ONE),
+        ("diff ops", 2, ADD_ONE),
         ("log ops", 2, ADD_ONE),
         ("history", 0, &["nothing was applied yet"]),
         ("redo ops", 2, ADD_ONE),
@@ -104,8 +105,8 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
 }
 
 /// Every command, for a table that is about one of them.
-const NAMES: [&str; 18] = [
-    "init", "tick", "listen", "status", "explain", "history", "log", "redo", "rollback",
+const NAMES: [&str; 19] = [
+    "init", "tick", "listen", "status", "explain", "diff", "history", "log", "redo", "rollback",
     "checkout", "hold", "unhold", "accept", "forget", "schedule", "check", "notify", "demo",
 ];
 
@@ -114,12 +115,13 @@ fn a_wrong_configuration_is_reported_by_each_command_with_its_place_and_what_to_
     let machine = Sandbox::with("ops", &[("work.sh", "true\n")]);
     machine.configure("splay = \"1s\"\nrot = \"/srv\"\n");
     const WHERE: &[&str] = &["agent.toml:2:1: unknown key \"rot\"", "did you mean \"root\"?"];
-    let rows: [Row; 17] = [
+    let rows: [Row; 18] = [
         ("init https://git.example.org/ops.git", 2, WHERE),
         ("tick", 2, WHERE),
         ("status", 2, WHERE),
         ("status --nagios", 3, &["PMPY UNKNOWN - ", "agent.toml:2:1: unknown key \"rot\""]),
         ("explain ops", 2, WHERE),
+        ("diff ops", 2, WHERE),
         ("history", 2, WHERE),
         ("log ops", 2, WHERE),
         ("redo ops", 2, WHERE),
@@ -167,7 +169,7 @@ fn where_a_repository_is_not_cloned_yet_each_command_says_why_and_what_is_next()
     machine.tick().ok();
     const WHY: &[&str] =
         &["ops could not be cloned: ", "/nowhere/ops.git cannot be opened", "hint: "];
-    let rows: [Row; 9] = [
+    let rows: [Row; 10] = [
         (
             "explain ops",
             0,
@@ -180,6 +182,7 @@ fn where_a_repository_is_not_cloned_yet_each_command_says_why_and_what_is_next()
         ),
         ("history ops", 0, &["nothing was applied yet"]),
         ("log ops", 1, &["no log of ops", "hint: to see why: agent explain ops"]),
+        ("diff ops", 1, WHY),
         ("redo ops", 1, WHY),
         ("rollback ops", 1, WHY),
         ("checkout ops main", 1, WHY),

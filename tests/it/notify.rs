@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, text, write_program};
 
 /// The hook of a repository on the server, put into another one that notes how long it takes.
 pub struct Timed {
@@ -24,8 +24,7 @@ impl Timed {
         let script = format!(
             "#!/bin/bash\nbegan=$EPOCHREALTIME\n{inner}\necho $began $EPOCHREALTIME > {noted}\n"
         );
-        fs::write(&hook, script).unwrap();
-        set_mode(&hook, 0o755);
+        write_program(&hook, script);
         Self { times }
     }
 
@@ -47,8 +46,7 @@ fn pushed_with(configuration: &str) -> (String, Timed, Sandbox) {
     let line = machine.agent_line(&["notify"]).join(" ");
     let hook = machine.server("ops").join("hooks/post-receive");
     fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    fs::write(&hook, format!("#!/bin/sh\nexec {line}\n")).unwrap();
-    set_mode(&hook, 0o755);
+    write_program(&hook, format!("#!/bin/sh\nexec {line}\n"));
     let timed = Timed::hook(&machine, "ops");
     let desk = machine.desk("ops");
     machine.git(&desk, &["commit", "--quiet", "--allow-empty", "--message", "A change"]);

@@ -2,7 +2,7 @@
 //! remedy.
 
 use crate::bad_input::{ended, machine, tick};
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text, write_program};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -143,8 +143,7 @@ fn nothing_of_the_repositorys_own_configuration_is_run() {
     for hook in ["pre-merge-commit", "post-merge", "post-checkout", "reference-transaction"] {
         let path = clone.join(".git/hooks").join(hook);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, format!("#!/bin/sh\n{touch}\n")).unwrap();
-        crate::sandbox::set_mode(&path, 0o755);
+        write_program(&path, format!("#!/bin/sh\n{touch}\n"));
     }
     for key in ["core.fsmonitor", "filter.x.smudge", "filter.x.clean", "core.sshCommand"] {
         machine.git(&clone, &["config", key, &touch]);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread::{self, JoinHandle};
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text, wait_until};
+use crate::sandbox::{Ran, Sandbox, text, wait_until, write_program};
 
 const WORK: &str = "\
 echo x >> \"$AGENT_ROOT/../begun\"
@@ -21,8 +21,7 @@ while [ -e \"$AGENT_ROOT/../wait\" ]; do sleep 0.05; done
 fn machine(program: &str) -> Sandbox {
     let machine = Sandbox::with("ops", &[("work.sh", WORK)]);
     let file = machine.path("report");
-    fs::write(&file, format!("#!/bin/sh\ncd \"$(dirname \"$0\")\"\n{program}\n")).unwrap();
-    set_mode(&file, 0o755);
+    write_program(&file, format!("#!/bin/sh\ncd \"$(dirname \"$0\")\"\n{program}\n"));
     machine.configure(&format!("[defaults]\non_action = [{:?}, \"-x\"]\n", text(&file)));
     machine
 }

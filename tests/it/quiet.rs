@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, install_agent, set_mode, text, write_program};
 
 /// A `work.sh` that fails while DIR/`bad` is there, with a lot to say.
 const FAILS_WHILE_BAD: &str = "\
@@ -138,12 +138,10 @@ fn an_idle_tick_writes_nothing_but_the_time_of_last_tick() {
 fn on_change_is_run_at_each_change_with_what_changed() {
     let machine = machine();
     let command = machine.path("page-me");
-    fs::write(
+    write_program(
         &command,
         "#!/bin/sh\necho \"$1 $AGENT_REPO $AGENT_WAS $AGENT_STATE $AGENT_REASON\" >> \"$2\"\n",
-    )
-    .unwrap();
-    set_mode(&command, 0o755);
+    );
     let pages = machine.path("pages");
     machine.configure(&format!(
         "on_change = [\"{}\", \"-x\", \"{}\"]\n",
@@ -208,8 +206,7 @@ fn the_metrics_file_says_what_the_status_says() {
 fn a_metrics_file_that_cannot_be_written_is_reported_once_and_stops_nothing() {
     let machine = machine();
     let (command, pages) = (machine.path("page-me"), machine.path("pages"));
-    fs::write(&command, format!("#!/bin/sh\necho \"$AGENT_STATE\" >> {}\n", text(&pages))).unwrap();
-    set_mode(&command, 0o755);
+    write_program(&command, format!("#!/bin/sh\necho \"$AGENT_STATE\" >> {}\n", text(&pages)));
     let (dir, called) = (machine.path("metrics"), text(&command).to_owned());
     let file = dir.join("pmpy.prom");
     machine.configure(&format!("metrics_file = {:?}\non_change = [{called:?}]\n", text(&file)));
@@ -273,7 +270,7 @@ fn the_status_file_can_be_read_by_everybody_and_says_what_status_says() {
 fn another_user_is_shown_what_the_last_tick_said() {
     let machine = machine();
     let agent = machine.path("agent");
-    fs::copy(env!("CARGO_BIN_EXE_agent"), &agent).unwrap();
+    install_agent(&agent);
     for dir in ["", "root"] {
         set_mode(&machine.path(dir), 0o755);
     }

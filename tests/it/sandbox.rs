@@ -21,6 +21,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -273,6 +274,12 @@ impl Sandbox {
         fs::write(directory.join("agent.toml"), toml).unwrap();
     }
 
+    /// Waits until nothing runs for this machine and its clone `name` any more.
+    pub fn settle(&self, name: &str) {
+        let (clone, root) = (self.clone_of(name), self.root());
+        wait_until("everything on the machine has ended", || !runs_for(&clone, text(&root)));
+    }
+
     /// Lets the time pass that a failed attempt at `name` has to wait.
     #[track_caller]
     pub fn wait_is_over(&self, name: &str) {
@@ -401,6 +408,40 @@ pub fn wait_until(what: &str, mut come: impl FnMut() -> bool) {
 /// Sets the permission bits of `file`.
 pub fn set_mode(file: &Path, mode: u32) {
     fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Whether some process works in `clone` or has `root` on its command line.
+fn runs_for(clone: &Path, root: &str) -> bool {
+    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let process = entry.path();
+        let cwd = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(clone));
+        let named = || {
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let reported = String::from_utf8_lossy(&line).contains(root);
+            // A process that has ended and waits for its parent to look has no command line.
+            reported && entry.file_name() != std::process::id().to_string().as_str()
+        };
+        cwd || named()
+    })
+}
+
+/// Makes `file` a program of this content.
+///
+/// Another process writes it: what a child of the tests that runs beside has inherited as a file open for
+/// writing, and has not closed yet, no one can execute ("Text file busy").
+pub fn write_program(file: &Path, content: impl AsRef<[u8]>) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin", text(file)]).stdin(Stdio::piped());
+    let mut install = install.spawn().unwrap();
+    install.stdin.take().unwrap().write_all(content.as_ref()).unwrap();
+    assert!(install.wait().unwrap().success(), "{}", file.display());
+}
+
+/// Copies the agent to `file`, as [`write_program`] does.
+pub fn install_agent(file: &Path) {
+    let agent = env!("CARGO_BIN_EXE_agent");
+    let installed = Command::new("install").args(["-m", "755", agent, text(file)]).status();
+    assert!(installed.unwrap().success(), "{}", file.display());
 }
 
 /// A path of the sandbox as text; they all are UTF-8.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::concurrency::{Beside, worker};
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, install_agent, text, wait_until};
 
 /// Waits after its first line until `DIR/go` is there.
 const WAITS: &str = "\
@@ -139,7 +139,7 @@ fn an_agent_that_is_replaced_while_a_script_runs_finishes_what_it_began() {
     );
     machine.configure("[node]\npart = \"web\"\n");
     let agent = machine.path("agent");
-    fs::copy(env!("CARGO_BIN_EXE_agent"), &agent).unwrap();
+    install_agent(&agent);
     let root = machine.root();
     let mut tick = machine.command(text(&agent));
     tick.args(["--root", text(&root), "tick", "--trigger", "cron"]);

@@ -150,6 +150,7 @@ fn a_script_is_given_exactly_the_environment_of_the_contract() {
         ("AGENT_TRIGGER", "cron"),
         ("AGENT_ATTEMPT", "1"),
         ("AGENT_RESUMED", ""),
+        ("AGENT_FAILED", ""),
         ("AGENT_PART", "web"),
         ("AGENT_STACK", ""),
         ("AGENT_HOST", host.trim()),

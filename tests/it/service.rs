@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::machine_copy::MachineCopy;
-use crate::sandbox::{Ran, text};
+use crate::sandbox::{Ran, install_agent, text};
 
 const BOOT: &str = include_str!("service/boot.sh");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
@@ -67,7 +67,7 @@ impl Drop for Cgroups {
 /// A machine with a clone of `ops` and an agent that can be replaced, whose systemd has not booted yet.
 fn machine() -> MachineCopy {
     let machine = MachineCopy::without_agent();
-    fs::copy(env!("CARGO_BIN_EXE_agent"), machine.path("/usr/local/bin/agent")).unwrap();
+    install_agent(&machine.path("/usr/local/bin/agent"));
     let work = in_sandbox(&machine, WORK);
     machine.sandbox.serve("ops", &[("work.sh", &work)]);
     let server = machine.sandbox.server("ops");

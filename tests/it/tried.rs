@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::sandbox::{Sandbox, text, wait_until};
+use crate::sandbox::{Sandbox, text, wait_until, write_program};
 
 /// Puts the configuration live, tells what it was told, and ends as `how` says.
 const SCRIPT: &str = "\
@@ -14,12 +14,13 @@ tr '\\0' '\\n' < \"$AGENT_CHANGED\" > \"$AGENT_ROOT/../told\"
 ";
 
 /// How the attempt ends.
-const ENDS: [(&str, &str); 5] = [
+const ENDS: [(&str, &str); 6] = [
     ("fails", "exit 3\n"),
     ("says not now", "exit 75\n"),
     ("is killed", "kill -9 $$\n"),
     ("times out", "exec sleep 1000\n"),
     ("loses its worker", "kill -9 $PPID\nexec sleep 1\n"),
+    ("is not well", "exit 0 # unwell\n"),
 ];
 
 /// The way out of it.
@@ -44,6 +45,9 @@ fn settings(machine: &Sandbox, is_target: bool, paths: &str) -> String {
         false => String::new(),
     };
     let url = machine.server("ops");
+    let check = machine.path("is-well");
+    write_program(&check, "#!/bin/sh\n! grep -q unwell how\n");
+    let paths = format!("health = [{check:?}]\nhealth_within = \"1s\"\n{paths}");
     format!(
         "[repo.ops]\nurl = {:?}\nbranch = \"main\"\nrewritten = \"follow\"\ntimeout = \"1s\"\n\
          {mode}{paths}",

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{chown, lchown, symlink};
 use std::path::Path;
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, set_mode, text, write_program};
 use crate::users::give_all;
 
 mod walk;
@@ -235,8 +235,7 @@ fn a_configuration_that_another_user_may_write_stops_everything() {
 fn a_program_of_on_change_that_another_user_may_exchange_is_not_run_and_that_is_reported_once() {
     let machine = machine();
     let (program, called) = (machine.path("theirs/page"), machine.path("called"));
-    fs::write(&program, format!("#!/bin/sh\ntouch {}\n", text(&called))).unwrap();
-    set_mode(&program, 0o755);
+    write_program(&program, format!("#!/bin/sh\ntouch {}\n", text(&called)));
     chown(machine.path("theirs"), Some(NOBODY), None).unwrap();
     machine.configure(&format!("on_change = [\"{}\"]\n", text(&program)));
     let words = "theirs belongs to nobody";
@@ -342,8 +341,7 @@ fn a_program_after_a_publication_that_its_repository_could_exchange_is_not_run_a
     machine.serve("site", &[("page", "one")]);
     machine.clone_to_root("site");
     let (program, called) = (machine.path("theirs/reload"), machine.path("called"));
-    fs::write(&program, format!("#!/bin/sh\nid -u > {}\n", text(&called))).unwrap();
-    set_mode(&program, 0o755);
+    write_program(&program, format!("#!/bin/sh\nid -u > {}\n", text(&called)));
     chown(machine.path("theirs"), Some(NOBODY), None).unwrap();
     give_all(&machine.clone_of("site"), NOBODY);
     give_all(&machine.server("site"), NOBODY);

@@ -2,13 +2,12 @@
 //! are this build with another number in it, and one that only knows its number.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::install::{AGENT, sha256};
 use crate::install_release::static_target;
 use crate::machine_copy::MachineCopy;
-use crate::sandbox::{Ran, text};
+use crate::sandbox::{Ran, text, write_program};
 
 const NOW: &str = env!("CARGO_PKG_VERSION");
 /// A later version, whose number is as long.
@@ -20,8 +19,7 @@ fn release(machine: &MachineCopy, version: &str, program: &[u8]) -> String {
     let dir = machine.path("/srv").join(version);
     fs::create_dir_all(&dir).unwrap();
     let file = dir.join(format!("agent-{}", static_target()));
-    fs::write(&file, program).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&file, program);
     format!("{}  agent-{}\n", sha256(text(&file)), static_target())
 }
 

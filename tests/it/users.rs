@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 #[cfg(feature = "servers")]
 use crate::sandbox::wait_until;
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, owner, set_mode, text};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, owner, set_mode, text, write_program};
 #[cfg(feature = "servers")]
 use crate::servers::Running;
 
@@ -277,8 +277,7 @@ fn reported(machine: &Sandbox, more: &str) -> PathBuf {
     );
     fs::write(machine.path("told.env"), "").unwrap();
     set_mode(&machine.path("told.env"), 0o666);
-    fs::write(&program, text).unwrap();
-    set_mode(&program, 0o755);
+    write_program(&program, text);
     fs::write(machine.path("told.notes"), "").unwrap();
     set_mode(&machine.path("told.notes"), 0o666);
     program
@@ -305,6 +304,48 @@ fn what_follows_a_publication_runs_as_root_where_root_says_so_and_the_rest_as_th
     for place in [target.clone(), fs::canonicalize(&target).unwrap()] {
         assert_eq!(owner(&place), NOBODY, "{}", place.display());
     }
+    assert_owned(&machine);
+}
+
+#[test]
+fn health_is_checked_as_the_owner_and_the_way_back_tells_the_program_of_root() {
+    let machine = machine("true");
+    let program = reported(&machine, "");
+    let check = machine.path("is-well");
+    let text_of_check = format!(
+        "#!/bin/sh\necho \"$(id -u) $AGENT_TRIGGER\" >> {:?}\n[ ! -e bad ]\n",
+        text(&machine.path("checked"))
+    );
+    write_program(&check, text_of_check);
+    fs::write(machine.path("checked"), "").unwrap();
+    set_mode(&machine.path("checked"), 0o666);
+    let keys = format!(
+        "after = [{:?}]\nafter_user = \"root\"\nhealth = [{:?}]\nhealth_within = \"1s\"\n\
+         on_failure = \"rollback\"",
+        text(&program),
+        text(&check)
+    );
+    publishes(&machine, &keys);
+    machine.tick().ok();
+    let good = machine.lastaction("ops").unwrap();
+    let bad = push(&machine, &[("bad", "")]);
+    machine.tick().exits(1);
+    let row = machine.row("ops");
+    assert_eq!(
+        (&row["state"], &row["bad"]),
+        (&"rolled-back".into(), &bad.clone().into()),
+        "{row:#}"
+    );
+    assert_eq!(machine.lastaction("ops"), Some(good));
+    let checked = fs::read_to_string(machine.path("checked")).unwrap();
+    assert!(checked.lines().all(|line| line.starts_with(&format!("{NOBODY} "))), "{checked}");
+    assert!(checked.ends_with(&format!("{NOBODY} rollback\n")), "{checked}");
+    let told = notes(&machine);
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().all(|note| note.starts_with("0 / root ops ")), "{told:?}");
+    let env = fs::read_to_string(machine.path("told.env")).unwrap();
+    assert!(env.contains(&format!("AGENT_FAILED={bad}\n")), "{env}");
+    assert!(env.contains("AGENT_TRIGGER=rollback\n"), "{env}");
     assert_owned(&machine);
 }
 
@@ -368,7 +409,7 @@ fn what_follows_a_publication_as_another_user_gets_what_the_owner_would_get() {
     let expected = |revision: &str, previous: &str, trigger: &str, attempt: u32| {
         let node = rustix::system::uname();
         format!(
-            "AGENT_ATTEMPT={attempt}\nAGENT_BRANCH=main\nAGENT_HOST={}\nAGENT_PART=\n\
+            "AGENT_ATTEMPT={attempt}\nAGENT_BRANCH=main\nAGENT_FAILED=\nAGENT_HOST={}\nAGENT_PART=\n\
              AGENT_PREVIOUS={previous}\nAGENT_REF=refs/heads/main\nAGENT_REMOTE={}\nAGENT_REPO=ops\n\
              AGENT_RESUMED=\nAGENT_REVISION={revision}\nAGENT_ROOT={}\nAGENT_STACK=\n\
              AGENT_TARGET={}\nAGENT_TRIGGER={trigger}\nSECRET=canary\nSTAGE=live\n",

@@ -2,11 +2,12 @@
 //! to emulate (binfmt_misc, in a user namespace of the test's), a whole tick runs, else a single worker.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::dist;
 use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text};
 
-/// Rust's target, qemu's name, and its file in /usr/lib/binfmt.d.
+/// Rust's target, and the name of qemu's program and file for binfmt_misc.
 const PROCESSORS: [(&str, &str); 2] =
     [("aarch64-unknown-linux-musl", "aarch64"), ("armv7-unknown-linux-musleabihf", "arm")];
 
@@ -17,9 +18,14 @@ fn machine(files: &[(&str, &str)]) -> (Sandbox, String) {
     (machine, revision)
 }
 
+/// The program that `tests/run --release tools` has unpacked.
+fn emulator(qemu: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("qemu/usr/bin/qemu-{qemu}"))
+}
+
 fn emulated(machine: &Sandbox, target: &str, qemu: &str, arguments: &[&str]) -> Ran {
     let program = dist().join(format!("agent-{target}"));
-    let mut command = machine.command(&format!("qemu-{qemu}-static"));
+    let mut command = machine.command(text(&emulator(qemu)));
     Ran::of(command.arg(program).args(["--root", text(&machine.root())]).args(arguments))
 }
 
@@ -38,10 +44,13 @@ fn programs_for_arm_say_what_they_are_check_and_report() {
 }
 
 #[test]
-fn a_worker_for_arm_fetches_and_writes_the_files() {
+fn a_worker_for_arm_writes_the_files_of_a_fetched_revision() {
     for (target, qemu) in PROCESSORS {
         let (machine, _) = machine(&[("page", "one\n")]);
         machine.configure("[repo.ops]\nmode = \"in-place\"\n");
+        // To take in a pack, a worker starts its own program as well. It acts on the last poll.
+        machine.git(&machine.clone_of("ops"), &["fetch", "--quiet"]);
+        emulated(&machine, target, qemu, &["tick", "--dry-run"]).ok();
         let line = ["worker", "ops", "--trigger", "cron"];
         let ran = emulated(&machine, target, qemu, &line);
         assert_eq!(ran.code, Some(0), "{target}: {ran}");
@@ -54,10 +63,11 @@ fn a_worker_for_arm_fetches_and_writes_the_files() {
 fn a_whole_tick_for_arm_runs_the_script_where_the_kernel_emulates() {
     for (target, qemu) in PROCESSORS {
         let (machine, revision) = machine(&[("work.sh", NOTES_ITS_RUNS), ("page", "one\n")]);
-        let config = fs::read_to_string(format!("/usr/lib/binfmt.d/qemu-{qemu}.conf")).unwrap();
+        let emulator = emulator(qemu);
+        let config = format!("../share/qemu/binfmt.d/qemu-{qemu}.conf");
+        let config = fs::read_to_string(emulator.parent().unwrap().join(config)).unwrap();
         let mut fields: Vec<&str> = config.trim().split(':').collect();
-        let emulator = format!("/usr/bin/qemu-{qemu}-static");
-        (fields[6], fields[7]) = (&emulator, "F");
+        (fields[6], fields[7]) = (text(&emulator), "F");
         let script = "
             mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 77
             printf %s \"$0\" > /proc/sys/fs/binfmt_misc/register

@@ -1,19 +1,23 @@
 //! `agent explain` for each rule by which something is decided, and where a revision is.
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use pmpy::cmd::explain;
 use pmpy::domain::git::Relation;
 use pmpy::domain::publish::state::{DesiredRefs, PublishState};
 use pmpy::domain::report::notices::RevisionPresence;
 use pmpy::domain::repository::action::{Attempt, Outcome, Trigger};
 use pmpy::domain::repository::decision::{Decision, Rule, decide};
+use pmpy::domain::repository::drift::{Difference, DriftRecord, DriftedFile, OnDrift};
 use pmpy::domain::repository::finding::Finding;
+use pmpy::domain::repository::gate::Gate;
+use pmpy::domain::repository::health::{BadCause, BadRevision};
 use pmpy::domain::repository::hold::Hold;
 use pmpy::domain::repository::observed::{
     Observed, OnRewrite, Policy, RecordedFinding, RerunPolicy, RunningAction, Unreachable,
     UpdateMethod, UpstreamTip,
 };
 use pmpy::domain::repository::request::ActionRequest;
+use pmpy::domain::repository::sight::Waiting;
 use pmpy::domain::repository::state::State;
 use pmpy::domain::repository::status::{LastDeployed, StatusRow};
 use pmpy::engine::operator::Explanation;
@@ -33,6 +37,8 @@ fn case(seen: Observed) -> Case {
         update: UpdateMethod::FastForward,
         rewritten: OnRewrite::Refuse,
         when: RerunPolicy::Changed,
+        gates: Default::default(),
+        drift: Default::default(),
     };
     Case { seen, policy, request: ActionRequest::OF_CRON }
 }
@@ -75,6 +81,7 @@ fn publishing(rewrites: bool) -> Observed {
         release: Ok((commit('b'), "main".into())),
         rewrites: rewrites.then(|| commit('a')),
         goes_back: false,
+        is_bad: false,
     };
     let refs = PublishState {
         unfetched: false,
@@ -83,6 +90,20 @@ fn publishing(rewrites: bool) -> Observed {
         ..PublishState::default()
     };
     Observed { refs: Some(refs), ..current() }
+}
+
+/// Upstream's revision failed its health check; `back_since`: the machine is back at the one before.
+fn bad(back_since: Option<DateTime<Utc>>) -> Observed {
+    let is_back = back_since.is_some();
+    let cause = Some(BadCause::Health);
+    Observed {
+        head: Some(commit(if is_back { 'a' } else { 'b' })),
+        relation: Some(if is_back { Relation::Behind } else { Relation::Same }),
+        bad: Some(BadRevision { revision: commit('b'), cause, back_since }),
+        upstream_is_bad: true,
+        is_tried: !is_back,
+        ..pushed()
+    }
 }
 
 /// The first rule, and after each one the next, with a case in which it applies: one table. A rule that is
@@ -102,7 +123,8 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
         }
         Some(Rule::Inactive) => {
             let (revision, since) = (Some(commit('b')), now() - Duration::minutes(1));
-            let running = RunningAction { revision, since, pid: 4711, stalled: None };
+            let running =
+                RunningAction { revision, since, checks_health: false, pid: 4711, stalled: None };
             (Rule::ActionRuns, case(Observed { running: Some(running), ..pushed() }))
         }
         Some(Rule::ActionRuns) => {
@@ -174,7 +196,7 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
             (Rule::RerunDue, timed)
         }
         Some(Rule::RerunDue) => {
-            let request = ActionRequest { trigger: Trigger::Redo, named: true };
+            let request = ActionRequest { trigger: Trigger::Redo, named: true, overrides: false };
             (Rule::Requested, Case { request, ..case(current()) })
         }
         Some(Rule::Requested) => {
@@ -201,6 +223,23 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
             (Rule::TreeHold, case(found(Finding::Held { reason: "freeze".into() })))
         }
         Some(Rule::TreeHold) => {
+            let since = now() - Duration::minutes(1);
+            let waiting = Waiting {
+                revision: commit('b'),
+                since,
+                oldest_since: since,
+                urgent: None,
+                succeeded_before: false,
+                mends: false,
+                is_of_this_boot: true,
+            };
+            let mut gated = case(pushed());
+            gated.seen.gates.waiting = Some(waiting);
+            gated.policy.gates.min_age = std::time::Duration::from_secs(1800);
+            gated.policy.gates.asks_before = true;
+            (Rule::Gate(Gate::MinAge), gated)
+        }
+        Some(Rule::Gate(_)) => {
             let mut merge = case(found(Finding::Conflict { paths: vec!["page".into()] }));
             merge.policy.update = UpdateMethod::Merge;
             merge.seen.relation = Some(Relation::Diverged);
@@ -215,7 +254,24 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
             merge.policy.update = UpdateMethod::Merge;
             (Rule::NeedsPerson, merge)
         }
-        Some(Rule::NeedsPerson) => return None,
+        Some(Rule::NeedsPerson) => (Rule::WayBack, case(bad(None))),
+        Some(Rule::WayBack) => (Rule::BadRevision, case(bad(Some(now() - Duration::minutes(20))))),
+        Some(Rule::BadRevision) => {
+            let acted_at = Some(now() - Duration::hours(5));
+            (Rule::DriftDue, case(Observed { acted_at, ..current() }))
+        }
+        Some(Rule::DriftDue) => {
+            let file = |path: &str, how| DriftedFile { path: path.into(), how };
+            let files = vec![
+                file("etc/nginx.conf", Difference::Content),
+                file("etc/ssl/key", Difference::Deleted),
+            ];
+            let drift = DriftRecord::new(Some(commit('a')), now(), files.into_iter());
+            let mut drifted = case(Observed { drift: Some(drift), ..current() });
+            drifted.policy.drift.on = OnDrift::Repair;
+            (Rule::Drift, drifted)
+        }
+        Some(Rule::Drift) => return None,
     };
     Some((next, case))
 }
@@ -224,6 +280,9 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
 fn row(seen: &Observed, decision: &Decision) -> StatusRow {
     let first = &decision.conditions[0];
     StatusRow {
+        bad: seen.bad.as_ref().map(|bad| bad.revision),
+        gate: first.gate.clone(),
+        tag: None,
         name: "site".into(),
         path: "/root/gitrepo/site".into(),
         remote: Some("https://git.example.org/site.git".into()),
@@ -235,7 +294,9 @@ fn row(seen: &Observed, decision: &Decision) -> StatusRow {
         head: seen.head,
         upstream: Some(commit('b')),
         acted: seen.acted.map(|revision| LastDeployed {
+            tag: None,
             revision,
+            signer: None,
             subject: Some("Serve the new page".into()),
             at: seen.acted_at,
             trigger: Some("cron".into()),
@@ -251,6 +312,7 @@ fn row(seen: &Observed, decision: &Decision) -> StatusRow {
         left: None,
         holds: Vec::new(),
         ignored_keys: Vec::new(),
+        drifted: seen.drift.clone(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

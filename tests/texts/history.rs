@@ -10,6 +10,7 @@ use crate::{Sheet, commit, now, plain};
 
 fn run(digit: char, minutes_ago: i64, outcome: Outcome) -> FinishedRun {
     FinishedRun {
+        tag: None,
         id: format!("{digit}-{minutes_ago}"),
         at: now() - Duration::minutes(minutes_ago),
         revision: commit(digit),
@@ -22,6 +23,7 @@ fn run(digit: char, minutes_ago: i64, outcome: Outcome) -> FinishedRun {
         seconds: 0.84,
         log: Some("1.log".into()),
         tree: None,
+        signer: None,
         count: 1,
         first: None,
     }

@@ -20,6 +20,9 @@ fn reason(state: State) -> Option<&'static str> {
         ),
         State::Held => Some("by ann: release day\nhint: agent unhold x"),
         State::Pinned => Some("rolled back by ann\nhint: agent unhold x"),
+        State::RolledBack => Some(
+            "bbbbbbb failed its health check; back at aaaaaaa since 2026-11-22 08:40 UTC; waits for a newer revision",
+        ),
         State::Failing => Some("bin/work/common/work.sh exited 3 at bbbbbbb"),
         State::Waiting => Some("bin/work/common/work.sh said \"not now\" (exit 75) at bbbbbbb"),
         State::Refused => Some("bbbbbbb has a path .temp/x\nhint: remove it in a new commit"),
@@ -41,7 +44,9 @@ fn row(state: State) -> StatusRow {
         _ => (0, None),
     };
     let acted = (state != State::New).then(|| LastDeployed {
+        tag: None,
         revision: commit('a'),
+        signer: None,
         subject: Some("Serve the new page to everybody who asks for it".into()),
         at: Some(now() - Duration::minutes(7)),
         trigger: Some("cron".into()),
@@ -49,6 +54,9 @@ fn row(state: State) -> StatusRow {
         seconds: Some(0.8),
     });
     StatusRow {
+        bad: (state == State::RolledBack).then(|| commit('b')),
+        gate: None,
+        tag: None,
         name: format!("{state}-repository"),
         path: format!("/root/gitrepo/{state}"),
         remote: Some("https://git.example.org/site.git".into()),
@@ -69,6 +77,7 @@ fn row(state: State) -> StatusRow {
         left: None,
         holds: Vec::new(),
         ignored_keys: Vec::new(),
+        drifted: None,
         left_alone: Default::default(),
         published: Vec::new(),
     }
@@ -82,6 +91,7 @@ fn publisher() -> StatusRow {
         path: format!("/data/sites/{name}"),
         state,
         reason: reason.map(str::to_owned),
+        bad: None,
     };
     let way = RemoteHints {
         dialect: WireDialect::Direct,
@@ -93,6 +103,7 @@ fn publisher() -> StatusRow {
     let remote = "https://git.example.org/site.git".to_owned();
     let asked = LastPoll { remote, mirror: true, way, on_demand: false };
     StatusRow {
+        tag: None,
         name: "publisher".into(),
         asked: Some(asked),
         left: Some(LeftFiles {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::listen::{applies, settles};
 use super::{Listening, brokers};
 use crate::listen::Listener;
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode, text};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode, text, write_program};
 use crate::servers::Sshd;
 use crate::servers::brokers::{Broker, HOOK, KINDS, ODD, login_file};
 use crate::users::give_all;
@@ -64,8 +64,7 @@ impl<'machine> Gitolite<'machine> {
             .replace("/usr/local/bin/agent", env!("CARGO_BIN_EXE_agent"))
             .replace("/etc/pmpy/notify.toml", text(&configuration));
         let hooks = self.home.join(".gitolite/hooks/common");
-        fs::write(hooks.join("post-receive"), hook).unwrap();
-        set_mode(&hooks.join("post-receive"), 0o755);
+        write_program(&hooks.join("post-receive"), hook);
         for place in [dir, hooks] {
             give_all(&place, self.uid());
         }

@@ -9,7 +9,7 @@ use pmpy::domain::bus::message::PushHint;
 
 use super::{Listening, brokers};
 use crate::notify::Timed;
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, text, write_program};
 use crate::servers::brokers::{AGENT, Broker, HOOK, KINDS, login_file};
 use crate::servers::{Behaviour, Proxy, Sshd};
 
@@ -26,8 +26,7 @@ pub(super) fn install(machine: &Sandbox, name: &str, example: &str, urls: &[Stri
         .replace("/etc/pmpy/notify.toml", text(&configuration));
     let file = machine.server(name).join("hooks/post-receive");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(&file, hook).unwrap();
-    set_mode(&file, 0o755);
+    write_program(&file, hook);
 }
 
 pub(super) const PLAIN: &str = include_str!("../../../examples/notify/post-receive");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::NAME;
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, text, write_program};
 
 /// How trees are published.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,7 @@ fn target(machine: &Sandbox) -> PathBuf {
 pub fn configure(machine: &Sandbox, layout: Layout) {
     fs::create_dir(machine.path("targets")).unwrap();
     let after = machine.path("after");
-    fs::write(&after, SUSPICIOUS_AFTER).unwrap();
-    set_mode(&after, 0o755);
+    write_program(&after, SUSPICIOUS_AFTER);
     let mode = match layout {
         Layout::Branches => "branches",
         Layout::Checkout => "checkout",

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{chown, symlink};
 
 use super::{NAME, Target, watched_tick};
-use crate::sandbox::{Sandbox, set_mode};
+use crate::sandbox::{Sandbox, set_mode, write_program};
 
 const BASH: [&str; 2] = ["/usr/bin/bash", "/bin/bash"];
 
@@ -59,8 +59,7 @@ fn hooks_filters_helpers_and_commands_of_a_clone_are_never_run() {
     for hook in HOOKS {
         let file = target.in_clone(".git/hooks").join(hook);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, format!("#!/bin/sh\n{evil}\n")).unwrap();
-        set_mode(&file, 0o755);
+        write_program(&file, format!("#!/bin/sh\n{evil}\n"));
     }
     for key in [
         "core.fsmonitor",

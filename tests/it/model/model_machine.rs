@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use git2::{Oid, Repository, Signature, Time};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::sandbox::{Ran, Sandbox, text, wait_until};
+use crate::sandbox::{Ran, Sandbox};
 
 pub const NAME: &str = "ops";
 
@@ -226,24 +226,8 @@ impl ModelMachine {
 
     /// Waits until nothing runs for this machine any more.
     pub fn settle(&self) {
-        let (clone, root) = (self.machine.clone_of(NAME), self.machine.root());
-        wait_until("everything on the machine has ended", || !runs_for(&clone, text(&root)));
+        self.machine.settle(NAME);
     }
-}
-
-/// Whether some process stands in `clone` or has `root` on its command line.
-fn runs_for(clone: &Path, root: &str) -> bool {
-    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        let process = entry.path();
-        let cwd = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(clone));
-        let named = || {
-            let line = fs::read(process.join("cmdline")).unwrap_or_default();
-            let reported = String::from_utf8_lossy(&line).contains(root);
-            // A process that has ended and waits for its parent to look has no command line.
-            reported && entry.file_name() != std::process::id().to_string().as_str()
-        };
-        cwd || named()
-    })
 }
 
 fn json(path: &Path) -> Option<serde_json::Value> {

@@ -150,7 +150,7 @@ fn a_branch_keeps_its_old_directory_until_it_is_seen_in_the_new_one() {
         site.machine.tick();
         assert_eq!(site.directories(), ["main", "topic"]);
         assert_eq!(site.shown("topic"), good);
-        site.is(&branch("topic"), "failing", "");
+        site.is(&branch("topic"), "refused", "");
     }
     // Not even when the record of it is lost.
     fs::remove_file(site.machine.private(NAME, "published")).unwrap();

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{NAME, Publisher, branch, tag};
-use crate::sandbox::{set_mode, text, wait_until};
+use crate::sandbox::{text, wait_until, write_program};
 
 /// A gate that notes what it saw, and goes by the file `verdict` of the tree.
 const GATE: &str = "\
@@ -32,8 +32,7 @@ fn gated() -> Publisher {
 fn reporting(mode: &str, more: &str) -> Publisher {
     let site = Publisher::new(mode, "");
     let program = site.machine.path("told");
-    fs::write(&program, format!("{NOTES}{more}")).unwrap();
-    set_mode(&program, 0o755);
+    write_program(&program, format!("{NOTES}{more}"));
     site.configure(
         mode,
         &format!("after = [\"{}\", \"an argument; and $(more)\"]", text(&program)),
@@ -55,12 +54,12 @@ fn a_gate_that_refuses_leaves_the_target_as_it_was_and_is_asked_again_after_a_wh
     site.push_files("topic", &[("page", "bad\n"), ("verdict", "3\n")]);
     let main = site.push("main", "two");
     let ran = site.machine.tick().exits(1);
-    assert!(ran.stdout.contains("failing"), "{ran}");
+    assert!(ran.stdout.contains("refused"), "{ran}");
     assert_eq!((site.shown("topic"), site.page("topic").as_deref()), (good.clone(), Some("good")));
     assert_eq!(site.shown("main"), main, "one bad branch stops no other");
-    site.is(&branch("topic"), "failing", "exited 3");
+    site.is(&branch("topic"), "refused", "exited 3");
     let row = site.machine.row(NAME);
-    assert_eq!((row["state"].as_str(), row["attempt"].as_u64()), (Some("failing"), Some(1)));
+    assert_eq!((row["state"].as_str(), row["attempt"].as_u64()), (Some("refused"), Some(1)));
     assert!(row["next_try"].is_string(), "{row:#}");
 
     let asked = site.machine.runs().len();
@@ -102,7 +101,7 @@ fn a_gate_that_a_branch_does_not_have_stops_that_branch_alone() {
     site.push("topic", "topic");
     site.machine.tick().exits(1);
     assert_eq!(site.directories(), ["main", "topic"]);
-    site.is(&branch("bare"), "failing", "bin/validate");
+    site.is(&branch("bare"), "refused", "bin/validate");
 }
 
 #[test]
@@ -202,7 +201,7 @@ fn the_one_target_of_a_branch_has_its_gate_and_its_program_as_well() {
     let bad = site.push_files("main", &[("page", "bad\n"), ("verdict", "3\n")]);
     site.machine.tick().exits(1);
     assert_eq!(site.shown(""), first);
-    assert_eq!(site.machine.state(NAME), "failing");
+    assert_eq!(site.machine.state(NAME), "refused");
     assert_eq!(site.machine.lastaction(NAME), Some(first));
     let log = site.machine.agent(&["log", NAME]).ok().stdout;
     assert!(log.contains(&bad[..7]), "{log}");
@@ -228,7 +227,7 @@ fn a_gate_that_an_editor_spoiled_stops_its_branch_alone_and_nothing_of_it_runs()
     site.machine.tick().exits(1);
     assert_eq!(site.shown("main"), main);
     assert_eq!(site.directories(), ["main"]);
-    site.is(&branch("topic"), "failing", "carriage return");
+    site.is(&branch("topic"), "refused", "carriage return");
     let about_topic = site.machine.runs().iter().filter(|line| line.contains("topic")).count();
     assert_eq!(about_topic, 0);
 }

@@ -25,6 +25,18 @@ fn a_hold_stops_all_branches_until_it_is_lifted() {
 }
 
 #[test]
+fn a_hold_while_after_runs_cuts_nothing_off() {
+    for mode in ["checkout", "branches", "atomic"] {
+        let site = Publisher::new(mode, "");
+        let hold = site.machine.agent_line(&["hold", NAME, "enough"]);
+        site.configure(mode, &format!("after = {hold:?}"));
+        site.machine.tick().ok();
+        assert_eq!(site.machine.lastaction(NAME), Some(site.machine.head(NAME)), "{mode}");
+        assert_eq!(site.machine.state(NAME), "held", "{mode}");
+    }
+}
+
+#[test]
 fn redo_reports_every_branch_again() {
     let site = Publisher::new("branches", AFTER);
     site.push("topic", "topic");

@@ -26,7 +26,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::sandbox::{Sandbox, set_mode, text};
+use crate::sandbox::{Sandbox, text, write_program};
 
 use super::certificates::Certificates;
 use super::{PASSWORD, Running, USER, free_port, git_exec_path, has_ipv6};
@@ -186,8 +186,7 @@ impl Https {
     /// headers, an empty line and a body.
     pub fn answer_with(&self, name: &str, script: &str) {
         let file = self.dir.join("cgi").join(name);
-        fs::write(&file, format!("#!/bin/sh\n{script}")).unwrap();
-        set_mode(&file, 0o755);
+        write_program(&file, format!("#!/bin/sh\n{script}"));
     }
 
     /// What was asked so far, in the order in which it was done with.

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, set_mode, text, write_program};
 
 use super::{Running, free_port, has_ipv6, path_with_sbin};
 
@@ -166,8 +166,7 @@ impl<'machine> Sshd<'machine> {
             self.dir.join("hangs").display(),
         );
         let shell = self.dir.join("shell");
-        fs::write(&shell, script).unwrap();
-        set_mode(&shell, 0o755);
+        write_program(&shell, script);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use super::{machine, push};
-use crate::sandbox::{Sandbox, set_mode, text, wait_until};
+use crate::sandbox::{Sandbox, set_mode, text, wait_until, write_program};
 
 /// Prints `name`, and what a program has open. The last one is the listing itself.
 pub fn listing(name: &str) -> String {
@@ -39,11 +39,13 @@ fn holders(file: &Path) -> Vec<u32> {
     pids.filter(holds).collect()
 }
 
-/// Each of `names` told in the last log of its four descriptors: nothing, its output twice, and the
+/// Each of `names` told in the last logs of its four descriptors: nothing, its output twice, and the
 /// listing.
 #[track_caller]
 pub fn assert_plain(machine: &Sandbox, names: &[&str]) {
-    let log = machine.agent(&["log", "ops"]).ok().stdout;
+    // `before` has a log of its own.
+    let count = if names.contains(&"before") { "2" } else { "1" };
+    let log = machine.agent(&["log", "ops", "-n", count]).ok().stdout;
     for name in names {
         let heading = format!("open in {name}\n");
         let (_, reported) = log.split_once(&heading).unwrap_or_else(|| panic!("{name}: {log}"));
@@ -93,8 +95,7 @@ fn what_the_caller_of_a_tick_has_open_reaches_no_program_around_a_publication() 
     let machine = machine("true");
     let program = |name: &str| {
         let program = machine.path(name);
-        fs::write(&program, format!("#!/bin/sh\n{}", listing(name))).unwrap();
-        set_mode(&program, 0o755);
+        write_program(&program, format!("#!/bin/sh\n{}", listing(name)));
         program
     };
     let (owners, roots) = (program("after"), program("after-user"));

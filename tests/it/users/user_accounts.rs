@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{give, give_all, publishes};
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, set_mode, text, write_program};
 
 /// A user of this machine with groups of its own, which go with the test.
 struct Person {
@@ -129,8 +129,7 @@ fn the_programs_around_a_publication_have_their_users_groups_home_and_names() {
     let before = dump("before", &notes);
     let machine = machine(&person, &[("bin/validate", &before)]);
     let after = machine.path("after");
-    fs::write(&after, format!("#!/bin/sh\n{}", dump("after", &notes))).unwrap();
-    set_mode(&after, 0o755);
+    write_program(&after, format!("#!/bin/sh\n{}", dump("after", &notes)));
     let keys = format!("before = [\"bin/validate\"]\nafter = [\"{}\"]", text(&after));
     publishes(&machine, &keys);
     give_all(&machine.path("sites"), person.id("-u")[0]);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, set_mode, text, write_program};
 use crate::servers::{Face, HttpProxy, Https, PASSWORD, USER};
 
 use super::{acted, converges, news, pull_from, reason, trusting};
@@ -94,8 +94,7 @@ fn no_person_is_ever_asked_for_a_password() {
     let server = Https::of(&machine);
     pull_from(&machine, &trusting(&server), &[("ops", server.url_at("auth/", "ops"))]);
     let (asked, ask) = (machine.path("asked"), machine.path("ask"));
-    fs::write(&ask, format!("#!/bin/sh\n: > '{}'\necho secret\n", text(&asked))).unwrap();
-    set_mode(&ask, 0o755);
+    write_program(&ask, format!("#!/bin/sh\n: > '{}'\necho secret\n", text(&asked)));
     let mut agent = machine.agent_command(&["tick", "ops"]);
     agent.env("GIT_ASKPASS", &ask).env("SSH_ASKPASS", &ask).env("DISPLAY", ":0");
     Ran::of(&mut agent).exits(1);

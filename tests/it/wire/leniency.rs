@@ -146,10 +146,10 @@ fn an_answer_without_refs_is_made_sure_of_once() {
     let (machine, server) = pulling_from(Fake::Git, "branch = \"main\"\n");
     machine.tick().ok();
     machine.git(&machine.server("ops"), &["branch", "-m", "main", "other"]);
-    // The last one asks which refs there are instead, to name them.
-    assert_eq!(asked_by_a_tick(&machine, &server), ["POST", "GET", "POST", "POST"]);
+    // The last two ask which refs there are instead, to name them, and whether a tag has that name.
+    assert_eq!(asked_by_a_tick(&machine, &server), ["POST", "GET", "POST", "POST", "POST"]);
     assert_ne!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
-    assert_eq!(asked_by_a_tick(&machine, &server), ["POST", "POST"]);
+    assert_eq!(asked_by_a_tick(&machine, &server), ["POST", "POST", "POST"]);
     machine.git(&machine.server("ops"), &["branch", "-m", "other", "main"]);
     assert_eq!(asked_by_a_tick(&machine, &server), ["POST"]);
     assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));

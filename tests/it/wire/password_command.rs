@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::sandbox::{Ran, Sandbox, set_mode, text};
+use crate::sandbox::{Ran, Sandbox, set_mode, text, write_program};
 use crate::servers::{Https, PASSWORD, USER};
 
 use super::{acted, news, pull_from, reason, trusting};
@@ -30,8 +30,7 @@ fn machine(names: &[&str], program: &str, keys: &str) -> (Sandbox, Https) {
 fn prints(machine: &Sandbox, program: &str) {
     let file = machine.path("token");
     let runs = machine.path("asked");
-    fs::write(&file, format!("#!/bin/sh\necho \"$1\" >> {}\n{program}\n", text(&runs))).unwrap();
-    set_mode(&file, 0o755);
+    write_program(&file, format!("#!/bin/sh\necho \"$1\" >> {}\n{program}\n", text(&runs)));
 }
 
 fn runs(machine: &Sandbox) -> usize {

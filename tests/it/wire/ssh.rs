@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode, text, wait_until};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, set_mode, text, wait_until, write_program};
 use crate::servers::{Behaviour, Counts, PASSWORDS_ONLY, Proxy, Running, Sshd, over_ipv6};
 
 use super::{acted, converges, news, pull_from, reason, timed_tick};
@@ -406,8 +406,7 @@ fn what_replaces_ssh_is_run_as_git_would() {
     let machine = acted(&["ops"]);
     pull_from(&machine, "", &[("ops", format!("anywhere:{}", text(&machine.server("ops"))))]);
     let stand_in = machine.path("stand-in");
-    fs::write(&stand_in, "#!/bin/sh\n[ \"$1\" = anywhere ] && exec sh -c \"$2\"\n").unwrap();
-    set_mode(&stand_in, 0o755);
+    write_program(&stand_in, "#!/bin/sh\n[ \"$1\" = anywhere ] && exec sh -c \"$2\"\n");
     let revision = news(&machine, "ops", "new");
     let mut tick = machine.agent_command(&["tick"]);
     Ran::of(tick.env("GIT_SSH_COMMAND", text(&stand_in))).ok();
