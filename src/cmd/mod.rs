@@ -20,6 +20,7 @@ pub mod completions;
 pub mod demo;
 pub mod diff;
 pub mod explain;
+pub mod fleet;
 pub mod forget;
 pub mod format;
 pub mod helper;
@@ -72,6 +73,10 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
             }
             // Monitoring reads stdout and a code of its own.
             (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
+            // The fleet can be seen from a machine whose own configuration is wrong or not readable.
+            (Err(_), Command::Fleet(args)) if args.url.is_some() => {
+                fleet::run(&bare(global)?, args, global.verbose)
+            }
             // Ticks can be switched off even when the configuration is wrong.
             (Err(_), Command::Schedule(args)) if args.how == Some(ScheduleKind::None) => {
                 schedule::run(&bare(global)?, args)
@@ -88,6 +93,7 @@ fn within(context: &Context, global: &GlobalArgs, command: &Command) -> Result<E
         Command::Status(args) => status::run(context, global, args),
         Command::Explain(args) => explain::run(context, args),
         Command::Diff(args) => diff::run(context, args),
+        Command::Fleet(args) => fleet::run(context, args, global.verbose),
         Command::History(args) => history::run(context, args),
         Command::Log(args) => log::run(context, args),
         Command::Schedule(args) => schedule::run(context, args),

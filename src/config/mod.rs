@@ -44,6 +44,7 @@ use crate::domain::trust::Trustee;
 
 pub use faults::ConfigError;
 pub use health::HealthSettings;
+pub use patterns::quoted;
 pub use source::{ConfigTexts, files_in};
 pub use value::{
     NamedAddress, address, branch, count, duration, positive_duration, repo_name, revision, token,

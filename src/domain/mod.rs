@@ -5,7 +5,7 @@
 //! - [`repository`]: the observed facts, the plan, the state and the tree changes of one repository.
 //! - [`publish`]: the refs that appear at a target, and what differs there.
 //! - [`wire`]: git's protocol as bytes. [`bus`]: STOMP, messages, web hooks and debouncing.
-//! - [`report`]: notices and metrics.
+//! - [`report`]: notices, metrics and presence. [`fleet`]: what the machines of a fleet say of themselves.
 //! - [`signature`]: who may sign what is applied. [`followed`]: what a repository follows. [`versions`]: the order of tags.
 //! - [`trust`], [`paths`], [`script_paths`], [`crontab`], [`env_file`], [`hash`], [`text`]: one
 //!   small rule each.
@@ -13,6 +13,7 @@
 pub mod bus;
 pub mod crontab;
 pub mod env_file;
+pub mod fleet;
 pub mod followed;
 pub mod git;
 pub mod hash;

@@ -2,6 +2,7 @@
 //! the outside. Each room uses only the rooms above it in this list:
 //!
 //! - [`context`], [`request`], [`error`], [`finding`]: what every room needs.
+//! - [`fleet`]: what the machines publish in a status repository.
 //! - [`discovery`]: which repositories this machine has, and whether their paths are safe.
 //! - [`repository`]: reads one repository: opens, polls and observes it, finds damage, reads its targets.
 //! - [`run`]: runs scripts and hooks, and records the run.
@@ -16,6 +17,7 @@ pub mod context;
 pub mod discovery;
 pub mod error;
 pub mod finding;
+pub mod fleet;
 pub mod listen;
 pub mod machine;
 pub mod operator;

@@ -8,6 +8,7 @@ pub mod atomic_dir;
 pub mod clock;
 pub mod ffi;
 pub mod files;
+pub mod fleet_cache;
 pub mod frames;
 pub mod git;
 pub mod host;

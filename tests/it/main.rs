@@ -27,6 +27,7 @@ mod durability;
 mod examples;
 #[cfg(feature = "servers")]
 mod first_boot;
+mod fleet;
 mod followed;
 mod foreign_processes;
 mod forget;

@@ -122,7 +122,7 @@ impl State {
     }
 
     /// What it means to a person, while it needs no attention.
-    pub(super) fn tone(self) -> Tone {
+    pub(in crate::domain) fn tone(self) -> Tone {
         self.rules().tone
     }
 
@@ -262,7 +262,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    pub(super) fn new(state: State) -> Self {
+    pub(in crate::domain) fn new(state: State) -> Self {
         Self { state, reason: None, since: None, attempt: 0, next_try: None, gate: None }
     }
 

@@ -177,15 +177,30 @@ impl Wire {
         {
             answer.is_tag = self.is_tag(remote, branch, reach, &answer)?;
         }
-        let format = answer.way.format;
-        // A revision is configured, and no answer.
-        let tip = answer.tip.filter(|_| wanted.revision().is_none());
-        let mut ids = answer.refs.iter().map(|tip| tip.id).chain(tip);
-        if let Some(id) = ids.find(|id| id.0.format() != format) {
-            bail!("{remote} names objects by {format}, and lists {id}");
+        if wanted.revision().is_none() {
+            of_one_format(remote, &answer)?;
         }
+        let format = answer.way.format;
         FormatMismatch::check(format, clone.unwrap_or(format))
             .with_context(|| format!("{remote} cannot be followed"))?;
+        Ok(answer)
+    }
+
+    /// Lists the branches of `remote`, in one request where it was asked before (`known`). That its HEAD names none of
+    /// them is no fault.
+    ///
+    /// # Errors
+    /// As for [`Wire::poll`].
+    pub fn branches(
+        &self,
+        remote: &Remote,
+        reach: &ConnectionSettings,
+        known: Option<&RemoteHints>,
+    ) -> Result<PollAnswer> {
+        let kinds = RefKinds { branches: true, tags: false };
+        let every = PollScope::Every { followed: Followed::Branch(None), kinds };
+        let answer = self.ask(remote, &every, reach, known)?;
+        of_one_format(remote, &answer)?;
         Ok(answer)
     }
 
@@ -289,6 +304,19 @@ impl Wire {
         };
         progress(FetchProgress::Ended);
         fetched.with_context(|| format!("cannot fetch {goal} from {remote}"))
+    }
+}
+
+/// Checks that `remote` lists ids of the format that it claims.
+///
+/// # Errors
+/// When it does not.
+fn of_one_format(remote: &Remote, answer: &PollAnswer) -> Result<()> {
+    let format = answer.way.format;
+    let mut ids = answer.refs.iter().map(|tip| tip.id).chain(answer.tip);
+    match ids.find(|id| id.0.format() != format) {
+        Some(id) => bail!("{remote} names objects by {format}, and lists {id}"),
+        None => Ok(()),
     }
 }
 

@@ -1,0 +1,191 @@
+//! `agent fleet`: prints what every machine runs, as the machines publish it; for people, programs and monitoring.
+//! Asks the status repository through the engine and judges nothing itself.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use crate::cli::FleetArgs;
+use crate::cmd::format;
+use crate::domain::fleet::{Fleet, FleetFilter, JudgedMember, NamePattern, Said, Silence};
+use crate::domain::git::Remote;
+use crate::domain::report::presence::Presence;
+use crate::domain::repository::state::Severity;
+use crate::engine::context::Context;
+use crate::engine::fleet::{self, FleetLook, StatusRepository};
+use crate::exit::{ExitStatus, UsageError};
+use crate::system::host;
+
+mod text;
+mod wait;
+
+/// `agent fleet`
+///
+/// # Errors
+/// When there is no status repository, it cannot be read, or a name or pattern selects nothing.
+pub fn run(context: &Context, args: &FleetArgs, is_verbose: bool) -> Result<ExitStatus> {
+    let status = status_repository(context, args)?;
+    if let [repo, revision] = args.wait.as_slice() {
+        return wait::run(context, &status, args, repo, revision);
+    }
+    let found = look(context, &status, args, &args.repos);
+    if args.nagios {
+        let (text, code) = match &found {
+            Ok((fleet, _)) => nagios(fleet),
+            Err(error) => (format!("PMPY UNKNOWN - {}\n", one_line(&format!("{error:#}"))), 3),
+        };
+        format::print(&text)?;
+        return Ok(ExitStatus::Monitoring(code));
+    }
+    let (fleet, others) = found?;
+    format::print(&match args.json {
+        true => json(&fleet, &status.remote)?,
+        false => text::text(&fleet, &status.remote, others, is_verbose, format::width()),
+    })?;
+    Ok(match fleet.needs_attention() {
+        true => ExitStatus::Attention,
+        false => ExitStatus::Fine,
+    })
+}
+
+/// The status repository that the command is about.
+fn status_repository(context: &Context, args: &FleetArgs) -> Result<StatusRepository> {
+    let Some(url) = &args.url else {
+        bail!(UsageError(
+            "no status repository is configured\nhint: name one: agent fleet --url URL; or set url in [presence], and \
+             this machine publishes there too"
+                .to_owned()
+        ))
+    };
+    Ok(StatusRepository {
+        remote: Remote::new(url),
+        reach: context.settings.unlisted.reach.clone(),
+    })
+}
+
+/// Looks once, and keeps what `args` select; with the number of branches that are no machine's.
+fn look(
+    context: &Context,
+    status: &StatusRepository,
+    args: &FleetArgs,
+    repos: &[NamePattern],
+) -> Result<(Fleet, usize)> {
+    let now = host::now();
+    let FleetLook { members, others } = fleet::look(context, status, now)?;
+    let filter = FleetFilter {
+        repos: repos.to_vec(),
+        hosts: args.hosts.clone(),
+        verdicts: args.states.iter().copied().collect(),
+    };
+    if let Some(idle) = filter.idle(&members).first() {
+        bail!(UsageError(format!(
+            "{}: no machine or repository of {} has this name\nhint: agent fleet lists them",
+            format::escaped(idle),
+            status.remote
+        )));
+    }
+    Ok((Fleet::judged(members, &filter, now), others))
+}
+
+/// The whole fleet as one JSON object.
+fn json(fleet: &Fleet, remote: &Remote) -> Result<String> {
+    #[derive(Serialize)]
+    struct FleetDocument<'a> {
+        url: String,
+        at: chrono::DateTime<chrono::Utc>,
+        /// How many machines count as what.
+        counts: BTreeMap<&'a str, usize>,
+        machines: Vec<MachineDocument<'a>>,
+    }
+    #[derive(Serialize)]
+    struct MachineDocument<'a> {
+        name: String,
+        verdict: &'a str,
+        attention: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        silent: Option<Silence>,
+        first_seen: chrono::DateTime<chrono::Utc>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        moved: Option<chrono::DateTime<chrono::Utc>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unreadable: Option<&'a str>,
+        #[serde(flatten)]
+        presence: Option<Presence>,
+    }
+    let machine = |machine: &'_ JudgedMember| {
+        let sighting = &machine.member.sighting;
+        let (presence, unreadable) = match &sighting.said {
+            Said::Presence(presence) => {
+                let repositories = machine.rows.clone();
+                (Some(Presence { repositories, ..(**presence).clone() }), None)
+            }
+            Said::Unreadable(why) => (None, Some(why.clone())),
+        };
+        (presence, unreadable)
+    };
+    let said: Vec<_> = fleet.machines.iter().map(machine).collect();
+    let machines = fleet.machines.iter().zip(&said).map(|(machine, (presence, unreadable))| {
+        let sighting = &machine.member.sighting;
+        MachineDocument {
+            name: machine.member.name.short(),
+            verdict: machine.verdict.as_str(),
+            attention: machine.needs_attention(),
+            silent: machine.silence,
+            first_seen: sighting.first_seen,
+            moved: sighting.moved,
+            unreadable: unreadable.as_deref(),
+            presence: presence.clone(),
+        }
+    });
+    let counts = fleet.by_verdict();
+    let document = FleetDocument {
+        url: remote.to_string(),
+        at: fleet.at,
+        counts: counts.iter().map(|(verdict, group)| (verdict.as_str(), group.len())).collect(),
+        machines: machines.collect(),
+    };
+    let text = serde_json::to_string_pretty(&document).context("cannot write the fleet as JSON")?;
+    Ok(text + "\n")
+}
+
+/// The monitoring output: one line with performance data, and the exit code.
+fn nagios(fleet: &Fleet) -> (String, u8) {
+    let severity = fleet.machines.iter().map(|it| it.severity).max();
+    let (word, code) = match severity {
+        None => ("UNKNOWN", 3),
+        Some(Severity::Ok) => ("OK", 0),
+        Some(Severity::Warning) => ("WARNING", 1),
+        Some(Severity::Critical) => ("CRITICAL", 2),
+    };
+    let groups = fleet.by_verdict();
+    let count = |group: &(_, Vec<_>)| group.1.len();
+    let summary = match severity {
+        None => "no machine publishes there".to_owned(),
+        Some(Severity::Ok) => text::tally(&groups),
+        Some(_) => {
+            let bad = groups.iter().filter_map(|(verdict, group)| {
+                let bad = group.iter().filter(|it| it.severity > Severity::Ok);
+                let names: Vec<_> = bad.map(|it| it.member.name.short()).collect();
+                (!names.is_empty()).then(|| {
+                    let shown: Vec<_> = names.iter().take(5).map(String::as_str).collect();
+                    let more = if names.len() > shown.len() { " …" } else { "" };
+                    format!("{} {}: {}{more}", names.len(), verdict.as_str(), shown.join(" "))
+                })
+            });
+            bad.collect::<Vec<_>>().join("; ")
+        }
+    };
+    let attention = fleet.machines.iter().filter(|it| it.needs_attention()).count();
+    let silent = fleet.machines.iter().filter(|it| it.silence.is_some()).count();
+    let machines: usize = groups.iter().map(count).sum();
+    let text = format!(
+        "PMPY {word} - {} | machines={machines};;;0 attention={attention};;;0 silent={silent};;;0\n",
+        summary.replace('|', "/")
+    );
+    (text, code)
+}
+
+fn one_line(text: &str) -> String {
+    format::escaped(text.lines().next().unwrap_or_default()).replace('|', "/")
+}
