@@ -9,13 +9,13 @@ use clap::{Arg, Command};
 /// What a person wants, and the commands for it.
 pub const GROUPS: [(&str, &[&str]); 4] = [
     ("Set up", &["init", "schedule", "check", "forget", "demo"]),
-    ("Every day", &["status", "tick", "log", "history", "explain", "diff"]),
+    ("Every day", &["status", "fleet", "tick", "log", "history", "explain", "diff"]),
     ("Stop, go back, go on", &["hold", "unhold", "rollback", "redo", "accept", "checkout"]),
     ("Work with other programs", &["listen", "notify"]),
 ];
 
 /// Each command with what can be typed and what that does.
-const EXAMPLES: [(&str, &[(&str, &str)]); 19] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
     (
         "init",
         &[
@@ -52,6 +52,18 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 19] = [
         ],
     ),
     ("diff", &[("agent diff ops", "what was changed here by hand")]),
+    (
+        "fleet",
+        &[
+            ("agent fleet", "what every machine runs, the worst first"),
+            ("agent fleet --hosts 'web*' --state failing", "only some"),
+            (
+                "agent fleet --hosts 'canary*' --wait ops HEAD --stable 30m \\\n\
+                 \u{20}     && git push origin HEAD:production",
+                "promote what the canaries run",
+            ),
+        ],
+    ),
     ("history", &[("agent history ops -n 50", "what was applied, and what people did")]),
     (
         "log",

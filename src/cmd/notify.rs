@@ -71,8 +71,10 @@ fn announced(global: &GlobalArgs, args: &NotifyArgs, deadline: Duration) -> Resu
     std::io::stdin().take(MOST).read_to_end(&mut input).context("cannot read what was pushed")?;
     let input = String::from_utf8_lossy(&input);
     let updates: Result<Vec<RefUpdate>, String> = input.lines().map(str::parse).collect();
-    let updates =
+    let mut updates =
         updates.map_err(Error::msg).context("the input is not that of a post-receive hook")?;
+    // What servers and review tools keep elsewhere, no machine follows.
+    updates.retain(RefUpdate::is_branch_or_tag);
     if updates.is_empty() {
         return Ok(String::new());
     }

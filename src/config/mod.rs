@@ -10,6 +10,7 @@ mod bus;
 mod credentials;
 mod faults;
 mod file;
+mod followed;
 mod health;
 mod layers;
 mod list;

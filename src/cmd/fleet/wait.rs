@@ -37,7 +37,7 @@ pub fn run(
 ) -> Result<ExitStatus> {
     let deadline = since_boot() + args.timeout;
     let name = NamePattern::exactly(repo);
-    let mut fleet = look(context, status, args, &[name.clone()])?.0;
+    let mut fleet = look(context, status, args, std::slice::from_ref(&name))?.0;
     let graph = graph(args.clone.as_deref())?;
     let goal = WaitGoal {
         repo: repo.to_owned(),
@@ -87,7 +87,7 @@ pub fn run(
         }
         let pause = INTERVAL + Duration::from_secs((fleet.machines.len() / FOR_A_SECOND) as u64);
         thread::sleep(pause.min(deadline.saturating_sub(since_boot())));
-        match look(context, status, args, &[name.clone()]) {
+        match look(context, status, args, std::slice::from_ref(&name)) {
             Ok((next, _)) => fleet = next,
             // The server may come back before the time is over.
             Err(error) => tracing::warn!("{error:#}"),

@@ -18,6 +18,8 @@ use crate::domain::text::EscapeControls;
 pub(super) const LONGEST_NAME: usize = 200;
 /// The longest accepted ref name, in bytes, as on git servers.
 pub(super) const LONGEST_REF: usize = 1024;
+/// The beginnings of the names of branches and tags.
+const KINDS: [&str; 2] = ["refs/heads/", "refs/tags/"];
 /// The number of lines at the top of a message that are parsed.
 const LEADING_LINES: usize = 16;
 /// The limit of the log text in a message, in bytes.
@@ -107,12 +109,15 @@ pub struct RefUpdate {
 }
 
 impl RefUpdate {
+    /// Whether it is a branch or a tag.
+    pub fn is_branch_or_tag(&self) -> bool {
+        KINDS.iter().any(|kind| self.name.starts_with(kind))
+    }
+
     /// The name without `refs/heads/` or `refs/tags/`, escaped.
     pub fn short_name(&self) -> String {
-        let name = ["refs/heads/", "refs/tags/"]
-            .iter()
-            .find_map(|prefix| self.name.strip_prefix(prefix))
-            .unwrap_or(&self.name);
+        let name =
+            KINDS.iter().find_map(|prefix| self.name.strip_prefix(prefix)).unwrap_or(&self.name);
         name.escape_controls()
     }
 }

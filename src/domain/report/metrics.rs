@@ -7,6 +7,7 @@ use std::fmt::{self, Display, Write as _};
 
 use chrono::{DateTime, Utc};
 
+use crate::domain::git::Commit;
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::MachineStatus;
@@ -100,6 +101,15 @@ pub fn text(status: &MachineStatus) -> String {
     page.family("pmpy_configuration_usable", "0 when no tick uses the configuration: it is wrong.");
     page.sample(&[], u8::from(status.configuration.is_none()));
 
+    page.family("pmpy_node_info", "What this machine is; always 1.");
+    let (part, stack) = (status.part.as_deref(), status.stack.as_deref());
+    let labels = [
+        ("name", status.host.as_str()),
+        ("part", part.unwrap_or_default()),
+        ("stack", stack.unwrap_or_default()),
+    ];
+    page.sample(&labels, 1);
+
     page.family("pmpy_last_tick_timestamp_seconds", "When the last tick ended.");
     if let Some(last) = status.last_tick {
         page.sample(&[], last.timestamp());
@@ -110,6 +120,35 @@ pub fn text(status: &MachineStatus) -> String {
         for state in State::ALL {
             let labels = [("repository", row.name.as_str()), ("state", state.as_str())];
             page.sample(&labels, u8::from(row.state == state));
+        }
+    }
+
+    page.family(
+        "pmpy_repository_info",
+        "The revision that is checked out, that upstream has and that was applied last; always 1.",
+    );
+    for row in &status.repositories {
+        let written = |id: Option<Commit>| id.map_or_else(String::new, |id| id.to_string());
+        let (head, upstream) = (written(row.head), written(row.upstream));
+        let acted = written(row.acted.as_ref().map(|acted| acted.revision));
+        let labels = [
+            ("repository", row.name.as_str()),
+            ("branch", row.branch.as_deref().unwrap_or_default()),
+            ("head", &head),
+            ("upstream", &upstream),
+            ("acted", &acted),
+        ];
+        page.sample(&labels, 1);
+    }
+
+    page.family(
+        "pmpy_hold_end_timestamp_seconds",
+        "When the last hold ends; none is written without a hold, or where a person has to lift one.",
+    );
+    for row in &status.repositories {
+        let ends: Option<Vec<_>> = row.holds.iter().map(|hold| hold.until).collect();
+        if let Some(last) = ends.and_then(|ends| ends.into_iter().max()) {
+            page.sample(&[("repository", &row.name)], last.timestamp());
         }
     }
 
@@ -270,9 +309,11 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use crate::domain::report::metrics::*;
+    use crate::domain::repository::hold::Hold;
     use crate::domain::repository::status::{LastDeployed, StatusRow};
 
     fn status() -> MachineStatus {
+        let ends = "2026-11-22T10:00:00Z".parse().unwrap();
         let row = StatusRow {
             acted: Some(LastDeployed {
                 tag: Some("v1.10".into()),
@@ -285,6 +326,8 @@ mod tests {
                 seconds: Some(0.8),
             }),
             attempt: 3,
+            branch: Some("main".into()),
+            holds: vec![Hold { until: Some(ends), ..Hold::default() }],
             ..StatusRow::bare("spog", State::Failing, "2026-11-22T09:00:00Z".parse().unwrap())
         };
         let odd = StatusRow { name: "a\"b\\c\nd".into(), acted: None, attempt: 0, ..row.clone() };
@@ -309,10 +352,16 @@ mod tests {
             "pmpy_build_info{version=\"0.1.0\"} 1",
             "pmpy_healthy 0",
             "pmpy_configuration_usable 1",
+            "pmpy_node_info{name=\"web01\",part=\"\",stack=\"\"} 1",
+            "pmpy_hold_end_timestamp_seconds{repository=\"spog\"} 1795341600",
             "pmpy_last_tick_timestamp_seconds 1795337971",
             "pmpy_repository_state{repository=\"spog\",state=\"failing\"} 1",
             "pmpy_repository_state{repository=\"spog\",state=\"current\"} 0",
             "pmpy_last_success_timestamp_seconds{repository=\"spog\"} 1795334400",
+            concat!(
+                "pmpy_repository_info{repository=\"spog\",branch=\"main\",head=\"\",upstream=\"\",",
+                "acted=\"abababababababababababababababababababab\"} 1"
+            ),
             "pmpy_tag_info{repository=\"spog\",tag=\"v1.10\"} 1",
             "pmpy_attempt{repository=\"spog\"} 3",
             "pmpy_action_seconds{repository=\"spog\"} 0.8",

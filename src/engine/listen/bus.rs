@@ -21,8 +21,18 @@ pub enum SessionEvent {
     Up(String),
     /// It is not connected, for this reason.
     Down(String),
-    /// A message came, with its topic and the repository's name; `None`: it names no repository.
-    Message(Option<(Topic, String)>),
+    /// A message came; `None`: it names no repository.
+    Message(Option<HeardPush>),
+}
+
+/// A message about a push.
+pub struct HeardPush {
+    /// The topic of the message.
+    topic: Topic,
+    /// The name of the repository in messages.
+    repo: String,
+    /// The full name of the changed ref; `None`: the message names none.
+    name: Option<String>,
 }
 
 impl Listener {
@@ -84,16 +94,27 @@ impl Listener {
         }
     }
 
-    fn hear_message(&mut self, about: Option<(Topic, String)>) {
-        let called = about.as_ref().map(|(topic, name)| self.audience.called(topic, name));
+    fn hear_message(&mut self, heard: Option<HeardPush>) {
+        let called =
+            heard.as_ref().map(|HeardPush { topic, repo, .. }| self.audience.called(topic, repo));
         let called = called.unwrap_or_default();
         if called.is_empty() {
             self.count_message(metrics::HintOutcome::Unknown);
-            self.count_unknown(about.as_ref().map_or("", |(_, name)| name));
-        } else {
-            self.count_message(metrics::HintOutcome::Known);
+            return self.count_unknown(heard.as_ref().map_or("", |heard| &heard.repo));
         }
-        for repo in called {
+        let name = heard.and_then(|heard| heard.name);
+        let concerned = |repo: &String| {
+            let settings = self.settings.of_repo(repo);
+            // On a topic of its own come messages of other senders, such as a build, about refs of their own.
+            let is_push = settings.listen_topics.is_empty();
+            !is_push || name.as_deref().is_none_or(|name| settings.may_follow(name))
+        };
+        let concerned: Vec<String> = called.into_iter().filter(concerned).collect();
+        self.count_message(match concerned.is_empty() {
+            true => metrics::HintOutcome::Other,
+            false => metrics::HintOutcome::Known,
+        });
+        for repo in concerned {
             self.command(Some(repo), TickCause::of_bus());
         }
     }
@@ -121,8 +142,8 @@ fn said(event: StompEvent, topics: &[Topic]) -> SessionEvent {
     }
 }
 
-fn about(frame: &StompFrame, topics: &[Topic]) -> Option<(Topic, String)> {
-    let hint = PushHint::read(frame)?;
+fn about(frame: &StompFrame, topics: &[Topic]) -> Option<HeardPush> {
+    let PushHint { repo, name, .. } = PushHint::read(frame)?;
     let number: usize = frame.header("subscription")?.parse().ok()?;
-    Some((topics.get(number)?.clone(), hint.repo))
+    Some(HeardPush { topic: topics.get(number)?.clone(), repo, name })
 }

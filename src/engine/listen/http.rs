@@ -202,6 +202,17 @@ impl Listener {
                 format!("no repository named \"{shown}\" listens to web hooks here; {known}");
             return (HintOutcome::Unknown, WebResponse::words(202, text));
         };
+        let names = news.updates.iter().map(|update| &update.name).chain(&news.deleted);
+        let names: Vec<&String> = names.collect();
+        let concerned = |repo: &String| {
+            let settings = self.settings.of_repo(repo);
+            names.is_empty() || names.iter().any(|name| settings.may_follow(name))
+        };
+        let repos: Vec<String> = repos.into_iter().filter(concerned).collect();
+        if repos.is_empty() {
+            let text = format!("nothing to do: nothing here follows what was pushed to {shown}");
+            return (HintOutcome::Other, WebResponse::words(202, text));
+        }
         let local = repos.iter().map(|repo| repo.escape_controls()).collect::<Vec<_>>().join(", ");
         for repo in repos {
             self.command(Some(repo), TickCause::of_push(&news.deleted));

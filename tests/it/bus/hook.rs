@@ -106,6 +106,13 @@ fn every_ref_of_a_push_is_announced_and_the_pusher_reads_it() {
         let reported = push(&machine, &name, &mut git(), &[":v1"]);
         assert_eq!(reported, format!("announced {name} v1, which is gone"));
         assert_eq!(heard(&listening, &name).0.claimed, None);
+        // What review tools and `git notes` keep is no news for machines.
+        let reported =
+            push(&machine, &name, &mut git(), &["HEAD:refs/notes/x", "HEAD:refs/changes/1/1"]);
+        assert_eq!(reported, "");
+        let reported = push(&machine, &name, &mut git(), &["HEAD:refs/notes/y", "HEAD:side"]);
+        assert_eq!(reported, format!("announced {name} side"));
+        assert_eq!(heard(&listening, &name).0.name.as_deref(), Some("refs/heads/side"));
         let many: Vec<_> = (0..300).map(|number| format!("HEAD:refs/heads/b{number}")).collect();
         let refs: Vec<_> = many.iter().map(String::as_str).collect();
         let reported = push(&machine, &name, &mut git(), &refs);

@@ -125,6 +125,28 @@ fn messages_about_nothing_of_ours_are_one_line_and_no_tick() {
 }
 
 #[test]
+fn a_message_about_a_ref_that_is_not_followed_is_no_tick() {
+    for kind in KINDS {
+        let (broker, dir) = (Broker::shared(kind), tempfile::tempdir().unwrap());
+        let topic = format!("test.ref.{kind:?}");
+        let more = format!("listen_topic = {topic:?}\n[repo.ops]\nbranch = \"main\"\n");
+        let (machine, listener) = machine("ops", &[broker.url()], &more);
+        settles(&machine, &listener);
+        let before = passes(&listener);
+        for name in ["refs/heads/side", "refs/tags/v1", "refs/notes/commits"] {
+            let body = format!("repo: ops\nrefname: {name}\n");
+            publish(&broker.url(), dir.path(), &message(&topic, "", body));
+        }
+        let revision = machine.push("ops", &[("page", "new")]);
+        let body = "repo: ops\nrefname: refs/heads/main\n";
+        publish(&broker.url(), dir.path(), &message(&topic, "", body));
+        applies(&machine, "ops", &revision);
+        settles(&machine, &listener);
+        assert_eq!(passes(&listener), before + 1, "{}", listener.log());
+    }
+}
+
+#[test]
 fn a_broker_that_was_killed_is_found_again_and_what_was_missed_is_made_up_for() {
     for kind in KINDS {
         let mut broker = Broker::start(kind);

@@ -131,14 +131,17 @@ fn a_silent_machine_is_shown_with_its_last_sign_and_a_doubt_where_only_its_own_c
         shown.contains("old01: silent: no sign since 2 days ago") && shown.contains('?'),
         "{shown}"
     );
-    // Whoever has been away for long enough is one line, and no trouble.
-    old["at"] = json!(ago(Duration::days(20)));
+    // It moves, so it is there, whatever its clock says.
+    old["seq"] = json!(2);
     status.publish("old01", &old);
-    let shown = status.fleet(&[]).exits(1).stdout;
-    assert!(!shown.contains("no sign"), "it moved since the look before, so it is there: {shown}");
-    old["every"] = json!(0);
-    status.publish("old01", &old);
-    status.fleet(&[]).ok();
+    let shown = status.fleet(&[]).ok().stdout;
+    assert!(!shown.contains("no sign"), "{shown}");
+    // Who was away for two weeks is a line, and no trouble any longer.
+    let mut retired = at("old02", "failing", OLD);
+    retired["at"] = json!(ago(Duration::days(20)));
+    status.publish("old02", &retired);
+    let shown = status.fleet(&[]).ok().stdout;
+    assert!(shown.contains("no sign for 20 days · old02"), "{shown}");
 }
 
 #[test]
