@@ -16,6 +16,7 @@ use crate::domain::repository::hold::Hold;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::{LastDeployed, MachineStatus, PublishedRef, StatusRow};
 use crate::domain::signature::allowed_signers::Signer;
+use crate::domain::text::hexadecimal;
 
 mod ref_name;
 
@@ -172,10 +173,6 @@ impl From<PresenceId> for String {
     fn from(id: PresenceId) -> Self {
         id.0
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One repository in a [`Presence`]; the names are those of [`StatusRow`].
