@@ -9,6 +9,10 @@ use ring::digest::{SHA256, digest};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
+pub use self::record::{
+    FoundPublication, LastPublication, OwnRefVerdict, PresenceFailure, PresenceRecord,
+    SentPublication,
+};
 pub use self::ref_name::{InvalidPresenceName, PresenceRef, world_name};
 use crate::domain::git::Commit;
 use crate::domain::repository::gate::{Gate, GateWait};
@@ -18,6 +22,7 @@ use crate::domain::repository::status::{LastDeployed, MachineStatus, PublishedRe
 use crate::domain::signature::allowed_signers::Signer;
 use crate::domain::text::hexadecimal;
 
+mod record;
 mod ref_name;
 
 /// The one file in the tree of a publication.
