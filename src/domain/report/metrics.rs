@@ -298,6 +298,7 @@ mod tests {
             last_tick: Some("2026-11-22T08:59:31Z".parse().unwrap()),
             healthy: false,
             configuration: None,
+            presence: None,
             repositories: vec![odd, row],
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ContestedPresence, Presence, PresenceId};
 use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::remote::{PushHints, RemoteHints};
+use crate::domain::repository::status::PresenceReport;
 
 /// The shortest time between two publications: less than a minute, because a tick comes a little early now and then.
 const PAUSE: TimeDelta = TimeDelta::seconds(50);
@@ -28,6 +29,8 @@ pub struct PresenceRecord {
     pub remote: String,
     /// The full name of the ref.
     pub name: String,
+    /// The id of this world.
+    pub id: PresenceId,
     /// The number of the last publication that was sent.
     #[serde(default)]
     pub seq: u64,
@@ -124,10 +127,11 @@ pub enum OwnRefVerdict {
 
 impl PresenceRecord {
     /// The memory of a world that has not published at `name` of `remote`.
-    pub fn new(remote: String, name: String) -> Self {
+    pub fn new(remote: String, name: String, id: PresenceId) -> Self {
         Self {
             remote,
             name,
+            id,
             seq: 0,
             format: None,
             last: None,
@@ -169,15 +173,10 @@ impl PresenceRecord {
 
     /// Whose the own ref is, which is at `tip`. `found` is its content; `None`: not needed, see
     /// [`PresenceRecord::knows`]. Remembers what it depends on.
-    pub fn judge(
-        &mut self,
-        found: &FoundPublication,
-        own: &PresenceId,
-        now: DateTime<Utc>,
-    ) -> OwnRefVerdict {
+    pub fn judge(&mut self, found: &FoundPublication, now: DateTime<Utc>) -> OwnRefVerdict {
         self.seq = self.seq.max(found.seq);
         let is_first = self.last.is_none();
-        if found.id != *own {
+        if found.id != self.id {
             if is_first {
                 self.replaced = Some(found.id.clone());
                 return OwnRefVerdict::TakeOver(found.id.clone());
@@ -229,16 +228,29 @@ impl PresenceRecord {
         self.sent.clear();
     }
 
+    /// What is known of the publications, for people and programs.
+    pub fn report(&self) -> PresenceReport {
+        let contested = self.contested.as_ref();
+        let failure = contested.map(|it| self.of_contested(it)).or_else(|| self.failure.clone());
+        PresenceReport {
+            name: self.name.clone(),
+            published: self.last.as_ref().map(|last| last.at),
+            failing_since: failure.as_ref().map(|failure| failure.since),
+            reason: failure.map(|failure| failure.reason),
+            contested: contested.is_some(),
+        }
+    }
+
+    fn of_contested(&self, contested: &ContestedPresence) -> PresenceFailure {
+        let name = self.name.strip_prefix("refs/heads/").unwrap_or(&self.name);
+        let name = name.strip_suffix("/state").unwrap_or(name);
+        PresenceFailure { since: contested.since, reason: contested.sentence(&self.id, name) }
+    }
+
     /// Since when a person should know that nothing is published, and why; `None`: there is nothing to know yet.
-    pub fn trouble(
-        &self,
-        own: &PresenceId,
-        name: &str,
-        now: DateTime<Utc>,
-    ) -> Option<PresenceFailure> {
+    pub fn trouble(&self, now: DateTime<Utc>) -> Option<PresenceFailure> {
         if let Some(contested) = &self.contested {
-            let reason = contested.sentence(own, name);
-            return Some(PresenceFailure { since: contested.since, reason });
+            return Some(self.of_contested(contested));
         }
         self.failure.clone().filter(|failure| now - failure.since >= GRACE)
     }
@@ -257,10 +269,8 @@ mod tests {
     }
 
     fn fresh() -> PresenceRecord {
-        PresenceRecord::new(
-            "https://git.example.org/status.git".into(),
-            "refs/heads/web01/state".into(),
-        )
+        let (remote, name) = ("https://git.example.org/status.git", "refs/heads/web01/state");
+        PresenceRecord::new(remote.into(), name.into(), id("new"))
     }
 
     fn published(minutes: i64) -> PresenceRecord {
@@ -309,43 +319,34 @@ mod tests {
     fn a_person_hears_of_it_after_a_quarter_of_an_hour() {
         let mut record = fresh();
         record.failed("away".into(), at(0));
-        assert_eq!(record.trouble(&id("a"), "web01", at(14)), None);
-        assert!(record.trouble(&id("a"), "web01", at(15)).is_some());
+        assert_eq!(record.trouble(at(14)), None);
+        assert!(record.trouble(at(15)).is_some());
         record.published(LastPublication {
             commit: commit('a'),
             at: at(16),
             digest: String::new(),
         });
-        assert_eq!(record.trouble(&id("a"), "web01", at(60)), None);
+        assert_eq!(record.trouble(at(60)), None);
     }
 
     #[test]
     fn the_first_publication_takes_over_and_a_later_one_does_not() {
         let mut record = fresh();
-        assert_eq!(
-            record.judge(&found("old", 41), &id("new"), at(0)),
-            OwnRefVerdict::TakeOver(id("old"))
-        );
+        assert_eq!(record.judge(&found("old", 41), at(0)), OwnRefVerdict::TakeOver(id("old")));
         assert_eq!((record.replaced.clone(), record.seq), (Some(id("old")), 41));
         let mut record = published(0);
-        assert_eq!(
-            record.judge(&found("old", 41), &id("new"), at(0)),
-            OwnRefVerdict::Contested(id("old"))
-        );
+        assert_eq!(record.judge(&found("old", 41), at(0)), OwnRefVerdict::Contested(id("old")));
     }
 
     #[test]
     fn a_second_publication_of_a_twin_within_a_day_is_contested() {
         let mut record = published(0);
-        assert_eq!(record.judge(&found("a", 2), &id("a"), at(1)), OwnRefVerdict::Ours);
+        assert_eq!(record.judge(&found("new", 2), at(1)), OwnRefVerdict::Ours);
         let mut later = record.clone();
-        assert_eq!(
-            record.judge(&found("a", 3), &id("a"), at(60)),
-            OwnRefVerdict::Contested(id("a"))
-        );
-        assert_eq!(later.judge(&found("a", 3), &id("a"), at(25 * 60)), OwnRefVerdict::Ours);
+        assert_eq!(record.judge(&found("new", 3), at(60)), OwnRefVerdict::Contested(id("new")));
+        assert_eq!(later.judge(&found("new", 3), at(25 * 60)), OwnRefVerdict::Ours);
         let mut lost = fresh();
-        assert_eq!(lost.judge(&found("a", 9), &id("a"), at(0)), OwnRefVerdict::Ours);
+        assert_eq!(lost.judge(&found("new", 9), at(0)), OwnRefVerdict::Ours);
         assert_eq!(lost.twin_seen, None, "a machine that lost its record sees its own publication");
         assert_eq!(lost.seq, 9);
     }
