@@ -157,6 +157,9 @@ pub enum Command {
     /// Make a pack of what a clone lacks
     #[command(hide = true)]
     PackObjects(PackObjectsArgs),
+    /// Publish what a tick found
+    #[command(hide = true)]
+    PublishPresence,
 }
 
 /// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--username U] [--password-file FILE]

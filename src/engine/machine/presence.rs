@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use self::publish::publish;
 use crate::config::PresenceSettings;
-use crate::domain::git::RefName;
-use crate::domain::report::presence::{Presence, PresenceRecord};
+use crate::domain::git::{Commit, RefName};
+use crate::domain::report::presence::{Presence, PresenceRecord, PresenceRef};
 use crate::domain::repository::status::{MachineStatus, PresenceReport};
 use crate::domain::text::{EscapeControls, utc_minute};
 use crate::engine::context::{Context, HandedSettings};
@@ -117,12 +117,38 @@ fn job(
 ) -> Result<PresenceJob> {
     let place = own_ref(context)?;
     let publication = Presence::of(&place, own_id(context), presence.every.as_secs(), status);
+    let (branch, digest) = (branch_of(&place)?, publication.digest()?);
+    let presence = with_passwords(context, presence);
+    Ok(PresenceJob { presence, branch, publication, digest })
+}
+
+/// The tip of the own ref at the remote; `None`: there is none.
+///
+/// # Errors
+/// When the remote cannot be asked, or another user could exchange a file that this needs.
+pub fn own_tip(
+    context: &Context,
+    presence: &PresenceSettings,
+    place: &PresenceRef,
+) -> Result<Option<Commit>> {
+    let presence = with_passwords(context, presence);
+    publish::check_files(context, &presence)?;
+    let (branch, wire) = (branch_of(place)?, &context.wire);
+    wire.ready(&presence.remote, &presence.reach)?;
+    Ok(wire.tip(&presence.remote, &branch, &presence.reach, None)?.tip)
+}
+
+/// The settings with the place of the passwords that `password_command` prints.
+fn with_passwords(context: &Context, presence: &PresenceSettings) -> PresenceSettings {
     let mut presence = presence.clone();
     presence.reach.password_cache = discovery::password_cache(context, &presence.as_repo());
+    presence
+}
+
+/// The branch of a ref of presence.
+fn branch_of(place: &PresenceRef) -> Result<RefName> {
     let name = place.to_string();
-    let branch = name.strip_prefix("refs/heads/").unwrap_or(&name).parse()?;
-    let digest = publication.digest()?;
-    Ok(PresenceJob { presence, branch, publication, digest })
+    Ok(name.strip_prefix("refs/heads/").unwrap_or(&name).parse()?)
 }
 
 fn begin(context: &Context, job: PresenceJob, publisher: PresencePublisher) -> Result<()> {

@@ -85,7 +85,7 @@ impl OnePublication<'_> {
 
     /// Publishes; the error is why nothing was published, for a person.
     fn run(&mut self) -> Result<()> {
-        self.check_files()?;
+        check_files(self.context, &self.job.presence)?;
         let published = self.publish();
         if let Err(error) = &published
             && let Some(RemoteFailure::Credentials) = error.downcast_ref()
@@ -281,19 +281,6 @@ impl OnePublication<'_> {
         })
     }
 
-    /// Checks that no other user can exchange a file with a secret, and lets a program say the password.
-    fn check_files(&self) -> Result<()> {
-        let (context, presence) = (self.context, &self.job.presence);
-        let entry = as_entry(context, presence);
-        if let Some(fault) = entry.paths.settings_fault(context, &entry) {
-            bail!("{fault}");
-        }
-        if !presence.password_command.is_empty() {
-            passwords::refresh(context, &[entry], &None, None);
-        }
-        Ok(())
-    }
-
     /// Removes a password of `password_command` that was refused: the next attempt gets another one.
     fn drop_password(&self) {
         let presence = &self.job.presence;
@@ -320,8 +307,24 @@ impl OnePublication<'_> {
     }
 }
 
+/// Checks that no other user can exchange a file with a secret, and lets the program of `password_command` print the
+/// password.
+///
+/// # Errors
+/// When another user could; says which file, with the remedy.
+pub(super) fn check_files(context: &Context, presence: &PresenceSettings) -> Result<()> {
+    let entry = as_entry(context, presence);
+    if let Some(fault) = entry.paths.settings_fault(context, &entry) {
+        bail!("{fault}");
+    }
+    if !presence.password_command.is_empty() {
+        passwords::refresh(context, &[entry], &None, None);
+    }
+    Ok(())
+}
+
 /// Presence as an entry, for the code that checks the files of one.
-pub fn as_entry(context: &Context, presence: &PresenceSettings) -> RepoEntry {
+fn as_entry(context: &Context, presence: &PresenceSettings) -> RepoEntry {
     let paths = Arc::new(SafePaths::new(context));
     let state = context.settings.world.state.clone();
     RepoEntry {
