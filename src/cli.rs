@@ -161,10 +161,14 @@ pub enum Command {
     /// Make a pack of what a clone lacks
     #[command(hide = true)]
     PackObjects(PackObjectsArgs),
+    /// Publish what a tick found
+    #[command(hide = true)]
+    PublishPresence,
 }
 
 /// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--username U] [--password-file FILE]
-/// [--ca-file FILE] [--allowed-signers FILE] [--since COMMIT] [--part P] [--stack S] [--schedule HOW] [--again]`
+/// [--ca-file FILE] [--allowed-signers FILE] [--since COMMIT] [--presence URL [--presence-key FILE]] [--part P] [--stack S]
+/// [--schedule HOW] [--again]`
 #[derive(Args, Debug)]
 pub struct InitArgs {
     // Judged by the command: what clap refuses it prints, and this may hold a password.
@@ -195,6 +199,13 @@ pub struct InitArgs {
     /// The whole id of a commit that the first revision must descend from, signed all the way
     #[arg(long, value_name = "COMMIT", value_parser = config::revision)]
     pub since: Option<Commit>,
+    // Judged by the command, as the repositories.
+    /// Publish the status in this git repository, with --known-hosts and --ca-file as they are given here
+    #[arg(long, value_name = "URL")]
+    pub presence: Option<String>,
+    /// The key for ssh that may write there, and is for nothing else
+    #[arg(long, value_name = "FILE", requires = "presence")]
+    pub presence_key: Option<PathBuf>,
     /// Which part this machine is, such as "web"
     #[arg(long, value_parser = config::token)]
     pub part: Option<String>,

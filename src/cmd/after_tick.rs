@@ -18,6 +18,7 @@ use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
 use crate::engine::error::one_line;
+use crate::engine::machine::presence::{self, PresenceNews, PresencePublisher};
 use crate::engine::operator::action_reports;
 use crate::engine::tick::{self, TickReport};
 use crate::exit;
@@ -29,8 +30,9 @@ use crate::system::{process, syslog};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Does what the configuration asks for after a tick: runs the programs of `on_change` and `on_action`, and writes
-/// the metrics file. None of it fails the tick. Returns the errors that were not reported before.
-pub fn carry_out(context: &Context, done: &TickReport) -> Vec<Error> {
+/// the metrics file; and lets `publisher` publish the status. None of it fails the tick. Returns the errors that were
+/// not reported before.
+pub fn carry_out(context: &Context, done: &TickReport, publisher: PresencePublisher) -> Vec<Error> {
     // Changes first: they are reported once, and the next tick no longer knows them.
     let mut troubles = ReportTroubles { context, at: done.status.at, all: Vec::new() };
     let argv = &context.settings.on_change;
@@ -40,7 +42,14 @@ pub fn carry_out(context: &Context, done: &TickReport) -> Vec<Error> {
         }
     }
     // Before the actions are reported: their programs may take a while.
-    let metrics = put_metrics(context, &done.status);
+    let PresenceNews { report, trouble } = presence::after_tick(context, &done.status, publisher);
+    let metrics = match &context.settings.metrics_file {
+        // The publications are no part of what a tick says of its repositories.
+        Some(_) if report.is_some() => {
+            put_metrics(context, &MachineStatus { presence: report, ..done.status.clone() })
+        }
+        _ => put_metrics(context, &done.status),
+    };
     let reported = action_reports::tell(context, done, &mut |repo, run| {
         let argv = context.settings.on_action(repo);
         if troubles.is_safe("on_action", argv) {
@@ -54,6 +63,7 @@ pub fn carry_out(context: &Context, done: &TickReport) -> Vec<Error> {
         }
     }
     troubles.all.extend(metrics.err());
+    troubles.all.extend(trouble);
     troubles.all
 }
 

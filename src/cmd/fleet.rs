@@ -14,6 +14,7 @@ use crate::domain::report::presence::Presence;
 use crate::domain::repository::state::Severity;
 use crate::engine::context::Context;
 use crate::engine::fleet::{self, FleetLook, StatusRepository};
+use crate::engine::machine::presence;
 use crate::exit::{ExitStatus, UsageError};
 use crate::system::host;
 
@@ -49,19 +50,25 @@ pub fn run(context: &Context, args: &FleetArgs, is_verbose: bool) -> Result<Exit
     })
 }
 
-/// The status repository that the command is about.
+/// The status repository that the command is about: the one of `--url`, else that of `[presence]`.
 fn status_repository(context: &Context, args: &FleetArgs) -> Result<StatusRepository> {
-    let Some(url) = &args.url else {
+    let presence = context.settings.presence.as_ref();
+    if let Some(url) = &args.url {
+        let (remote, reach) = (Remote::new(url), context.settings.unlisted.reach.clone());
+        let same = presence.filter(|presence| presence.remote == remote);
+        if same.is_none() {
+            return Ok(StatusRepository { remote, reach });
+        }
+    }
+    let Some(presence) = presence else {
         bail!(UsageError(
             "no status repository is configured\nhint: name one: agent fleet --url URL; or set url in [presence], and \
              this machine publishes there too"
                 .to_owned()
         ))
     };
-    Ok(StatusRepository {
-        remote: Remote::new(url),
-        reach: context.settings.unlisted.reach.clone(),
-    })
+    presence::check_files(context, presence)?;
+    Ok(StatusRepository { remote: presence.remote.clone(), reach: presence.reach.clone() })
 }
 
 /// Looks once, and keeps what `args` select; with the number of branches that are no machine's.

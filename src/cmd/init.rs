@@ -9,12 +9,13 @@ use anyhow::{Context as _, Error, Result};
 use super::{schedule as scheduling, status, tick};
 use crate::cli::{self, GlobalArgs};
 use crate::cmd::format;
-use crate::config::NamedAddress;
+use crate::config::{self, NamedAddress};
+use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::{MachineStatus, StatusRow};
 use crate::engine::context::Context;
-use crate::engine::machine::bootstrap::{self, ExistingRepo, InitEntry};
+use crate::engine::machine::bootstrap::{self, ExistingRepo, InitEntry, PresenceEntry};
 use crate::engine::machine::schedule::{self, ScheduleMethod};
 use crate::engine::request::{LockWait, TickOptions, WorkerCommand};
 use crate::engine::{discovery, operator};
@@ -50,12 +51,29 @@ pub fn run(global: &GlobalArgs, args: &cli::InitArgs) -> Result<ExitStatus> {
             since: args.since,
         })
         .collect();
+    let presence_key = whole(args.presence_key.as_ref())?;
+    let presence = args.presence.as_deref().map(config::address).transpose().map_err(UsageError)?;
+    let is_ssh = |remote: &Remote| remote.scheme() == Some(RemoteScheme::Ssh);
+    let presence = presence.as_ref().map(|remote| PresenceEntry {
+        url: remote.secret_url(),
+        key: presence_key.as_deref(),
+        known_hosts: known_hosts.as_deref().filter(|_| is_ssh(remote)),
+        ca_file: ca_file.as_deref().filter(|_| remote.scheme() == Some(RemoteScheme::Https)),
+    });
+    let presence = match &presence {
+        Some(entry) => Some((entry, bootstrap::find_presence(&context, entry)?)),
+        None => None,
+    };
     // Before anything is written: an entry that contradicts the configuration stops the whole command.
     let found: Vec<ExistingRepo> =
         entries.iter().map(|entry| bootstrap::find(&context, entry)).collect::<Result<_>>()?;
 
     let mut account = InitProgress { done: Vec::new(), quiet: global.quiet, unheard: None };
     let written = write(&context, args, entries.iter().zip(&found), &mut account);
+    let written = written.and_then(|()| match &presence {
+        Some((entry, found)) => write_presence(&context, entry, found, &mut account),
+        None => Ok(()),
+    });
     account
         .with_progress(written, "the configuration, the schedule, the clone and the first tick")?;
     // From here on the files count that were just written.
@@ -240,6 +258,21 @@ fn write<'a>(
         for sentence in bootstrap::about_the_clone(context, entry) {
             account.did(sentence);
         }
+    }
+    Ok(())
+}
+
+fn write_presence(
+    context: &Context,
+    entry: &PresenceEntry,
+    found: &ExistingRepo,
+    account: &mut InitProgress,
+) -> Result<()> {
+    if *found == ExistingRepo::Nothing {
+        let file = bootstrap::write_presence(context, entry)?;
+        account.did(format!("presence is configured: {}", file.display()));
+    } else {
+        account.did("presence was configured already".to_owned());
     }
     Ok(())
 }

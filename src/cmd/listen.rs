@@ -10,6 +10,7 @@ use crate::cli::GlobalArgs;
 use crate::cmd::format;
 use crate::domain::text::EscapeControls;
 use crate::engine::discovery::safe_paths;
+use crate::engine::machine::presence::PresencePublisher;
 use crate::engine::{error, listen};
 use crate::exit::ExitStatus;
 use crate::system::host;
@@ -36,7 +37,8 @@ pub fn run(global: &GlobalArgs) -> Result<ExitStatus> {
         &load,
         Arc::new(move |context, done| {
             let printed = if quiet { Ok(()) } else { tick::print_notices(context, done) };
-            for error in printed.err().into_iter().chain(after_tick::carry_out(context, done)) {
+            let told = after_tick::carry_out(context, done, PresencePublisher::Thread);
+            for error in printed.err().into_iter().chain(told) {
                 tracing::error!("after a tick: {}", format!("{error:#}").escape_controls());
             }
             if let Some(warning) = &done.warning {

@@ -18,7 +18,9 @@ use crate::config::AgentDirs;
 use crate::domain::followed;
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::state::{Severity, State, Tone};
-use crate::domain::repository::status::{LastDeployed, MachineStatus, PublishedRef, StatusRow};
+use crate::domain::repository::status::{
+    LastDeployed, MachineStatus, PresenceReport, PublishedRef, StatusRow,
+};
 use crate::engine::context::Context;
 use crate::engine::discovery::{self, safe_paths};
 use crate::engine::run::log;
@@ -199,6 +201,9 @@ pub fn text(status: &MachineStatus, form: TextForm, now: DateTime<Utc>) -> Strin
     if status.repositories.len() > 1 {
         lines.extend(format::wrapped(&tally(&status.repositories), "", form.width));
     }
+    if let (Some(report), DetailLevel::Full) = (&status.presence, form.detail) {
+        lines.extend(format::wrapped(&presence(report, now), "", form.width));
+    }
     for warning in warnings(status, now) {
         lines.extend(format::wrapped(&warning, "", form.width));
     }
@@ -342,6 +347,22 @@ fn headline(status: &MachineStatus, now: DateTime<Utc>) -> String {
         None => "no tick yet".to_owned(),
     });
     parts.join(" · ")
+}
+
+/// The line about the publications.
+fn presence(report: &PresenceReport, now: DateTime<Utc>) -> String {
+    let name = format::escaped(&report.name.replacen("refs/heads/", "", 1));
+    match (&report.reason, report.failing_since, report.published) {
+        (Some(reason), Some(since), _) => {
+            let (reason, hint) = format::reason_and_hint(reason);
+            let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
+            format!("presence: not published since {}: {reason}{hint}", format::when(since, now))
+        }
+        (_, _, Some(at)) => {
+            format!("presence: published at {name} {}", format::when(at, now))
+        }
+        (_, _, None) => format!("presence: not yet published at {name}"),
+    }
 }
 
 /// Warnings about the whole machine, each with the next command to type.

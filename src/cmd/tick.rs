@@ -20,6 +20,7 @@ use crate::domain::repository::state::State;
 use crate::domain::repository::status::StatusRow;
 use crate::engine::context::Context;
 use crate::engine::discovery;
+use crate::engine::machine::presence::PresencePublisher;
 use crate::engine::operator;
 use crate::engine::request::{LockWait, TickOptions, WorkerCommand};
 use crate::engine::run::log;
@@ -109,7 +110,7 @@ pub fn perform_with_progress(
         say(&notices(context, &done, now))?;
     }
     if !options.dry_run {
-        for trouble in after_tick::carry_out(context, &done) {
+        for trouble in after_tick::carry_out(context, &done, PresencePublisher::Process) {
             exit::report(&trouble);
         }
     }

@@ -21,6 +21,13 @@ pub fn check_passwords(source: &ConfigTexts, file: &ConfigFile, faults: &mut Con
     }
 }
 
+/// Refuses the same in a section of its own, without `[defaults]`.
+pub fn check_section(source: &ConfigTexts, own: &RepoSection) -> Result<(), ConfigError> {
+    refuse_both(source, own)?;
+    refuse_without_server(source, own)?;
+    refuse_idle_ttl(source, &RepoSection::default(), own)
+}
+
 fn refuse_both(source: &ConfigTexts, keys: &RepoSection) -> Result<(), ConfigError> {
     match (&keys.password_command, &keys.password_file) {
         (Some(command), Some(_)) => Err(source.error(

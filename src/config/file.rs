@@ -37,6 +37,7 @@ pub struct ConfigFile {
     pub bus: Option<Spanned<BusSection>>,
     pub listen: ListenSection,
     pub webhook: Option<Spanned<WebhookSection>>,
+    pub presence: Option<Spanned<PresenceSection>>,
 }
 
 /// The keys of `[node]`.
@@ -150,6 +151,26 @@ pub struct WebhookSection {
     pub announce: Option<Spanned<bool>>,
 }
 
+/// The keys of `[presence]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PresenceSection {
+    pub url: Option<Spanned<Address>>,
+    pub every: Option<Spanned<Wait>>,
+    pub history: Option<bool>,
+    pub network_timeout: Option<Time>,
+    pub insecure: Option<bool>,
+    pub key_file: Option<Spanned<AbsolutePath>>,
+    pub known_hosts: Option<Spanned<AbsolutePath>>,
+    pub username: Option<Spanned<Line>>,
+    pub password_file: Option<Spanned<AbsolutePath>>,
+    pub password_command: Option<Spanned<AbsoluteArgv>>,
+    pub password_ttl: Option<Spanned<Time>>,
+    pub ca_file: Option<Spanned<AbsolutePath>>,
+    pub client_cert: Option<Spanned<AbsolutePath>>,
+    pub proxy: Option<Spanned<Proxy>>,
+}
+
 /// The keys of `.pmpy.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -169,7 +190,7 @@ pub fn tree_keys() -> &'static [&'static str] {
 }
 
 /// Every section of `agent.toml` with its keys; the part before the first section is called "".
-pub fn sections() -> [(&'static str, &'static [&'static str]); 7] {
+pub fn sections() -> [(&'static str, &'static [&'static str]); 8] {
     [
         ("", keys::<ConfigFile>()),
         ("[node]", keys::<NodeSection>()),
@@ -178,6 +199,7 @@ pub fn sections() -> [(&'static str, &'static [&'static str]); 7] {
         ("[bus]", keys::<BusSection>()),
         ("[listen]", keys::<ListenSection>()),
         ("[webhook]", keys::<WebhookSection>()),
+        ("[presence]", keys::<PresenceSection>()),
     ]
 }
 

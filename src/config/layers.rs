@@ -12,7 +12,7 @@ use super::source::ConfigTexts;
 use super::value::Script;
 use super::{
     AgentDirs, FixedKeys, HealthSettings, PublishSettings, RepoMode, RepoSettings, Settings,
-    TreeSettings, bus, credentials, health, modes, signers, webhook,
+    TreeSettings, bus, credentials, health, modes, presence, signers, webhook,
 };
 use crate::config::path_claims;
 use crate::domain::git::Remote;
@@ -54,6 +54,8 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
     let bus = file.bus.as_ref().map(|bus| bus::bus(source, bus)).transpose();
     let bus = faults.keep(bus).flatten();
     let webhook = faults.keep(webhook::webhook(source, &file)).flatten();
+    let presence = file.presence.as_ref().map(|keys| presence::presence(source, keys)).transpose();
+    let presence = faults.keep(presence).flatten();
     faults.stop(metrics_file.as_deref())?;
 
     let faults = faults.into_repos();
@@ -80,6 +82,8 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
         stack: file.node.stack.map(|stack| stack.0),
         bus,
         webhook,
+        presence,
+        node_name: file.node.name.map(|name| name.0),
         every: file.listen.every.map_or(EVERY, |every| every.0),
         world,
     })
@@ -133,7 +137,7 @@ fn unlisted(defaults: &RepoSection, node: &NodeSection) -> RepoSettings {
 }
 
 /// One repository's settings, except its path.
-fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
+pub fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
     let mut settings = RepoSettings {
         urls: Vec::new(),
         path: None,

@@ -4,7 +4,7 @@
 //! Reading order: `source` (texts, positions), `faults` (errors), `overlay` (later files over earlier ones),
 //! `value`, `patterns` and `list` (the grammar of values), `file` (the keys), `modes`, `credentials` and `health` (which keys fit
 //! together), `path_claims` (which paths may overlap), `layers`
-//! (from keys to [`Settings`]), `bus` and `webhook` (the same for these sections).
+//! (from keys to [`Settings`]), `bus`, `webhook` and `presence` (the same for these sections).
 
 mod bus;
 mod credentials;
@@ -18,6 +18,7 @@ mod modes;
 mod overlay;
 mod path_claims;
 mod patterns;
+mod presence;
 mod signers;
 mod source;
 mod value;
@@ -46,6 +47,7 @@ use crate::domain::trust::Trustee;
 pub use faults::ConfigError;
 pub use health::HealthSettings;
 pub use patterns::quoted;
+pub use presence::PresenceSettings;
 pub use source::{ConfigTexts, files_in};
 pub use value::{
     NamedAddress, address, branch, count, duration, positive_duration, repo_name, revision, token,
@@ -120,6 +122,10 @@ pub struct Settings {
     pub bus: Option<BusSettings>,
     /// `[webhook]`; `None`: no HTTP listener.
     pub webhook: Option<WebhookSettings>,
+    /// `[presence]`; `None`: nothing is published.
+    pub presence: Option<PresenceSettings>,
+    /// `[node] name`; `None`: the host name.
+    pub node_name: Option<String>,
     /// `[listen] every`: the interval of the timer of `agent listen`.
     pub every: Duration,
 }
@@ -476,6 +482,8 @@ impl Settings {
             unlisted: layers::usual(),
             bus: None,
             webhook: None,
+            presence: None,
+            node_name: None,
             every: layers::EVERY,
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::push::PushHints;
 pub use self::scope::{PollScope, RefKinds, RefTip};
 use super::git::{Commit, RefName, Remote};
 use crate::domain::followed::ChosenTag;
@@ -17,6 +18,7 @@ use crate::domain::git::ObjectFormat;
 use crate::domain::text::EscapeControls;
 use crate::domain::versions::TagPattern;
 
+mod push;
 mod scope;
 
 /// Two object formats that cannot be mixed in one repository. In an error's chain it carries the format

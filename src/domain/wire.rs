@@ -9,6 +9,7 @@ use crate::domain::text::EscapeControls;
 
 mod answers;
 pub mod pack;
+pub mod push;
 mod refs;
 
 pub use answers::{FetchParser, FetchPart};

@@ -152,7 +152,10 @@ pub fn handed_to_workers(context: &Context, name: &str) -> RepoSettings {
 }
 
 /// The beginning of the names of the files that keep the passwords of `password_command`.
-fn password_cache(context: &Context, settings: &RepoSettings) -> Option<PathBuf> {
+pub(in crate::engine) fn password_cache(
+    context: &Context,
+    settings: &RepoSettings,
+) -> Option<PathBuf> {
     let words: Vec<&[u8]> = settings.password_command.iter().map(|word| word.as_bytes()).collect();
     let world = &context.settings.world;
     let own = host::runtime_dir().filter(|_| !world.own);

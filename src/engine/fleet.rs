@@ -14,7 +14,7 @@ use crate::domain::fleet::{Member, Said, Sighting};
 use crate::domain::git::{Commit, RefName, Remote};
 use crate::domain::remote::{ConnectionSettings, RefTip, RemoteHints};
 use crate::domain::report::presence::{MOST_BYTES, PRESENCE_FILE, Presence, PresenceRef};
-use crate::domain::text::EscapeControls;
+use crate::domain::text::{EscapeControls, hexadecimal};
 use crate::system::fleet_cache::FleetCache;
 use crate::system::git::{FileError, Git};
 use crate::system::remote::{FetchGoal, FetchOrder, FetchedRef};
@@ -100,9 +100,8 @@ pub fn look(context: &Context, status: &StatusRepository, now: DateTime<Utc>) ->
 }
 
 fn cache(context: &Context, remote: &Remote) -> FleetCache {
-    let hash = digest(&SHA256, remote.to_string().as_bytes());
-    let key: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    FleetCache::of(&context.settings.world.state, &key)
+    let hash = hexadecimal(digest(&SHA256, remote.to_string().as_bytes()).as_ref());
+    FleetCache::of(&context.settings.world.state, hash.get(..16).unwrap_or(&hash))
 }
 
 fn read(cache: &FleetCache, remote: &Remote) -> FleetRecord {

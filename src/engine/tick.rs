@@ -36,6 +36,7 @@ use crate::system::pid::Process;
 pub mod evaluation;
 pub mod passwords;
 pub mod poll_scheduler;
+pub mod presence_report;
 pub mod user_helper;
 pub mod worker_pool;
 
@@ -339,7 +340,8 @@ pub fn survey(context: &Context, names: &[String]) -> Result<MachineStatus> {
         }
     }
     looked.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(status_of(context, looked, &machine, now))
+    let presence = presence_report::report(context, now);
+    Ok(MachineStatus { presence, ..status_of(context, looked, &machine, now) })
 }
 
 /// The status by the last tick of root's agent, with the repositories of these names (all when empty), for
@@ -386,6 +388,7 @@ fn status_of(
         last_tick: machine.last_tick(),
         healthy: false,
         configuration: context.settings.rejected.clone(),
+        presence: None,
         repositories: looked.into_iter().map(|it| it.row).collect(),
     }
     .with_health()
@@ -480,6 +483,7 @@ fn says_the_same(one: &MachineStatus, other: &MachineStatus) -> bool {
         last_tick: _,
         healthy: _,
         configuration,
+        presence: _,
         repositories,
     } = one;
     (agent, host, part, stack) == (&other.agent, &other.host, &other.part, &other.stack)

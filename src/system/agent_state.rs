@@ -22,10 +22,12 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 const BEAT: std::time::Duration = std::time::Duration::from_millis(10);
 /// Name of the file with the status of the machine.
 pub const STATUS: &str = "status.json";
+/// Name of the file with the memory of publications.
+pub const PRESENCE: &str = "presence.json";
 /// Largest state file that is read, in bytes.
 const CAP: u64 = 16 << 20;
 
-/// The state files of the machine: `last-tick`, `status.json`, `reported.json`.
+/// The state files of the machine: `last-tick`, `status.json`, `reported.json`, `presence.json`.
 #[derive(Clone, Debug)]
 pub struct AgentState {
     state_dir: PathBuf,

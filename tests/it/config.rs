@@ -445,6 +445,16 @@ fn every_complaint_names_its_place_and_what_to_write_instead() {
         ("[repo.a]\nlisten_topic = \"a\"", "2:16", "no [bus]", "add one"),
         ("[webhook]\nbind = \"9419\"", "2:8", "\"9419\"", "127.0.0.1:9419"),
         ("[webhook]", "1:1", "no secret", "secret_file = "),
+        ("[presence]", "1:1", "names no repository", "url = "),
+        ("[presence]\nurl = \"git://h/status.git\"", "2:7", "no login", "https or ssh"),
+        ("[presence]\nurl = \"\"", "2:7", "not the address", "git@git.example.org"),
+        ("[presence]\nurl = \"/a\"\nevery = \"9m\"", "3:9", "at least ten minutes", "4h"),
+        (
+            "[presence]\nurl = \"/a\"\npassword_command = [\"/bin/x\"]",
+            "3:20",
+            "for a url that begins with https://",
+            "leave it out",
+        ),
         ("[webhook]\nsecret_file = \"/a\"\nannounce = true", "3:12", "no [bus]", "add one"),
     ] {
         let error = complaint(text);
@@ -462,8 +472,10 @@ fn a_complaint_about_an_address_does_not_show_its_password() {
         assert!(!error.contains("hush"), "{error}");
     }
     for url in ["gopher://u:hush@h/a", "https://u:hush@h/\\u0007"] {
-        let error = complaint(&format!("[repo.a]\nurl = \"{url}\""));
-        assert!(!error.contains("hush"), "{error}");
+        for section in ["repo.a", "presence"] {
+            let error = complaint(&format!("[{section}]\nurl = \"{url}\""));
+            assert!(!error.contains("hush"), "{error}");
+        }
     }
 }
 

@@ -66,6 +66,8 @@ mod orders;
 mod package;
 mod packed_refs;
 mod packs;
+#[cfg(feature = "servers")]
+mod presence;
 mod probe;
 mod publish;
 mod publish_rules;

@@ -132,6 +132,7 @@ fn machine(repositories: Vec<StatusRow>) -> MachineStatus {
         last_tick: Some(now() - Duration::seconds(31)),
         healthy: true,
         configuration: None,
+        presence: None,
         repositories,
     }
 }

@@ -52,6 +52,7 @@ fn status(repositories: Vec<StatusRow>) -> MachineStatus {
         last_tick: Some(now() - Duration::seconds(31)),
         healthy: true,
         configuration: None,
+        presence: None,
         repositories,
     }
     .with_health()

@@ -115,6 +115,16 @@ pub fn text(status: &MachineStatus) -> String {
         page.sample(&[], last.timestamp());
     }
 
+    if let Some(presence) = &status.presence {
+        page.family(
+            "pmpy_presence_last_success_timestamp_seconds",
+            "When the status was last published.",
+        );
+        if let Some(published) = presence.published {
+            page.sample(&[], published.timestamp());
+        }
+    }
+
     page.family("pmpy_repository_state", "1 for the state that the repository is in, else 0.");
     for row in &status.repositories {
         for state in State::ALL {
@@ -341,6 +351,7 @@ mod tests {
             last_tick: Some("2026-11-22T08:59:31Z".parse().unwrap()),
             healthy: false,
             configuration: None,
+            presence: None,
             repositories: vec![odd, row],
         }
     }

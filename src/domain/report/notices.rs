@@ -177,6 +177,7 @@ mod tests {
             last_tick: None,
             healthy: true,
             configuration: None,
+            presence: None,
             repositories: rows,
         }
     }

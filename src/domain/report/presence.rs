@@ -9,6 +9,10 @@ use ring::digest::{SHA256, digest};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
+pub use self::record::{
+    FoundPublication, LastPublication, OwnRefVerdict, PresenceFailure, PresenceRecord,
+    SentPublication,
+};
 pub use self::ref_name::{InvalidPresenceName, PresenceRef, world_name};
 use crate::domain::git::Commit;
 use crate::domain::repository::gate::{Gate, GateWait};
@@ -16,7 +20,9 @@ use crate::domain::repository::hold::Hold;
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::{LastDeployed, MachineStatus, PublishedRef, StatusRow};
 use crate::domain::signature::allowed_signers::Signer;
+use crate::domain::text::hexadecimal;
 
+mod record;
 mod ref_name;
 
 /// The one file in the tree of a publication.
@@ -172,10 +178,6 @@ impl From<PresenceId> for String {
     fn from(id: PresenceId) -> Self {
         id.0
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One repository in a [`Presence`]; the names are those of [`StatusRow`].

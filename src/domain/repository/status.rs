@@ -37,8 +37,28 @@ pub struct MachineStatus {
     /// Why the configuration cannot be used, so that no tick runs, or an earlier configuration is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<String>,
+    /// What is known of the publications of this status; `None`: there is no `[presence]`, or a tick wrote this status,
+    /// which does not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<PresenceReport>,
     /// The repositories, by name.
     pub repositories: Vec<StatusRow>,
+}
+
+/// What is known of the publications of a machine's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresenceReport {
+    /// The full name of the ref.
+    #[serde(rename = "ref")]
+    pub name: String,
+    /// When the remote took the last one; `None`: it took none.
+    pub published: Option<DateTime<Utc>>,
+    /// Since when they fail, or the ref is contested; `None`: they do not.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// Why the last one failed: a sentence, perhaps with a hint.
+    pub reason: Option<String>,
+    /// Another machine publishes at the ref too, so that this one stopped.
+    pub contested: bool,
 }
 
 /// One repository in a [`MachineStatus`].

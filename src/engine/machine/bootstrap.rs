@@ -36,6 +36,19 @@ pub struct InitEntry<'a> {
     pub since: Option<Commit>,
 }
 
+/// `[presence]` that is to be configured.
+#[derive(Clone, Copy, Debug)]
+pub struct PresenceEntry<'a> {
+    /// The URL of the status repository.
+    pub url: &'a str,
+    /// The SSH key file.
+    pub key: Option<&'a Path>,
+    /// The `known_hosts` file for SSH.
+    pub known_hosts: Option<&'a Path>,
+    /// The file with the certificates of the trusted authorities.
+    pub ca_file: Option<&'a Path>,
+}
+
 /// The state of an entry before it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExistingRepo {
@@ -157,12 +170,72 @@ fn differences(entry: &InitEntry, known: &RepoSettings) -> Vec<String> {
         .collect()
 }
 
+/// The name of the file of `[presence]`.
+const PRESENCE_ENTRY: &str = "presence";
+
+/// Compares `entry` with the configuration: [`ExistingRepo::Nothing`] or [`ExistingRepo::Same`].
+///
+/// # Errors
+/// When another status repository is configured, or the place of the file is taken.
+pub fn find_presence(context: &Context, entry: &PresenceEntry) -> Result<ExistingRepo> {
+    let file = entry_file(context, PRESENCE_ENTRY);
+    match &context.settings.presence {
+        Some(known) if known.remote.secret_url() == entry.url => Ok(ExistingRepo::Same),
+        Some(known) => bail!(
+            "[presence] is configured already, with another url: {}\nhint: change it there, or leave out --presence",
+            known.remote
+        ),
+        None if file.exists() => bail!(
+            "{} is the file of a repository\nhint: write [presence] with its url into {}",
+            file.display(),
+            context.settings.world.config_file.display()
+        ),
+        None => Ok(ExistingRepo::Nothing),
+    }
+}
+
+/// Writes `agent.d/presence.toml`; returns its path.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_presence(context: &Context, entry: &PresenceEntry) -> Result<PathBuf> {
+    let path = |path: &Path| path.display().to_string();
+    let keys = [
+        ("url", Some(entry.url.to_owned())),
+        ("key_file", entry.key.map(path)),
+        ("known_hosts", entry.known_hosts.map(path)),
+        ("ca_file", entry.ca_file.map(path)),
+    ];
+    put_entry(
+        context,
+        PRESENCE_ENTRY,
+        toml::Table::from_iter([("presence".to_owned(), table(keys))]),
+    )?;
+    Ok(entry_file(context, PRESENCE_ENTRY))
+}
+
+/// The keys that have a value.
+fn table<const N: usize>(keys: [(&str, Option<String>); N]) -> toml::Value {
+    let set = keys
+        .into_iter()
+        .filter_map(|(key, value)| value.map(|value| (key.to_owned(), toml::Value::String(value))));
+    toml::Value::Table(set.collect())
+}
+
+fn put_entry(context: &Context, name: &str, file: toml::Table) -> Result<()> {
+    let text = toml::to_string(&file).context("the entry cannot be written as TOML")?;
+    let dir = &context.settings.world.config_dir;
+    files::ensure_dir(dir, 0o755)?;
+    files::sweep(dir)?;
+    // 0600: a URL may contain a password.
+    files::put(dir, &format!("{name}.toml"), text.as_bytes(), 0o600)
+}
+
 /// Writes `agent.d/NAME.toml`.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_entry(context: &Context, entry: &InitEntry) -> Result<()> {
-    let mut table = toml::Table::new();
     let path = |path: &Path| path.display().to_string();
     let keys = [
         ("url", Some(entry.url.to_owned())),
@@ -175,15 +248,7 @@ pub fn write_entry(context: &Context, entry: &InitEntry) -> Result<()> {
         ("allowed_signers", entry.signers.map(path)),
         ("signed_since", entry.since.map(|commit| commit.to_string())),
     ];
-    for (key, value) in keys {
-        table.extend(value.map(|value| (key.to_owned(), toml::Value::String(value))));
-    }
-    let repo = toml::Table::from_iter([(entry.name.to_owned(), toml::Value::Table(table))]);
+    let repo = toml::Table::from_iter([(entry.name.to_owned(), table(keys))]);
     let file = toml::Table::from_iter([("repo".to_owned(), toml::Value::Table(repo))]);
-    let text = toml::to_string(&file).context("the entry cannot be written as TOML")?;
-    let dir = &context.settings.world.config_dir;
-    files::ensure_dir(dir, 0o755)?;
-    files::sweep(dir)?;
-    // 0600: a URL may contain a password.
-    files::put(dir, &format!("{}.toml", entry.name), text.as_bytes(), 0o600)
+    put_entry(context, entry.name, file)
 }

@@ -104,6 +104,22 @@ impl ChildAgent {
         Ok(Self { output, ..Self::of(child) })
     }
 
+    /// Starts `agent ARGS…` with `input_file` as its standard input, and does not wait for it: it keeps no output of ours
+    /// open, such as cron's pipe.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn start_detached(args: &[OsString], input_file: &File) -> Result<()> {
+        let child = ours_with(args)
+            .stdin(input(Some(input_file))?)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| cannot_start("a worker"))?;
+        Self::of(child).detach();
+        Ok(())
+    }
+
     fn of(child: Child) -> Self {
         let pid = child.id() as i32;
         // Only this process can reap it, so the number cannot belong to another process.

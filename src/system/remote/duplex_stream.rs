@@ -8,9 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::receive::FetchDelivery;
-use super::{FetchGoal, FetchOrder, FetchProgress, FetchedRef};
+use super::{FetchGoal, FetchOrder, FetchProgress, FetchedRef, PushOrder};
 use crate::domain::git::{Commit, ObjectFormat};
-use crate::domain::remote::{PollAnswer, PollScope, RemoteFailure, RemoteHints, WireDialect};
+use crate::domain::remote::{
+    FormatMismatch, PollAnswer, PollScope, RemoteFailure, RemoteHints, WireDialect,
+};
+use crate::domain::wire::push::{PushOutcome, read_report, report_length};
 use crate::domain::wire::{
     self, AdvertisedRef, Advertisement, AdvertisementParser, FetchParser, Packet, ProtocolError,
     ProtocolVersion, RefQuery, RefsAnswer,
@@ -27,6 +30,8 @@ const STALL: Duration = Duration::from_secs(30);
 const MOST_LISTED: usize = 64 << 20;
 /// The most bytes of an answer to `ls-refs`: half a million refs.
 const MOST_ANSWERED: usize = 32 << 20;
+/// The most bytes of a report on a push.
+const MOST_REPORTED: usize = 64 << 10;
 const PIECE: usize = 64 << 10;
 /// Ends a session: of version 2 after the answer, of version 0 before a request.
 const GOODBYE: &[u8] = b"0000";
@@ -239,6 +244,43 @@ pub(super) fn fetch<L: DuplexStream>(
         }
     }
     Err(last)
+}
+
+/// Pushes `order`, before the server has listed its refs; these are not kept.
+///
+/// # Errors
+/// When the server cannot be reached, refuses, or gives no valid report.
+pub(super) fn push<L: DuplexStream>(
+    order: &PushOrder,
+    connect: &dyn Fn() -> Result<GitConversation<L>>,
+) -> Result<PushOutcome> {
+    let request = order.request(None)?;
+    let mut connection = connect()?;
+    let outcome = send_push(&mut connection, order, &request);
+    connection.part(outcome)
+}
+
+fn send_push(
+    connection: &mut GitConversation<impl DuplexStream>,
+    order: &PushOrder,
+    request: &[u8],
+) -> Result<PushOutcome> {
+    connection.say(request)?;
+    let (said, mut report) = introduction(connection, RefQuery::default())?;
+    let own = order.commit.format();
+    FormatMismatch::check(said.format_or(own), own).context("it does not take the push")?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        if let Some(length) = report_length(&report)? {
+            let report = report.get(..length).unwrap_or_default();
+            return Ok(read_report(report, &order.branch.local())?);
+        }
+        ensure!(report.len() <= MOST_REPORTED, "it reports with more than {MOST_REPORTED} bytes");
+        match connection.read(&mut piece)? {
+            0 => return Ok(read_report(&report, &order.branch.local())?),
+            length => report.extend_from_slice(piece.get(..length).unwrap_or_default()),
+        }
+    }
 }
 
 /// The refs to fetch, and the objects to ask for.

@@ -14,7 +14,7 @@ use chrono::TimeDelta;
 use self::agents::HttpAgents;
 use self::byte_counter::ByteCount;
 use self::client::{DISCOVER, HttpClient, HttpRequest, HttpShared};
-use self::reply::ReplyReader;
+use self::reply::{HttpReply, ReplyReader};
 use self::url::HttpUrl;
 use super::receive::FetchDelivery;
 use super::relay::{Relay, RelayedHead, RelayedQuestion};
@@ -42,6 +42,7 @@ mod dumb;
 mod errors;
 mod netrc;
 mod proxy;
+mod push;
 mod reply;
 mod tls;
 mod url;
@@ -354,26 +355,7 @@ impl HttpClient<'_> {
     /// Follows redirects, which no other request does. `likely` is the object format when the server
     /// reports none.
     fn discover(&self, query: &RefQuery, likely: ObjectFormat) -> Result<DiscoveredRepo> {
-        let mut place = self.home.clone();
-        let mut redirects = 0;
-        let reply = loop {
-            let reply = self.ask(&place, HttpRequest::Get(DISCOVER))?;
-            let location = match (reply.status, &reply.location) {
-                (200, _) => break reply,
-                (301 | 302 | 303 | 307 | 308, Some(location)) => location.clone(),
-                (status, _) => {
-                    let refused = errors::refused(&place, status, reply.later);
-                    reply.drain();
-                    return Err(refused);
-                }
-            };
-            reply.drain();
-            redirects += 1;
-            if redirects > MOST_REDIRECTS {
-                bail!("{} redirects without end, last to {place}", self.home);
-            }
-            place = place.redirected(DISCOVER, &location)?;
-        };
+        let (place, reply) = self.introduced(DISCOVER)?;
         let said = if reply.kind == ADVERTISEMENT {
             advertised(reply.into_reader(MOST_REFS), query)
         } else {
@@ -403,6 +385,30 @@ impl HttpClient<'_> {
                 shallow: said.shallow,
                 polled: None,
             }),
+        }
+    }
+
+    /// The answer to a request for the file at the end `tail` of the address, and the address that a redirect led to.
+    fn introduced(&self, tail: &str) -> Result<(HttpUrl, HttpReply)> {
+        let mut place = self.home.clone();
+        let mut redirects = 0;
+        loop {
+            let reply = self.ask(&place, HttpRequest::Get(tail))?;
+            let location = match (reply.status, &reply.location) {
+                (200, _) => return Ok((place, reply)),
+                (301 | 302 | 303 | 307 | 308, Some(location)) => location.clone(),
+                (status, _) => {
+                    let refused = errors::refused(&place, status, reply.later);
+                    reply.drain();
+                    return Err(refused);
+                }
+            };
+            reply.drain();
+            redirects += 1;
+            if redirects > MOST_REDIRECTS {
+                bail!("{} redirects without end, last to {place}", self.home);
+            }
+            place = place.redirected(tail, &location)?;
         }
     }
 

@@ -34,7 +34,7 @@ use crate::system::process::DuplexChild;
 const FILE: &str = "file://";
 
 /// The path of a local remote. In a URL `%20` is a space, as in git.
-fn path(remote: &Remote) -> PathBuf {
+pub(super) fn path(remote: &Remote) -> PathBuf {
     let url = remote.secret_url();
     match url.get(..FILE.len()) {
         Some(scheme) if scheme.eq_ignore_ascii_case(FILE) => {
@@ -159,7 +159,7 @@ impl PackProcess {
     }
 }
 
-fn open(remote: &Remote) -> Result<Repository> {
+pub(super) fn open(remote: &Remote) -> Result<Repository> {
     let path = path(remote);
     let none: [&std::ffi::OsStr; 0] = [];
     Repository::open_ext(&path, git2::RepositoryOpenFlags::NO_SEARCH, none)

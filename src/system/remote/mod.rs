@@ -13,11 +13,13 @@ use super::git::Git;
 use crate::domain::followed::Followed;
 use crate::domain::git::{Commit, ObjectFormat, RefName, Remote, RemoteScheme};
 use crate::domain::remote::{
-    ConnectionSettings, Denial, FormatMismatch, PollAnswer, PollScope, RefKinds, RemoteHints,
-    WireDialect,
+    ConnectionSettings, Denial, FormatMismatch, PollAnswer, PollScope, PushHints, RefKinds,
+    RemoteHints, WireDialect,
 };
 use crate::domain::text::EscapeControls;
 use crate::domain::versions::TagPattern;
+use crate::domain::wire::Capabilities;
+use crate::domain::wire::push::{FileCommit, PushOutcome, RefChange, push_request};
 
 pub use relay::{Relay, RelayRequest};
 
@@ -33,6 +35,7 @@ mod haves;
 mod http;
 mod intake;
 mod local;
+mod local_push;
 mod receive;
 mod relay;
 mod shallow;
@@ -59,6 +62,31 @@ pub struct FetchOrder<'a> {
     pub goal: FetchGoal<'a>,
     /// How the remote answered the poll; `None` without a poll.
     pub way: Option<&'a RemoteHints>,
+}
+
+/// One push: a commit with one file becomes the tip of a ref.
+#[derive(Clone, Copy, Debug)]
+pub struct PushOrder<'a> {
+    /// The remote to push to.
+    pub remote: &'a Remote,
+    /// The connection settings for the remote.
+    pub reach: &'a ConnectionSettings,
+    /// The branch.
+    pub branch: &'a RefName,
+    /// Where it has to be; `None`: it must not exist.
+    pub old: Option<Commit>,
+    /// The commit.
+    pub commit: &'a FileCommit,
+}
+
+impl PushOrder<'_> {
+    /// The whole push as one message for a server with these capabilities; `None`: it was not asked for them.
+    fn request(&self, offered: Option<&Capabilities>) -> Result<Vec<u8>> {
+        let name = self.branch.local();
+        let change = RefChange { name: &name, old: self.old, new: Some(self.commit.id) };
+        let pack = self.commit.pack().context("the commit cannot be packed")?;
+        Ok(push_request(self.commit.format(), change, &pack, offered))
+    }
 }
 
 /// The refs that a fetch brings.
@@ -269,6 +297,42 @@ impl Wire {
                 self.silent.unless(&server, poll)
             }
         }
+    }
+
+    /// Asks `remote` for the tip of `branch` and for nothing else. `known` is how it answered last.
+    ///
+    /// # Errors
+    /// As for [`Wire::poll`].
+    pub fn tip(
+        &self,
+        remote: &Remote,
+        branch: &RefName,
+        reach: &ConnectionSettings,
+        known: Option<&RemoteHints>,
+    ) -> Result<PollAnswer> {
+        let likely = RemoteHints { dialect: WireDialect::Direct, ..RemoteHints::default() };
+        let answer =
+            self.ask(remote, &PollScope::Branch(branch.clone()), reach, known.or(Some(&likely)))?;
+        match answer.tip.filter(|tip| tip.0.format() != answer.way.format) {
+            Some(tip) => bail!("{remote} names objects by {}, and lists {tip}", answer.way.format),
+            None => Ok(answer),
+        }
+    }
+
+    /// Pushes `order`. `known` is how the remote took the last push; returned is how it took this one.
+    ///
+    /// # Errors
+    /// When the remote may not be used, does not answer, or gives no valid report. A [`FormatMismatch`] in the chain
+    /// says that it has another object format than the commit.
+    pub fn push(&self, order: &PushOrder, known: &PushHints) -> Result<(PushOutcome, PushHints)> {
+        let PushOrder { remote, reach, .. } = order;
+        let pushed = match permitted(remote, reach)? {
+            RemoteScheme::Local => local_push::push(order).map(|it| (it, known.clone())),
+            RemoteScheme::Http | RemoteScheme::Https => self.http.push(order, known),
+            RemoteScheme::Ssh => ssh::push(&self.masters, order).map(|it| (it, known.clone())),
+            RemoteScheme::Git => Err(denied(format!("{remote}: git:// takes no push"))),
+        };
+        pushed.with_context(|| format!("cannot push to {remote}"))
     }
 
     /// Checks, without a connection, that `remote` could be asked.

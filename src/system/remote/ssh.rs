@@ -13,11 +13,12 @@ use control_master::{ConnectionGate, GatePermit, SharingMode};
 use errors::TriedSsh;
 
 use super::address::RemoteAddress;
-use super::{FetchOrder, FetchProgress};
+use super::{FetchOrder, FetchProgress, PushOrder};
 use crate::domain::git::Remote;
 use crate::domain::remote::{
     ConnectionSettings, PollAnswer, PollScope, RemoteFailure, RemoteHints,
 };
+use crate::domain::wire::push::PushOutcome;
 use crate::system::git::Git;
 use crate::system::host::{self, since_boot};
 use crate::system::packages;
@@ -51,6 +52,10 @@ const OPTIONS: [&str; 10] = [
     "ClearAllForwardings=yes",
     "LogLevel=ERROR",
 ];
+/// The program that sends objects.
+const UPLOAD: &str = "git-upload-pack";
+/// The program that takes objects.
+const RECEIVE: &str = "git-receive-pack";
 /// Longer than the minute until the next tick, its splay and its fetches.
 const PERSIST: &str = "ControlPersist=90";
 
@@ -62,7 +67,7 @@ pub(super) fn poll(
     reach: &ConnectionSettings,
     known: Option<&RemoteHints>,
 ) -> Result<PollAnswer> {
-    let route = SshRoute::new(masters, remote, reach)?;
+    let route = SshRoute::new(masters, remote, reach, UPLOAD)?;
     duplex_stream::poll(wanted, known, &|| route.call())
 }
 
@@ -73,8 +78,14 @@ pub(super) fn fetch(
     order: &FetchOrder,
     progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<()> {
-    let route = SshRoute::new(masters, order.remote, order.reach)?;
+    let route = SshRoute::new(masters, order.remote, order.reach, UPLOAD)?;
     duplex_stream::fetch(git, order, &|| route.call(), progress)
+}
+
+/// As [`Wire::push`](super::Wire::push), over ssh.
+pub(super) fn push(masters: &ControlMasters, order: &PushOrder) -> Result<PushOutcome> {
+    let route = SshRoute::new(masters, order.remote, order.reach, RECEIVE)?;
+    duplex_stream::push(order, &|| route.call())
 }
 
 /// Checks, without a connection, that the server could be asked.
@@ -102,6 +113,8 @@ struct SshRoute<'a> {
     gate: Arc<ConnectionGate>,
     /// The command that the user set to run in place of ssh, as a shell command line.
     instead: Option<String>,
+    /// The program of git's on the other side.
+    service: &'static str,
 }
 
 impl<'a> SshRoute<'a> {
@@ -109,6 +122,7 @@ impl<'a> SshRoute<'a> {
         masters: &ControlMasters,
         remote: &Remote,
         reach: &'a ConnectionSettings,
+        service: &'static str,
     ) -> Result<Self> {
         let address = RemoteAddress::of(remote)?;
         if let Some(key) = &reach.key_file {
@@ -116,7 +130,7 @@ impl<'a> SshRoute<'a> {
         }
         let instead = host::variable(&["GIT_SSH_COMMAND"]);
         let gate = masters.gate(&address, reach, instead.as_deref());
-        Ok(Self { address, reach, gate, instead })
+        Ok(Self { address, reach, gate, instead, service })
     }
 
     /// Starts ssh, over an open connection or as the process that opens it.
@@ -181,7 +195,7 @@ impl<'a> SshRoute<'a> {
             Some(user) => format!("{user}@{}", address.host),
             None => address.host.clone(),
         };
-        let command = format!("git-upload-pack {}", quoted(&address.path));
+        let command = format!("{} {}", self.service, quoted(&address.path));
         if let SharingMode::Unknown = sharing {
             if address.port.is_some() || reach.key_file.is_some() || reach.known_hosts.is_some() {
                 bail!(
@@ -259,7 +273,7 @@ fn must_be_private(key: &Path) -> Result<()> {
     }
 }
 
-/// An ssh process that runs `git-upload-pack`.
+/// An ssh process that runs a program of git's.
 struct SshCall<'a> {
     route: &'a SshRoute<'a>,
     pass: GatePermit,

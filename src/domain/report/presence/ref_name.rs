@@ -4,8 +4,7 @@ use std::fmt;
 
 use ring::digest::{SHA256, digest};
 
-use super::hexadecimal;
-use crate::domain::text::EscapeControls;
+use crate::domain::text::{EscapeControls, hexadecimal};
 
 /// The last part of each such ref.
 const LAST: &str = "state";

@@ -37,6 +37,7 @@ fn status(repositories: Vec<StatusRow>) -> MachineStatus {
         last_tick: Some(now()),
         healthy: true,
         configuration: None,
+        presence: None,
         repositories,
     }
 }

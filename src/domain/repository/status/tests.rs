@@ -462,6 +462,7 @@ fn machine(last_tick: Option<Duration>, states: &[State]) -> bool {
         last_tick: last_tick.map(|age| now() - age),
         healthy: false,
         configuration: None,
+        presence: None,
         repositories: states.iter().map(|&state| row(state, now())).collect(),
     }
     .with_health()

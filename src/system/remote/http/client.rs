@@ -62,6 +62,8 @@ pub(super) enum HttpRequest<'a> {
     Post(&'a [u8]),
     /// The same from a server that may not know such a request; it is not waited for long.
     Probe(&'a [u8]),
+    /// The report of git-receive-pack on this push.
+    Push(&'a [u8]),
 }
 
 /// The client for one poll or fetch.
@@ -261,6 +263,15 @@ fn send(
             let request: RequestBuilder<WithoutBody> =
                 dressed(agent.get(place.at(tail)), login, left);
             request.call()
+        }
+        HttpRequest::Push(body) => {
+            let request: RequestBuilder<WithBody> =
+                dressed(agent.post(place.at("git-receive-pack")), login, left);
+            // The pack in it is compressed already.
+            request
+                .header(header::CONTENT_TYPE, "application/x-git-receive-pack-request")
+                .header(header::ACCEPT, super::push::REPORT)
+                .send(body)
         }
         HttpRequest::Post(body) | HttpRequest::Probe(body) => {
             let request: RequestBuilder<WithBody> =

@@ -1,0 +1,311 @@
+//! A push of one ref, sent without waiting for what the server lists: the commands and the pack in one message, and
+//! the server's report. The old id makes it a compare-and-swap: a ref that has moved is never overwritten. The format
+//! is that of gitprotocol-pack(5).
+
+use std::io::{self, Write};
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use ring::digest::{self, digest};
+
+use super::{AGENT, Capabilities, Packet, ProtocolError, name_of, next_packet, printable, put};
+use crate::domain::git::{Commit, ObjectFormat, ObjectId};
+use crate::domain::text::hexadecimal;
+
+/// The most characters of a server's reason.
+const MOST_OF_A_REASON: usize = 200;
+
+/// A new commit with one file, as git's objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileCommit {
+    /// The id of the commit.
+    pub id: Commit,
+    /// The contents of the objects, in the order commit, tree, blob.
+    objects: [(PackedKind, Vec<u8>); 3],
+    format: ObjectFormat,
+}
+
+/// The type of an object, as its number in a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PackedKind {
+    Commit = 1,
+    Tree = 2,
+    Blob = 3,
+}
+
+/// The content of a commit with one file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileCommitText<'a> {
+    /// The name of the file.
+    pub file: &'a str,
+    /// The content of the file.
+    pub content: &'a [u8],
+    /// The parent; `None`: a commit without history.
+    pub parent: Option<Commit>,
+    /// The author, such as `agent <agent@web01>`.
+    pub author: &'a str,
+    /// The time of the commit, in seconds since 1970.
+    pub seconds: i64,
+    /// The message.
+    pub message: &'a str,
+}
+
+impl FileCommit {
+    /// The objects of `text` in a repository that names objects by `format`; `None`: a digest is no id, which does not
+    /// happen.
+    pub fn new(format: ObjectFormat, text: &FileCommitText) -> Option<Self> {
+        let blob = text.content.to_vec();
+        let mut tree = format!("100644 {}\0", text.file).into_bytes();
+        tree.extend_from_slice(object_id(format, "blob", &blob).as_ref());
+        let tree_id = hexadecimal(object_id(format, "tree", &tree).as_ref());
+        let parent = text.parent.map_or_else(String::new, |parent| format!("parent {parent}\n"));
+        let FileCommitText { author, seconds, message, .. } = text;
+        let commit = format!(
+            "tree {tree_id}\n{parent}author {author} {seconds} +0000\n\
+             committer {author} {seconds} +0000\n\n{message}\n"
+        )
+        .into_bytes();
+        let id = object_id(format, "commit", &commit);
+        let objects =
+            [(PackedKind::Commit, commit), (PackedKind::Tree, tree), (PackedKind::Blob, blob)];
+        let id = Commit(ObjectId::from_bytes(id.as_ref())?);
+        Some(Self { id, objects, format })
+    }
+
+    /// The object format.
+    pub fn format(&self) -> ObjectFormat {
+        self.format
+    }
+
+    /// The objects for a store that takes them one by one: the type's word and the content, with what each refers to
+    /// before it.
+    pub fn objects(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        self.objects.iter().rev().map(|(kind, content)| (kind.word(), content.as_slice()))
+    }
+
+    /// The objects as a pack.
+    ///
+    /// # Errors
+    /// When they cannot be compressed, which does not happen in memory.
+    pub fn pack(&self) -> io::Result<Vec<u8>> {
+        let mut pack = b"PACK\0\0\0\x02".to_vec();
+        pack.extend_from_slice(&(self.objects.len() as u32).to_be_bytes());
+        for (kind, content) in &self.objects {
+            put_entry_head(&mut pack, *kind, content.len());
+            let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+            packed.write_all(content)?;
+            pack.extend_from_slice(&packed.finish()?);
+        }
+        let checksum = digest(algorithm(self.format), &pack);
+        pack.extend_from_slice(checksum.as_ref());
+        Ok(pack)
+    }
+}
+
+impl PackedKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Tree => "tree",
+            Self::Blob => "blob",
+        }
+    }
+}
+
+/// Appends type and size of an object: four bits of the size in the first byte, seven in each one after it.
+fn put_entry_head(pack: &mut Vec<u8>, kind: PackedKind, size: usize) {
+    let mut byte = ((kind as u8) << 4) | (size & 0x0f) as u8;
+    let mut rest = size >> 4;
+    while rest > 0 {
+        pack.push(byte | 0x80);
+        byte = (rest & 0x7f) as u8;
+        rest >>= 7;
+    }
+    pack.push(byte);
+}
+
+fn algorithm(format: ObjectFormat) -> &'static digest::Algorithm {
+    match format {
+        ObjectFormat::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+        ObjectFormat::Sha256 => &digest::SHA256,
+    }
+}
+
+fn object_id(format: ObjectFormat, word: &str, content: &[u8]) -> digest::Digest {
+    let mut context = digest::Context::new(algorithm(format));
+    context.update(format!("{word} {}\0", content.len()).as_bytes());
+    context.update(content);
+    context.finish()
+}
+
+/// One change of a ref.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefChange<'a> {
+    /// The full name of the ref.
+    pub name: &'a str,
+    /// Where it has to be; `None`: it must not exist.
+    pub old: Option<Commit>,
+    /// Where it is to be; `None`: it is removed.
+    pub new: Option<Commit>,
+}
+
+/// The message for git-receive-pack with one `change` and the `pack` that it needs. `offered` are the capabilities of a
+/// server that was asked for them; `None`: it was not asked.
+pub fn push_request(
+    format: ObjectFormat,
+    change: RefChange,
+    pack: &[u8],
+    offered: Option<&Capabilities>,
+) -> Vec<u8> {
+    let zero = "0".repeat(2 * format.id_length());
+    let id = |id: Option<Commit>| id.map_or_else(|| zero.clone(), |id| id.to_string());
+    let has = |name: &str| offered.is_none_or(|offered| offered.has(name));
+    let mut asked = " report-status".to_owned();
+    if format != ObjectFormat::Sha1 && has("object-format") {
+        asked += &format!(" object-format={}", name_of(format));
+    }
+    if has("agent") {
+        asked += &format!(" {AGENT}");
+    }
+    let mut out = Vec::new();
+    put(&mut out, &format!("{} {} {}\0{asked}", id(change.old), id(change.new), change.name));
+    out.extend_from_slice(b"0000");
+    // The removal of a ref has no pack.
+    if change.new.is_some() {
+        out.extend_from_slice(pack);
+    }
+    out
+}
+
+/// What a server did with a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushOutcome {
+    /// The ref is where it is to be.
+    Done,
+    /// The ref was not changed, for this reason of the server's, which is escaped for display.
+    Rejected(String),
+}
+
+/// The number of bytes of the report at the beginning of `bytes`; `None`: more are needed.
+///
+/// # Errors
+/// When they are no packets.
+pub fn report_length(bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
+    let mut length = 0;
+    while let Some((packet, more)) = next_packet(bytes.get(length..).unwrap_or_default())? {
+        length += more;
+        if packet == Packet::Flush {
+            return Ok(Some(length));
+        }
+    }
+    Ok(None)
+}
+
+/// The outcome for the ref `name` by the server's report.
+///
+/// # Errors
+/// When `report` is none, or does not name the ref.
+pub fn read_report(report: &[u8], name: &str) -> Result<PushOutcome, ProtocolError> {
+    let mut rest = report;
+    let mut unpacked = None;
+    let mut outcome = None;
+    if report.is_empty() {
+        return Err(ProtocolError::Empty);
+    }
+    loop {
+        let Some((packet, length)) = next_packet(rest)? else {
+            return Err(ProtocolError::NotThis("stops in the middle of its report".to_owned()));
+        };
+        rest = rest.get(length..).unwrap_or_default();
+        let Packet::Data(line) = packet else { break };
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let words = |words: &[u8]| printable(words, MOST_OF_A_REASON);
+        if let Some(message) = line.strip_prefix(b"ERR ") {
+            return Err(ProtocolError::from_server(message));
+        } else if let Some(unpack) = line.strip_prefix(b"unpack ") {
+            unpacked =
+                (unpack != b"ok").then(|| format!("its unpacking failed: {}", words(unpack)));
+        } else if line.strip_prefix(b"ok ") == Some(name.as_bytes()) {
+            outcome = Some(PushOutcome::Done);
+        } else if let Some(refused) = line.strip_prefix(b"ng ")
+            && let Some(reason) = refused.strip_prefix(name.as_bytes())
+        {
+            outcome = Some(PushOutcome::Rejected(words(reason)));
+        }
+    }
+    match (unpacked, outcome) {
+        (Some(why), _) => Ok(PushOutcome::Rejected(why)),
+        (None, Some(outcome)) => Ok(outcome),
+        (None, None) => Err(ProtocolError::NotThis("does not report on the push".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(format: ObjectFormat) -> FileCommit {
+        let text = FileCommitText {
+            file: "status.json",
+            content: b"{}\n",
+            parent: None,
+            author: "agent <agent@web01>",
+            seconds: 1_764_500_000,
+            message: "no repository",
+        };
+        FileCommit::new(format, &text).unwrap()
+    }
+
+    fn pkt(text: &str) -> Vec<u8> {
+        format!("{:04x}{text}", text.len() + 4).into_bytes()
+    }
+
+    fn report(lines: &[&str]) -> Vec<u8> {
+        [lines.iter().flat_map(|line| pkt(line)).collect(), b"0000".to_vec()].concat()
+    }
+
+    const REF: &str = "refs/heads/web01/state";
+
+    #[test]
+    fn the_ids_of_objects_are_git_s() {
+        // git hash-object, of the blob of "{}\n".
+        let blob = object_id(ObjectFormat::Sha1, "blob", b"{}\n");
+        assert_eq!(hexadecimal(blob.as_ref()), "0967ef424bce6791893e9a57bb952f80fd536e93");
+        assert_eq!(commit(ObjectFormat::Sha1).id.0.as_bytes().len(), 20);
+        assert_eq!(commit(ObjectFormat::Sha256).id.0.as_bytes().len(), 32);
+    }
+
+    #[test]
+    fn a_request_is_one_message_with_a_compare_and_swap() {
+        let commit = commit(ObjectFormat::Sha1);
+        let change = RefChange { name: REF, old: None, new: Some(commit.id) };
+        let request = push_request(ObjectFormat::Sha1, change, b"PACK", None);
+        let text = String::from_utf8(request).unwrap();
+        let zeros = "0".repeat(40);
+        let expected = format!("{zeros} {} {REF}\0 report-status agent=pmpy/", commit.id);
+        assert_eq!(text.get(4..4 + expected.len()), Some(expected.as_str()));
+        assert!(text.ends_with("0000PACK"));
+    }
+
+    #[test]
+    fn a_report_says_what_became_of_the_ref() {
+        let read = |lines: &[&str]| read_report(&report(lines), REF);
+        let ok = format!("ok {REF}\n");
+        assert_eq!(read(&["unpack ok\n", &ok]), Ok(PushOutcome::Done));
+        let ng = format!("ng {REF} failed to update ref\n");
+        let rejected = PushOutcome::Rejected("failed to update ref".to_owned());
+        assert_eq!(read(&["unpack ok\n", &ng]), Ok(rejected));
+        let full = read(&["unpack unpacker error\n", &ok]);
+        assert!(matches!(full, Ok(PushOutcome::Rejected(why)) if why.contains("unpacker error")));
+        assert!(read(&["unpack ok\n"]).is_err(), "it does not name the ref");
+        assert!(read(&["unpack ok\n", "ok refs/heads/web011/state\n"]).is_err());
+        assert!(read_report(b"", REF).is_err());
+        assert!(read_report(b"<html>", REF).is_err());
+        assert!(read_report(&pkt("unpack ok\n"), REF).is_err(), "it breaks off");
+        let hostile = format!("ng {REF} \u{1b}[2J{}\n", "x".repeat(5000));
+        match read(&[&hostile]) {
+            Ok(PushOutcome::Rejected(why)) => assert!(!why.contains('\u{1b}') && why.len() < 300),
+            other => panic!("{other:?}"),
+        }
+    }
+}

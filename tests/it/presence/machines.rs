@@ -1,0 +1,142 @@
+//! Two machines of one name: the first publication takes the ref over, and two that both go on are told.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::{
+    edit_record, git, machine, own_ref, path_of, pause_is_over, publication, publish, publish_at,
+    published, record, record_file, settles,
+};
+use crate::sandbox::{Ran, Sandbox, text};
+
+/// Another machine with the same name, root and user: only its machine-id and its records are others.
+struct Twin<'a> {
+    machine: &'a Sandbox,
+    id: PathBuf,
+    record: PathBuf,
+}
+
+impl<'a> Twin<'a> {
+    fn of(machine: &'a Sandbox) -> Self {
+        let (id, record) = (machine.path("machine-id"), machine.path("presence-of-the-twin.json"));
+        fs::write(&id, "0123456789abcdef0123456789abcdef\n").unwrap();
+        Self { machine, id, record }
+    }
+
+    /// Exchanges the records of the two machines.
+    fn exchange(&self) {
+        let (own, other) = (record_file(self.machine), &self.record);
+        let (here, there) = (fs::read(&own), fs::read(other));
+        for (file, content) in [(&own, there), (other, here)] {
+            match content {
+                Ok(content) => fs::write(file, content).unwrap(),
+                Err(_) => drop(fs::remove_file(file)),
+            }
+        }
+    }
+
+    /// The other machine publishes; returns its record after that.
+    fn publish(&self) -> Value {
+        self.exchange();
+        pause_is_over(self.machine);
+        let line = self.machine.agent_line(&["tick", "--trigger", "cron"]);
+        let mut unshare = self.machine.command("unshare");
+        let script = "mount --bind \"$1\" /etc/machine-id && shift && exec \"$@\"";
+        unshare.args(["--mount", "sh", "-c", script, "sh", text(&self.id)]).args(line);
+        Ran::of(&mut unshare).ok();
+        settles(self.machine);
+        let after = record(self.machine);
+        self.exchange();
+        after
+    }
+}
+
+#[test]
+fn a_machine_that_was_installed_anew_takes_its_ref_over() {
+    let machine = machine();
+    publish_at(&machine, &path_of(&machine), "");
+    let first = published(&machine);
+    let before = publication(&machine);
+    let new = Twin::of(&machine).publish();
+    assert!(new["failure"].is_null() && new["contested"].is_null(), "{new:#}");
+    assert_eq!(new["replaced"], before["id"]);
+    let after = publication(&machine);
+    assert_ne!(after["id"], before["id"]);
+    assert_eq!(after["seq"], 2, "it counts on");
+    let parent = format!("{}^", own_ref(&machine));
+    assert_eq!(git(&machine, &["rev-parse", &parent]), first);
+}
+
+#[test]
+fn two_machines_of_one_name_both_say_so_and_stop() {
+    let machine = machine();
+    publish_at(&machine, &path_of(&machine), "");
+    published(&machine);
+    let twin = Twin::of(&machine);
+    twin.publish();
+    publish(&machine);
+    let old = record(&machine);
+    assert!(old["contested"].is_object(), "the old one finds its ref taken: {old:#}");
+    let said = publication(&machine);
+    assert_eq!(said["contested"]["other"], twin_id(&twin), "and says so at the ref: {said:#}");
+    let count = git(&machine, &["rev-list", "--count", &own_ref(&machine)]);
+    let new = twin.publish();
+    assert!(new["contested"].is_object(), "the new one finds that: {new:#}");
+    for _ in 0..2 {
+        publish(&machine);
+        twin.publish();
+    }
+    assert_eq!(git(&machine, &["rev-list", "--count", &own_ref(&machine)]), count, "both stopped");
+    let ran = machine.tick().ok();
+    let shown = machine.agent(&["-v", "status"]).ok().stdout;
+    assert!(shown.contains("publishes as web01/root/root-"), "{shown}{ran}");
+    // A person removes the ref: the next that looks publishes again.
+    git(&machine, &["update-ref", "-d", &own_ref(&machine)]);
+    published(&machine);
+    assert!(publication(&machine)["contested"].is_null());
+}
+
+fn twin_id(twin: &Twin) -> Value {
+    let text = fs::read_to_string(&twin.record).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["id"].clone()
+}
+
+#[test]
+fn two_images_of_one_machine_id_are_noticed_at_the_second_time() {
+    let machine = machine();
+    publish_at(&machine, &path_of(&machine), "");
+    published(&machine);
+    let image = fs::read(record_file(&machine)).unwrap();
+    published(&machine);
+    // The other image goes on from where it was copied.
+    let newest = fs::read(record_file(&machine)).unwrap();
+    fs::write(record_file(&machine), &image).unwrap();
+    published(&machine);
+    assert!(record(&machine)["twin_seen"].is_string(), "it may have come from a backup");
+    let other = fs::read(record_file(&machine)).unwrap();
+    fs::write(record_file(&machine), &newest).unwrap();
+    published(&machine);
+    fs::write(record_file(&machine), &other).unwrap();
+    publish(&machine);
+    assert!(record(&machine)["contested"].is_object(), "{:#}", record(&machine));
+    fs::write(record_file(&machine), &newest).unwrap();
+    edit_record(&machine, |_| {});
+    publish(&machine);
+    let why = record(&machine);
+    assert!(why["contested"].is_object(), "the other finds it at the ref: {why:#}");
+}
+
+#[test]
+fn a_machine_that_lost_its_records_goes_on() {
+    let machine = machine();
+    publish_at(&machine, &path_of(&machine), "");
+    published(&machine);
+    fs::remove_file(record_file(&machine)).unwrap();
+    machine.tick().ok();
+    settles(&machine);
+    let record = record(&machine);
+    assert!(record["contested"].is_null() && record["replaced"].is_null(), "{record:#}");
+    assert_eq!(publication(&machine)["seq"], 2);
+}
