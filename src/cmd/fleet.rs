@@ -79,7 +79,7 @@ fn look(
     repos: &[NamePattern],
 ) -> Result<(Fleet, usize)> {
     let now = host::now();
-    let FleetLook { members, others } = fleet::look(context, status, now)?;
+    let FleetLook { members, others } = fleet::look(context, status, &fleet::everyone(), now)?;
     let filter = FleetFilter {
         repos: repos.to_vec(),
         hosts: args.hosts.clone(),

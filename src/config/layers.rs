@@ -37,9 +37,9 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
         world.root.clone_from(&root.0);
     }
     faults.keep(refuse_in_defaults(source, &file.defaults));
-    faults.keep(refuse_canaries(source, &file.defaults));
+    faults.keep(refuse_canaries(source, &file, &file.defaults));
     for (name, repo) in &file.repo {
-        faults.check_repo(&name.get_ref().0, refuse_canaries(source, repo));
+        faults.check_repo(&name.get_ref().0, refuse_canaries(source, &file, repo));
     }
     modes::check_modes(source, &file, &mut faults);
     health::check_health(source, &file, &mut faults);
@@ -184,6 +184,10 @@ pub fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
     }
     if settings.mode.fetched().is_some() && settings.policy.drift.on == OnDrift::Repair {
         settings.policy.drift.on = OnDrift::Report;
+    }
+    if settings.mode.fetched().is_some() {
+        // Nor is this one for them: each ref waits by itself.
+        settings.policy.gates.canaries.clear();
     }
     let is_fixed = settings.tag.is_some() || settings.revision.is_some();
     if is_fixed {
@@ -375,16 +379,30 @@ fn lay_reach_over(reach: &mut ConnectionSettings, keys: &RepoSection) {
     }
 }
 
-/// Refuses `canaries`, for which nothing tells yet what another machine has.
-fn refuse_canaries(source: &ConfigTexts, keys: &RepoSection) -> Result<(), ConfigError> {
-    match &keys.canaries {
-        None => Ok(()),
-        Some(canaries) => Err(source.error(
+/// Refuses `canaries` without `[presence]`, by which alone a machine knows what another one has, and where each ref is
+/// published by itself.
+fn refuse_canaries(
+    source: &ConfigTexts,
+    file: &file::ConfigFile,
+    keys: &RepoSection,
+) -> Result<(), ConfigError> {
+    let Some(canaries) = &keys.canaries else { return Ok(()) };
+    if file.presence.is_none() {
+        return Err(source.error(
             canaries.span(),
-            "\"canaries\" needs [presence], which this version does not have yet: no machine knows what another \
-             one has\nhint: leave it out; rollout and [node] rollout_position = 0.0 let some machines go first",
-        )),
+            "\"canaries\" needs [presence]: without it no machine knows what another one has\n\
+             hint: set url below [presence], here and on the canaries",
+        ));
     }
+    let mode = keys.mode.as_ref().or(file.defaults.mode.as_ref());
+    if mode.is_some_and(|mode| mode.get_ref().fetched().is_some()) {
+        return Err(source.error(
+            canaries.span(),
+            "\"canaries\" is for repositories that follow one branch or tag, not for those that publish or fetch many\n\
+             hint: leave it out here; rollout and [node] rollout_position = 0.0 let some machines go first",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses keys in `[defaults]` that only one repository can have.

@@ -5,17 +5,21 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AgentDirs, RepoSettings, Settings};
+use crate::domain::repository::gates::canaries::CanaryMachine;
 use crate::domain::repository::hold::Person;
 use crate::domain::trust::Trustee;
 use crate::system::host::{Host, person, runtime_dir};
 use crate::system::remote::{OpenConnections, Wire};
 use crate::system::signers::SignersFiles;
 use crate::system::time_zone::TimeZones;
+
+/// What was seen of canaries.
+pub type CanaryLooks = BTreeMap<Vec<String>, Result<Vec<CanaryMachine>, String>>;
 
 /// The settings that one process of ours hands to another: all that it may know of the configuration.
 #[derive(Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub struct Context {
     pub zones: Arc<TimeZones>,
     /// The keys that may sign.
     pub signers: Arc<SignersFiles>,
+    /// What this process saw of canaries, by the beginnings of the refs that were asked for; the error is for people.
+    pub canaries: Arc<Mutex<CanaryLooks>>,
     /// In a helper process: the file with settings and secrets from root's tick; `None`: this process is
     /// no helper.
     pub helper_input: Option<Arc<File>>,
@@ -108,7 +114,7 @@ impl Context {
         let settings = Arc::new(settings);
         let (part, stack, helper_input, requests, asked_by) = (None, None, None, None, None);
         let log_args = vec!["--quiet".into()];
-        let (zones, signers) = (Arc::default(), Arc::default());
+        let (zones, signers, canaries) = (Arc::default(), Arc::default(), Arc::default());
         Self {
             settings,
             node,
@@ -117,6 +123,7 @@ impl Context {
             wire,
             zones,
             signers,
+            canaries,
             helper_input,
             requests,
             asked_by,

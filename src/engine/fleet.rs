@@ -46,6 +46,11 @@ struct FleetRecord {
     refs: BTreeMap<String, Sighting>,
 }
 
+/// The beginnings that select every machine.
+pub fn everyone() -> [String; 1] {
+    [String::new()]
+}
+
 /// What a look found.
 #[derive(Debug)]
 pub struct FleetLook {
@@ -55,17 +60,23 @@ pub struct FleetLook {
     pub others: usize,
 }
 
-/// Looks at the machines of `status` at `now`, by the reader's clock.
+/// Looks at the machines of `status` whose refs, without `refs/heads/`, begin with one of `beginnings`, at `now` by the
+/// reader's clock.
 ///
 /// # Errors
 /// When the repository cannot be reached, what moved cannot be fetched, or the cache cannot be written.
-pub fn look(context: &Context, status: &StatusRepository, now: DateTime<Utc>) -> Result<FleetLook> {
+pub fn look(
+    context: &Context,
+    status: &StatusRepository,
+    beginnings: &[String],
+    now: DateTime<Utc>,
+) -> Result<FleetLook> {
     let StatusRepository { remote, reach } = status;
-    let cache = cache(context, remote);
+    let cache = cache(context, remote, beginnings);
     let mut record = read(&cache, remote);
     let answer = context
         .wire
-        .branches(remote, reach, record.way.as_ref())
+        .branches(remote, beginnings, reach, record.way.as_ref())
         .with_context(|| format!("cannot read presence from {remote}"))?;
     let all = answer.refs.len();
     let tips: Vec<(PresenceRef, RefTip)> = answer
@@ -99,8 +110,10 @@ pub fn look(context: &Context, status: &StatusRepository, now: DateTime<Utc>) ->
     Ok(FleetLook { members, others })
 }
 
-fn cache(context: &Context, remote: &Remote) -> FleetCache {
-    let hash = hexadecimal(digest(&SHA256, remote.to_string().as_bytes()).as_ref());
+/// Each selection has a record of its own: what it did not ask for is not gone.
+fn cache(context: &Context, remote: &Remote, beginnings: &[String]) -> FleetCache {
+    let text = format!("{remote}\n{}", beginnings.join("\n"));
+    let hash = hexadecimal(digest(&SHA256, text.as_bytes()).as_ref());
     FleetCache::of(&context.settings.world.state, hash.get(..16).unwrap_or(&hash))
 }
 

@@ -33,6 +33,7 @@ use crate::system::agent_state::{AgentState, STATUS};
 use crate::system::host;
 use crate::system::pid::Process;
 
+pub mod canaries;
 pub mod evaluation;
 pub mod passwords;
 pub mod poll_scheduler;
@@ -178,7 +179,12 @@ fn everybody(
         let helpers: Vec<_> = delegated
             .iter()
             .map(|(user, repos)| {
-                let look = move || user_helper::run_helper(context, user, repos, options, progress);
+                let look = move || {
+                    if options.is_some_and(TickOptions::follow) {
+                        canaries::for_helper(context, repos, before, now);
+                    }
+                    user_helper::run_helper(context, user, repos, options, progress)
+                };
                 (repos, thread::Builder::new().spawn_scoped(scope, look))
             })
             .collect();

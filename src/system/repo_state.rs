@@ -16,6 +16,7 @@
 //!     collecting                         git's garbage collection, while it runs (RunningGc)
 //!     refs                               refs of the remote at the last fetch (RefListing)
 //!     heard                              refs just polled, for the worker (RefListing)
+//!     canaries                           what the canaries have of the waiting revision (SeenCanaries)
 //!     published                          what is published at the targets (PublishRecord)
 //!     sealed                             releases that were written completely, one per line
 //!     history                            finished runs and people's acts, one JSON object per line
@@ -27,6 +28,7 @@
 //! Every reader accepts only a small regular file: a FIFO, a link, a directory or a huge file in its
 //! place is an error or counts as missing, and never blocks. Every writer uses [`files::put`].
 
+mod canaries;
 mod drift;
 mod history;
 mod holds;
@@ -57,6 +59,7 @@ use crate::domain::repository::observed::{Pin, RecordedFinding, TreeRerunPolicy}
 use crate::domain::repository::sight::FirstSight;
 use crate::domain::text::EscapeControls;
 
+pub use canaries::SeenCanaries;
 pub use listing::{ListedRef, RefListing};
 pub use polled::PollRecord;
 

@@ -19,6 +19,8 @@ pub enum PollScope {
     Tag(TagScope),
     /// The remote's default branch, to know that it answers: this revision is wanted, and no ref names it.
     Revision(Commit),
+    /// The branches whose names begin with one of these.
+    Branches(Vec<String>),
     /// Every ref of some kinds, and the tip of what is followed; without it that of the default branch.
     Every {
         /// What is followed.
@@ -52,7 +54,7 @@ impl PollScope {
         match self {
             Self::Branch(branch) | Self::WithHead(branch) => Some(branch),
             Self::Every { followed, .. } => followed.branch(),
-            Self::Default | Self::Tag(_) | Self::Revision(_) => None,
+            Self::Default | Self::Tag(_) | Self::Revision(_) | Self::Branches(_) => None,
         }
     }
 
@@ -62,7 +64,7 @@ impl PollScope {
             Self::Tag(scope) => Some(scope.pattern.to_string()),
             Self::Revision(revision) => Some(revision.to_string()),
             Self::Every { followed, .. } => followed.fixed(),
-            Self::Branch(_) | Self::WithHead(_) | Self::Default => None,
+            Self::Branch(_) | Self::WithHead(_) | Self::Default | Self::Branches(_) => None,
         }
     }
 

@@ -254,7 +254,7 @@ impl GateVerdict {
 }
 
 /// What the canaries have of one revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CanaryReport {
     /// Canaries that have it.
     pub with: Vec<String>,
@@ -264,6 +264,9 @@ pub struct CanaryReport {
     pub left_out: Vec<(String, String)>,
     /// The reason why their rows cannot be read.
     pub unreadable: Option<String>,
+    /// Since when they cannot be.
+    #[serde(default)]
+    pub unreadable_since: Option<DateTime<Utc>>,
     /// Since when every canary has it.
     pub satisfied_since: Option<DateTime<Utc>>,
 }
@@ -286,7 +289,9 @@ impl CanaryReport {
             }
         };
         if let Some(why) = &self.unreadable {
-            return shut(format!("the canaries cannot be read: {why}"));
+            let since = self.unreadable_since.map(|since| format!(" since {}", utc_minute(since)));
+            let since = since.unwrap_or_default();
+            return shut(format!("the canaries cannot be read{since}: {why}"));
         }
         match (self.without.as_slice(), self.with.as_slice()) {
             ([], []) => shut(format!("waits for a canary, and none is left{left_out}")),

@@ -31,13 +31,20 @@ pub struct RefQuery {
     pub names: Vec<String>,
     /// The beginning of the full names of tags that are wanted with the objects behind them.
     pub tags: Option<String>,
+    /// The beginnings of the full names of branches.
+    pub branches: Vec<String>,
 }
 
 impl RefQuery {
     /// The refs that are needed to answer `wanted`.
     pub fn of(wanted: &PollScope) -> Self {
         let head = || "HEAD".to_owned();
+        if let PollScope::Branches(beginnings) = wanted {
+            let branches = beginnings.iter().map(|it| format!("{BRANCHES}{it}")).collect();
+            return Self { names: vec![head()], branches, ..Self::default() };
+        }
         let (names, tags) = match wanted {
+            PollScope::Branches(_) => (vec![], None),
             PollScope::Branch(branch) => (vec![branch.local()], None),
             PollScope::WithHead(branch) => (vec![branch.local(), head()], None),
             PollScope::Default | PollScope::Revision(_) => (vec![head()], None),
@@ -51,7 +58,7 @@ impl RefQuery {
                 (names, None)
             }
         };
-        Self { names, tags }
+        Self { names, tags, ..Self::default() }
     }
 
     /// Returns `true` if the ref `name` is asked for.
@@ -60,7 +67,7 @@ impl RefQuery {
             name == prefix || (prefix.ends_with('/') && name.starts_with(prefix.as_str()))
         };
         self.names.iter().any(is_named)
-            || self.tags.as_ref().is_some_and(|prefix| name.starts_with(prefix.as_str()))
+            || self.tags.iter().chain(&self.branches).any(|beginning| name.starts_with(beginning))
     }
 
     /// Returns `true` if HEAD is asked for.
@@ -80,10 +87,17 @@ pub fn selected_refs(wanted: &PollScope, refs: &[AdvertisedRef]) -> Vec<RefTip> 
     let kinds = match wanted {
         PollScope::Every { kinds, .. } => *kinds,
         PollScope::Tag(_) => RefKinds { branches: false, tags: true },
+        PollScope::Branches(_) => RefKinds { branches: true, tags: false },
         _ => return Vec::new(),
     };
+    let is_asked = |branch: &str| match wanted {
+        PollScope::Branches(beginnings) => {
+            beginnings.iter().any(|it| branch.starts_with(it.as_str()))
+        }
+        _ => true,
+    };
     let is_wanted = |name: &str| {
-        (kinds.branches && name.starts_with(BRANCHES))
+        (kinds.branches && name.strip_prefix(BRANCHES).is_some_and(is_asked))
             // Servers of version 0 also list the peeled value of annotated tags.
             || (kinds.tags && name.starts_with(TAGS) && !name.ends_with(PEELED))
     };
@@ -135,7 +149,7 @@ pub fn ls_refs(format: ObjectFormat, query: &RefQuery) -> Vec<u8> {
         put(&mut out, "peel");
     }
     put(&mut out, "symrefs");
-    for prefix in query.names.iter().chain(&query.tags) {
+    for prefix in query.names.iter().chain(&query.tags).chain(&query.branches) {
         put(&mut out, &format!("ref-prefix {prefix}"));
     }
     out.extend_from_slice(b"0000");

@@ -186,7 +186,7 @@ fn version_0_lists_everything_and_what_was_asked_for_is_kept() {
     for bytes in [bytes, old] {
         let names = |prefixes: &[&str]| {
             let names = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
-            let query = RefQuery { names, tags: None };
+            let query = RefQuery { names, ..RefQuery::default() };
             let said = read_advertisement(query, &bytes).unwrap();
             assert!(said.capabilities.has("side-band-64k") && said.version == ProtocolVersion::V0);
             said.refs.into_iter().map(|listed| listed.name).collect::<Vec<_>>()

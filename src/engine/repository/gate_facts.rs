@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
 use crate::domain::hash::fraction;
-use crate::domain::repository::gate::{BegunAction, GateFacts};
+use crate::domain::repository::gate::{BegunAction, CanaryReport, GateFacts};
+use crate::domain::repository::gates::canaries;
 use crate::domain::repository::observed::Observed;
 use crate::domain::repository::sight::{Clocks, FirstSight};
 use crate::domain::repository::status::MachineStatus;
@@ -45,9 +46,12 @@ impl Repository<'_> {
             sight.as_ref().map(|sight| sight.at),
             begun.as_ref().map(|begun| begun.at),
         ];
-        let position = policy.position.unwrap_or_else(|| {
-            let node = &self.context.node;
-            let name = policy.node_name.as_ref().unwrap_or(&node.host);
+        let node = &self.context.node;
+        let name = policy.node_name.as_ref().unwrap_or(&node.host);
+        let is_canary = canaries::names(&policy.canaries, name);
+        // What every machine of a fleet waits for waits for none, so one file serves all of them.
+        let first = is_canary.then_some(0.0);
+        let position = policy.position.or(first).unwrap_or_else(|| {
             fraction(&[node.machine_id.as_bytes(), name.as_bytes(), self.repo.name.as_bytes()])
         });
         Ok(GateFacts {
@@ -56,13 +60,24 @@ impl Repository<'_> {
             waiting: sight.as_ref().map(|sight| sight.waiting(&self.clocks(now))),
             begun,
             allowed,
-            // A machine on which it is the first is never made to wait.
-            is_first: is_our_clone && sight.is_none() && self.is_first(seen)?,
+            // A machine on which it is the first is never made to wait, but for what a canary has.
+            is_first: is_our_clone
+                && (sight.is_none() || !policy.canaries.is_empty())
+                && self.is_first(seen)?,
             position,
-            canaries: None,
-            is_canary: false,
+            canaries: self.seen_canaries(sight.as_ref()),
+            is_canary,
             signed: Vec::new(),
         })
+    }
+
+    /// What the canaries had of the revision that waits, when they were looked at last.
+    fn seen_canaries(&self, sight: Option<&FirstSight>) -> Option<CanaryReport> {
+        if self.repo.settings.policy.gates.canaries.is_empty() {
+            return None;
+        }
+        let seen = self.records.canaries()?;
+        (seen.revision == sight?.revision).then_some(seen.report)
     }
 
     /// The clocks at `now`.

@@ -44,6 +44,14 @@ pub fn poll_timeout(settings: &RepoSettings) -> Duration {
     (remotes * settings.reach.limit).saturating_add(evaluation_timeout(settings))
 }
 
+/// The limit for what [`poll_timeout`] does not count: a look at the canaries, which are listed and fetched, after such a
+/// look for another repository.
+pub fn canaries_timeout(context: &Context, settings: &RepoSettings) -> Duration {
+    let presence = context.settings.presence.as_ref();
+    let presence = presence.filter(|_| !settings.policy.gates.canaries.is_empty());
+    presence.map_or(Duration::ZERO, |presence| 4 * presence.reach.limit)
+}
+
 /// The limit for a fetch from one remote, until all of it is in the object store; the fetch should end
 /// by itself before that.
 pub fn fetch(settings: &RepoSettings) -> Duration {

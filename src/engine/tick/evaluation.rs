@@ -105,7 +105,8 @@ impl<'a> RepoTask<'a> {
         match self.place() {
             RepoServices::Nowhere => limits::evaluation_timeout(&self.repo.settings),
             RepoServices::Disk | RepoServices::Server(_) => {
-                limits::poll_timeout(&self.repo.settings)
+                let own = limits::poll_timeout(&self.repo.settings);
+                own.saturating_add(limits::canaries_timeout(self.context, &self.repo.settings))
             }
         }
     }

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::mem;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::config::RepoSettings;
 use crate::domain::git::Remote;
 use crate::domain::password_cache::FAILED_PASSWORD;
 use crate::domain::repository::decision::Plan;
+use crate::domain::repository::gates::canaries::CanaryMachine;
 use crate::domain::repository::hold::Person;
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
@@ -82,6 +83,8 @@ struct HelperInput {
     requests: Option<String>,
     /// The person whose command it is; `None`: a tick of nobody's.
     asked_by: Option<Person>,
+    /// What root saw of canaries.
+    canaries: Vec<(Vec<String>, Result<Vec<CanaryMachine>, String>)>,
 }
 
 /// A helper's report on one repository.
@@ -366,12 +369,14 @@ fn helper_input(
         let path = Some(repo.listed.clone());
         settings.insert(repo.name.clone(), RepoSettings { path, ..own.clone() });
     }
+    let canaries = context.canaries.lock().unwrap_or_else(PoisonError::into_inner);
     let helper_input = HelperInput {
         helper_request,
         settings: context.hand_over(settings),
         secrets,
         requests: requests.map(str::to_owned),
         asked_by,
+        canaries: canaries.clone().into_iter().collect(),
     };
     process::sealed_file(&serde_json::to_vec(&helper_input)?)
 }
@@ -398,8 +403,10 @@ pub fn read_helper_input() -> Result<(Context, HelperRequest)> {
     let mut helper_input: HelperInput =
         serde_json::from_slice(&content).context("the input of the helper is unreadable")?;
     files::hand_over(mem::take(&mut helper_input.secrets));
-    let HelperInput { helper_request, settings, requests, asked_by, .. } = helper_input;
+    let HelperInput { helper_request, settings, requests, asked_by, canaries, .. } = helper_input;
+    let canaries = Arc::new(Mutex::new(canaries.into_iter().collect()));
     let helper_input = Some(Arc::new(file));
-    let context = Context { helper_input, requests, asked_by, ..Context::handed_over(settings) };
+    let context =
+        Context { helper_input, requests, asked_by, canaries, ..Context::handed_over(settings) };
     Ok((context, helper_request))
 }

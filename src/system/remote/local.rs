@@ -224,9 +224,15 @@ pub(super) fn poll(
     let kinds = match wanted {
         PollScope::Every { kinds, .. } => *kinds,
         PollScope::Tag(_) => RefKinds { branches: false, tags: true },
+        PollScope::Branches(_) => RefKinds { branches: true, tags: false },
         _ => RefKinds { branches: false, tags: false },
     };
-    let refs = list_refs(&repo, kinds).with_context(|| format!("{remote} cannot list its refs"))?;
+    let mut refs =
+        list_refs(&repo, kinds).with_context(|| format!("{remote} cannot list its refs"))?;
+    if let PollScope::Branches(beginnings) = wanted {
+        let is_asked = |name: &str| beginnings.iter().any(|it| name.starts_with(it.as_str()));
+        refs.retain(|tip| tip.name.strip_prefix("refs/heads/").is_some_and(is_asked));
+    }
     let tag = wanted.pattern().and_then(|_| wire::chosen_tag(wanted, &with_peeled(&repo, &refs)));
     let tip = match (wanted.fixed(), wanted.revision()) {
         (None, _) => branch.as_ref().map(tip_of).transpose()?.flatten(),

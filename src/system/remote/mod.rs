@@ -214,20 +214,19 @@ impl Wire {
         Ok(answer)
     }
 
-    /// Lists the branches of `remote`, in one request where it was asked before (`known`). That its HEAD names none of
-    /// them is no fault.
+    /// Lists the branches of `remote` whose names begin with one of `beginnings`, in one request where it was asked
+    /// before (`known`). That its HEAD names none of them is no fault.
     ///
     /// # Errors
     /// As for [`Wire::poll`].
     pub fn branches(
         &self,
         remote: &Remote,
+        beginnings: &[String],
         reach: &ConnectionSettings,
         known: Option<&RemoteHints>,
     ) -> Result<PollAnswer> {
-        let kinds = RefKinds { branches: true, tags: false };
-        let every = PollScope::Every { followed: Followed::Branch(None), kinds };
-        let answer = self.ask(remote, &every, reach, known)?;
+        let answer = self.ask(remote, &PollScope::Branches(beginnings.to_vec()), reach, known)?;
         of_one_format(remote, &answer)?;
         Ok(answer)
     }

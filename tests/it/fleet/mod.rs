@@ -14,17 +14,17 @@ use serde_json::{Value, json};
 
 use crate::sandbox::{Ran, Sandbox, text};
 
-const OLD: &str = "5f71ff2000000000000000000000000000000000";
-const NEW: &str = "6b2c3d7000000000000000000000000000000000";
+pub const OLD: &str = "5f71ff2000000000000000000000000000000000";
+pub const NEW: &str = "6b2c3d7000000000000000000000000000000000";
 
 /// A status repository on the sandbox's server.
-struct Status<'machine> {
+pub struct Status<'machine> {
     machine: &'machine Sandbox,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 impl<'machine> Status<'machine> {
-    fn on(machine: &'machine Sandbox) -> Self {
+    pub fn on(machine: &'machine Sandbox) -> Self {
         Self::with_format(machine, "sha1")
     }
 
@@ -36,7 +36,7 @@ impl<'machine> Status<'machine> {
     }
 
     /// Puts `status.json` with these bytes at the ref `refs/heads/NAME`, with what was there as its parent.
-    fn put(&self, name: &str, file: &str, bytes: &[u8]) {
+    pub fn put(&self, name: &str, file: &str, bytes: &[u8]) {
         let mut stream = format!(
             "commit refs/heads/{name}\ncommitter agent@{name} <agent@{name}> 1790000000 +0000\ndata 5\nstate\n"
         )
@@ -74,12 +74,12 @@ impl<'machine> Status<'machine> {
     }
 }
 
-fn ago(length: Duration) -> DateTime<Utc> {
+pub fn ago(length: Duration) -> DateTime<Utc> {
     Utc::now() - length
 }
 
 /// What `host` publishes.
-fn presence(host: &str, repositories: Value) -> Value {
+pub fn presence(host: &str, repositories: Value) -> Value {
     json!({
         "presence": 1, "host": host, "user": null, "world": null, "id": format!("{:064x}", host.len()), "seq": 1,
         "at": Utc::now(), "every": 14_400, "agent": "0.2.0", "part": "web", "stack": null,
@@ -88,7 +88,7 @@ fn presence(host: &str, repositories: Value) -> Value {
 }
 
 /// A repository `ops` in `state` at `revision`, for an hour.
-fn row(state: &str, revision: &str) -> Value {
+pub fn row(state: &str, revision: &str) -> Value {
     let hour = ago(Duration::hours(1));
     json!({
         "name": "ops", "state": state, "since": hour, "branch": "main", "upstream": NEW,

@@ -2,6 +2,7 @@
 //! not change.
 
 mod before;
+mod canaries;
 mod passed;
 mod waits;
 

@@ -78,7 +78,7 @@ fn pause_is_over(machine: &Sandbox) {
 }
 
 /// Waits until nothing publishes for this machine any more.
-fn settles(machine: &Sandbox) {
+pub fn settles(machine: &Sandbox) {
     let lock = machine.root().join(".pmpy/presence.lock");
     wait_until("an attempt to publish has ended", || {
         let tried = record(machine)["tried"].as_str().is_some_and(|tried| tried != LONG_AGO);

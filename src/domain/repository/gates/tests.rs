@@ -5,15 +5,16 @@ use chrono::TimeDelta;
 use jiff::tz::TimeZone;
 
 use super::*;
+use crate::domain::report::presence::PresenceRow;
 use crate::domain::repository::action::{FinishedRun, Outcome};
 use crate::domain::repository::decision::{Plan, Rule, decide};
 use crate::domain::repository::gate::BegunAction;
-use crate::domain::repository::gates::canaries::CanaryMachine;
+use crate::domain::repository::gates::canaries::{self, CanaryMachine, CanaryQuestion};
 use crate::domain::repository::hold::Hold;
 use crate::domain::repository::observed::{Pin, RecordedFinding};
 use crate::domain::repository::sight::Waiting;
 use crate::domain::repository::state::State;
-use crate::domain::repository::status::StatusRow;
+use crate::domain::repository::status::{LastDeployed, StatusRow};
 use crate::domain::repository::tests::{commit, now, policy, upstream};
 
 pub(super) const CRON: ActionRequest = ActionRequest::OF_CRON;
@@ -360,23 +361,36 @@ fn behind_is_a_warning_after_a_day_behind_a_canary_and_after_eight_days_of_anyth
     assert_eq!(severity(&seen, &policy, now() - TimeDelta::days(9)), Severity::Warning);
 }
 
-/// The rows of other machines, as they lie in their `status.json`.
+/// Another machine, as it publishes itself.
 fn machine(name: &str, state: State, upstream: char) -> CanaryMachine {
     let mut row = StatusRow::bare("site", state, now());
-    (row.upstream, row.head) = (Some(commit(upstream)), Some(commit('a')));
-    let row = serde_json::from_str(&serde_json::to_string(&row).unwrap()).unwrap();
-    CanaryMachine { name: name.to_owned(), row: Some(row) }
+    row.upstream = Some(commit(upstream));
+    row.acted = Some(LastDeployed {
+        revision: commit('a'),
+        tag: None,
+        subject: None,
+        signer: None,
+        at: None,
+        trigger: None,
+        outcome: None,
+        seconds: None,
+    });
+    CanaryMachine { name: name.to_owned(), rows: Ok(vec![PresenceRow::of(&row)]) }
+}
+
+/// What the machines that `web01` and `db*` name have of the revision `b`.
+fn report(machines: &[CanaryMachine]) -> CanaryReport {
+    let patterns = ["web01".to_owned(), "db*".to_owned()];
+    // `c` descends from `b`.
+    let contains =
+        |it: Commit, other: Commit| it == other || (it, other) == (commit('c'), commit('b'));
+    let question = CanaryQuestion { patterns: &patterns, repo: "site", revision: commit('b') };
+    CanaryReport::of(machines, question, &contains)
 }
 
 #[test]
 fn canaries_are_satisfied_when_each_that_counts_has_the_revision() {
-    let patterns = ["web01".to_owned(), "db*".to_owned()];
-    let answer = |machines: &[CanaryMachine]| {
-        // `c` descends from `b`.
-        let contains =
-            |it: Commit, other: Commit| it == other || (it, other) == (commit('c'), commit('b'));
-        CanaryReport::of(machines, &patterns, commit('b'), &contains).answer()
-    };
+    let answer = |machines: &[CanaryMachine]| report(machines).answer();
     let is_open = |machines: &[CanaryMachine]| matches!(answer(machines), GateAnswer::Open(_));
     let db = |state, upstream| machine("db7", state, upstream);
     let web = machine("web01", State::Current, 'b');
@@ -385,8 +399,11 @@ fn canaries_are_satisfied_when_each_that_counts_has_the_revision() {
     for left_out in [State::Held, State::Pinned, State::Inactive] {
         assert!(is_open(&[web.clone(), db(left_out, 'a')]), "{left_out}");
     }
-    let silent = CanaryMachine { name: "db7".to_owned(), row: None };
+    let silent = CanaryMachine { name: "db7".to_owned(), rows: Err("silent".to_owned()) };
     assert!(is_open(&[web.clone(), silent.clone()]));
+    let without = CanaryMachine { name: "db7".to_owned(), rows: Ok(vec![]) };
+    let GateAnswer::Open(reason) = answer(&[web.clone(), without]) else { panic!() };
+    assert!(reason.contains("web01 has it, left out: db7 (has no site)"), "{reason}");
     for state in [State::Failing, State::Behind, State::Refused] {
         let GateAnswer::Shut { reason, .. } = answer(&[web.clone(), db(state, 'b')]) else {
             panic!()
@@ -396,6 +413,40 @@ fn canaries_are_satisfied_when_each_that_counts_has_the_revision() {
     assert!(!is_open(&[web, db(State::Current, 'a')]), "an older revision");
     let GateAnswer::Shut { reason, .. } = answer(&[silent]) else { panic!() };
     assert!(reason.contains("none is left") && reason.contains("db7 (silent)"), "{reason}");
+}
+
+#[test]
+fn a_canary_that_fails_later_shuts_the_gate_and_the_waits_begin_anew() {
+    let (web, failing) =
+        (machine("web01", State::Current, 'b'), machine("db1", State::Failing, 'b'));
+    let first = report(std::slice::from_ref(&web)).after(None, now());
+    assert_eq!(first.satisfied_since, Some(now()));
+    let later = report(std::slice::from_ref(&web)).after(Some(&first), now() + minutes(5));
+    assert_eq!(later.satisfied_since, Some(now()));
+    let shut = report(&[web.clone(), failing]).after(Some(&later), now() + minutes(6));
+    assert_eq!(shut.satisfied_since, None);
+    let again = report(std::slice::from_ref(&web)).after(Some(&shut), now() + minutes(9));
+    assert_eq!(again.satisfied_since, Some(now() + minutes(9)));
+    // What cannot be read shuts the gate as well, says since when, and ends no wait.
+    let unread = CanaryReport::unread("no answer", Some(&again), now() + minutes(10));
+    let unread = CanaryReport::unread("no answer", Some(&unread), now() + minutes(11));
+    let GateAnswer::Shut { reason, .. } = unread.answer() else { panic!() };
+    assert!(reason.starts_with("the canaries cannot be read since 2026-"), "{reason}");
+    assert_eq!(unread.unreadable_since, Some(now() + minutes(10)));
+    assert_eq!(report(&[web]).after(Some(&unread), now()).satisfied_since, again.satisfied_since);
+}
+
+#[test]
+fn only_the_refs_of_canaries_are_asked_for() {
+    for (pattern, expected) in
+        [("web01", "web01/"), ("canary*", "canary"), ("*", ""), ("a?b", "a"), ("x[12]", "x")]
+    {
+        assert_eq!(canaries::beginning(pattern), expected);
+    }
+    let patterns = ["web01".to_owned(), "db*".to_owned()];
+    for (name, is_named) in [("web01", true), ("web011", false), ("db", true), ("odb", false)] {
+        assert_eq!(canaries::names(&patterns, name), is_named, "{name}");
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::engine::discovery::RepoEntry;
 use crate::engine::error::WorkerError;
 use crate::engine::repository::{Repository, poll, targets};
 use crate::engine::request::{TickOptions, WorkerCommand};
+use crate::engine::tick::canaries;
 use crate::system::repo_state::PollRecord;
 
 /// The bytes that polling transferred in both directions; `None`: no remote answered.
@@ -53,6 +54,17 @@ impl View {
         let policy = repository.policy(&seen);
         let request = options.map_or(ActionRequest::OF_CRON, TickOptions::request);
         let mut decision = decide(&seen, &policy, request, now);
+        let mut trouble = trouble;
+        if options.is_some_and(TickOptions::follow) {
+            match canaries::look(repository, &seen, now) {
+                Ok(None) => {}
+                Ok(report) => {
+                    seen.gates.canaries = report;
+                    decision = decide(&seen, &policy, request, now);
+                }
+                Err(error) => trouble = trouble.or_else(|| Some(WorkerError::of(&error))),
+            }
+        }
         // Without orders: what the next tick would do. It judges everything before it works, too.
         let mut plan = match options.map(|options| (options, options.command)) {
             None => decision.plan.clone(),
