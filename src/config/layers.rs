@@ -289,6 +289,9 @@ fn lay_gates_over(gates: &mut GatePolicy, keys: &RepoSection) {
     if let Some(rollout) = &keys.rollout {
         gates.rollout = rollout.get_ref().0;
     }
+    if let Some(canaries) = &keys.canaries {
+        gates.canaries = canaries.get_ref().0.iter().map(|it| it.0.clone()).collect();
+    }
     if let Some(urgent) = keys.urgent {
         gates.ignores_urgent = !urgent;
     }
@@ -379,8 +382,7 @@ fn lay_reach_over(reach: &mut ConnectionSettings, keys: &RepoSection) {
     }
 }
 
-/// Refuses `canaries` without `[presence]`, by which alone a machine knows what another one has, and where each ref is
-/// published by itself.
+/// Refuses `canaries` without `[presence]`, by which alone a machine knows what another one has.
 fn refuse_canaries(
     source: &ConfigTexts,
     file: &file::ConfigFile,
@@ -392,14 +394,6 @@ fn refuse_canaries(
             canaries.span(),
             "\"canaries\" needs [presence]: without it no machine knows what another one has\n\
              hint: set url below [presence], here and on the canaries",
-        ));
-    }
-    let mode = keys.mode.as_ref().or(file.defaults.mode.as_ref());
-    if mode.is_some_and(|mode| mode.get_ref().fetched().is_some()) {
-        return Err(source.error(
-            canaries.span(),
-            "\"canaries\" is for repositories that follow one branch or tag, not for those that publish or fetch many\n\
-             hint: leave it out here; rollout and [node] rollout_position = 0.0 let some machines go first",
         ));
     }
     Ok(())

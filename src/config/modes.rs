@@ -179,6 +179,7 @@ fn misplaced(source: &ConfigTexts, own: &RepoSection, mode: RepoMode) -> Vec<Con
         ("window_zone", span(own.window_zone.as_ref()), ACTING),
         ("min_age", span(min_age), ONE_BRANCH),
         ("rollout", span(rollout), ONE_BRANCH),
+        ("canaries", span(own.canaries.as_ref()), ONE_BRANCH),
         ("health", span(own.health.as_ref()), ACTING),
         ("health_within", span(own.health_within.as_ref()), ACTING),
         ("on_failure", span(on_failure), ACTING),

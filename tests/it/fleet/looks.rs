@@ -30,7 +30,7 @@ fn what_is_wrong_with_one_machine_is_said_of_it_and_stops_no_other() {
         ("large", "larger than"),
         ("other", "no status.json"),
         ("thief", "another machine"),
-        ("deep", "recursion"),
+        ("deep", "cannot be read"),
     ] {
         let found = said["machines"].as_array().unwrap().iter().find(|it| it["name"] == name);
         let unreadable = found.unwrap()["unreadable"].as_str().unwrap();

@@ -185,14 +185,3 @@ fn the_status_repository_is_asked_once_a_tick_and_only_while_a_revision_waits() 
     assert_applied(&machine, &revision);
     assert_eq!(asked(), 0);
 }
-
-#[test]
-fn without_presence_and_for_many_refs_canaries_are_an_error_with_the_way_out() {
-    let machine = machine();
-    machine.configure("[repo.ops]\ncanaries = [\"canary1\"]\n");
-    let error = machine.agent(&["check"]).exits(2).stderr;
-    assert!(error.contains("\"canaries\" needs [presence]") && error.contains("hint: "), "{error}");
-    configure(&machine, "web01", "/srv/status.git", "mode = \"branches\"\ntarget = \"/srv/www\"");
-    let error = machine.agent(&["check"]).exits(2).stderr;
-    assert!(error.contains("follow one branch or tag"), "{error}");
-}

@@ -228,6 +228,10 @@ fn windows_zones_and_keys_that_cannot_be_right_are_errors() {
         ("canaries = [\"web01\"]", "needs [presence]"),
         ("before = [\"../x\"]", "leaves the repository"),
         ("mode = \"branches\"\ntarget = \"/srv/x\"\nrollout = \"1h\"", "does nothing in mode"),
+        (
+            "mode = \"branches\"\ntarget = \"/srv/x\"\ncanaries = [\"web01\"]\n[presence]\nurl = \"/srv/status.git\"",
+            "does nothing in mode",
+        ),
     ] {
         let machine = machine(keys);
         let ran = machine.tick().exits(2);
