@@ -186,13 +186,13 @@ pub struct PresenceRow {
     /// The name.
     pub name: String,
     /// The state.
-    pub state: ReportedState,
+    pub state: PresenceState,
     /// Why, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The states that apply, most important first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<ReportedState>,
+    pub conditions: Vec<PresenceState>,
     /// When the state began; `None`: not published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
@@ -228,14 +228,14 @@ pub struct PresenceRow {
 /// A state in a [`Presence`]: a newer agent may have states that this one does not know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum ReportedState {
+pub enum PresenceState {
     /// A state of this agent.
     Known(State),
     /// A state of another version, as it was written.
     Other(String),
 }
 
-impl ReportedState {
+impl PresenceState {
     /// The state, if this agent has it.
     pub fn known(&self) -> Option<State> {
         match self {
@@ -309,7 +309,7 @@ pub struct PresencePublished {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     /// The state of this ref.
-    pub state: ReportedState,
+    pub state: PresenceState,
     /// The reason for the state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -486,9 +486,9 @@ impl PresenceRow {
         });
         Self {
             name: row.name.clone(),
-            state: ReportedState::Known(row.state),
+            state: PresenceState::Known(row.state),
             reason,
-            conditions: row.conditions.iter().copied().map(ReportedState::Known).collect(),
+            conditions: row.conditions.iter().copied().map(PresenceState::Known).collect(),
             since: Some(row.since),
             branch: row.branch.clone(),
             tag: row.tag.clone(),
@@ -571,7 +571,7 @@ impl PresencePublished {
         Self {
             name: published.name.clone(),
             revision: published.revision,
-            state: ReportedState::Known(published.state),
+            state: PresenceState::Known(published.state),
             reason: published.reason.as_ref().map(|reason| cut(reason, MOST_OF_A_SENTENCE)),
             bad: published.bad,
         }

@@ -7,9 +7,11 @@ use serde_json::Value;
 
 use super::{
     edit_record, git, machine, own_ref, path_of, pause_is_over, publication, publish, publish_at,
-    published, record, record_file, settles,
+    published, reason, record, record_file, settles,
 };
+use crate::bus::gitolite::Gitolite;
 use crate::sandbox::{Ran, Sandbox, text};
+use crate::servers::Sshd;
 
 /// Another machine with the same name, root and user: only its machine-id and its records are others.
 struct Twin<'a> {
@@ -96,6 +98,46 @@ fn two_machines_of_one_name_both_say_so_and_stop() {
     git(&machine, &["update-ref", "-d", &own_ref(&machine)]);
     published(&machine);
     assert!(publication(&machine)["contested"].is_null());
+}
+
+#[test]
+fn gitolite_lets_a_machine_write_its_own_branch_alone() {
+    let machine = machine();
+    let mut server = Sshd::of(&machine);
+    let gitolite = Gitolite::of(&machine, &server);
+    gitolite.listens_on(&mut server);
+    let address = format!("ssh://{}@127.0.0.1:{}", gitolite.name, server.port());
+    let admin = machine.path("admin");
+    let git = |arguments: &[&str]| {
+        let mut git = machine.command("git");
+        git.env("GIT_SSH_COMMAND", server.ssh_command()).args(arguments);
+        Ran::of(&mut git).ok();
+    };
+    git(&["clone", "--quiet", &format!("{address}/gitolite-admin"), text(&admin)]);
+    let rules = "repo status\n    RW+ refs/heads/USER/ = @all\n";
+    fs::write(
+        admin.join("conf/gitolite.conf"),
+        format!("repo gitolite-admin\n    RW+ = pat\n{rules}"),
+    )
+    .unwrap();
+    git(&["-C", text(&admin), "commit", "--quiet", "--all", "--message", "The machines"]);
+    git(&["-C", text(&admin), "push", "--quiet", "origin", "HEAD"]);
+    let configure = |name: &str| {
+        machine.configure(&format!(
+            "[node]\nname = {name:?}\n[presence]\nurl = \"{address}/status\"\nkey_file = {:?}\n\
+             known_hosts = {:?}\n",
+            server.client_key(),
+            server.known_hosts()
+        ));
+    };
+    // The key's name at gitolite.
+    configure("pat");
+    publish(&machine);
+    let own = record(&machine);
+    assert!(own["failure"].is_null() && own["last"].is_object(), "{own:#}");
+    configure("web02");
+    publish(&machine);
+    assert!(reason(&machine).contains("hook declined"), "{}", reason(&machine));
 }
 
 fn twin_id(twin: &Twin) -> Value {

@@ -1,3 +1,5 @@
+//! Tests of the names of refs, of the file, and of the subject of its commit.
+
 use chrono::{DateTime, Duration, Utc};
 
 use super::*;
@@ -178,7 +180,7 @@ fn a_newer_agent_s_fields_and_states_are_no_fault() {
         id()
     );
     let read = Presence::parse(text.as_bytes()).unwrap();
-    assert_eq!(read.repositories[0].state, ReportedState::Other("dreaming".into()));
+    assert_eq!(read.repositories[0].state, PresenceState::Other("dreaming".into()));
     assert_eq!(read.every, 0);
 }
 

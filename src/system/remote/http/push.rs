@@ -5,7 +5,7 @@
 use anyhow::{Context, Error, Result};
 
 use super::HttpRemotes;
-use super::client::{HttpClient, HttpRequest};
+use super::client::{HttpClient, HttpRequest, REPORT};
 use super::reply::HttpReply;
 use super::url::HttpUrl;
 use crate::domain::remote::{FormatMismatch, PushHints, RemoteFailure, RemoteHints};
@@ -14,8 +14,6 @@ use crate::domain::wire::{Capabilities, RefQuery};
 use crate::system::remote::http::{MOST_REFS, advertised, errors, not_git};
 use crate::system::remote::{PushOrder, denied};
 
-/// The content type of the report on a push.
-pub(super) const REPORT: &str = "application/x-git-receive-pack-result";
 /// The end of the address where a server reports what it takes.
 const DISCOVER: &str = "info/refs?service=git-receive-pack";
 /// The most bytes of a report.
