@@ -37,6 +37,8 @@ pub const MOST_REPOSITORIES: usize = 10_000;
 const MOST_OF_A_SENTENCE: usize = 1000;
 /// The same, where the whole publication would be larger than [`MOST_BYTES`].
 const FEW_OF_A_SENTENCE: usize = 100;
+/// The most published refs of a repository, where the whole publication would be larger: the worst.
+const FEW_REFS: usize = 100;
 /// The most names in the subject of a commit.
 const MOST_NAMED: usize = 3;
 
@@ -109,7 +111,7 @@ impl ContestedPresence {
             "one of them needs another [node] name"
         };
         format!(
-            "{who} publishes as {name} too\nhint: {remedy}; then: agent fleet forget {name}; the one that is left \
+            "{who} publishes as {name} too\nhint: {remedy}; then remove the branch {name}/state: the one that is left \
              publishes again within an hour"
         )
     }
@@ -530,6 +532,8 @@ impl PresenceRow {
         for hold in &mut self.holds {
             hold.reason = cut(&hold.reason, FEW_OF_A_SENTENCE);
         }
+        self.published.sort_by_key(|published| published.state.known());
+        self.published.truncate(FEW_REFS);
         self.published.iter_mut().for_each(|published| short(&mut published.reason));
     }
 }
