@@ -26,3 +26,18 @@ impl PushHints {
         self.refused_unasked.is_some_and(|refused| (now - refused).abs() < KEPT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_asked_first_for_a_day() {
+        let now: DateTime<Utc> = "2026-11-30T12:00:00Z".parse().unwrap();
+        let hints = PushHints { refused_unasked: Some(now), ..PushHints::default() };
+        assert!(!PushHints::default().asks_first(now));
+        assert!(hints.asks_first(now + TimeDelta::hours(23)));
+        assert!(!hints.asks_first(now + TimeDelta::hours(24)));
+        assert!(!hints.asks_first(now - TimeDelta::days(365)), "the clock was set back");
+    }
+}

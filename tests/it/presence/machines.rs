@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{
-    edit_record, git, machine, own_ref, path_of, pause_is_over, publication, publish, publish_at,
-    published, reason, record, record_file, settles,
+    STATUS, edit_record, git, machine, own_ref, path_of, pause_is_over, publication, publish,
+    publish_at, published, reason, record, record_file, settles,
 };
 use crate::bus::gitolite::Gitolite;
 use crate::sandbox::{Ran, Sandbox, text};
-use crate::servers::Sshd;
+use crate::servers::{Https, Sshd};
 
 /// Another machine with the same name, root and user: only its machine-id and its records are others.
 struct Twin<'a> {
@@ -173,12 +173,26 @@ fn two_images_of_one_machine_id_are_noticed_at_the_second_time() {
 #[test]
 fn a_machine_that_lost_its_records_goes_on() {
     let machine = machine();
-    publish_at(&machine, &path_of(&machine), "");
-    published(&machine);
-    fs::remove_file(record_file(&machine)).unwrap();
-    machine.tick().ok();
-    settles(&machine);
-    let record = record(&machine);
-    assert!(record["contested"].is_null() && record["replaced"].is_null(), "{record:#}");
-    assert_eq!(publication(&machine)["seq"], 2);
+    let (https, ssh) = (Https::of(&machine), Sshd::of(&machine));
+    let keys =
+        format!("key_file = {:?}\nknown_hosts = {:?}\n", ssh.client_key(), ssh.known_hosts());
+    let ways = [
+        (path_of(&machine), String::new()),
+        (https.url(STATUS), format!("ca_file = {:?}\n", https.ca_file())),
+        (ssh.url(STATUS), keys),
+    ];
+    for (number, (url, more)) in ways.iter().enumerate() {
+        publish_at(&machine, url, more);
+        // The first of them has nothing to find; each other one finds what it published another way.
+        let _ = fs::remove_file(record_file(&machine));
+        machine.tick().ok();
+        settles(&machine);
+        fs::remove_file(record_file(&machine)).unwrap();
+        machine.tick().ok();
+        settles(&machine);
+        let record = record(&machine);
+        assert!(record["contested"].is_null() && record["replaced"].is_null(), "{record:#}");
+        assert!(record["failure"].is_null(), "{url}: {record:#}");
+        assert_eq!(publication(&machine)["seq"], 2 * number + 2, "{url}: it counts on");
+    }
 }

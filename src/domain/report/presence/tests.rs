@@ -216,6 +216,24 @@ fn a_publication_that_would_be_too_large_keeps_what_is_worst() {
 }
 
 #[test]
+fn a_repository_with_very_many_refs_keeps_the_worst_of_them() {
+    let published = |number: usize, state| PublishedRef {
+        name: format!("refs/heads/feature-{number:05}"),
+        revision: Some(NEW.parse().unwrap()),
+        path: String::new(),
+        state,
+        reason: None,
+        bad: None,
+    };
+    let mut site = row("site", State::Failing);
+    site.published = (0..9999).map(|number| published(number, State::Current)).collect();
+    site.published.push(published(9999, State::Failing));
+    let read = Presence::parse(&presence(vec![site]).to_bytes().unwrap()).unwrap();
+    let kept = &read.repositories[0].published;
+    assert_eq!((kept.len(), kept[0].name.as_str()), (100, "refs/heads/feature-09999"));
+}
+
+#[test]
 fn the_subject_counts_the_states_and_names_the_worst() {
     let subject = |rows: &[(&str, State)]| {
         presence(rows.iter().map(|(name, state)| row(name, *state)).collect()).subject()
