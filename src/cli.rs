@@ -101,7 +101,7 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make this machine live: configure, clone, run the scripts once, print the status
-    Init(InitArgs),
+    Init(Box<InitArgs>),
     /// Poll every repository once, and apply new revisions
     Tick(TickArgs),
     /// Keep running, and tick at messages, web hooks and a timer

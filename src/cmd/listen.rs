@@ -37,8 +37,8 @@ pub fn run(global: &GlobalArgs) -> Result<ExitStatus> {
         &load,
         Arc::new(move |context, done| {
             let printed = if quiet { Ok(()) } else { tick::print_notices(context, done) };
-            let told = after_tick::carry_out(context, done, PresencePublisher::Thread);
-            for error in printed.err().into_iter().chain(told) {
+            let troubles = after_tick::carry_out(context, done, PresencePublisher::Thread);
+            for error in printed.err().into_iter().chain(troubles) {
                 tracing::error!("after a tick: {}", format!("{error:#}").escape_controls());
             }
             if let Some(warning) = &done.warning {

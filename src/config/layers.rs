@@ -54,7 +54,9 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
     let bus = file.bus.as_ref().map(|bus| bus::bus(source, bus)).transpose();
     let bus = faults.keep(bus).flatten();
     let webhook = faults.keep(webhook::webhook(source, &file)).flatten();
-    let presence = file.presence.as_ref().map(|keys| presence::presence(source, keys)).transpose();
+    let as_repo = |own: &RepoSection| repo(&RepoSection::default(), own);
+    let presence = file.presence.as_ref();
+    let presence = presence.map(|keys| presence::presence(source, keys, as_repo)).transpose();
     let presence = faults.keep(presence).flatten();
     faults.stop(metrics_file.as_deref())?;
 
@@ -137,7 +139,7 @@ fn unlisted(defaults: &RepoSection, node: &NodeSection) -> RepoSettings {
 }
 
 /// One repository's settings, except its path.
-pub fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
+fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
     let mut settings = RepoSettings {
         urls: Vec::new(),
         path: None,

@@ -528,6 +528,19 @@ impl Settings {
     }
 }
 
+impl PresenceSettings {
+    /// The same as settings of a repository, for the code that checks the files and keeps the passwords of one.
+    pub fn as_repo(&self) -> RepoSettings {
+        RepoSettings {
+            urls: vec![self.remote.clone()],
+            reach: self.reach.clone(),
+            password_command: self.password_command.clone(),
+            password_ttl: self.password_ttl,
+            ..layers::usual()
+        }
+    }
+}
+
 impl TreeSettings {
     /// Reads a revision's `.pmpy.toml`.
     ///

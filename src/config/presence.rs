@@ -9,7 +9,7 @@ use super::faults::ConfigError;
 use super::file::{PresenceSection, RepoSection};
 use super::list::OneOrMany;
 use super::source::ConfigTexts;
-use super::{RepoSettings, credentials, layers};
+use super::{RepoSettings, credentials};
 use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::remote::ConnectionSettings;
 
@@ -35,23 +35,11 @@ pub struct PresenceSettings {
     pub history: bool,
 }
 
-impl PresenceSettings {
-    /// The same as settings of a repository, for the code that keeps the passwords of these.
-    pub fn as_repo(&self) -> RepoSettings {
-        RepoSettings {
-            urls: vec![self.remote.clone()],
-            reach: self.reach.clone(),
-            password_command: self.password_command.clone(),
-            password_ttl: self.password_ttl,
-            ..layers::usual()
-        }
-    }
-}
-
-/// The settings that `[presence]` contains.
+/// The settings that `[presence]` contains. `as_repo` makes settings of a repository from keys that one has too.
 pub fn presence(
     source: &ConfigTexts,
     section: &Spanned<PresenceSection>,
+    as_repo: impl FnOnce(&RepoSection) -> RepoSettings,
 ) -> Result<PresenceSettings, ConfigError> {
     let keys = section.get_ref();
     let Some(url) = &keys.url else {
@@ -75,7 +63,7 @@ pub fn presence(
     };
     let own = as_repo_section(keys, url);
     credentials::check_section(source, &own)?;
-    let repo = layers::repo(&RepoSection::default(), &own);
+    let repo = as_repo(&own);
     Ok(PresenceSettings {
         remote: url.get_ref().0.clone(),
         reach: repo.reach,

@@ -562,6 +562,12 @@ fn the_example_shows_every_key_and_no_other() {
     // The keys of a repository are shown once: in [defaults] or in [repo.NAME].
     let defaults = shown.remove("[defaults]").unwrap();
     shown.entry("[repo.NAME]").or_default().extend(defaults);
+    // So are those of a remote.
+    let of_repositories = shown["[repo.NAME]"].clone();
+    let of_presence = known_keys().into_iter().find(|(title, _)| *title == "[presence]").unwrap().1;
+    let of_presence = of_presence.iter().map(|&key| key.to_owned());
+    let of_a_remote = of_presence.filter(|key| of_repositories.contains(key));
+    shown.entry("[presence]").or_default().extend(of_a_remote);
     for (title, keys) in known_keys().into_iter().filter(|(title, _)| *title != "[defaults]") {
         let keys: BTreeSet<String> = keys.iter().map(|&key| key.to_owned()).collect();
         assert_eq!(shown.remove(title).unwrap_or_default(), keys, "{title}");

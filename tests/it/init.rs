@@ -5,7 +5,7 @@
 use std::fs;
 
 use crate::machine_copy::MachineCopy;
-use crate::sandbox::{Ran, text};
+use crate::sandbox::{Ran, text, wait_until};
 
 const ENTRY: &str = "/etc/pmpy/agent.d/ops.toml";
 const CRON_FILE: &str = "/etc/cron.d/pmpy";
@@ -72,6 +72,29 @@ fn one_command_makes_a_server_live() {
     // Said again, nothing is done again.
     init(&machine, &["--part", "web"]).ok();
     assert_eq!(runs(&machine), expected);
+}
+
+#[test]
+fn presence_is_configured_and_the_first_tick_publishes() {
+    let machine = machine();
+    let status = machine.sandbox.server("status");
+    machine.sandbox.git(&machine.sandbox.path(""), &["init", "--quiet", "--bare", text(&status)]);
+    let said = init(&machine, &["--presence", text(&status)]).ok().stdout;
+    assert!(said.contains("presence is configured: /etc/pmpy/agent.d/presence.toml"), "{said}");
+    let entry = machine.read("/etc/pmpy/agent.d/presence.toml");
+    assert_eq!(entry, format!("[presence]\nurl = \"{}\"\n", text(&status)));
+    wait_until("the first tick has published", || {
+        let record = fs::read_to_string(machine.path("/var/lib/pmpy/presence.json"));
+        record.is_ok_and(|record| record.contains("\"last\""))
+    });
+    let refs = machine.sandbox.git(&status, &["for-each-ref", "--format=%(refname)"]);
+    let host = Ran::of(machine.sandbox.command("uname").arg("-n")).ok().stdout;
+    assert_eq!(refs, format!("refs/heads/{}/state", host.trim()));
+    // Said again, it stays; another address is no silent change.
+    let said = init(&machine, &["--presence", text(&status)]).ok().stdout;
+    assert!(said.contains("presence was configured already"), "{said}");
+    let ran = init(&machine, &["--presence", "/srv/other.git"]).exits(1);
+    assert!(ran.stderr.contains("configured already, with another url"), "{ran}");
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub const MOST_REPOSITORIES: usize = 10_000;
 const MOST_OF_A_SENTENCE: usize = 1000;
 /// The same, where the whole publication would be larger than [`MOST_BYTES`].
 const FEW_OF_A_SENTENCE: usize = 100;
+/// The most published refs of a repository, where the whole publication would be larger: the worst.
+const FEW_REFS: usize = 100;
 /// The most names in the subject of a commit.
 const MOST_NAMED: usize = 3;
 
@@ -109,7 +111,7 @@ impl ContestedPresence {
             "one of them needs another [node] name"
         };
         format!(
-            "{who} publishes as {name} too\nhint: {remedy}; then: agent fleet forget {name}; the one that is left \
+            "{who} publishes as {name} too\nhint: {remedy}; then remove the branch {name}/state: the one that is left \
              publishes again within an hour"
         )
     }
@@ -186,13 +188,13 @@ pub struct PresenceRow {
     /// The name.
     pub name: String,
     /// The state.
-    pub state: ReportedState,
+    pub state: PresenceState,
     /// Why, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The states that apply, most important first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<ReportedState>,
+    pub conditions: Vec<PresenceState>,
     /// When the state began; `None`: not published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
@@ -228,14 +230,14 @@ pub struct PresenceRow {
 /// A state in a [`Presence`]: a newer agent may have states that this one does not know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum ReportedState {
+pub enum PresenceState {
     /// A state of this agent.
     Known(State),
     /// A state of another version, as it was written.
     Other(String),
 }
 
-impl ReportedState {
+impl PresenceState {
     /// The state, if this agent has it.
     pub fn known(&self) -> Option<State> {
         match self {
@@ -309,7 +311,7 @@ pub struct PresencePublished {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Commit>,
     /// The state of this ref.
-    pub state: ReportedState,
+    pub state: PresenceState,
     /// The reason for the state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -486,9 +488,9 @@ impl PresenceRow {
         });
         Self {
             name: row.name.clone(),
-            state: ReportedState::Known(row.state),
+            state: PresenceState::Known(row.state),
             reason,
-            conditions: row.conditions.iter().copied().map(ReportedState::Known).collect(),
+            conditions: row.conditions.iter().copied().map(PresenceState::Known).collect(),
             since: Some(row.since),
             branch: row.branch.clone(),
             tag: row.tag.clone(),
@@ -530,6 +532,8 @@ impl PresenceRow {
         for hold in &mut self.holds {
             hold.reason = cut(&hold.reason, FEW_OF_A_SENTENCE);
         }
+        self.published.sort_by_key(|published| published.state.known());
+        self.published.truncate(FEW_REFS);
         self.published.iter_mut().for_each(|published| short(&mut published.reason));
     }
 }
@@ -571,7 +575,7 @@ impl PresencePublished {
         Self {
             name: published.name.clone(),
             revision: published.revision,
-            state: ReportedState::Known(published.state),
+            state: PresenceState::Known(published.state),
             reason: published.reason.as_ref().map(|reason| cut(reason, MOST_OF_A_SENTENCE)),
             bad: published.bad,
         }

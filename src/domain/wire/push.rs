@@ -12,6 +12,8 @@ use super::{AGENT, Capabilities, Packet, ProtocolError, name_of, next_packet, pr
 use crate::domain::git::{Commit, ObjectFormat, ObjectId};
 use crate::domain::text::hexadecimal;
 
+/// The beginning of the reason when the server could not take the pack.
+pub const NOT_UNPACKED: &str = "its unpacking failed";
 /// The most characters of a server's reason.
 const MOST_OF_A_REASON: usize = 200;
 
@@ -223,8 +225,7 @@ pub fn read_report(report: &[u8], name: &str) -> Result<PushOutcome, ProtocolErr
         if let Some(message) = line.strip_prefix(b"ERR ") {
             return Err(ProtocolError::from_server(message));
         } else if let Some(unpack) = line.strip_prefix(b"unpack ") {
-            unpacked =
-                (unpack != b"ok").then(|| format!("its unpacking failed: {}", words(unpack)));
+            unpacked = (unpack != b"ok").then(|| format!("{NOT_UNPACKED}: {}", words(unpack)));
         } else if line.strip_prefix(b"ok ") == Some(name.as_bytes()) {
             outcome = Some(PushOutcome::Done);
         } else if let Some(refused) = line.strip_prefix(b"ng ")

@@ -119,8 +119,7 @@ fn job(
     let place = own_ref(context)?;
     let publication = Presence::of(&place, own_id(context), presence.every.as_secs(), status);
     let (branch, digest) = (branch_of(&place)?, publication.digest()?);
-    let presence = with_passwords(context, presence);
-    Ok(PresenceJob { presence, branch, publication, digest })
+    Ok(PresenceJob { presence: presence.clone(), branch, publication, digest })
 }
 
 /// The tip of the own ref at the remote; `None`: there is none.
@@ -153,6 +152,7 @@ fn branch_of(place: &PresenceRef) -> Result<RefName> {
 }
 
 fn begin(context: &Context, job: PresenceJob, publisher: PresencePublisher) -> Result<()> {
+    let job = PresenceJob { presence: with_passwords(context, &job.presence), ..job };
     match publisher {
         PresencePublisher::Process => {
             let settings = context.hand_over(BTreeMap::new());

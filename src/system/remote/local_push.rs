@@ -1,7 +1,6 @@
 //! A push into a repository on this machine. libgit2 writes the objects and moves the ref by compare-and-swap; no hook
 //! runs and nothing is collected. Only a repository of the own user is written into: its owner could redirect what
 //! another user writes.
-#![expect(clippy::disallowed_types, reason = "part of the wire, as the fetch from a path is")]
 
 use anyhow::{Result, anyhow};
 use git2::{ErrorCode, ObjectType};

@@ -13,15 +13,15 @@ use crate::servers::brokers::{Broker, HOOK, KINDS, ODD, login_file};
 use crate::users::give_all;
 
 /// A user whose home has a gitolite in it; both are gone in the end.
-struct Gitolite<'machine> {
+pub struct Gitolite<'machine> {
     machine: &'machine Sandbox,
-    name: String,
+    pub name: String,
     home: PathBuf,
 }
 
 impl<'machine> Gitolite<'machine> {
     /// Its administrator has the key `client` of `server`.
-    fn of(machine: &'machine Sandbox, server: &Sshd) -> Self {
+    pub fn of(machine: &'machine Sandbox, server: &Sshd) -> Self {
         assert_eq!(rustix::process::geteuid().as_raw(), 0, "only root makes users");
         // Its user goes through the directory that all of the test is in.
         set_mode(&machine.path(""), 0o755);
@@ -36,6 +36,14 @@ impl<'machine> Gitolite<'machine> {
         give_all(&key, gitolite.uid());
         gitolite.git_user(&format!("gitolite setup -pk {}", text(&key)));
         gitolite
+    }
+
+    /// Lets `server` take the keys that it knows.
+    pub fn listens_on(&self, server: &mut Sshd) {
+        server.restart_with(&format!(
+            "ForceCommand none\nAuthorizedKeysFile {}/.ssh/authorized_keys\n",
+            self.home.display()
+        ));
     }
 
     fn root(&self, line: &[&str]) -> String {
@@ -85,10 +93,7 @@ fn a_push_through_gitolite_is_applied_and_reported() {
         let (broker, machine) = (Broker::shared(kind), Sandbox::new());
         let mut server = Sshd::of(&machine);
         let gitolite = Gitolite::of(&machine, &server);
-        server.restart_with(&format!(
-            "ForceCommand none\nAuthorizedKeysFile {}/.ssh/authorized_keys\n",
-            gitolite.home.display()
-        ));
+        gitolite.listens_on(&mut server);
         gitolite.announces(broker);
         // The repository that gitolite begins with.
         let url = format!("ssh://{}@127.0.0.1:{}/testing", gitolite.name, server.port());

@@ -8,7 +8,7 @@ mod clients;
 mod example;
 mod failover;
 mod faults;
-mod gitolite;
+pub mod gitolite;
 mod hook;
 mod listen;
 mod outage;

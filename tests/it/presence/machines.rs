@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{
-    edit_record, git, machine, own_ref, path_of, pause_is_over, publication, publish, publish_at,
-    published, record, record_file, settles,
+    STATUS, edit_record, git, machine, own_ref, path_of, pause_is_over, publication, publish,
+    publish_at, published, reason, record, record_file, settles,
 };
+use crate::bus::gitolite::Gitolite;
 use crate::sandbox::{Ran, Sandbox, text};
+use crate::servers::{Https, Sshd};
 
 /// Another machine with the same name, root and user: only its machine-id and its records are others.
 struct Twin<'a> {
@@ -98,6 +100,46 @@ fn two_machines_of_one_name_both_say_so_and_stop() {
     assert!(publication(&machine)["contested"].is_null());
 }
 
+#[test]
+fn gitolite_lets_a_machine_write_its_own_branch_alone() {
+    let machine = machine();
+    let mut server = Sshd::of(&machine);
+    let gitolite = Gitolite::of(&machine, &server);
+    gitolite.listens_on(&mut server);
+    let address = format!("ssh://{}@127.0.0.1:{}", gitolite.name, server.port());
+    let admin = machine.path("admin");
+    let git = |arguments: &[&str]| {
+        let mut git = machine.command("git");
+        git.env("GIT_SSH_COMMAND", server.ssh_command()).args(arguments);
+        Ran::of(&mut git).ok();
+    };
+    git(&["clone", "--quiet", &format!("{address}/gitolite-admin"), text(&admin)]);
+    let rules = "repo status\n    RW+ refs/heads/USER/ = @all\n";
+    fs::write(
+        admin.join("conf/gitolite.conf"),
+        format!("repo gitolite-admin\n    RW+ = pat\n{rules}"),
+    )
+    .unwrap();
+    git(&["-C", text(&admin), "commit", "--quiet", "--all", "--message", "The machines"]);
+    git(&["-C", text(&admin), "push", "--quiet", "origin", "HEAD"]);
+    let configure = |name: &str| {
+        machine.configure(&format!(
+            "[node]\nname = {name:?}\n[presence]\nurl = \"{address}/status\"\nkey_file = {:?}\n\
+             known_hosts = {:?}\n",
+            server.client_key(),
+            server.known_hosts()
+        ));
+    };
+    // The key's name at gitolite.
+    configure("pat");
+    publish(&machine);
+    let own = record(&machine);
+    assert!(own["failure"].is_null() && own["last"].is_object(), "{own:#}");
+    configure("web02");
+    publish(&machine);
+    assert!(reason(&machine).contains("hook declined"), "{}", reason(&machine));
+}
+
 fn twin_id(twin: &Twin) -> Value {
     let text = fs::read_to_string(&twin.record).unwrap();
     serde_json::from_str::<Value>(&text).unwrap()["id"].clone()
@@ -131,12 +173,26 @@ fn two_images_of_one_machine_id_are_noticed_at_the_second_time() {
 #[test]
 fn a_machine_that_lost_its_records_goes_on() {
     let machine = machine();
-    publish_at(&machine, &path_of(&machine), "");
-    published(&machine);
-    fs::remove_file(record_file(&machine)).unwrap();
-    machine.tick().ok();
-    settles(&machine);
-    let record = record(&machine);
-    assert!(record["contested"].is_null() && record["replaced"].is_null(), "{record:#}");
-    assert_eq!(publication(&machine)["seq"], 2);
+    let (https, ssh) = (Https::of(&machine), Sshd::of(&machine));
+    let keys =
+        format!("key_file = {:?}\nknown_hosts = {:?}\n", ssh.client_key(), ssh.known_hosts());
+    let ways = [
+        (path_of(&machine), String::new()),
+        (https.url(STATUS), format!("ca_file = {:?}\n", https.ca_file())),
+        (ssh.url(STATUS), keys),
+    ];
+    for (number, (url, more)) in ways.iter().enumerate() {
+        publish_at(&machine, url, more);
+        // The first of them has nothing to find; each other one finds what it published another way.
+        let _ = fs::remove_file(record_file(&machine));
+        machine.tick().ok();
+        settles(&machine);
+        fs::remove_file(record_file(&machine)).unwrap();
+        machine.tick().ok();
+        settles(&machine);
+        let record = record(&machine);
+        assert!(record["contested"].is_null() && record["replaced"].is_null(), "{record:#}");
+        assert!(record["failure"].is_null(), "{url}: {record:#}");
+        assert_eq!(publication(&machine)["seq"], 2 * number + 2, "{url}: it counts on");
+    }
 }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use super::{
     STATUS, git, machine, own_ref, path_of, pause_is_over, publish, publish_at, published, reason,
-    record, settles,
+    record, settles, tip,
 };
 use crate::sandbox::{Sandbox, set_mode, text};
 use crate::servers::{Behaviour, Face, Https, Proxy};
@@ -173,5 +173,6 @@ fn a_path_that_another_user_owns_is_not_written_into() {
     crate::users::give_all(&machine.server(STATUS), 65534);
     publish_at(&machine, &path_of(&machine), "");
     publish(&machine);
-    assert!(reason(&machine).contains("it is not written into"), "{}", reason(&machine));
+    assert!(reason(&machine).contains("is not owned by current user"), "{}", reason(&machine));
+    assert_eq!(tip(&machine), None);
 }

@@ -15,7 +15,7 @@ const PAUSE: TimeDelta = TimeDelta::seconds(50);
 const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(15);
 /// How often a contested ref is looked at.
 const CONTESTED_PAUSE: TimeDelta = TimeDelta::hours(1);
-/// How long publications fail before a person is told of it.
+/// How long publications fail before a person hears of it.
 const GRACE: TimeDelta = TimeDelta::minutes(15);
 /// The time in which a second foreign publication with the own id makes the ref contested.
 const TWICE_WITHIN: TimeDelta = TimeDelta::days(1);

@@ -1,3 +1,5 @@
+//! Tests of the names of refs, of the file, and of the subject of its commit.
+
 use chrono::{DateTime, Duration, Utc};
 
 use super::*;
@@ -178,7 +180,7 @@ fn a_newer_agent_s_fields_and_states_are_no_fault() {
         id()
     );
     let read = Presence::parse(text.as_bytes()).unwrap();
-    assert_eq!(read.repositories[0].state, ReportedState::Other("dreaming".into()));
+    assert_eq!(read.repositories[0].state, PresenceState::Other("dreaming".into()));
     assert_eq!(read.every, 0);
 }
 
@@ -211,6 +213,24 @@ fn a_publication_that_would_be_too_large_keeps_what_is_worst() {
     assert!(read.repositories.iter().any(|row| row.name == "repo11999"));
     assert_eq!(read.left_out + read.repositories.len(), 12_000);
     assert!(bytes.len() > MOST_BYTES / 2, "no more is left out than needed: {}", bytes.len());
+}
+
+#[test]
+fn a_repository_with_very_many_refs_keeps_the_worst_of_them() {
+    let published = |number: usize, state| PublishedRef {
+        name: format!("refs/heads/feature-{number:05}"),
+        revision: Some(NEW.parse().unwrap()),
+        path: String::new(),
+        state,
+        reason: None,
+        bad: None,
+    };
+    let mut site = row("site", State::Failing);
+    site.published = (0..9999).map(|number| published(number, State::Current)).collect();
+    site.published.push(published(9999, State::Failing));
+    let read = Presence::parse(&presence(vec![site]).to_bytes().unwrap()).unwrap();
+    let kept = &read.repositories[0].published;
+    assert_eq!((kept.len(), kept[0].name.as_str()), (100, "refs/heads/feature-09999"));
 }
 
 #[test]

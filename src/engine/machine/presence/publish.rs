@@ -17,7 +17,7 @@ use crate::domain::report::presence::{
     ContestedPresence, FoundPublication, LastPublication, MOST_BYTES, OwnRefVerdict, PRESENCE_FILE,
     Presence, PresenceId, PresenceRecord, SentPublication,
 };
-use crate::domain::wire::push::{FileCommit, FileCommitText, PushOutcome};
+use crate::domain::wire::push::{FileCommit, FileCommitText, NOT_UNPACKED, PushOutcome};
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths::{self, SafePaths};
 use crate::engine::discovery::{CloneState, RepoEntry};
@@ -298,6 +298,8 @@ impl OnePublication<'_> {
         let host = &self.job.publication.host;
         let hint = if why.contains("non-fast-forward") {
             "set history = true, or there: git config receive.denyNonFastForwards false".to_owned()
+        } else if why.starts_with(NOT_UNPACKED) {
+            "is its disk full, or may it not write in the repository?".to_owned()
         } else if is_policy(why) {
             format!("may this key write {}?", self.record.name)
         } else {
@@ -341,5 +343,5 @@ fn as_entry(context: &Context, presence: &PresenceSettings) -> RepoEntry {
 /// Whether a rule of the server's refuses the push.
 fn is_policy(why: &str) -> bool {
     let why = why.to_ascii_lowercase();
-    POLICIES.iter().any(|word| why.contains(word))
+    why.starts_with(NOT_UNPACKED) || POLICIES.iter().any(|word| why.contains(word))
 }

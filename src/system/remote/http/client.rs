@@ -36,6 +36,8 @@ const PROBE_STALL: Duration = Duration::from_secs(5);
 /// The smallest request in bytes that is compressed, as in git.
 const LARGE: usize = 1024;
 
+/// The content type of the report on a push.
+pub(super) const REPORT: &str = "application/x-git-receive-pack-result";
 /// The end of the address where a server reports its capabilities.
 pub(super) const DISCOVER: &str = "info/refs?service=git-upload-pack";
 
@@ -270,7 +272,7 @@ fn send(
             // The pack in it is compressed already.
             request
                 .header(header::CONTENT_TYPE, "application/x-git-receive-pack-request")
-                .header(header::ACCEPT, super::push::REPORT)
+                .header(header::ACCEPT, REPORT)
                 .send(body)
         }
         HttpRequest::Post(body) | HttpRequest::Probe(body) => {

@@ -5,17 +5,16 @@
 use anyhow::{Context, Error, Result};
 
 use super::HttpRemotes;
-use super::client::{HttpClient, HttpRequest};
+use super::client::{HttpClient, HttpRequest, REPORT};
 use super::reply::HttpReply;
 use super::url::HttpUrl;
 use crate::domain::remote::{FormatMismatch, PushHints, RemoteFailure, RemoteHints};
 use crate::domain::wire::push::{PushOutcome, read_report};
 use crate::domain::wire::{Capabilities, RefQuery};
+use crate::system::host;
 use crate::system::remote::http::{MOST_REFS, advertised, errors, not_git};
 use crate::system::remote::{PushOrder, denied};
 
-/// The content type of the report on a push.
-pub(super) const REPORT: &str = "application/x-git-receive-pack-result";
 /// The end of the address where a server reports what it takes.
 const DISCOVER: &str = "info/refs?service=git-receive-pack";
 /// The most bytes of a report.
@@ -37,8 +36,9 @@ impl PushFailure {
         }
     }
 
-    fn is_redirect(&self) -> bool {
-        matches!(self.status, Some(300..=399))
+    /// Whether the next push may be taken unasked all the same: behind the redirect, or when the server is well.
+    fn is_passing(&self) -> bool {
+        matches!(self.status, Some(300..=399 | 500..))
     }
 }
 
@@ -56,20 +56,19 @@ impl HttpRemotes {
             Some(base) => HttpUrl::parse(base)?.0,
             None => client.home.clone(),
         };
-        let mut is_asked_first = true;
-        if !known.is_asked_first {
+        let mut refused_unasked = known.refused_unasked;
+        if !known.asks_first(host::now()) {
             match client.push_to(&place, order, None) {
                 Ok(outcome) => {
-                    let hints = PushHints { wants_login: client.is_asked_who(), ..known.clone() };
-                    return Ok((outcome, hints));
+                    let (base, wants_login) = (known.base.clone(), client.is_asked_who());
+                    return Ok((outcome, PushHints { refused_unasked: None, base, wants_login }));
                 }
                 Err(failure) if failure.is_final() && place == client.home => {
                     return Err(failure.reason);
                 }
                 Err(failure) => {
                     tracing::debug!("a push was not taken unasked: {:#}", failure.reason);
-                    // Behind the redirect it may be taken unasked the next time.
-                    is_asked_first = !failure.is_redirect();
+                    refused_unasked = (!failure.is_passing()).then(host::now);
                 }
             }
         }
@@ -78,7 +77,7 @@ impl HttpRemotes {
         let outcome = pushed.map_err(|failure| failure.reason)?;
         let base = (place != client.home).then(|| place.to_string());
         let wants_login = client.is_asked_who();
-        Ok((outcome, PushHints { is_asked_first, base, wants_login }))
+        Ok((outcome, PushHints { refused_unasked, base, wants_login }))
     }
 }
 
