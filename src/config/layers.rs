@@ -17,7 +17,7 @@ use super::{
 use crate::config::path_claims;
 use crate::domain::git::Remote;
 use crate::domain::remote::ConnectionSettings;
-use crate::domain::repository::drift::{DriftPolicy, OnDrift};
+use crate::domain::repository::drift::DriftPolicy;
 use crate::domain::repository::gate::GatePolicy;
 use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy, UpdateMethod};
 use crate::domain::text::EscapeControls;
@@ -177,9 +177,6 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
     if settings.mode.refs().is_some() {
         // Such a key in [defaults] is for other repositories.
         (settings.tag, settings.revision) = (None, None);
-    }
-    if settings.mode.fetched().is_some() && settings.policy.drift.on == OnDrift::Repair {
-        settings.policy.drift.on = OnDrift::Report;
     }
     let is_fixed = settings.tag.is_some() || settings.revision.is_some();
     if is_fixed {
