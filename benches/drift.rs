@@ -11,11 +11,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::resource::{UsageWho, getrusage};
-use pmpy::domain::repository::change::{FileStat, RepoPath, StagedEntry, TreeChange, TreeEntry};
+use pmpy::domain::repository::change::TreeChange;
+use pmpy::engine::repository::drift::IndexedFiles;
 use pmpy::system::git::Git;
-use pmpy::system::git::objects::Index;
 use pmpy::system::worktree::Worktree;
-use pmpy::system::worktree::compare::KnownFiles;
 
 #[path = "figures/mod.rs"]
 mod figures;
@@ -53,31 +52,8 @@ fn look(clone: &Path) -> usize {
     let git = Git::open(clone).unwrap();
     let head = git.resolve("HEAD").unwrap();
     let tree = TreeChange::listing(git.tree_of(&head).unwrap(), &git).unwrap();
-    let known = Indexed(git.index().unwrap());
+    let known = IndexedFiles::of(&git).unwrap();
     Worktree::open(clone).unwrap().differences(&tree, &git, &known).unwrap().len()
-}
-
-/// The files as the index knows them, as in the agent.
-struct Indexed(Index);
-
-impl KnownFiles for Indexed {
-    fn staged(&self, path: &RepoPath) -> Option<StagedEntry> {
-        self.0.staged(path)
-    }
-
-    fn is_unchanged(
-        &self,
-        staged: Option<&StagedEntry>,
-        entry: &TreeEntry,
-        found: &FileStat,
-    ) -> bool {
-        let Some(staged) = staged else { return false };
-        staged.entry == *entry && staged.recorded.is_some_and(|it| it.is_unchanged(found))
-    }
-
-    fn counts_modes(&self) -> bool {
-        true
-    }
 }
 
 /// Milliseconds of processor time of this process.

@@ -286,8 +286,12 @@ fn publishing(plan: &PublishPlan) -> String {
     let refs = |count: usize| if count == 1 { "1 ref".to_owned() } else { format!("{count} refs") };
     let mut parts = Vec::new();
     parts.extend(plan.fetch.then(|| "fetch".to_owned()));
-    if !plan.publish.is_empty() {
-        parts.push(format!("publish {}", refs(plan.publish.len())));
+    let repaired = plan.publish.iter().filter(|due| due.repairs).count();
+    if plan.publish.len() > repaired {
+        parts.push(format!("publish {}", refs(plan.publish.len() - repaired)));
+    }
+    if repaired > 0 {
+        parts.push(format!("write {} anew, of which files differ", refs(repaired)));
     }
     if !plan.remove.is_empty() {
         parts.push(format!("remove {}", refs(plan.remove.len())));

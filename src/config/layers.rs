@@ -17,7 +17,7 @@ use super::{
 use crate::config::path_claims;
 use crate::domain::git::Remote;
 use crate::domain::remote::ConnectionSettings;
-use crate::domain::repository::drift::{DriftPolicy, OnDrift};
+use crate::domain::repository::drift::DriftPolicy;
 use crate::domain::repository::gate::GatePolicy;
 use crate::domain::repository::observed::{OnRewrite, Policy, RerunPolicy, UpdateMethod};
 use crate::domain::text::EscapeControls;
@@ -183,9 +183,6 @@ fn repo(defaults: &RepoSection, own: &RepoSection) -> RepoSettings {
     if settings.mode.refs().is_some() {
         // Such a key in [defaults] is for other repositories.
         (settings.tag, settings.revision) = (None, None);
-    }
-    if settings.mode.fetched().is_some() && settings.policy.drift.on == OnDrift::Repair {
-        settings.policy.drift.on = OnDrift::Report;
     }
     if settings.mode.fetched().is_some() {
         // Nor is this one for them: each ref waits by itself.

@@ -164,6 +164,8 @@ fn misplaced(source: &ConfigTexts, own: &RepoSection, mode: RepoMode) -> Vec<Con
     let rollout = own.rollout.as_ref().filter(|wait| !wait.get_ref().0.is_zero());
     let on_failure = own.on_failure.as_ref().filter(|it| *it.get_ref() != OnFailure::Stay);
     let drift = own.drift.as_ref().filter(|it| *it.get_ref() == OnDrift::Repair);
+    // What is only fetched has no files but those at a target.
+    let with_files = if mode == RepoMode::Fetch { PUBLISHING } else { ACTING };
     let keys = [
         ("tag", span(own.tag.as_ref()), FOLLOWING_ONE),
         ("revision", span(own.revision.as_ref()), FOLLOWING_ONE),
@@ -183,7 +185,7 @@ fn misplaced(source: &ConfigTexts, own: &RepoSection, mode: RepoMode) -> Vec<Con
         ("health", span(own.health.as_ref()), ACTING),
         ("health_within", span(own.health_within.as_ref()), ACTING),
         ("on_failure", span(on_failure), ACTING),
-        ("drift", span(drift), ONE_BRANCH),
+        ("drift", span(drift), with_files),
         ("after", span(own.after.as_ref()), PUBLISHING),
         ("after_user", span(own.after_user.as_ref()), PUBLISHING),
         ("shared", span(own.shared.as_ref()), PUBLISHING),

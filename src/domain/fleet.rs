@@ -8,7 +8,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
 use super::git::Commit;
-use super::report::presence::{Presence, PresenceRef, PresenceRow, ReportedState};
+use super::report::presence::{Presence, PresenceRef, PresenceRow, PresenceState};
 use super::repository::gate::{Gate, GateWait};
 use super::repository::state::{Condition, Severity, State, Tone};
 
@@ -322,7 +322,7 @@ impl Fleet {
 
     /// Who runs what: the machines of each repository by revision and state, the revision with most machines first.
     pub fn matrix(&self) -> BTreeMap<&str, Vec<MatrixRow<'_>>> {
-        let mut cells: BTreeMap<(&str, Option<Commit>, &ReportedState), Vec<&JudgedMember>> =
+        let mut cells: BTreeMap<(&str, Option<Commit>, &PresenceState), Vec<&JudgedMember>> =
             BTreeMap::new();
         for machine in &self.machines {
             for row in &machine.rows {
@@ -378,7 +378,7 @@ pub struct MatrixRow<'a> {
     /// The revision; `None`: none was applied yet.
     pub revision: Option<Commit>,
     /// The state.
-    pub state: &'a ReportedState,
+    pub state: &'a PresenceState,
     /// The machines.
     pub machines: Vec<&'a JudgedMember>,
 }

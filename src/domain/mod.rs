@@ -7,8 +7,8 @@
 //! - [`wire`]: git's protocol as bytes. [`bus`]: STOMP, messages, web hooks and debouncing.
 //! - [`report`]: notices, metrics and presence. [`fleet`]: what the machines of a fleet say of themselves.
 //! - [`signature`]: who may sign what is applied. [`followed`]: what a repository follows. [`versions`]: the order of tags.
-//! - [`trust`], [`paths`], [`script_paths`], [`crontab`], [`env_file`], [`hash`], [`text`]: one
-//!   small rule each.
+//! - [`trust`], [`paths`], [`script_paths`], [`crontab`], [`env_file`], [`hash`], [`name_time`],
+//!   [`text`]: one small rule each.
 
 pub mod bus;
 pub mod crontab;
@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod followed;
 pub mod git;
 pub mod hash;
+pub mod name_time;
 pub mod password_cache;
 pub mod paths;
 pub mod publish;

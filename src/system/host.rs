@@ -5,8 +5,10 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Utc};
 
 pub use super::clock::{now, since_boot};
 use super::files;
@@ -91,6 +93,17 @@ impl Host {
 /// Path of the running executable.
 pub fn program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("agent"))
+}
+
+/// When the running executable was put on this machine, by its change time, which no package sets; `None`: it cannot be
+/// read.
+pub fn installed_at() -> Option<DateTime<Utc>> {
+    static INSTALLED: OnceLock<Option<DateTime<Utc>>> = OnceLock::new();
+    *INSTALLED.get_or_init(|| {
+        // Also where an upgrade has put another one in its place.
+        let found = Path::new("/proc/self/exe").metadata().ok()?;
+        DateTime::from_timestamp(found.ctime(), 0)
+    })
 }
 
 /// Command line of this process, the program first.

@@ -145,6 +145,9 @@ pub struct ActionState {
     /// What the last comparison of the files with the applied revision found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftRecord>,
+    /// When an action wrote the files of another revision last; `None`: by an older version, or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<DateTime<Utc>>,
     /// The latest successful run.
     pub acted: Option<FinishedRun>,
     /// Machine id under which the init scripts succeeded, for clones that the agent made.
@@ -510,6 +513,17 @@ impl RepoRecords {
         };
         files::put_lazily(&self.private, &name, paths, 0o600)?;
         Ok(self.private.join(name))
+    }
+
+    /// Removes the lists of programs that ran side by side. One that stays does no harm: the next run replaces it.
+    pub fn remove_numbered_changes(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.private) else { return };
+        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            let number = name.strip_prefix("changed-");
+            if number.is_some_and(|number| number.parse::<usize>().is_ok()) {
+                let _ = files::remove_lazily(&self.private, &name);
+            }
+        }
     }
 
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {

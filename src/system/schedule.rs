@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::files;
 use super::process::{self, ChildOutput, WaitOutcome};
 use crate::domain::crontab::without_head;
+use crate::domain::name_time;
 use crate::domain::text::EscapeControls;
 use crate::system::{host, packages, users};
 
@@ -172,7 +173,7 @@ pub fn systemctl(arguments: &[&str]) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub fn keep_copy(dir: &Path, from: &str, content: &[u8]) -> Result<PathBuf> {
-    let day = host::now().format("%Y%m%dT%H%M%SZ");
+    let day = name_time::name(host::now());
     let name = format!("{}.{day}", from.trim_start_matches('/').replace('/', "_"));
     files::ensure_dir(dir, 0o700)?;
     files::put(dir, &name, content, 0o600)?;

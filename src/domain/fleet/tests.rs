@@ -25,7 +25,7 @@ fn row(repo: &str, state: State, revision: &str, since: Duration) -> PresenceRow
     };
     PresenceRow {
         name: repo.into(),
-        state: ReportedState::Known(state),
+        state: PresenceState::Known(state),
         reason: None,
         conditions: vec![],
         since: Some(now() - since),
@@ -161,7 +161,7 @@ fn a_contested_or_unreadable_machine_needs_attention_and_a_newer_state_is_no_fau
     let mut unreadable = current("web02");
     unreadable.sighting.said = Said::Unreadable("no JSON".into());
     let newer = with(current("web03"), |it| {
-        it.repositories[0].state = ReportedState::Other("dreaming".into());
+        it.repositories[0].state = PresenceState::Other("dreaming".into());
     });
     let fleet = judged(vec![newer, unreadable, contested]);
     let found: Vec<_> = fleet

@@ -13,6 +13,7 @@ use crate::domain::repository::finding::Finding;
 use crate::domain::repository::health::BadRevision;
 use crate::domain::repository::state::{State, rewritten};
 
+mod repair;
 mod way_back;
 
 /// Our own record of the published refs, by full ref name.
@@ -46,6 +47,12 @@ pub struct RefRecord {
     /// The revision that turned out bad here last, until a newer one succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bad: Option<BadRevision>,
+    /// Files of the shown release differ from its revision, and are not left: the last look found that.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_drifted: bool,
+    /// The directory of a repair of drift whose programs have not succeeded yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<String>,
     /// Foreign content at the target, as a message; checked each time.
     #[serde(skip)]
     pub in_the_way: Option<String>,
@@ -54,6 +61,11 @@ pub struct RefRecord {
     pub is_lost: bool,
     /// When this record last changed.
     pub since: DateTime<Utc>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 /// The desired state of one ref, from upstream and the rules.
@@ -117,6 +129,9 @@ pub struct PendingRef {
     /// The bad revision that this one is gone back to from; `None`: it is not the way back.
     #[serde(default)]
     pub leaves: Option<Commit>,
+    /// It is shown already: files of its release that differ are kept, and the release is written anew.
+    #[serde(default)]
+    pub repairs: bool,
 }
 
 /// The work to do at the targets, and the status of each ref until it is done.
@@ -249,6 +264,9 @@ impl TargetDiff {
                     attempt: before.map_or(1, Attempt::next_number),
                     resumed: before.is_some_and(|had| had.outcome == Outcome::Interrupted),
                     leaves,
+                    repairs: entry.repair.is_some()
+                        && entry.shown == Some(revision)
+                        && !overrides.redo,
                 });
             }
             target_diff.ref_statuses.push(RefStatus { directory: Some(directory), ..standing });
@@ -377,6 +395,7 @@ impl RefRecord {
     /// Records that the target shows `revision` now, also when a person changed it.
     pub fn sees(&mut self, revision: Option<Commit>) {
         let before = std::mem::replace(&mut self.shown, revision);
+        self.is_drifted &= before == revision;
         self.older.retain(|older| Some(*older) != revision);
         if let Some(before) = before.filter(|before| Some(*before) != revision) {
             self.older.insert(0, before);
@@ -467,6 +486,17 @@ pub struct PublishPlan {
 }
 
 impl PublishPlan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let is_empty = self.remove.is_empty() && self.publish.is_empty();
+        is_empty && !self.fetch && self.record.is_none()
+    }
+
+    /// Whether releases are repaired.
+    pub fn repairs(&self) -> bool {
+        self.publish.iter().any(|due| due.repairs)
+    }
+
     /// Whether refs leave a bad revision.
     pub fn goes_back(&self) -> bool {
         self.publish.iter().any(|due| due.leaves.is_some())

@@ -115,6 +115,43 @@ pub enum EntryMode {
     Submodule,
 }
 
+impl EntryMode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::File, Self::Executable, Self::Link, Self::Submodule];
+
+    /// The mode as a tree and git-diff(1) write it.
+    pub fn octal(self) -> &'static str {
+        match self {
+            Self::File => "100644",
+            Self::Executable => "100755",
+            Self::Link => "120000",
+            Self::Submodule => "160000",
+        }
+    }
+
+    /// The mode as a number, as the index has it.
+    pub fn bits(self) -> u32 {
+        u32::from_str_radix(self.octal(), 8).unwrap_or_default()
+    }
+
+    /// The kind that a tree writes as `octal`; `None`: a directory, or a mode that is never written.
+    pub fn of_octal(octal: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.octal().as_bytes() == octal)
+    }
+
+    /// The kind of an entry with the mode `bits`, of which only the type and the owner's execute bit count; `None`:
+    /// a directory, or no type of git's.
+    pub fn of_bits(bits: u32) -> Option<Self> {
+        match bits & 0o170_000 {
+            0o100_000 if bits & 0o100 != 0 => Some(Self::Executable),
+            0o100_000 => Some(Self::File),
+            0o120_000 => Some(Self::Link),
+            0o160_000 => Some(Self::Submodule),
+            _ => None,
+        }
+    }
+}
+
 /// A file, link or submodule in a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeEntry {

@@ -225,8 +225,8 @@ pub fn decide(
     // What is applied may be run again while a newer revision waits.
     let gate = gate.filter(|_| matches!(rule, Rule::Gate(_)) || matches!(plan, Plan::Run(_)));
     let conditions = conditions(seen, policy, target_diff.as_ref(), gate);
-    // What differs may be the local change that is in the way.
-    let is_at_rest = !plan.is_work() || rule == Rule::LocalChanges;
+    // What differs may be the local change that is in the way; and what runs periodically may never rest.
+    let is_at_rest = !plan.is_work() || matches!(rule, Rule::LocalChanges | Rule::RerunDue);
     let drift = is_at_rest.then(|| drift::at_rest(seen, policy, request, now)).flatten();
     let (plan, rule) = drift.unwrap_or((plan, rule));
     Decision { plan, rule, conditions, target_diff }

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::git::Commit;
-use crate::domain::hash;
+use crate::domain::{hash, name_time};
 
 /// The default of `drift_every`.
 pub const EVERY: Duration = Duration::from_secs(3600);
@@ -215,6 +215,11 @@ impl DriftRecord {
     }
 }
 
+/// When the repair began whose directory, or whose list of paths, is called `name`; `None`: it is another name.
+pub fn began(name: &str) -> Option<DateTime<Utc>> {
+    name_time::parse(name.split(['-', '.']).next()?)
+}
+
 /// Whether a path that was repaired at `times` is left at `now`: a script that edits its own tracked file would
 /// be run for ever.
 pub fn is_left(times: &[DateTime<Utc>], now: DateTime<Utc>) -> bool {
@@ -228,24 +233,38 @@ pub fn offset(machine_id: &str, host: &str, name: &str, every: Duration) -> Dura
     every.mul_f64(hash::fraction(&parts))
 }
 
-/// Whether the files are to be compared at `now`: once in each `every`, at the `offset` of this repository. `looked`
-/// is when that was done last, `acted` when an action last wrote them, which counts as a look; `None`: never.
-pub fn is_due(
-    policy: &DriftPolicy,
-    offset: Duration,
-    looked: Option<DateTime<Utc>>,
-    acted: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-) -> bool {
+/// What the time of the next look depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LookTimes {
+    /// The part of `drift_every` at which the files of this repository are compared.
+    pub offset: Duration,
+    /// When they were compared last; `None`: never.
+    pub looked: Option<DateTime<Utc>>,
+    /// Since when this program is on the machine: where nothing was compared yet, that counts as a look, so that an
+    /// upgrade does not compare everything at once.
+    pub installed: Option<DateTime<Utc>>,
+    /// When an action wrote the files last, which counts as a look; `None`: never.
+    pub written: Option<DateTime<Utc>>,
+}
+
+/// How many whole periods without a look there are at most, however often actions write the files.
+const MOST_PERIODS: i64 = 2;
+
+/// Whether the files are to be compared at `now`: once in each `every`, at the offset of this repository.
+pub fn is_due(policy: &DriftPolicy, times: LookTimes, now: DateTime<Utc>) -> bool {
     let seconds = |it: Duration| i64::try_from(it.as_secs()).unwrap_or(i64::MAX);
-    let (every, offset) = (seconds(policy.every).max(1), seconds(offset));
+    let (every, offset) = (seconds(policy.every).max(1), seconds(times.offset));
     let period = |at: DateTime<Utc>| at.timestamp().saturating_sub(offset).div_euclid(every);
+    let this = period(now);
     // A time in the future was written under a clock that has since been set back.
     let is_known = |at: &DateTime<Utc>| *at <= now;
-    let after_look = looked.filter(is_known).is_none_or(|at| period(at) < period(now));
+    let looked = times.looked.filter(is_known);
+    let counts = looked.or(times.installed.filter(is_known));
+    let after_look = counts.is_none_or(|at| period(at) < this);
     // The first period that begins a whole one after the action.
-    let after_action = |at: DateTime<Utc>| !is_known(&at) || period(at) + 1 < period(now);
-    after_look && acted.is_some_and(after_action)
+    let after_action = |at: DateTime<Utc>| !is_known(&at) || period(at) + 1 < this;
+    let is_overdue = looked.is_some_and(|at| period(at) + MOST_PERIODS < this);
+    after_look && times.written.is_some_and(|at| after_action(at) || is_overdue)
 }
 
 #[cfg(test)]
@@ -300,15 +319,42 @@ mod tests {
 
     #[test]
     fn an_action_counts_as_a_look() {
+        let due = |looked: Option<&str>, written, now| {
+            let times = LookTimes { looked: looked.map(at), written: Some(at(written)), ..times() };
+            is_due(&DriftPolicy::default(), times, at(now))
+        };
+        let acted = "2026-11-30T10:05:00Z";
+        assert!(!due(None, acted, "2026-11-30T10:11:00Z"), "its part of the hour, too soon");
+        assert!(due(None, acted, "2026-11-30T11:10:00Z"));
+        let looked = Some("2026-11-30T11:10:40Z");
+        assert!(!due(looked, acted, "2026-11-30T12:09:59Z"));
+        assert!(due(looked, acted, "2026-11-30T12:10:00Z"));
+        assert!(!due(looked, "2026-11-30T13:15:00Z", "2026-11-30T13:30:00Z"));
+        let busy = "2026-11-30T14:05:00Z";
+        assert!(due(looked, busy, "2026-11-30T14:10:00Z"), "however often it is deployed");
+    }
+
+    fn times() -> LookTimes {
+        LookTimes { offset: Duration::from_secs(600), ..LookTimes::default() }
+    }
+
+    #[test]
+    fn the_first_look_after_an_upgrade_comes_in_the_part_of_the_hour_of_each_repository() {
+        let upgraded = at("2026-11-30T10:30:00Z");
         let policy = DriftPolicy::default();
-        let due =
-            |looked, acted, now| is_due(&policy, Duration::from_secs(600), looked, acted, now);
-        let acted = Some(at("2026-11-30T10:05:00Z"));
-        assert!(!due(None, acted, at("2026-11-30T10:11:00Z")), "its part of the hour, too soon");
-        assert!(due(None, acted, at("2026-11-30T11:10:00Z")));
-        let looked = Some(at("2026-11-30T11:10:40Z"));
-        assert!(!due(looked, acted, at("2026-11-30T12:09:59Z")));
-        assert!(due(looked, acted, at("2026-11-30T12:10:00Z")));
+        let mut minutes = Vec::new();
+        for share in [0u32, 10, 25, 40, 59] {
+            let times = LookTimes {
+                offset: Duration::from_secs(60 * u64::from(share)),
+                installed: Some(upgraded),
+                written: Some(at("2026-01-01T00:00:00Z")),
+                looked: None,
+            };
+            let first =
+                (0..120).find(|it| is_due(&policy, times, upgraded + TimeDelta::minutes(*it)));
+            minutes.push(first.unwrap());
+        }
+        assert_eq!(minutes, [30, 40, 55, 10, 29]);
     }
 
     proptest! {
@@ -318,11 +364,13 @@ mod tests {
         ) {
             let policy = DriftPolicy { every: Duration::from_secs(every), ..DriftPolicy::default() };
             let offset = policy.every.mul_f64(share);
-            let (mut looked, mut looks) = (None, 0u64);
+            let written = DateTime::from_timestamp(0, 0);
+            let mut times = LookTimes { offset, written, ..LookTimes::default() };
+            let mut looks = 0u64;
             for minute in 0..600 {
                 let now = DateTime::from_timestamp(start + minute * 60, 0).unwrap();
-                if is_due(&policy, offset, looked, DateTime::from_timestamp(0, 0), now) {
-                    (looked, looks) = (Some(now), looks + 1);
+                if is_due(&policy, times, now) {
+                    (times.looked, looks) = (Some(now), looks + 1);
                 }
             }
             prop_assert!(looks <= 600 * 60 / every + 2);

@@ -256,6 +256,11 @@ pub fn window_of_refs(
     GateVerdict { gate: Gate::Window, answer: judge.window()? }.wait()
 }
 
+/// Whether what began at `began` goes on at `now`, whatever the window says.
+pub fn finishes_outside(began: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    (TimeDelta::zero()..FINISHES_OUTSIDE).contains(&(now - began))
+}
+
 /// Takes out of `plan` what a shut window keeps from beginning at `now`; `false`: nothing is left. A ref whose attempt
 /// began within an hour is tried again, and no window keeps one from going back.
 pub fn goes_on(plan: &mut PublishPlan, refs: &PublishState, now: DateTime<Utc>) -> bool {
@@ -266,8 +271,8 @@ pub fn goes_on(plan: &mut PublishPlan, refs: &PublishState, now: DateTime<Utc>) 
         }
         let attempt = book.get(&due.name).and_then(|entry| entry.attempt.as_ref());
         attempt.is_some_and(|attempt| {
-            let is_recent = now - attempt.since < FINISHES_OUTSIDE;
-            attempt.revision == due.revision && attempt.ran_scripts() && is_recent
+            let is_it = attempt.revision == due.revision && attempt.ran_scripts();
+            is_it && finishes_outside(attempt.since, now)
         })
     };
     plan.publish.retain(goes_on);
@@ -394,10 +399,9 @@ impl Judge<'_> {
             Need::None => true,
             Need::Open | Need::AcceptedHere => false,
             Need::OpenUnlessUrgent => self.policy.window.as_ref().is_some_and(Window::lets_urgent),
-            Need::OpenAfterAnHour => self.seen.gates.begun.as_ref().is_some_and(|begun| {
-                let since = self.now - begun.at;
-                since >= TimeDelta::zero() && since < FINISHES_OUTSIDE
-            }),
+            Need::OpenAfterAnHour => {
+                self.seen.gates.begun.as_ref().is_some_and(|it| finishes_outside(it.at, self.now))
+            }
             Need::OfACanary => {
                 self.seen.gates.canaries.as_ref().is_some_and(CanaryReport::one_has_it)
             }

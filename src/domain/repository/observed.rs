@@ -10,7 +10,7 @@ use crate::domain::git::{Commit, RefName, Relation};
 use crate::domain::publish::state::PublishState;
 use crate::domain::remote::LastPoll;
 use crate::domain::repository::action::{Attempt, FinishedRun};
-use crate::domain::repository::drift::{DriftPolicy, DriftRecord};
+use crate::domain::repository::drift::{DriftPolicy, DriftRecord, LookTimes};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::gate::{GateFacts, GatePolicy, JudgedTag};
@@ -172,8 +172,8 @@ pub struct Observed {
     pub upstream_is_bad: bool,
     /// What the last comparison of the files found; `None`: there was none, or nothing is compared.
     pub drift: Option<DriftRecord>,
-    /// The part of `drift_every` at which the files of this repository are compared.
-    pub drift_offset: Duration,
+    /// What the time of the next comparison depends on.
+    pub look_times: LookTimes,
     /// Nothing is compared here: nothing is written but what git keeps.
     pub has_no_files: bool,
 }

@@ -11,7 +11,7 @@ use crate::config::RepoSettings;
 use crate::domain::git::Commit;
 use crate::domain::repository::action::{Attempt, Outcome, Trigger};
 use crate::engine::error::{is_untrusted, one_line};
-use crate::engine::repository::{Repository, tags, tree};
+use crate::engine::repository::{Repository, drift, tags, tree};
 use crate::engine::run::log;
 use crate::engine::run::scripts::{self, CommandList};
 use crate::system::files;
@@ -106,7 +106,13 @@ impl BeforeQuestion<'_> {
         let Self { repository, step, .. } = self;
         let tried = repository.records.memory()?.tried;
         let changed = tree::changed_since(&repository.git, step.previous, &tried, step.target);
-        let list = scripts::put_changed(repository, changed, step.target, 0)?;
+        let list = scripts::put_changed(
+            repository,
+            changed,
+            step.target,
+            0,
+            drift::pending(repository)?.as_ref(),
+        )?;
         let mut env = scripts::environment(repository, self.settings, step, self.trigger, &list)?;
         env.push(("AGENT_TREE".into(), dir.into()));
         let target = self.settings.target();

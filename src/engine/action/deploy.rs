@@ -24,7 +24,7 @@ use crate::engine::publish::stage::ReadyTree;
 use crate::engine::repository::script_files::ScriptPlan;
 use crate::engine::repository::targets::TargetStore;
 use crate::engine::repository::tree::{self, TreeFileError};
-use crate::engine::repository::{Repository, machine_id, tags, targets, upstream_refs};
+use crate::engine::repository::{Repository, drift, machine_id, tags, targets, upstream_refs};
 use crate::engine::run::guard::{RunGuard, RunResult};
 use crate::engine::run::health::{self, HealthCheck, HealthPrograms};
 use crate::engine::run::{log, record, scripts};
@@ -381,8 +381,8 @@ fn run_scripts(
         ));
         scripts::report_log(repository, &log);
         step.log = Some(log.name().to_owned());
-        let changed = deployment.changed_paths.clone();
-        let list = scripts::put_changed(repository, changed, step.target, 0)?;
+        let (changed, repair) = (deployment.changed_paths.clone(), drift::pending(repository)?);
+        let list = scripts::put_changed(repository, changed, step.target, 0, repair.as_ref())?;
         let mut env = scripts::environment(repository, settings, &step, trigger, &list)?;
         if let Some(tag) = &step.tag {
             env.push(("AGENT_REF".into(), tags::full_name(tag).into()));

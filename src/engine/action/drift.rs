@@ -1,5 +1,5 @@
 //! Drift in a worker, under the lock: looks for files that differ from the applied revision, and for a repair keeps
-//! them and writes them anew. Runs no scripts.
+//! them; those of a worktree it writes anew. Runs no scripts.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,14 @@ use crate::domain::git::Commit;
 use crate::domain::repository::drift::{DriftRecord, DriftRepair, OnDrift};
 use crate::engine::error::one_line;
 use crate::engine::repository::Repository;
-use crate::engine::repository::drift::{self, ComparedTree};
+use crate::engine::repository::drift::{self, ComparedTree, PendingRepair};
 use crate::system::files::Dir;
 use crate::system::syslog;
 use crate::system::worktree::{KeptChange, Worktree};
+
+mod refs;
+
+pub use refs::prepare_refs;
 
 /// Compares the files here with `revision`, and records what differs. What cannot be compared is recorded too, so that
 /// the next look is not before its time.
@@ -25,6 +29,7 @@ pub fn look(repository: &Repository, revision: Commit, now: DateTime<Utc>) -> Re
         Ok(compared) => {
             drift::note_whole(repository, &compared)?;
             let left = left_alone(repository, now);
+            mark_refs(repository, &compared, &left)?;
             with_left(repository, &compared, &left, revision, now)
         }
         Err(error) => faulty(repository, revision, &error, now),
@@ -51,8 +56,7 @@ fn with_left(
     revision: Commit,
     now: DateTime<Utc>,
 ) -> DriftRecord {
-    let paths = compared.iter().flat_map(ComparedTree::paths);
-    let left = paths.filter(|(path, _)| left.contains(path.as_bytes())).count();
+    let left = compared.iter().map(|tree| tree.left(left).len()).sum();
     let files = compared.iter().flat_map(ComparedTree::files).collect();
     DriftRecord { left, ..drift::record(repository, files, revision, now) }
 }
@@ -75,6 +79,36 @@ fn put(repository: &Repository, record: DriftRecord) -> Result<()> {
     let (pending, repaired) = (record.pending.or(pending), record.repaired.or(repaired));
     memory.drift = Some(DriftRecord { pending, repaired, ..record });
     repository.records.put_memory(&memory)
+}
+
+/// Records at each ref whether its release has something to repair.
+fn mark_refs(
+    repository: &Repository,
+    compared: &[ComparedTree],
+    left: &BTreeSet<Vec<u8>>,
+) -> Result<()> {
+    if !repository.fetches_all() {
+        return Ok(());
+    }
+    let mut book = repository.records.book()?;
+    let before = book.clone();
+    for entry in book.values_mut() {
+        let tree = of_release(compared, entry.directory.as_deref(), entry.shown);
+        entry.is_drifted = tree.is_some_and(|tree| tree.found.len() > tree.left(left).len());
+    }
+    if book == before { Ok(()) } else { repository.records.put_book(&book) }
+}
+
+/// The release of `revision` in `directory`.
+fn of_release<'t>(
+    compared: &'t [ComparedTree],
+    directory: Option<&str>,
+    revision: Option<Commit>,
+) -> Option<&'t ComparedTree> {
+    let is_it = |tree: &&ComparedTree| {
+        Some(tree.directory.as_str()) == directory && Some(tree.revision) == revision
+    };
+    compared.iter().find(is_it)
 }
 
 /// A repair of files that are kept, ready to be written.
@@ -103,72 +137,136 @@ pub fn prepare(
     };
     let left = left_alone(repository, now);
     let record = with_left(repository, &compared, &left, revision, now);
-    let pending = repository.records.memory()?.drift.and_then(|it| it.pending);
+    let pending = drift::pending(repository)?;
     let has_work = record.files > record.left || pending.is_some();
-    let Some(mut tree) = compared.pop().filter(|_| has_work) else {
+    let Some(tree) = compared.pop().filter(|_| has_work) else {
         put(repository, record)?;
         return Ok(None);
     };
-    let remains = tree.split_off(|path| left.contains(path.as_bytes()));
+    let remains = if repository.publishes() { Vec::new() } else { tree.left(&left) };
+    let count = remains.len();
     // As it will be: a worker that dies from now on compares again, because of what is pending.
-    let after = drift::record(repository, remains, revision, now);
-    let after = DriftRecord { left: record.left, ..after };
-    let (files, first) = (tree.found.len(), tree.paths().next().map(|(path, _)| path.to_string()));
-    match keep(repository, tree, pending.as_deref(), now) {
-        Ok((ready, name)) => {
-            let kept = repository.records.kept_dir(&name).display().to_string();
-            let repaired = first.map(|first| DriftRepair { at: now, files, first, kept });
-            if let Some(repair) = &repaired {
-                report(repository, repair);
-            }
-            put(repository, DriftRecord { pending: Some(name), repaired, ..after })?;
-            Ok(Some(ready))
+    let after = DriftRecord { left: count, ..drift::record(repository, remains, revision, now) };
+    let places = places(repository, &tree, &left);
+    if pending.is_some() && places.is_empty() {
+        put(repository, after)?;
+        return Ok(Some(ReadyRepair { worktree: tree.worktree, kept: None }));
+    }
+    match keep_one(repository, &tree, &places, pending.as_ref(), now) {
+        Ok((kept, repair)) => {
+            let repaired = Some(repair.mention(repository, now));
+            put(repository, DriftRecord { pending: Some(repair.name), repaired, ..after })?;
+            Ok(Some(ReadyRepair { worktree: tree.worktree, kept: Some((kept, repair.dir)) }))
         }
         Err(error) => {
-            let reason = one_line(&error);
-            tracing::warn!(repository = %repository.repo.name, %reason, "not repaired");
-            put(repository, DriftRecord { unrepaired: Some(reason), ..record })?;
+            put(repository, DriftRecord { unrepaired: unrepaired(repository, &error), ..record })?;
             Ok(None)
         }
     }
 }
 
-fn report(repository: &Repository, repair: &DriftRepair) {
-    let (name, what) = (&repository.repo.name, repair.sentence());
-    tracing::info!(repository = %name, "{what}");
-    syslog::send(syslog::SyslogLevel::Warning, &format!("{name}: {what}"));
+/// Keeps what a repair of the one tree replaces, whole or not at all.
+fn keep_one(
+    repository: &Repository,
+    tree: &ComparedTree,
+    places: &[usize],
+    pending: Option<&PendingRepair>,
+    now: DateTime<Utc>,
+) -> Result<(KeptChange, RepairDir)> {
+    let mut repair = RepairDir::begin(repository, now)?;
+    let kept = repair.keep(repository, tree, places, pending);
+    let kept = kept.and_then(|kept| repair.put_list(repository).map(|()| kept));
+    if kept.is_err() {
+        // What stays there is removed with its time.
+        let _ = repository.records.drop_kept(&repair.name);
+    }
+    Ok((kept?, repair))
 }
 
-/// Keeps what is at the places of `tree` that differ. Also returns the name of the directory, whose list has the paths
-/// of the repair `pending` too: its scripts have not seen them yet.
-fn keep(
-    repository: &Repository,
-    tree: ComparedTree,
-    pending: Option<&str>,
-    now: DateTime<Utc>,
-) -> Result<(ReadyRepair, String)> {
-    let records = &repository.records;
-    let places = tree.found.iter().map(|(at, _)| *at);
-    let change = tree.tree.selected(places, &repository.git)?;
-    let worktree = tree.worktree;
-    if let (Some(pending), true) = (pending, change.ops.is_empty()) {
-        return Ok((ReadyRepair { worktree, kept: None }, pending.to_owned()));
+/// The places of `tree` that a repair writes anew: those that are not left; at a target all that differ, since another
+/// release takes the place of the whole one.
+fn places(repository: &Repository, tree: &ComparedTree, left: &BTreeSet<Vec<u8>>) -> Vec<usize> {
+    let is_whole = repository.publishes();
+    let is_left = |at: usize| {
+        let op = tree.tree.ops.get(at);
+        op.is_none_or(|op| left.contains(tree.key(&op.path).as_bytes()))
+    };
+    let found = tree.found.iter().filter(|(at, _)| is_whole || !is_left(*at));
+    let ignored = tree.ignored.iter().filter(|_| is_whole);
+    let mut places: Vec<usize> = found.chain(ignored).map(|(at, _)| *at).collect();
+    places.sort_unstable();
+    places
+}
+
+/// Logs why nothing is repaired, and returns it as the record has it.
+fn unrepaired(repository: &Repository, error: &anyhow::Error) -> Option<String> {
+    let reason = one_line(error);
+    tracing::warn!(repository = %repository.repo.name, %reason, "not repaired");
+    Some(reason)
+}
+
+/// The directory of a repair that begins, and what is kept in it.
+struct RepairDir {
+    name: String,
+    dir: Dir,
+    /// The paths that are written anew, and those of earlier repairs that the programs have not seen yet.
+    paths: BTreeSet<Vec<u8>>,
+    files: usize,
+    first: String,
+}
+
+impl RepairDir {
+    fn begin(repository: &Repository, now: DateTime<Utc>) -> Result<Self> {
+        let (name, dir) = repository.records.begin_keeping(now)?;
+        Ok(Self { name, dir, paths: BTreeSet::new(), files: 0, first: String::new() })
     }
-    let (name, into) = records.begin_keeping(now)?;
-    let before = pending.and_then(|pending| records.kept_paths(pending)).unwrap_or_default();
-    let paths = change.ops.iter().map(|op| op.path.as_bytes().to_vec());
-    let paths: BTreeSet<Vec<u8>> = paths.chain(before).collect();
-    let kept = worktree.keep(change, &into).and_then(|kept| {
-        records.put_kept_paths(&name, &paths)?;
-        Ok(kept)
-    });
-    match kept {
-        Ok(kept) => Ok((ReadyRepair { worktree, kept: Some((kept, into)) }, name)),
-        Err(error) => {
-            // What stays there is removed with its time.
-            let _ = records.drop_kept(&name);
-            Err(error)
+
+    /// Keeps what is at `places` of `tree`, in the directory of the same name; `pending` is its earlier repair.
+    fn keep(
+        &mut self,
+        repository: &Repository,
+        tree: &ComparedTree,
+        places: &[usize],
+        pending: Option<&PendingRepair>,
+    ) -> Result<KeptChange> {
+        let change = tree.tree.selected(places.iter().copied(), &repository.git)?;
+        let keys: Vec<_> = change.ops.iter().map(|op| tree.key(&op.path)).collect();
+        let kept = match tree.directory.as_str() {
+            "" => tree.worktree.keep(change, &self.dir)?,
+            directory => {
+                let into = self.dir.make(directory.as_bytes(), 0o700);
+                let kept = into.map_err(Into::into).and_then(|into| {
+                    self.dir.sync()?;
+                    tree.worktree.keep(change, &into)
+                });
+                kept.inspect_err(|_| {
+                    // What stays there is removed with its time.
+                    let _ = repository.records.drop_kept(&format!("{}/{directory}", self.name));
+                })?
+            }
+        };
+        if self.files == 0 {
+            self.first = keys.first().map(ToString::to_string).unwrap_or_default();
         }
+        self.files += keys.len();
+        let earlier = pending.and_then(|pending| pending.keys(repository)).unwrap_or_default();
+        self.paths.extend(keys.into_iter().map(|key| key.as_bytes().to_vec()).chain(earlier));
+        Ok(kept)
+    }
+
+    /// Writes the list of the paths.
+    fn put_list(&self, repository: &Repository) -> Result<()> {
+        repository.records.put_kept_paths(&self.name, &self.paths)
+    }
+
+    /// Logs the repair, and returns what is said of it.
+    fn mention(&self, repository: &Repository, now: DateTime<Utc>) -> DriftRepair {
+        let kept = repository.records.kept_dir(&self.name).display().to_string();
+        let repair = DriftRepair { at: now, files: self.files, first: self.first.clone(), kept };
+        let (name, what) = (&repository.repo.name, repair.sentence());
+        tracing::info!(repository = %name, "{what}");
+        syslog::send(syslog::SyslogLevel::Warning, &format!("{name}: {what}"));
+        repair
     }
 }
 

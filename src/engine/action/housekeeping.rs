@@ -4,14 +4,15 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use chrono::{DateTime, Duration, NaiveDateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 
-use crate::domain::repository::drift::KEPT_FOR;
+use crate::domain::name_time;
+use crate::domain::repository::drift::{self, KEPT_FOR};
 use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::error::one_line;
 use crate::engine::repository::{Repository, limits};
-use crate::system::git::{packs, quarantine};
+use crate::system::git::packs;
 use crate::system::lock::ActionLock;
 use crate::system::process::{self, ScriptCommand, WaitOutcome};
 use crate::system::repo_state::RunningGc;
@@ -68,7 +69,8 @@ pub fn wait_for_running_gc(context: &Context, lock: &ActionLock, git_dir: &Path)
 
 fn forget_old_heads(repository: &Repository, now: DateTime<Utc>) -> Result<()> {
     for name in repository.git.refs_below("refs/pmpy/saved/")? {
-        let since = name.rsplit('/').next().and_then(|it| it.split('-').next()).and_then(moment);
+        let since =
+            name.rsplit('/').next().and_then(|it| it.split('-').next()).and_then(name_time::parse);
         if since.is_some_and(|since| now - since > saved_for()) {
             repository.git.remove_ref(&name)?;
         }
@@ -76,22 +78,18 @@ fn forget_old_heads(repository: &Repository, now: DateTime<Utc>) -> Result<()> {
     Ok(())
 }
 
-/// The time in the name of a saved head or a quarantine directory.
-fn moment(text: &str) -> Option<DateTime<Utc>> {
-    NaiveDateTime::parse_from_str(text, quarantine::TIME).ok().map(|time| time.and_utc())
-}
-
 fn empty_quarantine(repository: &Repository, now: DateTime<Utc>) -> Result<()> {
     let private = &repository.records.private;
     let is_old = |since: DateTime<Utc>| now - since > quarantined_for();
-    stale_files::expired(&private.join("quarantine"), |name, _| moment(name).is_some_and(is_old))?;
+    stale_files::expired(&private.join("quarantine"), |name, _| {
+        name_time::parse(name).is_some_and(is_old)
+    })?;
     stale_files::expired(private, |name, changed| name == "state.damaged" && is_old(changed.into()))
 }
 
 /// Removes what repairs of drift kept for long enough: `TIME/`, `TIME-1/` and their lists.
 fn forget_drift(repository: &Repository, now: DateTime<Utc>) -> Result<()> {
-    let time = |name: &str| name.split(['-', '.']).next().and_then(moment);
-    let is_old = |name: &str| time(name).is_some_and(|since| now - since > KEPT_FOR);
+    let is_old = |name: &str| drift::began(name).is_some_and(|since| now - since > KEPT_FOR);
     stale_files::expired(&repository.records.private.join("drift"), |name, _| is_old(name))
 }
 

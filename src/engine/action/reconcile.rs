@@ -305,7 +305,16 @@ fn follow<'a>(
                 verify(repository, target.upstream(), need, now)?;
             }
             Plan::Sight(target) => sight::record(repository, &seen, target, now)?,
-            Plan::Publish(plan) => {
+            Plan::Publish(mut plan) => {
+                if plan.repairs() && !plan.fetch {
+                    watchdog::begin("keeping what differs", limits::STANDSTILL);
+                    let of = seen.compared().or(seen.acted);
+                    let Some(revision) = of else { break };
+                    plan = drift::prepare_refs(repository, plan, revision, now)?;
+                    if plan.is_empty() {
+                        break;
+                    }
+                }
                 let trigger = order.request.trigger;
                 let begun = match journal.take() {
                     Some(journal) => journal,

@@ -57,6 +57,7 @@ pub fn recover(
     stale_files::after_death(repository.git.git_dir(), journal.since)?;
     Worktree::open(&repository.repo.path)?.sweep_all()?;
     targets::clear_up(repository);
+    lock.records().remove_numbered_changes();
     let run = RunGuard::take_over(repository, lock, &journal);
     match &journal.phase {
         RunPhase::Fetch | RunPhase::Before { .. } => {}

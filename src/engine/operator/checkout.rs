@@ -257,6 +257,7 @@ fn due(repository: &Repository, choice: &CheckoutChoice) -> Result<PendingRef> {
             attempt: 1,
             resumed: false,
             leaves: None,
+            repairs: false,
         });
     }
     let refs = targets::refs(repository, &repository.polled())?;

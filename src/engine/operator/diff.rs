@@ -76,7 +76,7 @@ struct Side {
 fn of_file(repository: &Repository, tree: &ComparedTree, op: &PathOp) -> Result<Vec<u8>> {
     let Some(entry) = op.new else { return Ok(Vec::new()) };
     let git = &repository.git;
-    let mode = mode_of(entry.mode);
+    let mode = entry.mode.octal();
     let old = match entry.mode {
         // Its commit is in another repository.
         EntryMode::Submodule => Side { mode, id: entry.id, content: Some(Vec::new()) },
@@ -91,14 +91,11 @@ fn of_file(repository: &Repository, tree: &ComparedTree, op: &PathOp) -> Result<
                 (false, true) => EntryMode::Executable,
                 (false, false) => EntryMode::File,
             };
-            Some(Side { mode: mode_of(mode), id, content })
+            Some(Side { mode: mode.octal(), id, content })
         }
     };
-    let path = match tree.directory.as_str() {
-        "" => op.path.clone(),
-        directory => RepoPath::new(directory.as_bytes()).join(op.path.as_bytes()),
-    };
-    let is_link = |mode: &str| mode == mode_of(EntryMode::Link);
+    let path = tree.key(&op.path);
+    let is_link = |mode: &str| mode == EntryMode::Link.octal();
     match new {
         // Git shows another kind as a file that went and one that came.
         Some(new) if is_link(old.mode) != is_link(new.mode) => {
@@ -107,15 +104,6 @@ fn of_file(repository: &Repository, tree: &ComparedTree, op: &PathOp) -> Result<
             Ok(text)
         }
         new => section(&path, Some(&old), new.as_ref()),
-    }
-}
-
-fn mode_of(mode: EntryMode) -> &'static str {
-    match mode {
-        EntryMode::File => "100644",
-        EntryMode::Executable => "100755",
-        EntryMode::Link => "120000",
-        EntryMode::Submodule => "160000",
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::config::RepoSettings;
 use crate::domain::repository::action::{Outcome, TriedRevisions, Trigger};
 use crate::domain::text::EscapeControls;
+use crate::engine::repository::drift::PendingRepair;
 use crate::engine::repository::{Repository, limits, tree};
 use crate::engine::run::guard::RunGuard;
 use crate::engine::run::health::{self, EndOfWait, HealthCheck, HealthPrograms};
@@ -34,6 +35,8 @@ pub struct RefHooks<'a, 's> {
     pub target: &'a Path,
     /// The revisions that were tried here since the last success.
     pub tried: TriedRevisions,
+    /// The repair of the tree that its programs have not seen with success yet.
+    pub repair: Option<PendingRepair>,
     /// The log; `None` until the first program runs.
     pub log: Option<ActionLog>,
 }
@@ -187,7 +190,8 @@ impl RefHooks<'_, '_> {
     fn environment(&self, number: usize) -> Result<Vec<(OsString, OsString)>> {
         let Self { repository, step, settings, .. } = self;
         let changed = tree::changed_since(&repository.git, step.previous, &self.tried, step.target);
-        let list = scripts::put_changed(repository, changed, step.target, number)?;
+        let list =
+            scripts::put_changed(repository, changed, step.target, number, self.repair.as_ref())?;
         let mut env = scripts::environment(repository, settings, step, self.trigger, &list)?;
         env.push(("AGENT_TARGET".into(), self.target.into()));
         env.push(("AGENT_REF".into(), self.reference.clone().into()));

@@ -18,6 +18,7 @@ use crate::domain::text::EscapeControls;
 use crate::engine::error::one_line;
 use crate::engine::publish::hooks::RefHooks;
 use crate::engine::publish::stage::{self, ExistingRelease, ReadyTree, StageError};
+use crate::engine::repository::drift::PendingRepair;
 use crate::engine::repository::targets::{TargetStore, high_water};
 use crate::engine::repository::{Repository, tree};
 use crate::engine::run::guard::RunGuard;
@@ -172,6 +173,7 @@ fn record(
     }
     repository.git.set_logged_ref(ACTED, revision, &format!("{trigger}: fetched"))?;
     (memory.attempt, memory.verdict, memory.accepted) = (None, None, None);
+    memory.written = Some(finished.at);
     memory.acted = Some(finished);
     // `when` of a revision has no meaning here; this entry saves a look-up.
     memory.tree_when = Some(TreeRerunPolicy { revision, when: None });
@@ -226,6 +228,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         let shown = self.show(ready)?;
         let left = self.remove_moved(&shown)?;
         self.judge(&shown, end)?;
+        self.repository.records.remove_numbered_changes();
         let retired = self.retire(&shown);
         // What was done is recorded even if retiring failed.
         self.save()?;
@@ -236,7 +239,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             self.target_store.store.sync()?;
         }
         let renewed = self.known() == ExistingRelease::Rewrite;
-        if retired || left || renewed || !plan.remove.is_empty() {
+        if retired || left || renewed || plan.repairs() || !plan.remove.is_empty() {
             self.target_store.sweep(self.repository);
         }
         let ended = host::now();
@@ -260,9 +263,13 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         for due in pending_refs {
             let shown = self.book.get(&due.name).and_then(|entry| entry.good);
             let id = listing.get(&due.name).map_or(due.revision, |fetched| fetched.tip.id);
-            // A person took it as it is; what is gone back to was accepted here.
             let verdict = match accepted == Some(due.revision) || due.leaves.is_some() {
+                // A person took it as it is; what is gone back to was accepted here.
                 true => Ok(None),
+                false if due.repairs => {
+                    let judged = judge.judge(due.revision, SignatureNeed::AcceptedHere)?;
+                    judged.map(|signed| signed.signer)
+                }
                 false => judge.judge_ref(&due.name, id, due.revision, (shown, &applied))?,
             };
             match verdict {
@@ -341,6 +348,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             });
             if let Some(staged) = &staged
                 && due.leaves.is_none()
+                && !due.repairs
                 && !self.repository.repo.settings.publish.before.is_empty()
             {
                 // Recorded before a program may kill this process.
@@ -386,8 +394,11 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             let place = self.target_store.place(&due.directory)?;
             match sealed.and_then(|()| self.target_store.store.show(&place, due.revision)) {
                 Ok(()) => {
-                    if let Some(entry) = self.book.get_mut(&due.name) {
-                        entry.show(due.revision, self.began);
+                    match self.book.get_mut(&due.name) {
+                        // It shows what it showed before, and what was found about a newer one still holds.
+                        Some(entry) if due.repairs => entry.sees(Some(due.revision)),
+                        Some(entry) => entry.show(due.revision, self.began),
+                        None => {}
                     }
                     high_water::raise(self.repository, &due.name, due.revision);
                     done.push(due);
@@ -414,7 +425,11 @@ impl<'a, 'r> PublishRun<'a, 'r> {
 
     /// The reason for the run of `due`, as scripts and history have it.
     fn trigger_of(&self, due: &PendingRef) -> Trigger {
-        if due.leaves.is_some() { Trigger::Rollback } else { self.trigger }
+        match due {
+            PendingRef { leaves: Some(_), .. } => Trigger::Rollback,
+            PendingRef { repairs: true, .. } => Trigger::Drift,
+            _ => self.trigger,
+        }
     }
 
     /// Whether programs run once a release is shown.
@@ -437,8 +452,9 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         run: impl FnOnce(&mut RefHooks, &mut RunGuard) -> Result<T>,
     ) -> Result<T> {
         let entry = self.book.get(&due.name);
-        let (previous, tried) =
-            entry.map_or_else(Default::default, |entry| (entry.good, entry.tried.clone()));
+        let (previous, tried, repair) = entry.map_or_else(Default::default, |entry| {
+            (entry.good, entry.tried.clone(), entry.repair.clone())
+        });
         let mut step = step(self.repository, due.revision, previous, due.attempt)?;
         step.resumed = due.resumed;
         step.reference = Some(due.name.clone());
@@ -451,6 +467,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
             trigger: self.trigger_of(due),
             target: &self.target_store.path(&due.directory),
             tried,
+            repair: repair.map(|name| PendingRepair { name, directory: due.directory.clone() }),
             log: self.logs.remove(&due.name),
         };
         let outcome = run(&mut hooks, self.run);

@@ -35,6 +35,7 @@ fn restore(repository: &Repository, lost: Vec<(String, Commit)>) -> Result<()> {
         attempt: 1,
         resumed: false,
         leaves: None,
+        repairs: false,
     };
     let mut pending: Vec<PendingRef> = lost.into_iter().map(pending).collect();
     pending.sort_by(|one, other| one.name.cmp(&other.name));

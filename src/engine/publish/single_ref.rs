@@ -12,7 +12,7 @@ use crate::domain::repository::action::{Outcome, Trigger};
 use crate::engine::publish::hooks::RefHooks;
 use crate::engine::publish::stage::{self, ExistingRelease, ReadyTree, StageError};
 use crate::engine::repository::targets::{TargetStore, high_water, kept};
-use crate::engine::repository::{Repository, tags};
+use crate::engine::repository::{Repository, drift, tags};
 use crate::engine::run::guard::{RunGuard, RunResult};
 use crate::engine::run::health::EndOfWait;
 use crate::engine::run::scripts;
@@ -49,6 +49,7 @@ pub fn follow(
         trigger,
         target: &path,
         tried,
+        repair: drift::pending(repository)?,
         log: None,
     };
     let shown = show(&mut hooks, &mut run, staged, end).and_then(|shown| {
@@ -160,7 +161,15 @@ fn stage_one(
     known: ExistingRelease,
 ) -> Result<ReadyTree> {
     let (name, directory) = (String::new(), String::new());
-    let due = PendingRef { name, revision, directory, attempt: 1, resumed: false, leaves: None };
+    let due = PendingRef {
+        name,
+        revision,
+        directory,
+        attempt: 1,
+        resumed: false,
+        leaves: None,
+        repairs: false,
+    };
     match stage::all(repository, target_store, std::slice::from_ref(&due), known)?.pop() {
         Some(Ok(ready)) => Ok(ready),
         Some(Err(StageError::Hindered(reason))) => bail!(reason),

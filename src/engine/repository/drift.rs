@@ -13,6 +13,7 @@ use crate::domain::repository::change::{FileStat, RepoPath, StagedEntry, TreeCha
 use crate::domain::repository::drift::{self, Difference, DriftRecord, DriftedFile};
 use crate::engine::repository::targets::{self, ShownRelease};
 use crate::engine::repository::{Repository, tree};
+use crate::system::git::Git;
 use crate::system::git::objects::Index;
 use crate::system::worktree::Worktree;
 use crate::system::worktree::compare::KnownFiles;
@@ -29,6 +30,8 @@ pub struct ComparedTree {
     pub directory: String,
     /// The places in `tree` that differ, ascending.
     pub found: Vec<(usize, Difference)>,
+    /// Those that differ and may, by `drift_ignore`.
+    pub ignored: Vec<(usize, Difference)>,
     /// The newest change time in a release; `None`: it is a worktree, or something in it differs.
     newest: Option<(i64, u32)>,
 }
@@ -42,26 +45,21 @@ impl ComparedTree {
 
     /// The files that differ.
     pub fn files(&self) -> impl Iterator<Item = DriftedFile> {
-        self.paths().map(|(path, how)| DriftedFile { path: self.shown(path), how })
+        self.paths().map(|(path, how)| DriftedFile { path: self.key(path).to_string(), how })
     }
 
-    /// Takes the places out whose path `leaves`, and returns their files.
-    pub fn split_off(&mut self, leaves: impl Fn(&RepoPath) -> bool) -> Vec<DriftedFile> {
-        let tree = &self.tree;
-        let is_taken =
-            |(at, _): &mut (usize, _)| tree.ops.get(*at).is_some_and(|op| leaves(&op.path));
-        let taken: Vec<_> = self.found.extract_if(.., is_taken).collect();
-        let file = |(at, how): (usize, Difference)| {
-            Some(DriftedFile { path: self.shown(&self.tree.ops.get(at)?.path), how })
-        };
-        taken.into_iter().filter_map(file).collect()
+    /// The files that differ and are among `left`, paths with the name of the directory.
+    pub fn left(&self, left: &BTreeSet<Vec<u8>>) -> Vec<DriftedFile> {
+        let is_left = |(path, _): &(&RepoPath, _)| left.contains(self.key(path).as_bytes());
+        let left = self.paths().filter(is_left);
+        left.map(|(path, how)| DriftedFile { path: self.key(path).to_string(), how }).collect()
     }
 
-    /// The path of a file as people see it.
-    pub fn shown(&self, path: &RepoPath) -> String {
+    /// The path of a file with the name of the directory, as people see it, and as it is kept.
+    pub fn key(&self, path: &RepoPath) -> RepoPath {
         match self.directory.as_str() {
-            "" => path.to_string(),
-            directory => RepoPath::new(directory.as_bytes()).join(path.as_bytes()).to_string(),
+            "" => path.clone(),
+            directory => RepoPath::new(directory.as_bytes()).join(path.as_bytes()),
         }
     }
 }
@@ -80,7 +78,9 @@ pub fn compare(repository: &Repository, revision: Commit) -> Result<Vec<Compared
     };
     for it in &mut all {
         let tree = &it.tree;
-        it.found.retain(|(at, _)| tree.ops.get(*at).is_some_and(|op| !is_ignored(&op.path)));
+        let may =
+            |(at, _): &mut (usize, _)| tree.ops.get(*at).is_none_or(|op| is_ignored(&op.path));
+        it.ignored = it.found.extract_if(.., may).collect();
     }
     Ok(all)
 }
@@ -94,6 +94,47 @@ pub fn record(
 ) -> DriftRecord {
     let one = (!repository.fetches_all()).then_some(revision);
     DriftRecord::new(one, now, files.into_iter())
+}
+
+/// A repair whose programs have not succeeded yet.
+#[derive(Clone, Debug)]
+pub struct PendingRepair {
+    /// The name of its directory.
+    pub name: String,
+    /// The directory at the target; empty for a worktree and for a target of one branch.
+    pub directory: String,
+}
+
+impl PendingRepair {
+    /// What it wrote anew, paths with the name of the directory; `None`: its list cannot be read.
+    pub fn keys(&self, repository: &Repository) -> Option<Vec<Vec<u8>>> {
+        let keys = repository.records.kept_paths(&self.name)?;
+        let prefix = self.prefix();
+        Some(keys.into_iter().filter(|key| key.starts_with(prefix.as_bytes())).collect())
+    }
+
+    /// The paths in the tree that it wrote anew; `None`: its list cannot be read.
+    pub fn paths(&self, repository: &Repository) -> Option<Vec<Vec<u8>>> {
+        let (keys, prefix) = (self.keys(repository)?, self.prefix());
+        let path = |key: &Vec<u8>| key.strip_prefix(prefix.as_bytes()).map(<[u8]>::to_vec);
+        Some(keys.iter().filter_map(path).collect())
+    }
+
+    fn prefix(&self) -> String {
+        match self.directory.as_str() {
+            "" => String::new(),
+            directory => format!("{directory}/"),
+        }
+    }
+}
+
+/// The repair of the one worktree or target that is still to run the programs.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn pending(repository: &Repository) -> Result<Option<PendingRepair>> {
+    let name = repository.records.memory()?.drift.and_then(|drift| drift.pending);
+    Ok(name.map(|name| PendingRepair { name, directory: String::new() }))
 }
 
 /// The paths that were repaired so often within an hour that they are left.
@@ -112,13 +153,9 @@ fn compare_worktree(repository: &Repository, revision: Commit) -> Result<Compare
     let git = &repository.git;
     let worktree = Worktree::open(&repository.repo.path)?;
     let tree = TreeChange::listing(tree::tree_of(git, revision)?, git)?;
-    let modes = git.setting("core.filemode");
-    let is_off =
-        |value: &str| matches!(value.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "0");
-    let known =
-        IndexedFiles { index: git.index()?, counts_modes: !modes.as_deref().is_some_and(is_off) };
-    let found = worktree.differences(&tree, git, &known)?;
-    Ok(ComparedTree { worktree, tree, revision, directory: String::new(), found, newest: None })
+    let found = worktree.differences(&tree, git, &IndexedFiles::of(git)?)?;
+    let (directory, ignored, newest) = (String::new(), Vec::new(), None);
+    Ok(ComparedTree { worktree, tree, revision, directory, found, ignored, newest })
 }
 
 /// Compares each release that a target shows with its revision.
@@ -134,7 +171,8 @@ fn compare_releases(repository: &Repository) -> Result<Vec<ComparedTree>> {
         let files = ReleasedFiles { since, newest: Cell::default() };
         let found = worktree.differences(&tree, git, &files).with_context(message)?;
         let newest = found.is_empty().then(|| files.newest.get());
-        Ok(ComparedTree { worktree, tree, revision, directory, found, newest })
+        let ignored = Vec::new();
+        Ok(ComparedTree { worktree, tree, revision, directory, found, ignored, newest })
     };
     targets::shown_releases(repository)?.into_iter().map(compared).collect()
 }
@@ -153,9 +191,23 @@ pub fn note_whole(repository: &Repository, compared: &[ComparedTree]) -> Result<
 }
 
 /// The files of a worktree, as the index knows them.
-struct IndexedFiles {
+pub struct IndexedFiles {
     index: Index,
     counts_modes: bool,
+}
+
+impl IndexedFiles {
+    /// Those of the worktree of `git`.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn of(git: &Git) -> Result<Self> {
+        let modes = git.setting("core.filemode");
+        let is_off = |value: &str| {
+            matches!(value.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "0")
+        };
+        Ok(Self { index: git.index()?, counts_modes: !modes.as_deref().is_some_and(is_off) })
+    }
 }
 
 impl KnownFiles for IndexedFiles {

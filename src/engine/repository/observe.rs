@@ -10,7 +10,7 @@ use crate::config::RepoMode;
 use crate::domain::followed::TagRelation;
 use crate::domain::git::{Commit, RefName, Relation};
 use crate::domain::remote::{DoubtedAnswer, PollScope};
-use crate::domain::repository::drift::{self, DriftRecord, OnDrift};
+use crate::domain::repository::drift::{self, DriftRecord, LookTimes, OnDrift};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::hold::{Hold, next_number};
 use crate::domain::repository::observed::{
@@ -491,7 +491,7 @@ impl Repository<'_> {
         }
         (seen.last_success, seen.tree_when) = (acted, tree_when);
         seen.bad = memory.bad;
-        self.fill_drift(seen, memory.drift, now);
+        self.fill_drift(seen, memory.drift, memory.written, now);
         seen.holds = self.records.holds(now);
         let policy = &self.repo.settings.policy.gates;
         if policy.is_set() || policy.asks_before || policy.signers.is_some() {
@@ -505,12 +505,22 @@ impl Repository<'_> {
     }
 
     /// Fills in what the last comparison of the files found, and when the next one is.
-    fn fill_drift(&self, seen: &mut Observed, drift: Option<DriftRecord>, now: DateTime<Utc>) {
+    fn fill_drift(
+        &self,
+        seen: &mut Observed,
+        drift: Option<DriftRecord>,
+        written: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) {
         let (settings, node) = (&self.repo.settings, &self.context.node);
         let policy = &settings.policy.drift;
         seen.has_no_files = self.publishes() && settings.target().is_none();
-        seen.drift_offset =
-            drift::offset(&node.machine_id, &node.host, &self.repo.name, policy.every);
+        seen.look_times = LookTimes {
+            offset: drift::offset(&node.machine_id, &node.host, &self.repo.name, policy.every),
+            looked: drift.as_ref().map(|known| known.at),
+            installed: if drift.is_none() { host::installed_at() } else { None },
+            written: written.or(seen.acted_at).filter(|_| seen.acted.is_some()),
+        };
         seen.drift = drift.filter(|_| policy.on != OnDrift::Ignore && !seen.has_no_files);
         if let Some(drift) = &mut seen.drift {
             drift.repaired.take_if(|repair| now - repair.at > drift::MENTIONED_FOR);

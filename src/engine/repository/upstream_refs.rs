@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::domain::git::{Commit, RefName};
+use crate::domain::name_time;
 use crate::domain::remote::RefTip;
 use crate::engine::repository::Repository;
 use crate::system::repo_state::{PollRecord, RefListing};
@@ -56,7 +57,7 @@ pub(in crate::engine) fn kept_at(name: &str) -> Option<String> {
 
 /// The local ref that keeps `commit`, which no branch may have, from `now` on for ninety days.
 pub(in crate::engine) fn saved_at(commit: Commit, now: DateTime<Utc>) -> String {
-    format!("refs/pmpy/saved/{}-{}", now.format("%Y%m%dT%H%M%SZ"), commit.short())
+    format!("refs/pmpy/saved/{}-{}", name_time::name(now), commit.short())
 }
 
 pub(in crate::engine) const TAGS: &str = "refs/tags/";

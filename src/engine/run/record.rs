@@ -127,6 +127,9 @@ pub fn run(
         memory.tried = TriedRevisions::default();
         // What was found about a newer revision still holds after a run at the applied one.
         let is_again = step.previous == Some(step.target);
+        if !is_again || memory.written.is_none() {
+            memory.written = Some(ending.at);
+        }
         memory.verdict.take_if(|known| !is_again || known.revision == step.target);
         (memory.accepted, memory.unheld) = (None, None);
         let last = memory.acted.replace(finished);

@@ -16,6 +16,7 @@ use crate::domain::git::{Commit, RefName};
 use crate::domain::repository::action::{Outcome, ProgressEvent, RunStarted, Trigger};
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
+use crate::engine::repository::drift::PendingRepair;
 use crate::engine::repository::machine_id::id_is_late;
 use crate::engine::repository::{Repository, tree};
 use crate::system::host::{self, since_boot};
@@ -101,7 +102,7 @@ pub fn standing_environment_of(
     Ok(env)
 }
 
-/// Writes the file for `AGENT_CHANGED`: the `paths` and those of a repair whose scripts have not succeeded yet, or every
+/// Writes the file for `AGENT_CHANGED`: the `paths` and those of a `repair` whose scripts have not succeeded yet, or every
 /// path of `revision`, each ended by NUL.
 /// Returns its path. `number` tells programs apart that run side by side.
 ///
@@ -112,10 +113,10 @@ pub fn put_changed(
     paths: Option<Vec<Vec<u8>>>,
     revision: Commit,
     number: usize,
+    repair: Option<&PendingRepair>,
 ) -> Result<PathBuf> {
-    let repair = repository.records.memory()?.drift.and_then(|drift| drift.pending);
     let paths = match (paths, repair) {
-        (Some(paths), Some(repair)) => repository.records.kept_paths(&repair).map(|repaired| {
+        (Some(paths), Some(repair)) => repair.paths(repository).map(|repaired| {
             let all: BTreeSet<Vec<u8>> = paths.into_iter().chain(repaired).collect();
             all.into_iter().collect()
         }),

@@ -327,12 +327,7 @@ impl Index {
     /// The entry at `path`; `None` where there is none or a merge left a conflict.
     pub fn staged(&self, path: &RepoPath) -> Option<StagedEntry> {
         let entry = self.index.get_path(path_of(path), 0)?;
-        let mode = match entry.mode {
-            0o120_000 => EntryMode::Link,
-            0o160_000 => EntryMode::Submodule,
-            mode if mode & 0o100 != 0 => EntryMode::Executable,
-            _ => EntryMode::File,
-        };
+        let mode = EntryMode::of_bits(entry.mode).unwrap_or(EntryMode::File);
         let time = |time: IndexTime| time_of(time.seconds().into(), time.nanoseconds().into());
         let stat = FileStat {
             mtime: time(entry.mtime),
@@ -394,12 +389,7 @@ fn index_entry(path: &RepoPath, entry: &TreeEntry, id: Oid, stat: &FileStat) -> 
         mtime: time(stat.mtime),
         dev: low(stat.dev),
         ino: low(stat.ino),
-        mode: match entry.mode {
-            EntryMode::File => 0o100_644,
-            EntryMode::Executable => 0o100_755,
-            EntryMode::Link => 0o120_000,
-            EntryMode::Submodule => 0o160_000,
-        },
+        mode: entry.mode.bits(),
         uid: stat.uid,
         gid: stat.gid,
         file_size: low(stat.size),

@@ -7,6 +7,7 @@ use std::{fs, io};
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
+use crate::domain::name_time;
 use crate::system::files;
 
 /// The directory `.git/pmpy/quarantine/TIME/` of one repair.
@@ -18,7 +19,7 @@ pub struct Quarantine {
 impl Quarantine {
     /// A quarantine named after `now`. Its directory is made with its first file.
     pub fn begin(git_dir: &Path, now: DateTime<Utc>) -> Self {
-        let directory = git_dir.join("pmpy/quarantine").join(now.format(TIME).to_string());
+        let directory = git_dir.join("pmpy/quarantine").join(name_time::name(now));
         Self { git_dir: git_dir.to_owned(), dir: directory }
     }
 
@@ -92,6 +93,3 @@ impl Quarantine {
         )
     }
 }
-
-/// The format of a quarantine directory's name: its time, in UTC.
-pub const TIME: &str = "%Y%m%dT%H%M%SZ";

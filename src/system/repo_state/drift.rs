@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use rustix::io::Errno;
 
 use super::RepoRecords;
-use crate::domain::repository::drift::REPAIRS_WITHIN;
+use crate::domain::name_time;
+use crate::domain::repository::drift::{self, REPAIRS_WITHIN};
 use crate::system::files::{self, Dir};
 
-/// The format of a time in a name.
-const TIME: &str = "%Y%m%dT%H%M%SZ";
 /// The directory of all of them, in `.git/pmpy`.
 const KEPT: &str = "drift";
 /// The file with the times of comparisons.
@@ -38,7 +37,7 @@ impl RepoRecords {
             made => made,
         };
         let kept = kept.with_context(message)?;
-        let time = now.format(TIME).to_string();
+        let time = name_time::name(now);
         for number in 0..100 {
             let name = if number == 0 { time.clone() } else { format!("{time}-{number}") };
             match kept.make(name.as_bytes(), 0o700) {
@@ -96,7 +95,7 @@ impl RepoRecords {
         let repair = |entry: std::fs::DirEntry| {
             let name = entry.file_name();
             let name = name.to_str()?.strip_suffix(LIST)?;
-            let at = moment(name).filter(|at| now - *at < REPAIRS_WITHIN)?;
+            let at = drift::began(name).filter(|at| now - *at < REPAIRS_WITHIN)?;
             Some((at, self.kept_paths(name)?))
         };
         entries.flatten().filter_map(repair).collect()
@@ -116,10 +115,4 @@ impl RepoRecords {
     pub fn put_compared_releases(&self, compared: &BTreeMap<String, (i64, u32)>) -> Result<()> {
         files::put_lazily(&self.private, COMPARED, &serde_json::to_vec(compared)?, 0o600)
     }
-}
-
-/// The time in the name of a directory.
-fn moment(name: &str) -> Option<DateTime<Utc>> {
-    let time = name.split('-').next()?;
-    NaiveDateTime::parse_from_str(time, TIME).ok().map(|time| time.and_utc())
 }

@@ -2,6 +2,7 @@
 
 mod diff;
 mod kills;
+mod published;
 mod repair;
 mod report;
 
@@ -53,17 +54,25 @@ fn write(machine: &Sandbox, path: &str, content: &str) {
     fs::write(file(machine, path), content).unwrap();
 }
 
-/// Lets three hours pass since the last action and the last look, as far as the records of drift tell.
+/// Lets three hours pass since the last action and the last look, as far as the records of drift tell. The program was
+/// installed just now, so a machine that never looked gets an empty look.
 pub fn let_hours_pass(machine: &Sandbox) {
     let last = machine.clone_of("ops").join(".temp/nodeinfo/lastaction.txt");
-    Ran::of(machine.command("touch").args(["-d", "3 hours ago", text(&last)])).ok();
+    if last.exists() {
+        Ran::of(machine.command("touch").args(["-d", "3 hours ago", text(&last)])).ok();
+    }
     let state = machine.private("ops", "state");
     let mut known: Value = serde_json::from_str(&fs::read_to_string(&state).unwrap()).unwrap();
-    if let Some(at) = known.pointer_mut("/drift/at") {
+    let now = chrono::Utc::now();
+    if known["drift"].is_null() {
+        known["drift"] = serde_json::json!({"revision": null, "at": now, "files": 0});
+    }
+    for place in ["/drift/at", "/written"] {
+        let Some(at) = known.pointer_mut(place).filter(|at| at.is_string()) else { continue };
         let was: chrono::DateTime<chrono::Utc> = at.as_str().unwrap().parse().unwrap();
         *at = Value::String((was - chrono::Duration::hours(3)).to_rfc3339());
-        fs::write(&state, known.to_string()).unwrap();
     }
+    fs::write(&state, known.to_string()).unwrap();
 }
 
 /// A tick after three hours.

@@ -307,11 +307,7 @@ fn wrong_values_are_refused_with_their_place() {
         ("drift_every = \"soon\"", "agent.toml:3:15"),
         ("drift_ignore = [\"/etc/passwd\"]", "never matches a file"),
         ("drift_ignore = [\"a[\"]", "is not a pattern"),
-        (
-            "mode = \"branches\"\ntarget = \"/srv/x\"\ndrift = \"repair\"",
-            "\"drift\" does nothing in mode",
-        ),
-        ("mode = \"fetch\"\ndrift = \"repair\"", "\"drift\" does nothing in mode"),
+        ("mode = \"fetch\"\ndrift = \"repair\"", "\"drift\" is about what appears at a target"),
     ] {
         let machine = Sandbox::with("ops", &FILES);
         set(&machine, &format!("{keys}\n"));
@@ -335,4 +331,70 @@ fn what_follows_each_action_learns_that_it_was_a_repair() {
     wait_until("it is told", || {
         fs::read_to_string(&said).is_ok_and(|said| said.ends_with("drift succeeded\n"))
     });
+}
+
+#[test]
+fn a_repair_whose_health_fails_is_failing_and_no_bad_release() {
+    for mode in ["work", "checkout"] {
+        let machine = Sandbox::new();
+        machine.serve("ops", &FILES);
+        let target = match mode {
+            "checkout" => format!("target = {:?}\n", machine.path("site")),
+            _ => String::new(),
+        };
+        let check = machine.path("check");
+        let (well, checks) = (machine.path("well"), machine.path("checks"));
+        fs::write(&well, "").unwrap();
+        let script = format!(
+            "#!/bin/sh\necho $AGENT_TRIGGER >> {}\n[ -e {} ]\n",
+            text(&checks),
+            text(&well)
+        );
+        write_program(&check, script);
+        set(
+            &machine,
+            &format!(
+                "mode = {mode:?}\n{target}{REPAIR}health = [{check:?}]\nhealth_within = \"1s\"\n\
+                 on_failure = \"rollback\"\n"
+            ),
+        );
+        machine.tick().ok();
+        let conf = match mode {
+            "checkout" => machine.path("site/etc/nginx.conf"),
+            _ => file(&machine, "etc/nginx.conf"),
+        };
+        fs::write(&conf, "listen 81\n").unwrap();
+        fs::remove_file(&well).unwrap();
+        let_hours_pass(&machine);
+        machine.tick().exits(1);
+        let row = machine.row("ops");
+        assert_eq!((&row["state"], &row["bad"]), (&"failing".into(), &Value::Null), "{row:#}");
+        assert_eq!(fs::read_to_string(&conf).unwrap(), "listen 80\n", "{mode}");
+        fs::write(&well, "").unwrap();
+        machine.wait_is_over("ops");
+        machine.tick().ok();
+        assert_eq!(machine.state("ops"), "current", "{mode}");
+        let checks = fs::read_to_string(&checks).unwrap();
+        assert!(checks.ends_with("drift\n"), "{mode}: {checks}");
+    }
+}
+
+#[test]
+fn of_a_release_of_one_branch_what_is_ignored_is_kept_as_well() {
+    let machine = Sandbox::new();
+    machine.serve("ops", &FILES);
+    let keys = format!(
+        "mode = \"checkout\"\ntarget = {:?}\ndrift_ignore = [\"version.txt\"]\n{REPAIR}",
+        machine.path("site")
+    );
+    set(&machine, &keys);
+    machine.tick().ok();
+    fs::write(machine.path("site/version.txt"), "2\n").unwrap();
+    later(&machine);
+    assert_eq!((drifted(&machine), kept_count(&machine)), (0, 0), "alone it is no drift");
+    fs::write(machine.path("site/etc/nginx.conf"), "listen 81\n").unwrap();
+    later(&machine);
+    assert_eq!(fs::read_to_string(machine.path("site/version.txt")).unwrap(), "1\n");
+    let old = kept(&machine)[0].join("version.txt");
+    assert_eq!(fs::read_to_string(old).unwrap(), "2\n", "the release was replaced whole");
 }

@@ -182,3 +182,37 @@ fn where_nothing_is_written_there_is_nothing_to_compare() {
     later(&machine);
     assert_eq!(machine.row("ops")["drifted"], Value::Null);
 }
+
+#[test]
+fn a_repository_that_runs_all_the_time_is_compared_as_well() {
+    let machine = machine("when = \"always\"\n");
+    write(&machine, "etc/nginx.conf", "listen 81\n");
+    let_hours_pass(&machine);
+    // The action just before: it wrote no file.
+    machine.tick().ok();
+    machine.tick().ok();
+    assert!(machine.runs().len() > 2, "it runs with each tick: {:?}", machine.runs());
+    assert_eq!(drifted(&machine), 1);
+}
+
+#[test]
+fn of_what_the_index_proves_no_content_is_read() {
+    let machine = machine("");
+    for path in ["etc/nginx.conf", "etc/ssl/key", "version.txt", "work.sh"] {
+        Ran::of(machine.command("touch").args(["-d", "yesterday", text(&file(&machine, path))]))
+            .ok();
+    }
+    machine.git(&machine.clone_of("ops"), &["update-index", "-q", "--really-refresh"]);
+    write(&machine, "version.txt", "2\n");
+    let_hours_pass(&machine);
+    let trace = machine.path("trace");
+    let mut strace = machine.command("strace");
+    strace.args(["-f", "-o", text(&trace), "-e", "trace=open,openat,openat2", "--"]);
+    Ran::of(strace.args(machine.agent_line(&["worker", "ops", "--trigger", "cron"]))).ok();
+    let opened = fs::read_to_string(&trace).unwrap();
+    let has = |name: &str| opened.contains(&format!("\"{name}\""));
+    assert!(has("version.txt"), "{opened}");
+    assert!(!has("nginx.conf") && !has("key"), "{opened}");
+    machine.tick().ok();
+    assert_eq!(drifted(&machine), 1);
+}

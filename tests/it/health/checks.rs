@@ -52,7 +52,7 @@ fn a_check_that_forks_and_exits_has_passed_and_a_flood_of_output_is_cut() {
     machine.push("ops", &[("page", "two\n")]);
     machine.tick().ok();
     assert_eq!(machine.state("ops"), "current");
-    let floods = "#!/bin/sh\nhead -c 300000000 /dev/zero | tr '\\0' x\n";
+    let floods = "#!/bin/sh\nhead -c 1100000000 /dev/zero | tr '\\0' x\n";
     write_program(&machine.path("is-well"), floods);
     set(&machine, "work", "");
     write_program(&machine.path("is-well"), floods);

@@ -6,6 +6,7 @@ mod ended;
 mod failures;
 mod kills;
 mod refs;
+mod users;
 mod way_back;
 
 use std::fs;

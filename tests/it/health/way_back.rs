@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{assert_live, assert_rolled_back, lines, machine, marks, set};
-use crate::sandbox::write_program;
+use crate::sandbox::{text, write_program};
 
 #[test]
 fn a_bad_release_goes_back_in_the_same_tick_and_is_not_applied_again() {
@@ -313,4 +313,46 @@ fn a_mark_that_cannot_be_written_leaves_a_run_that_is_recovered() {
     machine.tick().exits(1);
     assert_rolled_back(&machine, &bad, &first);
     assert_live(&machine, "one");
+}
+
+#[test]
+fn a_window_that_is_shut_does_not_hold_the_way_back() {
+    for mode in ["work", "checkout"] {
+        let (machine, first) = machine(mode, "");
+        set(&machine, mode, "window = [\"2001-01-01\"]\n");
+        let bad = machine.push("ops", &[("page", "bad\n")]);
+        machine.tick().ok();
+        assert_eq!(machine.state("ops"), "behind", "{mode}");
+        machine.agent(&["tick", "ops", "--override", "now"]).exits(1);
+        assert_rolled_back(&machine, &bad, &first);
+        assert_live(&machine, "one");
+    }
+}
+
+#[test]
+fn a_rewritten_upstream_while_the_health_is_checked_gets_no_verdict_of_its_own() {
+    let (machine, first) = machine("work", "");
+    let bad = machine.push("ops", &[("page", "bad\n")]);
+    // Upstream is rewound to another revision while the bad one is checked.
+    let server = machine.server("ops");
+    let desk = machine.desk("ops");
+    machine.git(&desk, &["checkout", "--quiet", "--detach", &first]);
+    fs::write(desk.join("page"), "other\n").unwrap();
+    machine.git(&desk, &["commit", "--quiet", "--all", "--message", "Another"]);
+    let other = machine.git(&desk, &["rev-parse", "HEAD"]);
+    machine.git(&desk, &["push", "--quiet", text(&server), "HEAD:refs/heads/other"]);
+    let script = super::IS_WELL.replace(
+        "exit 1\n",
+        &format!("git -C {} update-ref refs/heads/main {other}\nexit 1\n", text(&server)),
+    );
+    write_program(&machine.path("is-well"), script);
+    machine.tick().exits(1);
+    let marked = marks(&machine);
+    assert_eq!(marked.len(), 1, "{marked:?}");
+    assert!(marked[0].contains(&bad), "{marked:?}");
+    assert_live(&machine, "one");
+    machine.answered_twice("ops", "refs/heads/main");
+    machine.tick().exits(1);
+    assert_eq!(machine.state("ops"), "rewritten", "{:#}", machine.row("ops"));
+    assert_eq!(machine.head("ops"), first);
 }

@@ -13,7 +13,7 @@ fn site(machine: &Sandbox, mode: &str) -> std::path::PathBuf {
 }
 
 /// Where a branch is shown.
-fn shown(machine: &Sandbox, branch: &str) -> Option<std::path::PathBuf> {
+pub fn shown(machine: &Sandbox, branch: &str) -> Option<std::path::PathBuf> {
     let row = machine.row("ops");
     let name = format!("refs/heads/{branch}");
     let refs = row["published"].as_array()?;
@@ -22,7 +22,7 @@ fn shown(machine: &Sandbox, branch: &str) -> Option<std::path::PathBuf> {
 }
 
 #[track_caller]
-fn assert_ref(machine: &Sandbox, name: &str, state: &str, reason: &str) {
+pub fn assert_ref(machine: &Sandbox, name: &str, state: &str, reason: &str) {
     let row = machine.row("ops");
     let refs = row["published"].as_array().unwrap();
     let found = refs.iter().find(|it| it["ref"] == name).unwrap_or_else(|| panic!("{row:#}"));

@@ -57,13 +57,9 @@ pub(super) fn cut(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
 /// `None` for a mode that no file on disk can have.
 pub(super) fn lenient_node(entry: &RawEntry) -> Option<TreeNode> {
     let mode = u32::from_str_radix(std::str::from_utf8(entry.mode).ok()?, 8).ok()?;
-    let mode = match mode & 0o170_000 {
-        0o040_000 => return Some(TreeNode::Dir(entry.id)),
-        0o100_000 if mode & 0o100 != 0 => EntryMode::Executable,
-        0o100_000 => EntryMode::File,
-        0o120_000 => EntryMode::Link,
-        0o160_000 => EntryMode::Submodule,
-        _ => return None,
-    };
+    if mode & 0o170_000 == 0o040_000 {
+        return Some(TreeNode::Dir(entry.id));
+    }
+    let mode = EntryMode::of_bits(mode)?;
     Some(TreeNode::Leaf(TreeEntry { mode, id: entry.id }))
 }

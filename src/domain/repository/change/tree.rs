@@ -223,13 +223,11 @@ fn sort_key<'t>(entry: &RawEntry<'t>) -> impl Iterator<Item = &'t u8> + use<'t> 
 
 /// The node of a new tree's entry, or the fault of its mode.
 fn strict_node(entry: &RawEntry) -> Result<TreeNode, String> {
-    let leaf = |mode| Ok(TreeNode::Leaf(TreeEntry { mode, id: entry.id }));
+    if let Some(mode) = EntryMode::of_octal(entry.mode) {
+        return Ok(TreeNode::Leaf(TreeEntry { mode, id: entry.id }));
+    }
     match entry.mode {
         b"40000" => Ok(TreeNode::Dir(entry.id)),
-        b"100644" => leaf(EntryMode::File),
-        b"100755" => leaf(EntryMode::Executable),
-        b"120000" => leaf(EntryMode::Link),
-        b"160000" => leaf(EntryMode::Submodule),
         b"100664" => Err("has mode 100664, which only git before 2005-05 wrote; \
              commit the file once more and it becomes 100644"
             .to_owned()),

@@ -4,9 +4,10 @@ use chrono::{DateTime, Utc};
 
 use super::{Plan, PlannedAction, Rule};
 use crate::domain::git::Commit;
+use crate::domain::publish::state::{PublishPlan, RefOverrides};
 use crate::domain::repository::action::Trigger;
 use crate::domain::repository::desired::ActionTarget;
-use crate::domain::repository::drift::{self, OnDrift};
+use crate::domain::repository::drift::{self, DriftRecord, OnDrift};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::gate::{Gate, GateWait, SignatureNeed};
 use crate::domain::repository::gates;
@@ -49,6 +50,15 @@ impl Observed {
     pub fn repair_is_pending(&self) -> bool {
         self.drift.as_ref().is_some_and(|drift| drift.pending.is_some())
     }
+
+    /// Whether what the last look found is not true any more: an action wrote the files since.
+    fn is_outdated(&self, found: &DriftRecord, now: DateTime<Utc>) -> bool {
+        let is_published = match &self.refs {
+            Some(refs) => refs.is_published_since(found.at, now),
+            None => found.revision.is_some_and(|of| self.compared() != Some(of)),
+        };
+        found.files > 0 && is_published
+    }
 }
 
 /// What follows from what the last look found.
@@ -58,27 +68,66 @@ pub fn outlook(
     request: ActionRequest,
     now: DateTime<Utc>,
 ) -> DriftOutlook {
-    let Some(found) = seen.drift.as_ref().filter(|it| it.files > 0 || it.pending.is_some()) else {
-        return DriftOutlook::Nothing;
-    };
+    let pending = seen.refs.as_ref().is_some_and(|refs| refs.pending_repairs().next().is_some());
+    let has_news = |it: &&DriftRecord| it.files > 0 || it.pending.is_some() || pending;
+    let Some(found) = seen.drift.as_ref().filter(has_news) else { return DriftOutlook::Nothing };
     let revision = match (policy.drift.on, seen.compared()) {
-        (OnDrift::Repair, Some(revision)) if found.revision == Some(revision) => revision,
+        (OnDrift::Repair, Some(revision))
+            if seen.refs.is_some() || found.revision == Some(revision) =>
+        {
+            revision
+        }
         _ => return DriftOutlook::Reported,
     };
-    let target = ActionTarget::Commit(revision);
-    if !found.wants_repair() {
+    let wants_repair = match &seen.refs {
+        Some(refs) => refs.wants_repair(),
+        None => found.wants_repair(),
+    };
+    if !wants_repair {
         if found.unrepaired.is_some() { DriftOutlook::Hindered } else { DriftOutlook::Left }
     } else if !seen.holds.is_empty() {
         DriftOutlook::Held
-    } else if seen.attempt_at(target).is_some() || seen.going_back().is_some() {
+    } else if is_failing(seen, request, revision, now) {
         DriftOutlook::Failing
-    } else if seen.is_unsigned(revision) {
+    } else if seen.refs.is_none() && seen.is_unsigned(revision) {
         DriftOutlook::Refused
-    } else if let Some(wait) = gates::window_of_repair(seen, policy, request, revision, now) {
+    } else if let Some(wait) = gates::window_of_repair(seen, policy, request, revision, now)
+        && !has_begun(seen, found, now)
+    {
         DriftOutlook::Window(wait)
     } else {
         DriftOutlook::Repaired
     }
+}
+
+/// Whether the last run at `revision` did not succeed, and has to first; of many refs, at each that differs.
+fn is_failing(
+    seen: &Observed,
+    request: ActionRequest,
+    revision: Commit,
+    now: DateTime<Utc>,
+) -> bool {
+    match &seen.refs {
+        Some(refs) => refs.repairs(overrides(seen, request), now).is_empty(),
+        None => {
+            let target = ActionTarget::Commit(revision);
+            seen.attempt_at(target).is_some() || seen.going_back().is_some()
+        }
+    }
+}
+
+/// Whether a repair began within an hour, which a window that is shut by now does not stop.
+fn has_begun(seen: &Observed, found: &DriftRecord, now: DateTime<Utc>) -> bool {
+    let is_recent =
+        |name: &String| drift::began(name).is_some_and(|began| gates::finishes_outside(began, now));
+    match &seen.refs {
+        Some(refs) => refs.pending_repairs().any(is_recent),
+        None => found.pending.as_ref().is_some_and(is_recent),
+    }
+}
+
+fn overrides(seen: &Observed, request: ActionRequest) -> RefOverrides {
+    RefOverrides { accepted: seen.accepted, named: request.named, redo: false }
 }
 
 /// What to do about drift in a repository that has nothing else to do; `None`: nothing.
@@ -93,16 +142,25 @@ pub(super) fn at_rest(
         return None;
     }
     let revision = seen.compared()?;
-    let looked = seen.drift.as_ref().map(|it| it.at);
     // What an action wrote may be among what differed before it.
-    let is_stale =
-        |it: &drift::DriftRecord| it.files > 0 && it.revision.is_some_and(|of| of != revision);
-    let is_stale = seen.drift.as_ref().is_some_and(is_stale);
-    if is_stale || drift::is_due(&policy.drift, seen.drift_offset, looked, seen.acted_at, now) {
+    let is_outdated = seen.drift.as_ref().is_some_and(|found| seen.is_outdated(found, now));
+    if is_outdated || drift::is_due(&policy.drift, seen.look_times, now) {
         return Some((Plan::Look, Rule::DriftDue));
     }
     if outlook(seen, policy, request, now) != DriftOutlook::Repaired {
         return None;
+    }
+    if let Some(refs) = &seen.refs {
+        // Each signature is judged before its tree is read.
+        let mut publish = refs.repairs(overrides(seen, request), now);
+        if gates::window_of_repair(seen, policy, request, revision, now).is_some() {
+            publish.retain(|due| {
+                let began = refs.pending_repair(&due.name).and_then(drift::began);
+                began.is_some_and(|began| gates::finishes_outside(began, now))
+            });
+        }
+        let plan = PublishPlan { fetch: false, remove: Vec::new(), publish, record: None };
+        return Some((Plan::Publish(plan), Rule::Drift));
     }
     let (target, need) = (ActionTarget::Commit(revision), SignatureNeed::AcceptedHere);
     if policy.gates.signers.is_some() && !gates::is_signed(seen, target, need) {
@@ -129,13 +187,16 @@ pub(super) fn at_rest(
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
+    use jiff::tz::TimeZone;
 
     use super::*;
     use crate::domain::git::Relation;
+    use crate::domain::name_time;
     use crate::domain::repository::action::{Attempt, Outcome};
     use crate::domain::repository::decision::decide;
-    use crate::domain::repository::drift::{Difference, DriftPolicy, DriftRecord, DriftedFile};
+    use crate::domain::repository::drift::{Difference, DriftPolicy, DriftedFile, LookTimes};
     use crate::domain::repository::hold::Hold;
+    use crate::domain::repository::observed::RerunPolicy;
     use crate::domain::repository::sight::Waiting;
     use crate::domain::repository::tests::{commit, now, policy, upstream};
 
@@ -150,6 +211,10 @@ mod tests {
             relation: Some(Relation::Same),
             acted: Some(commit('a')),
             acted_at: Some(now() - TimeDelta::hours(hours)),
+            look_times: LookTimes {
+                written: Some(now() - TimeDelta::hours(hours)),
+                ..LookTimes::default()
+            },
             ..Observed::default()
         }
     }
@@ -159,7 +224,8 @@ mod tests {
         let file = DriftedFile { path: "etc/nginx.conf".into(), how: Difference::Content };
         let all = vec![file];
         let drift = Some(DriftRecord::new(Some(commit('a')), now(), all.into_iter()));
-        Observed { drift, ..applied(5) }
+        let look_times = LookTimes { looked: Some(now()), ..applied(5).look_times };
+        Observed { drift, look_times, ..applied(5) }
     }
 
     fn policy_of(on: OnDrift) -> Policy {
@@ -177,6 +243,30 @@ mod tests {
         assert_eq!(plan(&applied(5), OnDrift::Report), (Plan::Look, Rule::DriftDue));
         assert_eq!(plan(&applied(5), OnDrift::Ignore), (Plan::Idle, Rule::UpToDate));
         assert_eq!(plan(&drifted(), OnDrift::Report), (Plan::Idle, Rule::UpToDate));
+    }
+
+    #[test]
+    fn what_runs_with_each_tick_is_compared_too() {
+        let policy = Policy { when: RerunPolicy::Always, ..policy_of(OnDrift::Repair) };
+        let plan = |seen: &Observed| decide(seen, &policy, CRON, now()).plan;
+        assert_eq!(plan(&applied(5)), Plan::Look);
+        assert!(matches!(plan(&applied(0)), Plan::Run(act) if !act.repairs));
+        assert!(matches!(plan(&drifted()), Plan::Run(act) if act.repairs));
+    }
+
+    #[test]
+    fn a_repair_that_began_while_the_window_was_open_is_finished_within_an_hour() {
+        let mut policy = policy_of(OnDrift::Repair);
+        policy.gates.window = Some(vec!["2001-01-01".to_owned()].try_into().unwrap());
+        let mut seen = drifted();
+        seen.gates.zone = Some(TimeZone::UTC);
+        let is_repaired = |seen: &Observed| decide(seen, &policy, CRON, now()).rule == Rule::Drift;
+        assert!(!is_repaired(&seen));
+        for (minutes, finishes) in [(1, true), (59, true), (61, false), (-5, false)] {
+            let began = name_time::name(now() - TimeDelta::minutes(minutes));
+            seen.drift.as_mut().unwrap().pending = Some(began);
+            assert_eq!(is_repaired(&seen), finishes, "{minutes}");
+        }
     }
 
     #[test]

@@ -691,7 +691,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             bad,
             upstream_is_bad,
             drift: acted.filter(|_| has_drift).map(drifted),
-            drift_offset: std::time::Duration::ZERO,
+            look_times: Default::default(),
             has_no_files: false,
         }
     })

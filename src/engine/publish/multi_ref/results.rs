@@ -76,6 +76,7 @@ impl PublishRun<'_, '_> {
             entry.good = Some(due.revision);
             entry.attempt = None;
             entry.tried = TriedRevisions::default();
+            entry.repair = None;
         }
         self.finished.push(finished);
     }
