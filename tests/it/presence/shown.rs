@@ -137,3 +137,16 @@ fn a_user_s_own_agent_publishes_at_a_ref_of_its_own() {
         Ran::of(git.current_dir(machine.server(super::STATUS)).args(name)).code == Some(0)
     });
 }
+
+#[test]
+fn an_agent_that_listens_publishes_too() {
+    let machine = machine();
+    machine.configure(&format!(
+        "[listen]\nevery = \"1h\"\n[node]\nname = \"web01\"\n[presence]\nurl = {:?}\n",
+        path_of(&machine)
+    ));
+    let _listener = crate::listen::Listener::start(&machine);
+    settles(&machine);
+    let record = record(&machine);
+    assert!(record["last"].is_object() && record["failure"].is_null(), "{record:#}");
+}
