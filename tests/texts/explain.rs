@@ -7,7 +7,7 @@ use pmpy::domain::publish::state::{DesiredRefs, PublishState};
 use pmpy::domain::report::notices::RevisionPresence;
 use pmpy::domain::repository::action::{Attempt, Outcome, Trigger};
 use pmpy::domain::repository::decision::{Decision, Rule, decide};
-use pmpy::domain::repository::drift::{Difference, DriftRecord, DriftedFile, OnDrift};
+use pmpy::domain::repository::drift::{Difference, DriftRecord, DriftedFile, LookTimes, OnDrift};
 use pmpy::domain::repository::finding::Finding;
 use pmpy::domain::repository::gate::Gate;
 use pmpy::domain::repository::health::{BadCause, BadRevision};
@@ -258,7 +258,8 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
         Some(Rule::WayBack) => (Rule::BadRevision, case(bad(Some(now() - Duration::minutes(20))))),
         Some(Rule::BadRevision) => {
             let acted_at = Some(now() - Duration::hours(5));
-            (Rule::DriftDue, case(Observed { acted_at, ..current() }))
+            let look_times = LookTimes { written: acted_at, ..LookTimes::default() };
+            (Rule::DriftDue, case(Observed { acted_at, look_times, ..current() }))
         }
         Some(Rule::DriftDue) => {
             let file = |path: &str, how| DriftedFile { path: path.into(), how };
@@ -267,7 +268,8 @@ fn after(rule: Option<Rule>) -> Option<(Rule, Case)> {
                 file("etc/ssl/key", Difference::Deleted),
             ];
             let drift = DriftRecord::new(Some(commit('a')), now(), files.into_iter());
-            let mut drifted = case(Observed { drift: Some(drift), ..current() });
+            let look_times = LookTimes { looked: Some(now()), ..LookTimes::default() };
+            let mut drifted = case(Observed { drift: Some(drift), look_times, ..current() });
             drifted.policy.drift.on = OnDrift::Repair;
             (Rule::Drift, drifted)
         }
