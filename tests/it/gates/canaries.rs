@@ -132,7 +132,7 @@ fn a_machine_that_is_named_itself_waits_for_none_and_urgent_passes_a_dead_one() 
     configure(&machine, "web01", text(&status.path), "");
     machine.push("ops", &[("page", "newer")]);
     ticks(&machine);
-    assert_waits(&machine, "none is left");
+    assert_waits(&machine, "waits for canary canary7: current at ");
     let urgent = machine.push("ops", &[(".pmpy.toml", "urgent = \"a hole\"\n")]);
     ticks(&machine);
     assert_applied(&machine, &urgent);
