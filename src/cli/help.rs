@@ -58,9 +58,9 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
             ("agent fleet", "what every machine runs, the worst first"),
             ("agent fleet --hosts 'web*' --state failing", "only some"),
             (
-                "agent fleet --hosts 'canary*' --wait ops HEAD --stable 30m \\\n\
+                "agent fleet --hosts 'canary*' --wait ops HEAD \\\n\
                  \u{20}     && git push origin HEAD:production",
-                "promote what the canaries run",
+                "promote it",
             ),
         ],
     ),

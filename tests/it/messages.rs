@@ -46,7 +46,7 @@ const ADD_ONE: &[&str] = &["there is no repository \"ops\"", "hint: ", "agent in
 #[test]
 fn where_nothing_is_configured_each_command_names_the_first_step() {
     let machine = Sandbox::new();
-    let rows: [Row; 20] = [
+    let rows: [Row; 21] = [
         ("init", 2, &["were not provided: <[NAME=]URL>...", "hint: agent init --help"]),
         (
             "status",
@@ -61,6 +61,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("diff ops", 2, ADD_ONE),
         ("log ops", 2, ADD_ONE),
         ("history", 0, &["nothing was applied yet"]),
+        ("fleet", 2, &["no status repository is configured", "hint: name one: agent fleet --url"]),
         ("redo ops", 2, ADD_ONE),
         ("rollback ops", 2, ADD_ONE),
         ("checkout ops main", 2, ADD_ONE),
@@ -105,9 +106,10 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
 }
 
 /// Every command, for a table that is about one of them.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "init", "tick", "listen", "status", "explain", "diff", "history", "log", "redo", "rollback",
     "checkout", "hold", "unhold", "accept", "forget", "schedule", "check", "notify", "demo",
+    "fleet",
 ];
 
 #[test]
@@ -115,8 +117,9 @@ fn a_wrong_configuration_is_reported_by_each_command_with_its_place_and_what_to_
     let machine = Sandbox::with("ops", &[("work.sh", "true\n")]);
     machine.configure("splay = \"1s\"\nrot = \"/srv\"\n");
     const WHERE: &[&str] = &["agent.toml:2:1: unknown key \"rot\"", "did you mean \"root\"?"];
-    let rows: [Row; 18] = [
+    let rows: [Row; 19] = [
         ("init https://git.example.org/ops.git", 2, WHERE),
+        ("fleet", 2, WHERE),
         ("tick", 2, WHERE),
         ("status", 2, WHERE),
         ("status --nagios", 3, &["PMPY UNKNOWN - ", "agent.toml:2:1: unknown key \"rot\""]),

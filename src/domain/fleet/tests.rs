@@ -1,3 +1,5 @@
+//! What a machine counts as, whom a filter selects, and when waiting is over.
+
 use std::collections::BTreeSet;
 
 use super::wait::{Absence, WaitGoal, WaitOutcome, outcome};

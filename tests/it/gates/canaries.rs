@@ -9,6 +9,7 @@ use super::{WORK, assert_applied, assert_waits};
 use crate::fleet::{self, Status};
 use crate::presence;
 use crate::sandbox::{Sandbox, text};
+use crate::users;
 
 /// A machine `web01` that has applied the first revision of `ops`, and from then on waits for `canary*`.
 fn machine() -> Sandbox {
@@ -148,6 +149,21 @@ fn a_new_machine_takes_what_a_canary_has_and_does_not_wait_for_the_others() {
     publish(&status, &machine, "canary1", "current", &revision);
     publish(&status, &machine, "canary2", "behind", &revision);
     ticks(&machine);
+    assert_applied(&machine, &revision);
+}
+
+#[test]
+fn the_tick_of_root_looks_at_them_for_the_clone_of_another_user() {
+    let machine = users::machine("true\n");
+    machine.tick().ok();
+    let status = Status::on(&machine);
+    configure(&machine, "web01", text(&status.path), "");
+    let revision = users::push(&machine, &[("page", "new")]);
+    publish(&status, &machine, "canary1", "behind", &revision);
+    ticks(&machine);
+    assert_waits(&machine, "waits for canary canary1: behind at ");
+    publish(&status, &machine, "canary1", "current", &revision);
+    tick(&machine);
     assert_applied(&machine, &revision);
 }
 

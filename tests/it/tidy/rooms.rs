@@ -7,7 +7,7 @@ use super::{Source, assert_none, sources};
 /// The rooms of the engine from the ground up. Those of one line have the same rank.
 const ENGINE: [&[&str]; 8] = [
     &["context", "request", "error", "finding"],
-    &["discovery"],
+    &["discovery", "fleet"],
     &["repository"],
     &["run"],
     &["publish"],
