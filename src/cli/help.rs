@@ -55,7 +55,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
     (
         "fleet",
         &[
-            ("agent fleet", "what every machine runs, the worst first"),
+            ("agent fleet", "all, the worst first"),
             ("agent fleet --hosts 'web*' --state failing", "only some"),
             (
                 "agent fleet --hosts 'canary*' --wait ops HEAD \\\n\

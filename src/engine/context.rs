@@ -18,8 +18,11 @@ use crate::system::remote::{OpenConnections, Wire};
 use crate::system::signers::SignersFiles;
 use crate::system::time_zone::TimeZones;
 
-/// What was seen of canaries.
-pub type CanaryLooks = BTreeMap<Vec<String>, Result<Vec<CanaryMachine>, String>>;
+/// What a look at canaries found; the error is for people.
+pub type CanaryLook = Result<Vec<CanaryMachine>, String>;
+
+/// What was seen of canaries, by the beginnings of the refs that were asked for.
+pub type CanaryLooks = BTreeMap<Vec<String>, CanaryLook>;
 
 /// The settings that one process of ours hands to another: all that it may know of the configuration.
 #[derive(Serialize, Deserialize)]
@@ -49,7 +52,7 @@ pub struct Context {
     pub zones: Arc<TimeZones>,
     /// The keys that may sign.
     pub signers: Arc<SignersFiles>,
-    /// What this process saw of canaries, by the beginnings of the refs that were asked for; the error is for people.
+    /// What this process saw of canaries.
     pub canaries: Arc<Mutex<CanaryLooks>>,
     /// In a helper process: the file with settings and secrets from root's tick; `None`: this process is
     /// no helper.

@@ -15,7 +15,7 @@ use crate::domain::repository::gate::{CanaryReport, Gate};
 use crate::domain::repository::gates::canaries::{self, CanaryMachine, CanaryQuestion};
 use crate::domain::repository::observed::Observed;
 use crate::domain::repository::status::MachineStatus;
-use crate::engine::context::Context;
+use crate::engine::context::{CanaryLook, Context};
 use crate::engine::discovery::RepoEntry;
 use crate::engine::error::one_line;
 use crate::engine::fleet::{self, StatusRepository};
@@ -76,11 +76,7 @@ pub fn for_helper(
 }
 
 /// The machines that the canaries of `settings` may be, as they publish; the error is for people.
-fn machines(
-    context: &Context,
-    settings: &RepoSettings,
-    now: DateTime<Utc>,
-) -> Result<Vec<CanaryMachine>, String> {
+fn machines(context: &Context, settings: &RepoSettings, now: DateTime<Utc>) -> CanaryLook {
     let patterns = &settings.policy.gates.canaries;
     let mut beginnings: Vec<String> = patterns.iter().map(|it| canaries::beginning(it)).collect();
     beginnings.sort();

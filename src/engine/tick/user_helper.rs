@@ -22,11 +22,10 @@ use crate::config::RepoSettings;
 use crate::domain::git::Remote;
 use crate::domain::password_cache::FAILED_PASSWORD;
 use crate::domain::repository::decision::Plan;
-use crate::domain::repository::gates::canaries::CanaryMachine;
 use crate::domain::repository::hold::Person;
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
-use crate::engine::context::{Context, HandedSettings};
+use crate::engine::context::{CanaryLook, Context, HandedSettings};
 use crate::engine::discovery::{CloneState, RepoEntry, safe_paths};
 use crate::engine::finding::{CheckScope, RepoFindings};
 use crate::engine::repository::limits;
@@ -84,7 +83,7 @@ struct HelperInput {
     /// The person whose command it is; `None`: a tick of nobody's.
     asked_by: Option<Person>,
     /// What root saw of canaries.
-    canaries: Vec<(Vec<String>, Result<Vec<CanaryMachine>, String>)>,
+    canaries: Vec<(Vec<String>, CanaryLook)>,
 }
 
 /// A helper's report on one repository.
