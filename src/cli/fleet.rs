@@ -28,7 +28,7 @@ pub struct FleetArgs {
     /// One line and an exit code for Nagios and its kin
     #[arg(long, conflicts_with = "wait")]
     pub nagios: bool,
-    /// Read this status repository, reached by the keys of [defaults]; by default that of [presence]
+    /// Read this status repository rather than the configured one
     #[arg(long)]
     pub url: Option<String>,
     /// Wait until all these machines run this revision or a descendant; 1 as soon as one never will
