@@ -161,8 +161,9 @@ fn about(machine: &JudgedMember, is_verbose: bool, now: DateTime<Utc>) -> Vec<St
         let doubt = if silence.clock == SignClock::Machine { "?" } else { "" };
         about.push(format!("silent: no sign since {}{doubt}", format::when(silence.since, now)));
     }
-    let is_told =
-        |row: &&PresenceRow| is_verbose || row.tone(now) == Tone::Bad || !row.holds.is_empty();
+    let is_told = |row: &&PresenceRow| {
+        is_verbose || row.tone(now) == Tone::Bad || !row.holds.is_empty() || row.drifted > 0
+    };
     about.extend(machine.rows.iter().filter(is_told).map(|row| line(row, now)));
     about
 }
@@ -181,6 +182,11 @@ fn line(row: &PresenceRow, now: DateTime<Utc>) -> String {
     let reason = row.reason.as_deref().filter(|_| !is_held || row.holds.is_empty());
     if let Some(reason) = reason {
         text += &format!(": {}", format::reason_and_hint(reason).0);
+    }
+    match row.drifted {
+        0 => {}
+        1 => text += "; 1 file differs",
+        files => text += &format!("; {files} files differ"),
     }
     for hold in &row.holds {
         text += &format!("; {}", held(hold, now));

@@ -38,6 +38,7 @@ fn row(repo: &str, state: State, revision: &str, since: Duration) -> PresenceRow
         gate: None,
         bad: None,
         mirror_lags: false,
+        drifted: 0,
         holds: vec![],
         published: vec![],
     }

@@ -219,6 +219,9 @@ pub struct PresenceRow {
     /// Only a mirror that lags behind answered.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mirror_lags: bool,
+    /// How many files differ from the applied revision, as the last comparison found.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drifted: usize,
     /// The holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<PresenceHold>,
@@ -499,6 +502,7 @@ impl PresenceRow {
             gate: row.gate.as_ref().map(PresenceGate::of),
             bad: row.bad,
             mirror_lags: row.mirror_lags,
+            drifted: row.drifted.as_ref().map_or(0, |drifted| drifted.files),
             holds: row.holds.iter().map(PresenceHold::of).collect(),
             published: row.published.iter().map(PresencePublished::of).collect(),
         }

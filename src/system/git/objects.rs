@@ -1,6 +1,8 @@
 //! Objects and the index: trees and blobs by id, the staged entry of a path, and the index entries of
 //! the paths that an update wrote. Never looks at a worktree.
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -179,7 +181,7 @@ impl Git {
         let index = index.map_err(|error: git2::Error| {
             unreadable_index(&error).context(format!("cannot read the index {}", path.display()))
         })?;
-        Ok(Index { index, written, check: self.stat_check() })
+        Ok(Index { index, next: Cell::default(), written, check: self.stat_check() })
     }
 
     /// The stat data that git compares in this clone.
@@ -305,9 +307,14 @@ impl Drop for IndexLock {
     }
 }
 
+/// The most entries that are passed over to find the next one.
+const MOST_PASSED: usize = 16;
+
 /// The index of a repository, or a draft of one.
 pub struct Index {
     index: git2::Index,
+    /// Where the entry after the last one that was asked for is.
+    next: Cell<usize>,
     /// When the file was written.
     written: (i64, u32),
     check: StatCheck,
@@ -315,18 +322,20 @@ pub struct Index {
 
 /// The extended flag of an entry whose file is left out of the worktree (gitformat-index(5)).
 const SKIP_WORKTREE: u16 = 1 << 14;
+/// The bits of the side of a conflict that an entry is of.
+const STAGE: u16 = 3 << 12;
 /// The flag of an entry whose file is to count as unchanged.
 const ASSUME_UNCHANGED: u16 = 1 << 15;
 
 impl Index {
     /// An index that is about to be written.
     fn draft(index: git2::Index) -> Self {
-        Self { index, written: (0, 0), check: StatCheck::All }
+        Self { index, next: Cell::default(), written: (0, 0), check: StatCheck::All }
     }
 
     /// The entry at `path`; `None` where there is none or a merge left a conflict.
     pub fn staged(&self, path: &RepoPath) -> Option<StagedEntry> {
-        let entry = self.index.get_path(path_of(path), 0)?;
+        let entry = self.entry(path)?;
         let mode = EntryMode::of_bits(entry.mode).unwrap_or(EntryMode::File);
         let time = |time: IndexTime| time_of(time.seconds().into(), time.nanoseconds().into());
         let stat = FileStat {
@@ -344,6 +353,22 @@ impl Index {
             left_out: entry.flags_extended & SKIP_WORKTREE != 0,
             assumed: entry.flags & ASSUME_UNCHANGED != 0,
         })
+    }
+
+    /// The entry at `path`. Who asks for all files asks in the order of the index, where the next one needs no search.
+    fn entry(&self, path: &RepoPath) -> Option<IndexEntry> {
+        for at in (self.next.get()..).take(MOST_PASSED) {
+            let Some(entry) = self.index.get(at) else { break };
+            match entry.path.as_slice().cmp(path.as_bytes()) {
+                Ordering::Less => {}
+                Ordering::Equal if entry.flags & STAGE == 0 => {
+                    self.next.set(at + 1);
+                    return Some(entry);
+                }
+                Ordering::Equal | Ordering::Greater => break,
+            }
+        }
+        self.index.get_path(path_of(path), 0)
     }
 
     fn take_over(&mut self, git: &Git, change: &TreeChange, written: &[WrittenPath]) -> Result<()> {

@@ -49,6 +49,18 @@ fn the_worst_machines_come_first_and_holds_and_failures_are_described() {
 }
 
 #[test]
+fn files_that_were_changed_by_hand_are_said_of_a_machine_that_is_well() {
+    let machine = Sandbox::new();
+    let status = Status::on(&machine);
+    let mut drifted = row("current", NEW);
+    drifted["drifted"] = json!(3);
+    status.publish("web01", &presence("web01", json!([drifted])));
+    let shown = status.fleet(&[]).ok().stdout;
+    assert!(shown.contains("web01: ops current at 6b2c3d7 Release since 1 h ago"), "{shown}");
+    assert!(shown.contains("; 3 files differ"), "{shown}");
+}
+
+#[test]
 fn all_is_well_where_every_machine_is_as_it_should_be() {
     let machine = Sandbox::new();
     let status = Status::on(&machine);

@@ -9,6 +9,7 @@ use super::{WORK, assert_applied, assert_waits};
 use crate::fleet::{self, Status};
 use crate::presence;
 use crate::sandbox::{Sandbox, text};
+use crate::servers::Https;
 use crate::users;
 
 /// A machine `web01` that has applied the first revision of `ops`, and from then on waits for `canary*`.
@@ -167,11 +168,8 @@ fn the_tick_of_root_looks_at_them_for_the_clone_of_another_user() {
     assert_applied(&machine, &revision);
 }
 
-#[cfg(feature = "servers")]
 #[test]
 fn the_status_repository_is_asked_once_a_tick_and_only_while_a_revision_waits() {
-    use crate::servers::Https;
-
     let machine = machine();
     let status = Status::on(&machine);
     machine.git(&status.path, &["config", "http.receivepack", "true"]);

@@ -2,6 +2,7 @@
 //! not change.
 
 mod before;
+#[cfg(feature = "servers")]
 mod canaries;
 mod passed;
 mod waits;
