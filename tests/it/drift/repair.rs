@@ -286,9 +286,8 @@ fn an_idle_tick_that_is_not_due_pays_nothing() {
         let machine = machine(keys);
         later(&machine);
         machine.tick().ok();
-        // The first of two may still find something of the ticks before.
-        calls_of_a_tick(&machine);
-        calls_of_a_tick(&machine).len()
+        // The first may still find something of the ticks before, and on a busy machine threads wait for each other.
+        (0..4).map(|_| calls_of_a_tick(&machine).len()).min().unwrap()
     };
     let (without, with) = (calls("drift = \"ignore\"\n"), calls(REPAIR));
     // Threads that take turns make a few calls more or less.
