@@ -55,13 +55,10 @@ mod tests {
                 vec![main, wip, tag, short],
             ),
             (
-                "publish = \"branches\"\ntarget = \"/srv/www\"\nbranch = \"main\"",
+                "mode = \"branches\"\ntarget = \"/srv/www\"\nbranch = \"main\"",
                 vec![main, wip, short],
             ),
-            (
-                "publish = \"tags\"\ntarget = \"/srv/www\"\nbranch = \"main\"",
-                vec![main, tag, short],
-            ),
+            ("mode = \"tags\"\ntarget = \"/srv/www\"\nbranch = \"main\"", vec![main, tag, short]),
         ] {
             assert_eq!(concerning(keys), expected, "{keys}");
         }
