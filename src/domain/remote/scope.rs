@@ -58,6 +58,28 @@ impl PollScope {
         }
     }
 
+    /// The kinds of refs that are listed one by one.
+    pub fn kinds(&self) -> RefKinds {
+        match self {
+            Self::Every { kinds, .. } => *kinds,
+            Self::Tag(_) => RefKinds { branches: false, tags: true },
+            Self::Branches(_) => RefKinds { branches: true, tags: false },
+            Self::Branch(_) | Self::WithHead(_) | Self::Default | Self::Revision(_) => {
+                RefKinds { branches: false, tags: false }
+            }
+        }
+    }
+
+    /// Whether the branch `name`, without `refs/heads/`, is listed where branches are.
+    pub fn lists_branch(&self, name: &str) -> bool {
+        match self {
+            Self::Branches(beginnings) => {
+                beginnings.iter().any(|beginning| name.starts_with(beginning.as_str()))
+            }
+            _ => true,
+        }
+    }
+
     /// The pattern or the revision that is followed; `None`: a branch is.
     pub fn fixed(&self) -> Option<String> {
         match self {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{MOST_EDGES, Packet, ProtocolError, name_of, next_packet, printable, put, put_session};
 use crate::domain::followed::{ChosenTag, ListedTag, TagScope};
 use crate::domain::git::{Commit, ObjectFormat, RefName};
-use crate::domain::remote::{PollScope, RefKinds, RefTip, RemoteHead};
+use crate::domain::remote::{PollScope, RefTip, RemoteHead};
 
 /// The limit of capability lines of one server.
 const MOST_CAPABILITIES: usize = 256;
@@ -39,26 +39,25 @@ impl RefQuery {
     /// The refs that are needed to answer `wanted`.
     pub fn of(wanted: &PollScope) -> Self {
         let head = || "HEAD".to_owned();
-        if let PollScope::Branches(beginnings) = wanted {
-            let branches = beginnings.iter().map(|it| format!("{BRANCHES}{it}")).collect();
-            return Self { names: vec![head()], branches, ..Self::default() };
-        }
-        let (names, tags) = match wanted {
-            PollScope::Branches(_) => (vec![], None),
-            PollScope::Branch(branch) => (vec![branch.local()], None),
-            PollScope::WithHead(branch) => (vec![branch.local(), head()], None),
-            PollScope::Default | PollScope::Revision(_) => (vec![head()], None),
+        let named = |names| Self { names, ..Self::default() };
+        match wanted {
+            PollScope::Branch(branch) => named(vec![branch.local()]),
+            PollScope::WithHead(branch) => named(vec![branch.local(), head()]),
+            PollScope::Default | PollScope::Revision(_) => named(vec![head()]),
             PollScope::Tag(TagScope { pattern, .. }) => {
-                (vec![head()], Some(format!("{TAGS}{}", pattern.literal())))
+                Self { tags: Some(format!("{TAGS}{}", pattern.literal())), ..named(vec![head()]) }
+            }
+            PollScope::Branches(beginnings) => {
+                let branches = beginnings.iter().map(|it| format!("{BRANCHES}{it}")).collect();
+                Self { branches, ..named(vec![head()]) }
             }
             PollScope::Every { followed, kinds } => {
                 let mut names = vec![followed.branch().map_or_else(head, RefName::local)];
                 names.extend(kinds.branches.then(|| BRANCHES.to_owned()));
                 names.extend(kinds.tags.then(|| TAGS.to_owned()));
-                (names, None)
+                named(names)
             }
-        };
-        Self { names, tags, ..Self::default() }
+        }
     }
 
     /// Returns `true` if the ref `name` is asked for.
@@ -84,20 +83,9 @@ const TAGS: &str = "refs/tags/";
 
 /// The branches and tags among `refs`, sorted by name and unique, when every ref of a kind is wanted.
 pub fn selected_refs(wanted: &PollScope, refs: &[AdvertisedRef]) -> Vec<RefTip> {
-    let kinds = match wanted {
-        PollScope::Every { kinds, .. } => *kinds,
-        PollScope::Tag(_) => RefKinds { branches: false, tags: true },
-        PollScope::Branches(_) => RefKinds { branches: true, tags: false },
-        _ => return Vec::new(),
-    };
-    let is_asked = |branch: &str| match wanted {
-        PollScope::Branches(beginnings) => {
-            beginnings.iter().any(|it| branch.starts_with(it.as_str()))
-        }
-        _ => true,
-    };
+    let kinds = wanted.kinds();
     let is_wanted = |name: &str| {
-        (kinds.branches && name.strip_prefix(BRANCHES).is_some_and(is_asked))
+        (kinds.branches && name.strip_prefix(BRANCHES).is_some_and(|it| wanted.lists_branch(it)))
             // Servers of version 0 also list the peeled value of annotated tags.
             || (kinds.tags && name.starts_with(TAGS) && !name.ends_with(PEELED))
     };

@@ -221,18 +221,12 @@ pub(super) fn poll(
         Some(RemoteHead { branch, tip })
     });
     let branch = wanted.branch().cloned().or_else(|| head.as_ref().map(|it| it.branch.clone()));
-    let kinds = match wanted {
-        PollScope::Every { kinds, .. } => *kinds,
-        PollScope::Tag(_) => RefKinds { branches: false, tags: true },
-        PollScope::Branches(_) => RefKinds { branches: true, tags: false },
-        _ => RefKinds { branches: false, tags: false },
+    let mut refs = list_refs(&repo, wanted.kinds())
+        .with_context(|| format!("{remote} cannot list its refs"))?;
+    let is_listed = |name: &str| {
+        name.strip_prefix("refs/heads/").is_none_or(|branch| wanted.lists_branch(branch))
     };
-    let mut refs =
-        list_refs(&repo, kinds).with_context(|| format!("{remote} cannot list its refs"))?;
-    if let PollScope::Branches(beginnings) = wanted {
-        let is_asked = |name: &str| beginnings.iter().any(|it| name.starts_with(it.as_str()));
-        refs.retain(|tip| tip.name.strip_prefix("refs/heads/").is_some_and(is_asked));
-    }
+    refs.retain(|tip| is_listed(&tip.name));
     let tag = wanted.pattern().and_then(|_| wire::chosen_tag(wanted, &with_peeled(&repo, &refs)));
     let tip = match (wanted.fixed(), wanted.revision()) {
         (None, _) => branch.as_ref().map(tip_of).transpose()?.flatten(),
