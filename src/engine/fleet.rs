@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, Error, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -177,10 +177,7 @@ fn fetch(
 /// # Errors
 /// When it has no such file, or the file says something else.
 fn said(git: &Git, id: Commit, name: &PresenceRef) -> Result<(Presence, usize)> {
-    let read = git.file_at(id, PRESENCE_FILE, MOST_BYTES).map_err(|error| match error {
-        FileError::Unfit(why) => Error::msg(why),
-        FileError::Unreadable(error) => error,
-    });
+    let read = git.file_at(id, PRESENCE_FILE, MOST_BYTES).map_err(FileError::into_error);
     let bytes = read?.with_context(|| format!("the commit has no {PRESENCE_FILE}"))?;
     let presence = Presence::parse(&bytes)?;
     let is_of = (presence.host.as_str(), presence.user.as_deref(), presence.world.as_deref());

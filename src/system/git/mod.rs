@@ -80,6 +80,16 @@ pub enum FileError {
     Unreadable(anyhow::Error),
 }
 
+impl FileError {
+    /// The error for a caller to whom it does not matter which it is.
+    pub fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Unfit(why) => anyhow::Error::msg(why),
+            Self::Unreadable(error) => error,
+        }
+    }
+}
+
 impl From<anyhow::Error> for FileError {
     fn from(error: anyhow::Error) -> Self {
         Self::Unreadable(error)

@@ -275,10 +275,7 @@ impl OnePublication<'_> {
             way: self.record.hints.as_ref(),
         };
         self.context.wire.fetch(&git, &order, &mut |_| {})?;
-        git.file_at(tip, PRESENCE_FILE, MOST_BYTES).map_err(|error| match error {
-            FileError::Unfit(why) => Error::msg(why),
-            FileError::Unreadable(error) => error,
-        })
+        git.file_at(tip, PRESENCE_FILE, MOST_BYTES).map_err(FileError::into_error)
     }
 
     /// Removes a password of `password_command` that was refused: the next attempt gets another one.
