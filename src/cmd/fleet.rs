@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::cli::FleetArgs;
 use crate::cmd::format;
-use crate::domain::fleet::{Fleet, FleetFilter, JudgedMember, NamePattern, Said, Silence};
+use crate::domain::fleet::{
+    Fleet, FleetFilter, JudgedMember, NamePattern, Said, Sighting, Silence,
+};
 use crate::domain::git::Remote;
 use crate::domain::report::presence::Presence;
 use crate::domain::repository::state::Severity;
@@ -95,62 +98,63 @@ fn look(
     Ok((Fleet::judged(members, &filter, now), others))
 }
 
-/// The whole fleet as one JSON object.
-fn json(fleet: &Fleet, remote: &Remote) -> Result<String> {
-    #[derive(Serialize)]
-    struct FleetDocument<'a> {
-        url: String,
-        at: chrono::DateTime<chrono::Utc>,
-        /// How many machines count as what.
-        counts: BTreeMap<&'a str, usize>,
-        machines: Vec<MachineDocument<'a>>,
-    }
-    #[derive(Serialize)]
-    struct MachineDocument<'a> {
-        name: String,
-        verdict: &'a str,
-        attention: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        silent: Option<Silence>,
-        first_seen: chrono::DateTime<chrono::Utc>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        moved: Option<chrono::DateTime<chrono::Utc>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        unreadable: Option<&'a str>,
-        #[serde(flatten)]
-        presence: Option<Presence>,
-    }
-    let machine = |machine: &'_ JudgedMember| {
-        let sighting = &machine.member.sighting;
-        let (presence, unreadable) = match &sighting.said {
+/// The fleet for programs.
+#[derive(Serialize)]
+struct FleetDocument<'a> {
+    url: String,
+    at: DateTime<Utc>,
+    /// How many machines count as what.
+    counts: BTreeMap<&'a str, usize>,
+    machines: Vec<MachineDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct MachineDocument<'a> {
+    name: String,
+    verdict: &'a str,
+    attention: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    silent: Option<Silence>,
+    first_seen: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<&'a str>,
+    #[serde(flatten)]
+    presence: Option<Presence>,
+}
+
+impl<'a> MachineDocument<'a> {
+    fn of(machine: &'a JudgedMember) -> Self {
+        let Sighting { first_seen, moved, said, .. } = &machine.member.sighting;
+        let (presence, unreadable) = match said {
             Said::Presence(presence) => {
                 let repositories = machine.rows.clone();
                 (Some(Presence { repositories, ..(**presence).clone() }), None)
             }
-            Said::Unreadable(why) => (None, Some(why.clone())),
+            Said::Unreadable(why) => (None, Some(why.as_str())),
         };
-        (presence, unreadable)
-    };
-    let said: Vec<_> = fleet.machines.iter().map(machine).collect();
-    let machines = fleet.machines.iter().zip(&said).map(|(machine, (presence, unreadable))| {
-        let sighting = &machine.member.sighting;
-        MachineDocument {
+        Self {
             name: machine.member.name.short(),
             verdict: machine.verdict.as_str(),
             attention: machine.needs_attention(),
             silent: machine.silence,
-            first_seen: sighting.first_seen,
-            moved: sighting.moved,
-            unreadable: unreadable.as_deref(),
-            presence: presence.clone(),
+            first_seen: *first_seen,
+            moved: *moved,
+            unreadable,
+            presence,
         }
-    });
+    }
+}
+
+/// The whole fleet as one JSON object.
+fn json(fleet: &Fleet, remote: &Remote) -> Result<String> {
     let counts = fleet.by_verdict();
     let document = FleetDocument {
         url: remote.to_string(),
         at: fleet.at,
         counts: counts.iter().map(|(verdict, group)| (verdict.as_str(), group.len())).collect(),
-        machines: machines.collect(),
+        machines: fleet.machines.iter().map(MachineDocument::of).collect(),
     };
     let text = serde_json::to_string_pretty(&document).context("cannot write the fleet as JSON")?;
     Ok(text + "\n")
@@ -166,7 +170,6 @@ fn nagios(fleet: &Fleet) -> (String, u8) {
         Some(Severity::Critical) => ("CRITICAL", 2),
     };
     let groups = fleet.by_verdict();
-    let count = |group: &(_, Vec<_>)| group.1.len();
     let summary = match severity {
         None => "no machine publishes there".to_owned(),
         Some(Severity::Ok) => text::tally(&groups),
@@ -185,7 +188,7 @@ fn nagios(fleet: &Fleet) -> (String, u8) {
     };
     let attention = fleet.machines.iter().filter(|it| it.needs_attention()).count();
     let silent = fleet.machines.iter().filter(|it| it.silence.is_some()).count();
-    let machines: usize = groups.iter().map(count).sum();
+    let machines = fleet.machines.len();
     let text = format!(
         "PMPY {word} - {} | machines={machines};;;0 attention={attention};;;0 silent={silent};;;0\n",
         summary.replace('|', "/")
