@@ -7,15 +7,18 @@
 #![allow(clippy::disallowed_methods, reason = "it starts git and reads the clock")]
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use pmpy::domain::git::Commit;
 use pmpy::domain::repository::change::TreeChange;
 use pmpy::system::git::Git;
 use pmpy::system::worktree::Worktree;
+
+#[path = "git/mod.rs"]
+mod git;
+
+use git::git;
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse::<usize>().ok());
@@ -111,19 +114,6 @@ fn serve(server: &Path, files: usize) -> [Commit; 2] {
     git(server, &["branch", "old", "main~1"], b"");
     git(server, &["gc", "--quiet"], b"");
     ["main~1", "main"].map(|name| git(server, &["rev-parse", name], b"").parse().unwrap())
-}
-
-fn git(dir: &Path, arguments: &[&str], input: &[u8]) -> String {
-    let mut command = Command::new("git");
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-    command.env("HOME", dir).env("GIT_CONFIG_NOSYSTEM", "1");
-    command.current_dir(dir).args(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "git {arguments:?} failed");
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {

@@ -6,11 +6,9 @@
 #![allow(clippy::disallowed_methods, reason = "it starts git")]
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::UsageWho;
 use pmpy::domain::repository::change::TreeChange;
 use pmpy::engine::repository::drift::IndexedFiles;
 use pmpy::system::git::Git;
@@ -18,6 +16,10 @@ use pmpy::system::worktree::Worktree;
 
 #[path = "figures/mod.rs"]
 mod figures;
+#[path = "git/mod.rs"]
+mod git;
+
+use git::git;
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse::<usize>().ok());
@@ -32,11 +34,11 @@ fn main() {
     let (mut by_git, mut by_us) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
         let before = figures::processor_of_children();
-        git(&clone, &["status", "--porcelain", "--untracked-files=no"], b"");
+        git(&clone, &["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"], b"");
         let git = figures::processor_of_children() - before;
-        let before = processor();
+        let before = figures::processor(UsageWho::RUSAGE_SELF);
         assert_eq!(look(&clone), 0);
-        let ours = processor() - before;
+        let ours = figures::processor(UsageWho::RUSAGE_SELF) - before;
         // The first round fills the caches.
         if round > 0 {
             by_git.push(git);
@@ -56,13 +58,6 @@ fn look(clone: &Path) -> usize {
     Worktree::open(clone).unwrap().differences(&tree, &git, &known).unwrap().len()
 }
 
-/// Milliseconds of processor time of this process.
-fn processor() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
-    let all = [usage.user_time(), usage.system_time()];
-    all.iter().map(|time| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3).sum()
-}
-
 /// A clone with so many files, all checked out.
 fn serve(clone: &Path, files: usize) {
     std::fs::create_dir(clone).unwrap();
@@ -77,17 +72,4 @@ fn serve(clone: &Path, files: usize) {
     }
     git(clone, &["fast-import", "--quiet"], stream.as_bytes());
     git(clone, &["reset", "--quiet", "--hard", "main"], b"");
-}
-
-fn git(dir: &Path, arguments: &[&str], input: &[u8]) -> String {
-    let mut command = Command::new("git");
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-    command.env("HOME", dir).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_OPTIONAL_LOCKS", "0");
-    command.current_dir(dir).args(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "git {arguments:?} failed");
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }

@@ -4,7 +4,12 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 /// Milliseconds of processor time of every child that has ended.
 pub fn processor_of_children() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    processor(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// Milliseconds of processor time of `who`.
+pub fn processor(who: UsageWho) -> f64 {
+    let usage = getrusage(who).unwrap();
     [usage.user_time(), usage.system_time()]
         .iter()
         .map(|time| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3)
