@@ -1,4 +1,4 @@
-//! What a machine counts as, whom a filter selects, and when waiting is over.
+//! What a machine counts as, which machines a filter selects, and when waiting is over.
 
 use std::collections::BTreeSet;
 

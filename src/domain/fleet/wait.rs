@@ -65,7 +65,7 @@ pub enum Progress {
 pub enum WaitOutcome {
     /// All machines ran the revision for long enough; how many, and which were left out.
     Reached(usize, Vec<String>),
-    /// It goes on.
+    /// Some machines are on their way.
     Pending {
         /// How many ran the revision for long enough.
         done: usize,

@@ -18,7 +18,7 @@ pub enum Finding {
     },
     /// It is not signed as `allowed_signers` asks, or was never accepted here.
     Unsigned {
-        /// What is not signed, or by whom it is, as a message.
+        /// What is not signed, or who signed it, as a message.
         reason: String,
         /// The hash of the file of the signers.
         signers: String,

@@ -256,7 +256,7 @@ pub fn window_of_refs(
     GateVerdict { gate: Gate::Window, answer: judge.window()? }.wait()
 }
 
-/// Whether what began at `began` goes on at `now`, whatever the window says.
+/// Whether what began at `began` may be finished at `now`, whatever the window says.
 pub fn finishes_outside(began: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     (TimeDelta::zero()..FINISHES_OUTSIDE).contains(&(now - began))
 }

@@ -1,5 +1,5 @@
 //! Whether a revision may be applied by its signatures: reads who may sign, what was accepted here, and the commits
-//! on the way. What was accepted is kept as refs beside the high-water marks, so that lost state cannot be used to go
+//! on the way. What was accepted is kept as refs next to the high-water marks, so that lost state cannot be used to go
 //! back.
 
 use std::cell::OnceCell;

@@ -40,9 +40,8 @@ pub fn look(
     }
     let revision = waiting.revision;
     let before = seen.gates.canaries.as_ref();
-    let contains = |tip: Commit, commit: Commit| {
-        tip == commit || repository.git.contains(tip, commit).unwrap_or(false)
-    };
+    let contains =
+        |tip: Commit, commit: Commit| repository.git.contains(tip, commit).unwrap_or(false);
     let report = match machines(repository.context, &repo.settings, now) {
         Ok(machines) => {
             let question = CanaryQuestion { patterns, repo: &repo.name, revision };

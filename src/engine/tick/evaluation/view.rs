@@ -49,12 +49,11 @@ impl View {
         options: Option<&TickOptions>,
         now: DateTime<Utc>,
     ) -> Self {
-        let (polled, traffic, trouble) = polled(repository, options, now);
+        let (polled, traffic, mut trouble) = polled(repository, options, now);
         let mut seen = repository.observe(&polled, now);
         let policy = repository.policy(&seen);
         let request = options.map_or(ActionRequest::OF_CRON, TickOptions::request);
         let mut decision = decide(&seen, &policy, request, now);
-        let mut trouble = trouble;
         if options.is_some_and(TickOptions::follow) {
             match canaries::look(repository, &seen, now) {
                 Ok(None) => {}

@@ -110,7 +110,7 @@ fn a_steady_stream_of_pushes_starves_no_machine() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Nobody waits longer than `rollout` past its own part, in all, and nobody acts before its part.
+    /// No machine waits longer than `rollout` past its own part, in all, and none acts before its part.
     #[test]
     fn no_wait_is_longer_than_rollout_past_the_own_part(
         position in 0.0f64..1.0,
