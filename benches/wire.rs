@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use line::{
     Account, Bench, Candidate, Cost, FAR, agent_before, authority, machine_for_ssh, machine_with,
-    middle, over_https, over_plain_http, over_ssh, point, trusting,
+    middle, over_https, over_plain_http, over_ssh, peak, point, trusting,
 };
 use sandbox::{Ran, Sandbox, text};
 use servers::{Face, Https, Proxy};
@@ -78,17 +78,6 @@ fn rows() -> Vec<(String, Row)> {
     }
     rows.push(("1,000 on 10 servers, 20 ms".to_owned(), Box::new(thousand)));
     rows
-}
-
-/// The size in MB that the largest process of `command` had.
-fn peak(bench: &Bench, command: &Command) -> f64 {
-    let mut timed = bench.machine.command("/usr/bin/time");
-    timed.args(["-f", "%M"]).arg(command.get_program()).args(command.get_args());
-    timed.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    timed.envs(bench.environment.iter().map(|(name, value)| (name, value)));
-    let ran = Ran::of(&mut timed).ok();
-    let last = ran.stderr.lines().last().and_then(|line| line.parse::<f64>().ok());
-    last.expect("GNU time tells the size") / 1024.0
 }
 
 /// This program as the candidate of git2's own transport.

@@ -110,6 +110,17 @@ impl Bench<'_> {
     }
 }
 
+/// The size in MB that the largest process of `command` had.
+pub fn peak(bench: &Bench, command: &Command) -> f64 {
+    let mut timed = bench.machine.command("/usr/bin/time");
+    timed.args(["-f", "%M"]).arg(command.get_program()).args(command.get_args());
+    timed.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    timed.envs(bench.environment.iter().map(|(name, value)| (name, value)));
+    let ran = Ran::of(&mut timed).ok();
+    let last = ran.stderr.lines().last().and_then(|line| line.parse::<f64>().ok());
+    last.expect("GNU time tells the size") / 1024.0
+}
+
 /// A name, and how it is started.
 pub type Candidate<'a> = (&'a str, &'a dyn Fn() -> Command);
 
