@@ -183,7 +183,7 @@ pub struct Fleet {
 /// One machine with what it counts as.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JudgedMember {
-    /// The machine.
+    /// The machine, without its repositories.
     pub member: Member,
     /// The selected repositories, the worst first.
     pub rows: Vec<PresenceRow>,
@@ -228,9 +228,12 @@ impl Member {
 }
 
 impl JudgedMember {
-    fn of(member: Member, filter: &FleetFilter, now: DateTime<Utc>) -> Self {
-        let mut rows: Vec<PresenceRow> =
-            member.rows().filter(|row| filter.has_repo(&row.name)).cloned().collect();
+    fn of(mut member: Member, filter: &FleetFilter, now: DateTime<Utc>) -> Self {
+        let mut rows = match &mut member.sighting.said {
+            Said::Presence(presence) => std::mem::take(&mut presence.repositories),
+            Said::Unreadable(_) => Vec::new(),
+        };
+        rows.retain(|row| filter.has_repo(&row.name));
         rows.sort_by_cached_key(|row| (row.tone(now), row.state.clone(), row.name.clone()));
         let silence = member.silence(now);
         let (verdict, tone, severity) = match (member.presence(), &silence, rows.first()) {
