@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::concurrency::Beside;
 use crate::machine_copy::MachineCopy;
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text};
+use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
 
 /// The address in the pages that stands for the reader's own.
 const ADDRESS: &str = "git@git.example.org:ops.git";
@@ -68,6 +69,62 @@ fn the_tutorial_is_typed_from_its_first_block_to_its_last() {
     assert!(
         !machine.path("/root/gitrepo/ops").exists() && !machine.path("/etc/cron.d/pmpy").exists()
     );
+}
+
+#[test]
+fn the_second_tutorial_is_typed_too_and_a_bad_release_never_reaches_production() {
+    let machine = MachineCopy::new();
+    let page = include_str!("../../docs/tutorial-production.md");
+    let mut beside = None;
+    let mut typed = Vec::new();
+    for block in page.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()) {
+        let block = block.replace("--stable 10s", "--stable 1s");
+        if block.starts_with("while sleep") {
+            beside = Some(in_the_second_terminal(&machine, &block));
+            continue;
+        }
+        if block.starts_with("rm ") {
+            beside = None;
+        }
+        match typed.len() {
+            4 => wait_until("all three have published", || {
+                let refs = "git -C /srv/git/status.git for-each-ref";
+                machine.sh(refs).ok().stdout.lines().count() == 3
+            }),
+            7 => wait_until("the machines have what was promoted", || {
+                let page = |name| machine.read(&format!("/srv/machines/{name}/srv/www/index.html"));
+                ["web1", "web2"].into_iter().all(|name| page(name).contains("release 2"))
+            }),
+            _ => {}
+        }
+        let ran = machine.sh(&block);
+        // The bad release, alone in its block.
+        let fails = block.starts_with("promote");
+        assert_eq!(ran.code, Some(i32::from(fails)), "{block}\n{ran}");
+        typed.push(ran.stdout);
+    }
+    assert!(beside.is_none());
+    assert!(typed[4].contains("ops: production is "), "{}", typed[4]);
+    assert!(typed[4].contains("current  3  canary web1 web2\n"), "{}", typed[4]);
+    assert!(typed[9].contains("canary: rolled-back: "), "{}", typed[9]);
+    for (at, wrong) in [(7, "release 1"), (10, "bonkles")] {
+        assert_eq!(typed[at].matches("Welcome to release 2").count(), 3, "{}", typed[at]);
+        assert!(!typed[at].contains(wrong), "{}", typed[at]);
+    }
+    assert!(!typed[10].contains("Release 3"), "{}", typed[10]);
+    assert!(!machine.path("/srv/machines").exists());
+}
+
+/// What the reader lets run beside, as the first process of a namespace, with which all ends that it started. A
+/// machine publishes once a minute; here a second is one.
+fn in_the_second_terminal(machine: &MachineCopy, block: &str) -> Beside {
+    let pause_is_over = r#"cd /srv/machines/$machine/var/lib/pmpy
+        flock presence.lock sed -i 's/"tried": "[^"]*"/"tried": "2020-01-01T00:00:00Z"/' presence.json; cd /;"#;
+    let block = block
+        .replace("sleep 10", "sleep 1")
+        .replace("; do on", &format!("; do {pause_is_over} on"));
+    let namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    Beside::start(&mut machine.command(&[&namespace[..], &["sh", "-c", &block]].concat()))
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `agent fleet --wait`: promotion by whoever runs it.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 
 use serde_json::json;
 
@@ -75,4 +76,43 @@ fn a_descendant_counts_where_a_clone_tells() {
     let unknown = by(text(&desk), "v9").exits(1).stderr;
     assert!(unknown.contains("v9") && unknown.contains("hint: "), "{unknown}");
     status.fleet(&["--wait", "ops", &second[..10], "--timeout", "0s"]).ok();
+}
+
+#[test]
+fn the_example_of_promotion_pushes_what_the_canaries_run_and_nothing_else() {
+    let machine = Sandbox::new();
+    machine.serve("shop", &[("page", "one")]);
+    let revision = machine.push("shop", &[("page", "two")]);
+    let status = Status::on(&machine);
+    let shop = |state: &str| {
+        let mut row = row(state, &revision);
+        row["name"] = json!("shop");
+        presence("canary1", json!([row]))
+    };
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/promotion");
+    let agent = Path::new(env!("CARGO_BIN_EXE_agent")).parent().unwrap();
+    let promote = || {
+        let path = format!("{}:{}", text(agent), std::env::var("PATH").unwrap());
+        let script = example.join("promote");
+        let mut job = machine.command(text(&script));
+        job.current_dir(machine.desk("shop")).arg(&revision).env("PATH", path);
+        job.env("AGENT_ROOT", machine.root()).env("STATUS_URL", &status.path);
+        Ran::of(job.env("STABLE", "30m"))
+    };
+    let production = || {
+        let server = machine.server("shop");
+        machine.git(&machine.path(""), &["ls-remote", "--heads", text(&server), "production"])
+    };
+    status.publish("canary1", &shop("failing"));
+    promote().exits(1);
+    assert_eq!(production(), "");
+    status.publish("canary1", &shop("current"));
+    promote().ok();
+    assert!(production().starts_with(&revision), "{}", production());
+    for job in ["gitlab-ci.yml", "github.yml"] {
+        let mut read = machine.command("/usr/bin/python3");
+        let script = "import sys, yaml; print(yaml.safe_load(open(sys.argv[1])))";
+        let read = Ran::of(read.args(["-c", script]).arg(example.join(job))).ok();
+        assert!(read.stdout.contains("./promote "), "{read}");
+    }
 }
