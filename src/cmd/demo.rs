@@ -13,6 +13,7 @@ use crate::domain::repository::state::State;
 use crate::domain::repository::status::MachineStatus;
 use crate::domain::text::EscapeControls;
 use crate::exit::ExitStatus;
+use crate::system::agent_state::AgentState;
 use crate::system::process::{DemoShell, InterruptWatch, TypedOutput, WaitOutcome};
 use crate::system::temp_dir::TempDir;
 use crate::system::{files, host, packages};
@@ -58,6 +59,8 @@ fn story(demo: &DemoSandbox) -> Result<()> {
     go_back(demo)?;
     rewrite(demo)?;
     come_back(demo)?;
+    wait(demo)?;
+    meet(demo)?;
     demo.narrate("What this machine applied, newest first:")?;
     demo.agent("history", 0)?;
     let took = (host::since_boot() - began).as_secs_f64();
@@ -228,6 +231,44 @@ fn come_back(demo: &DemoSandbox) -> Result<()> {
     let fixed = demo.push("echo Welcome back > ../../page", "Release 10, a fix")?;
     demo.agent("tick", 0)?;
     demo.must_be(State::Current, &fixed)
+}
+
+fn wait(demo: &DemoSandbox) -> Result<()> {
+    let before = demo.revision()?;
+    demo.narrate(
+        "A gate lets a push wait: for the hours of maintenance, for others, or until it is some seconds old.",
+    )?;
+    demo.types("echo 'min_age = \"2s\"' >> gitrepo/.pmpy/agent.d/health.toml", 0)?;
+    let next = demo.push("echo Welcome to release 11 > ../../page", "Release 11")?;
+    demo.agent("tick", 0)?;
+    demo.agent("status", 0)?;
+    demo.must_be(State::Behind, &before)?;
+    demo.types("sleep 2", 0)?;
+    demo.agent("tick", 0)?;
+    demo.must_be(State::Current, &next)
+}
+
+fn meet(demo: &DemoSandbox) -> Result<()> {
+    demo.narrate("A second machine. Both publish what they run, in a repository that is there for nothing else.")?;
+    demo.types("git init -q --bare status.git", 0)?;
+    for (root, name) in [("gitrepo", "web1"), ("second", "web2")] {
+        demo.types(&format!("mkdir -p {root}/.pmpy"), 0)?;
+        let keys = format!("[node]\\nname = \"{name}\"\\n[presence]\\nurl = \"%s\"\\n");
+        demo.types(&format!("printf '{keys}' $PWD/status.git > {root}/.pmpy/agent.toml"), 0)?;
+    }
+    demo.types("agent --root second init ops=$PWD/ops.git", 0)?;
+    demo.agent("tick", 0)?;
+    // They publish in processes of their own, which the ticks did not wait for.
+    demo.hears("until [ $(git -C status.git for-each-ref | wc -l) = 2 ]; do sleep 0.1; done")?;
+    for root in ["gitrepo", "second"] {
+        let state = demo.shell.working_dir.join(root).join(".pmpy");
+        let ended = AgentState::at(&state).lock_within("presence.lock", PATIENCE)?;
+        ensure!(ended.is_some(), "a machine did not publish what it runs");
+    }
+    demo.narrate("Whoever may read that repository sees the fleet, the worst machine first.")?;
+    let fleet = demo.agent("fleet", 0)?;
+    ensure!(fleet.contains("current  2"), "the fleet has not two machines");
+    Ok(())
 }
 
 /// The story's directory and its shell.

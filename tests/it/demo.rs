@@ -50,6 +50,8 @@ fn the_demo_shows_the_whole_story_and_leaves_nothing_behind() {
         "Release 7, rewritten",
         "ops: rolled-back (was current): ",
         "$ cat page\nWelcome\n",
+        "(min_age)",
+        "current  2  web1/",
         "$ agent --root gitrepo history\n",
         "agent init /srv/git/ops.git --part web",
     ] {
