@@ -265,7 +265,7 @@ fn meet(demo: &DemoSandbox) -> Result<()> {
         let ended = AgentState::at(&state).lock_within("presence.lock", PATIENCE)?;
         ensure!(ended.is_some(), "a machine did not publish what it runs");
     }
-    demo.narrate("Whoever may read that repository sees the fleet, the worst machine first.")?;
+    demo.narrate("Every reader of that repository sees the fleet, the worst machine first.")?;
     let fleet = demo.agent("fleet", 0)?;
     ensure!(fleet.contains("current  2"), "the fleet has not two machines");
     Ok(())
