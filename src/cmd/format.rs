@@ -20,6 +20,7 @@ use crate::domain::repository::hold::Hold;
 use crate::domain::repository::state::{Severity, State, Tone};
 use crate::domain::repository::status::StatusRow;
 use crate::domain::text::EscapeControls;
+pub use crate::domain::text::{ago, seconds, span};
 
 /// A time relative to `now`: `7 min ago, 03:12 +0100`; with the date when it is a day or more away.
 pub fn when(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
@@ -62,47 +63,12 @@ where
     format!("{} ({})", local.format(form), ago(at, now))
 }
 
-/// The first half of [`when`]: `7 min ago`, `in 3 days`.
-pub fn ago(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let away = now - at;
-    if away.num_seconds() == 0 {
-        "just now".to_owned()
-    } else if away > Duration::zero() {
-        format!("{} ago", span(away))
-    } else {
-        format!("in {}", span(-away))
-    }
-}
-
 /// [`when`] for a table on a terminal of `width` columns: under 100 columns without the clock time, which would take
 /// the place of the subject.
 pub fn when_fitting(width: Option<u16>, at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     match width {
         Some(..100) => ago(at, now),
         _ => when(at, now),
-    }
-}
-
-/// A duration in its largest unit: `31 s`, `7 min`, `5 h`, `3 days`.
-pub fn span(length: Duration) -> String {
-    let seconds = length.num_seconds().max(0);
-    match seconds {
-        ..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h", seconds / 3600),
-        86_400..172_800 => "1 day".to_owned(),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-/// A measured duration: `0.8 s`, `42 s`, `3 min 5 s`, `2 h 0 min`.
-pub fn seconds(seconds: f64) -> String {
-    let whole = seconds.max(0.0) as u64;
-    match whole {
-        ..10 => format!("{:.1} s", seconds.max(0.0)),
-        10..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
     }
 }
 
@@ -359,20 +325,6 @@ mod tests {
             (Duration::days(-2), "in 2 days, 2026-11-24 03:19 +0100"),
         ] {
             assert_eq!(when_in(&zone, now() - away, now()), text);
-        }
-    }
-
-    #[test]
-    fn durations_have_the_precision_that_matters() {
-        for (length, text) in [
-            (0.84, "0.8 s"),
-            (42.6, "42 s"),
-            (185.0, "3 min 5 s"),
-            (7260.0, "2 h 1 min"),
-            (-1.0, "0.0 s"),
-            (f64::NAN, "0.0 s"),
-        ] {
-            assert_eq!(seconds(length), text);
         }
     }
 

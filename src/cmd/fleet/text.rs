@@ -9,6 +9,7 @@ use crate::domain::git::Remote;
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::presence::{PresenceHold, PresenceRow};
 use crate::domain::repository::state::{State, Tone};
+use crate::domain::text::thousands;
 
 /// The most machines whose trouble is described, unless all is asked for.
 const MOST_DESCRIBED: usize = 20;
@@ -55,26 +56,13 @@ fn headline(fleet: &Fleet, remote: &Remote, others: usize) -> String {
     let machines = match fleet.machines.len() {
         0 => "no machine".to_owned(),
         1 => "1 machine".to_owned(),
-        count => format!("{} machines", grouped(count)),
+        count => format!("{} machines", thousands(count)),
     };
     let mut parts = vec![remote.to_string(), machines];
     if others > 0 {
-        parts.push(format!("{} other branches", grouped(others)));
+        parts.push(format!("{} other branches", thousands(others)));
     }
     parts.join(" · ")
-}
-
-/// A number with its thousands apart.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// All verdicts in one line: `3 failing, 11 behind, 982 current`.
@@ -98,7 +86,7 @@ fn counts(
             names = format!("no sign for {} · {names}", format::span(now - last));
         }
         let count =
-            Cell::new(grouped(group.len())).set_alignment(comfy_table::CellAlignment::Right);
+            Cell::new(thousands(group.len())).set_alignment(comfy_table::CellAlignment::Right);
         vec![format::toned(verdict.as_str(), tone), count, Cell::new(names)]
     });
     format::table(rows.collect(), NAMES, width)
@@ -231,7 +219,7 @@ fn row_of(fleet: &Fleet, repository: &str, cell: &MatrixRow) -> Vec<Cell> {
         Cell::new(format::escaped(repository)),
         Cell::new(revision),
         format::toned(&format::escaped(cell.state.as_str()), tone),
-        Cell::new(grouped(cell.machines.len())).set_alignment(comfy_table::CellAlignment::Right),
+        Cell::new(thousands(cell.machines.len())).set_alignment(comfy_table::CellAlignment::Right),
         Cell::new(names(&cell.machines)),
     ]
 }
