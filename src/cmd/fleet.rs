@@ -70,8 +70,7 @@ fn status_repository(context: &Context, args: &FleetArgs) -> Result<StatusReposi
                 .to_owned()
         ))
     };
-    presence::check_files(context, presence)?;
-    Ok(StatusRepository { remote: presence.remote.clone(), reach: presence.reach.clone() })
+    presence::status_repository(context, presence)
 }
 
 /// Looks once, and keeps what `args` select; with the number of branches that are no machine's.

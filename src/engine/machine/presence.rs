@@ -10,7 +10,6 @@ use anyhow::{Context as _, Error, Result, anyhow};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use self::publish::check_files;
 use self::publish::publish;
 use crate::config::PresenceSettings;
 use crate::domain::git::{Commit, RefName};
@@ -20,6 +19,7 @@ use crate::domain::text::{EscapeControls, utc_minute};
 use crate::engine::context::{Context, HandedSettings};
 use crate::engine::discovery;
 use crate::engine::error::one_line;
+use crate::engine::fleet::StatusRepository;
 use crate::engine::tick::presence_report::{own_id, own_ref, record};
 use crate::system::agent_state::AgentState;
 use crate::system::process::{self, ChildAgent};
@@ -131,11 +131,23 @@ pub fn own_tip(
     presence: &PresenceSettings,
     place: &PresenceRef,
 ) -> Result<Option<Commit>> {
+    let StatusRepository { remote, reach } = status_repository(context, presence)?;
+    let (branch, wire) = (branch_of(place)?, &context.wire);
+    wire.ready(&remote, &reach)?;
+    Ok(wire.tip(&remote, &branch, &reach, None)?.tip)
+}
+
+/// The status repository of `presence`, for a reader of what all machines publish.
+///
+/// # Errors
+/// When another user could exchange a file that this needs.
+pub fn status_repository(
+    context: &Context,
+    presence: &PresenceSettings,
+) -> Result<StatusRepository> {
     let presence = with_passwords(context, presence);
     publish::check_files(context, &presence)?;
-    let (branch, wire) = (branch_of(place)?, &context.wire);
-    wire.ready(&presence.remote, &presence.reach)?;
-    Ok(wire.tip(&presence.remote, &branch, &presence.reach, None)?.tip)
+    Ok(StatusRepository { remote: presence.remote, reach: presence.reach })
 }
 
 /// The settings with the place of the passwords that `password_command` prints.

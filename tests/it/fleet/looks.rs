@@ -128,3 +128,22 @@ fn a_fleet_is_seen_over_ssh_with_the_key_of_the_defaults() {
     let shown = machine.agent(&["fleet", "--url", &url]).ok().stdout;
     assert!(shown.contains("web01"), "{shown}");
 }
+
+#[cfg(feature = "servers")]
+#[test]
+fn a_fleet_is_seen_with_the_password_that_a_program_prints() {
+    use crate::servers::{Https, PASSWORD, USER};
+
+    let machine = Sandbox::new();
+    let status = Status::on(&machine);
+    status.publish("web01", &at("web01", "current", NEW));
+    let server = Https::of(&machine);
+    machine.configure(&format!(
+        "[presence]\nurl = {:?}\nca_file = {:?}\nusername = {USER:?}\n\
+         password_command = [\"/bin/echo\", {PASSWORD:?}]\n",
+        server.url_at("auth/", "status"),
+        server.ca_file(),
+    ));
+    let shown = machine.agent(&["fleet"]).ok().stdout;
+    assert!(shown.contains("web01"), "{shown}");
+}

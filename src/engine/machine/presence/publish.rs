@@ -311,7 +311,7 @@ impl OnePublication<'_> {
 ///
 /// # Errors
 /// When another user could; says which file, with the remedy.
-pub fn check_files(context: &Context, presence: &PresenceSettings) -> Result<()> {
+pub(super) fn check_files(context: &Context, presence: &PresenceSettings) -> Result<()> {
     let entry = as_entry(context, presence);
     if let Some(fault) = entry.paths.settings_fault(context, &entry) {
         bail!("{fault}");
