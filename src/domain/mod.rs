@@ -6,6 +6,7 @@
 //! - [`publish`]: the refs that appear at a target, and what differs there.
 //! - [`wire`]: git's protocol as bytes. [`bus`]: STOMP, messages, web hooks and debouncing.
 //! - [`report`]: notices, metrics and presence. [`fleet`]: what the machines of a fleet say of themselves.
+//! - [`page`]: a machine and a fleet as web pages.
 //! - [`signature`]: who may sign what is applied. [`followed`]: what a repository follows. [`versions`]: the order of tags.
 //! - [`trust`], [`paths`], [`script_paths`], [`crontab`], [`env_file`], [`hash`], [`name_time`],
 //!   [`text`]: one small rule each.
@@ -18,6 +19,7 @@ pub mod followed;
 pub mod git;
 pub mod hash;
 pub mod name_time;
+pub mod page;
 pub mod password_cache;
 pub mod paths;
 pub mod publish;
