@@ -9,7 +9,7 @@ use crate::config;
 use crate::domain::fleet::wait::Absence;
 use crate::domain::fleet::{NamePattern, Verdict};
 
-/// `fleet [REPO…] [--hosts GLOB] [--state STATE] [--json|--nagios] [--url URL]`, or
+/// `fleet [REPO…] [--hosts GLOB] [--state STATE] [--json|--nagios|--html FILE] [--url URL]`, or
 /// `fleet --wait REPO REVISION [--stable DURATION] [--timeout DURATION] [--ignore WHAT] [--in DIR]`
 #[derive(Args, Debug)]
 pub struct FleetArgs {
@@ -28,6 +28,9 @@ pub struct FleetArgs {
     /// One line and an exit code for Nagios and its kin
     #[arg(long, conflicts_with = "wait")]
     pub nagios: bool,
+    /// Write the page of the fleet to this file; - is the standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "nagios", "wait"])]
+    pub html: Option<PathBuf>,
     /// Read this status repository rather than the configured one
     #[arg(long)]
     pub url: Option<String>,

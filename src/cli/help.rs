@@ -57,6 +57,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
         &[
             ("agent fleet", "all, the worst first"),
             ("agent fleet --hosts 'web*' --state failing", "only some"),
+            ("agent fleet --html /var/www/html/fleet.html", "as a page"),
             (
                 "agent fleet --hosts 'canary*' --wait ops HEAD \\\n\
                  \u{20}     && git push origin HEAD:production",

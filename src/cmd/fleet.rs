@@ -1,7 +1,11 @@
-//! `agent fleet`: prints what every machine runs, as the machines publish it; for people, programs and monitoring.
+//! `agent fleet`: prints what every machine runs, as the machines publish it; for people, programs and monitoring, or
+//! as a page in a file.
 //! Asks the status repository through the engine and judges nothing itself.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
@@ -13,13 +17,14 @@ use crate::domain::fleet::{
     Fleet, FleetFilter, JudgedMember, NamePattern, Said, Sighting, Silence,
 };
 use crate::domain::git::Remote;
+use crate::domain::page::{self, fleet::FleetPage};
 use crate::domain::report::presence::Presence;
 use crate::domain::repository::state::Severity;
 use crate::engine::context::Context;
 use crate::engine::fleet::{self, FleetLook, StatusRepository};
 use crate::engine::machine::presence;
 use crate::exit::{ExitStatus, UsageError};
-use crate::system::host;
+use crate::system::{files, host};
 
 mod text;
 mod wait;
@@ -43,10 +48,13 @@ pub fn run(context: &Context, args: &FleetArgs, is_verbose: bool) -> Result<Exit
         return Ok(ExitStatus::Monitoring(code));
     }
     let (fleet, others) = found?;
-    format::print(&match args.json {
-        true => json(&fleet, &status.remote)?,
-        false => text::text(&fleet, &status.remote, others, is_verbose, format::width()),
-    })?;
+    match &args.html {
+        Some(file) => put_html(&fleet, &status.remote, others, file)?,
+        None => format::print(&match args.json {
+            true => json(&fleet, &status.remote)?,
+            false => text::text(&fleet, &status.remote, others, is_verbose, format::width()),
+        })?,
+    }
     Ok(match fleet.needs_attention() {
         true => ExitStatus::Attention,
         false => ExitStatus::Fine,
@@ -95,6 +103,24 @@ fn look(
         )));
     }
     Ok((Fleet::judged(members, &filter, now), others))
+}
+
+/// Writes the page of the fleet to `file`, at once and whole; `-` is the standard output.
+fn put_html(fleet: &Fleet, remote: &Remote, others: usize, file: &Path) -> Result<()> {
+    let remote = remote.to_string();
+    let page = FleetPage { fleet, remote, others, failure: None, links: None, now: fleet.at };
+    let text = page::fleet::html(&page);
+    if file == Path::new("-") {
+        return format::print_to(io::stdout().lock(), text.as_bytes());
+    }
+    let shown = format::escaped(&file.display().to_string());
+    let name = file.file_name().and_then(OsStr::to_str).with_context(|| {
+        format!("{shown} names no file\nhint: agent fleet --html /var/www/html/fleet.html")
+    })?;
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+    // Without a sync: the next call writes the page anew.
+    files::put_lazily(dir.unwrap_or(Path::new(".")), name, text.as_bytes(), 0o644)
+        .with_context(|| format!("cannot write the page of the fleet to {shown}"))
 }
 
 /// The fleet for programs.

@@ -264,11 +264,14 @@ impl JudgedMember {
 impl PresenceRow {
     /// The state as a condition of a repository here; `None`: only a newer agent has it. Attempts are not published.
     fn condition(&self) -> Option<Condition> {
-        let gate = self.gate.as_ref().and_then(|it| {
-            let gate = *Gate::ALL.iter().find(|gate| gate.as_str() == it.gate)?;
-            Some(GateWait { gate, reason: it.reason.clone(), until: it.until })
-        });
-        Some(Condition { gate, ..Condition::new(self.state.known()?) })
+        Some(Condition { gate: self.gate_wait(), ..Condition::new(self.state.known()?) })
+    }
+
+    /// The gate that is shut, as one of a repository here; `None`: none is, or only a newer agent has it.
+    pub fn gate_wait(&self) -> Option<GateWait> {
+        let published = self.gate.as_ref()?;
+        let gate = *Gate::ALL.iter().find(|gate| gate.as_str() == published.gate)?;
+        Some(GateWait { gate, reason: published.reason.clone(), until: published.until })
     }
 
     /// What the state means to a person.

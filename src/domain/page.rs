@@ -1,4 +1,4 @@
-//! The web page of the agent about a machine. A document of what is shown and a moment go in,
+//! The web pages of the agent: one about a machine, one about a fleet. A document of what is shown and a moment go in,
 //! HTML comes out. It has one stylesheet, no script, and loads nothing; all foreign text is plain text in it. Knows
 //! neither HTTP nor where the facts come from.
 
@@ -15,7 +15,9 @@ use super::repository::state::Tone;
 use super::text::{EscapeControls, ago, thousands, utc_minute};
 
 mod describe;
+pub mod fleet;
 pub mod machine;
+mod rollout;
 mod timeline;
 
 /// The stylesheet, which is a part of each page.
@@ -175,6 +177,27 @@ fn counted(count: usize, noun: &str) -> String {
     format!("{} {noun}{plural}", thousands(count))
 }
 
+/// The shares of a whole as a bar; `text` says the same in words.
+fn bar(shares: &[(usize, &str)], text: &str) -> Markup {
+    let whole = shares.iter().map(|(count, _)| *count).sum::<usize>().max(1) as f64;
+    let placed = shares.iter().scan(0, |begin, (count, class)| {
+        let at = *begin;
+        *begin += count;
+        Some((at, *count, *class))
+    });
+    html! {
+        svg.bar role="img" aria-label=(text) width="100%" height="14" {
+            @for (begin, count, class) in placed.filter(|(_, count, _)| *count > 0) {
+                rect class={ "fill " (class) } y="0" height="14" x=(percent(begin as f64 / whole))
+                    width=(percent(count as f64 / whole)) {}
+            }
+        }
+    }
+}
+
 fn percent(share: f64) -> String {
     format!("{:.2}%", share * 100.0)
 }
+
+#[cfg(test)]
+mod tests;
