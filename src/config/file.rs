@@ -12,8 +12,8 @@ use super::RepoMode;
 use super::list::{AbsoluteArgv, NonEmptyList, OneOrMany, PathPatternList, ProgramArgv};
 use super::value::{
     AbsolutePath, Address, BeforeProgram, Branch, BrokerAddress, ByteSize, Cadence, DirectoryName,
-    Line, Position, Proxy, RefPattern, RepoName, Revision, Script, SharedDir, ShortRef, Socket,
-    StaysOnFailure, Tag, Time, Token, TopicName, Variable, VariableValue, Wait, ZoneName,
+    HostName, Line, Position, Proxy, RefPattern, RepoName, Revision, Script, SharedDir, ShortRef,
+    Socket, StaysOnFailure, Tag, Time, Token, TopicName, Variable, VariableValue, Wait, ZoneName,
 };
 use crate::domain::publish::rules::NamingRule;
 use crate::domain::repository::drift::OnDrift;
@@ -37,6 +37,7 @@ pub struct ConfigFile {
     pub bus: Option<Spanned<BusSection>>,
     pub listen: ListenSection,
     pub webhook: Option<Spanned<WebhookSection>>,
+    pub page: Option<Spanned<PageSection>>,
     pub presence: Option<Spanned<PresenceSection>>,
 }
 
@@ -151,6 +152,14 @@ pub struct WebhookSection {
     pub announce: Option<Spanned<bool>>,
 }
 
+/// The keys of `[page]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PageSection {
+    pub bind: Option<Spanned<Socket>>,
+    pub allowed_hosts: Vec<HostName>,
+}
+
 /// The keys of `[presence]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -190,7 +199,7 @@ pub fn tree_keys() -> &'static [&'static str] {
 }
 
 /// Every section of `agent.toml` with its keys; the part before the first section is called "".
-pub fn sections() -> [(&'static str, &'static [&'static str]); 8] {
+pub fn sections() -> [(&'static str, &'static [&'static str]); 9] {
     [
         ("", keys::<ConfigFile>()),
         ("[node]", keys::<NodeSection>()),
@@ -199,6 +208,7 @@ pub fn sections() -> [(&'static str, &'static [&'static str]); 8] {
         ("[bus]", keys::<BusSection>()),
         ("[listen]", keys::<ListenSection>()),
         ("[webhook]", keys::<WebhookSection>()),
+        ("[page]", keys::<PageSection>()),
         ("[presence]", keys::<PresenceSection>()),
     ]
 }

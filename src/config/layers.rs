@@ -12,7 +12,7 @@ use super::source::ConfigTexts;
 use super::value::Script;
 use super::{
     AgentDirs, FixedKeys, HealthSettings, PublishSettings, RepoMode, RepoSettings, Settings,
-    TreeSettings, bus, credentials, health, modes, presence, signers, webhook,
+    TreeSettings, bus, credentials, health, modes, page, presence, signers, webhook,
 };
 use crate::config::path_claims;
 use crate::domain::git::Remote;
@@ -54,6 +54,7 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
     let bus = file.bus.as_ref().map(|bus| bus::bus(source, bus)).transpose();
     let bus = faults.keep(bus).flatten();
     let webhook = faults.keep(webhook::webhook(source, &file)).flatten();
+    let page = faults.keep(page::page(source, &file, webhook.as_ref())).flatten();
     let as_repo = |own: &RepoSection| repo(&RepoSection::default(), own);
     let presence = file.presence.as_ref();
     let presence = presence.map(|keys| presence::presence(source, keys, as_repo)).transpose();
@@ -84,6 +85,7 @@ pub fn settings(mut world: AgentDirs, source: &ConfigTexts) -> Result<Settings, 
         stack: file.node.stack.map(|stack| stack.0),
         bus,
         webhook,
+        page,
         presence,
         node_name: file.node.name.map(|name| name.0),
         every: file.listen.every.map_or(EVERY, |every| every.0),

@@ -4,7 +4,7 @@
 //! Reading order: `source` (texts, positions), `faults` (errors), `overlay` (later files over earlier ones),
 //! `value`, `patterns` and `list` (the grammar of values), `file` (the keys), `modes`, `credentials` and `health` (which keys fit
 //! together), `path_claims` (which paths may overlap), `layers`
-//! (from keys to [`Settings`]), `bus`, `webhook` and `presence` (the same for these sections).
+//! (from keys to [`Settings`]), `bus`, `webhook`, `page` and `presence` (the same for these sections).
 
 mod bus;
 mod credentials;
@@ -16,6 +16,7 @@ mod layers;
 mod list;
 mod modes;
 mod overlay;
+mod page;
 mod path_claims;
 mod patterns;
 mod presence;
@@ -25,7 +26,6 @@ mod value;
 mod webhook;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,12 +46,14 @@ use crate::domain::trust::Trustee;
 
 pub use faults::ConfigError;
 pub use health::HealthSettings;
+pub use page::PageSettings;
 pub use patterns::quoted;
 pub use presence::PresenceSettings;
 pub use source::{ConfigTexts, files_in};
 pub use value::{
     NamedAddress, address, branch, count, duration, positive_duration, repo_name, revision, token,
 };
+pub use webhook::WebhookSettings;
 
 /// The directories that the agent reads and writes on this machine (contract: "files").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +124,8 @@ pub struct Settings {
     pub bus: Option<BusSettings>,
     /// `[webhook]`; `None`: no HTTP listener.
     pub webhook: Option<WebhookSettings>,
+    /// `[page]`; `None`: no page is served.
+    pub page: Option<PageSettings>,
     /// `[presence]`; `None`: nothing is published.
     pub presence: Option<PresenceSettings>,
     /// `[node] name`; `None`: the host name.
@@ -145,17 +149,6 @@ pub struct BusSettings {
     pub announce_topic: Topic,
     /// `spread`: after a message, wait a random part of this before the tick.
     pub spread: Duration,
-}
-
-/// The settings of the HTTP listener for web hooks, metrics and health.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebhookSettings {
-    /// `bind`: the address to listen on, with plain HTTP.
-    pub bind: SocketAddr,
-    /// `secret_file`: the file of the secret that signs web hooks.
-    pub secret_file: PathBuf,
-    /// `announce`: whether web hooks are announced on the bus.
-    pub announce: bool,
 }
 
 /// The mode: what a new revision of a repository causes.
@@ -482,6 +475,7 @@ impl Settings {
             unlisted: layers::usual(),
             bus: None,
             webhook: None,
+            page: None,
             presence: None,
             node_name: None,
             every: layers::EVERY,

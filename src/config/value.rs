@@ -16,6 +16,7 @@ use super::patterns::{self, quoted};
 use crate::domain::bus::broker::BrokerEntry;
 use crate::domain::bus::message::Topic;
 use crate::domain::git::{Commit, RefName, Remote, RemoteScheme};
+use crate::domain::page::hosts::host_name;
 use crate::domain::publish::rules::LONGEST as LONGEST_NAME;
 use crate::domain::repository::change::{MAX_DEPTH, MAX_PATH, TEMPORARY};
 use crate::domain::repository::observed::RerunPolicy;
@@ -457,6 +458,15 @@ fn socket(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+fn page_host(text: &str) -> Result<String, String> {
+    host_name(text).ok_or_else(|| {
+        format!(
+            "{} is no host\nhint: write a name without scheme and port, such as \"web01.example.org\"",
+            quoted(text)
+        )
+    })
+}
+
 /// A repository as `init` takes it: `[NAME=]URL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedAddress {
@@ -582,6 +592,8 @@ judged_text! {
     BrokerAddress(BrokerEntry) = str::parse;
     /// A topic of the message bus.
     TopicName(Topic) = str::parse;
+    /// A host name or an IP address, in the form in which they are compared.
+    HostName(String) = page_host;
     /// The address to listen on: an IP address and a port.
     Socket(SocketAddr) = socket;
 }

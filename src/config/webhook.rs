@@ -1,14 +1,25 @@
 //! Converts the keys of `[webhook]` to its settings. Does not know HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
-use super::WebhookSettings;
 use super::faults::ConfigError;
 use super::file::ConfigFile;
 use super::source::ConfigTexts;
 
 /// The default address: only this machine reaches it.
 const USUAL_BIND: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9419);
+
+/// The settings of the HTTP listener for web hooks, metrics and health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookSettings {
+    /// `bind`: the address to listen on, with plain HTTP.
+    pub bind: SocketAddr,
+    /// `secret_file`: the file of the secret that signs web hooks.
+    pub secret_file: PathBuf,
+    /// `announce`: whether web hooks are announced on the bus.
+    pub announce: bool,
+}
 
 /// The settings that `[webhook]` contains; `None`: there is no such section.
 pub fn webhook(

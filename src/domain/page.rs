@@ -16,6 +16,7 @@ use super::text::{EscapeControls, ago, thousands, utc_minute};
 
 mod describe;
 pub mod fleet;
+pub mod hosts;
 pub mod machine;
 mod rollout;
 mod timeline;

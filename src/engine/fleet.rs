@@ -110,6 +110,15 @@ pub fn look(
     Ok(FleetLook { members, others })
 }
 
+/// The machines as the last look at all of `remote` found them; none where there was no look.
+pub fn kept(context: &Context, remote: &Remote) -> Vec<Member> {
+    let refs = read(&cache(context, remote, &everyone()), remote).refs;
+    let member = |(name, sighting): (String, Sighting)| {
+        Some(Member { name: PresenceRef::parse(&name)?, sighting })
+    };
+    refs.into_iter().filter_map(member).collect()
+}
+
 /// Each selection has a record of its own: what it did not ask for is not gone.
 fn cache(context: &Context, remote: &Remote, beginnings: &[String]) -> FleetCache {
     let text = format!("{remote}\n{}", beginnings.join("\n"));

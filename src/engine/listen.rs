@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use self::bus::SessionEvent;
 use self::http::HttpListener;
+use self::page::PageListener;
 use self::report_publisher::ReportPublisher;
 use self::status_endpoint::StatusEndpoint;
 use self::subscriptions::{RateLimitedLog, Subscriptions};
@@ -39,7 +40,9 @@ use crate::system::web::{WebRequest, WebResponse};
 pub mod announce;
 mod bus;
 pub mod http;
+mod page;
 mod report_publisher;
+mod shared_look;
 mod status_endpoint;
 mod subscriptions;
 
@@ -183,6 +186,7 @@ struct Listener {
     refused: RateLimitedLog,
     figures: ListenerCounters,
     web: Option<HttpListener>,
+    page: Option<PageListener>,
     pages: StatusEndpoint,
     reporter: ReportPublisher,
     /// The reasons for a missing bus that were logged since it was there last.
@@ -208,6 +212,7 @@ impl Listener {
             timer: since_boot() + splay(&context),
             audience: Subscriptions::of(&context),
             web: HttpListener::open(&settings, None, &sender)?,
+            page: PageListener::open(&settings, None, &sender)?,
             settings,
             machine_id: context.node.machine_id,
             wakes: Debouncer::default(),
@@ -233,13 +238,16 @@ impl Listener {
     fn reload(&mut self, loaded: Result<Settings>) -> Result<()> {
         let usable = loaded.and_then(|settings| {
             let context = Context::new(settings, Host::current())?;
+            let page = PageListener::open(&context.settings, self.page.as_ref(), &self.sender)?;
             // Last, because it replaces the secrets of a server that continues.
             let web = HttpListener::open(&context.settings, self.web.as_ref(), &self.sender)?;
-            Ok((context, web))
+            Ok((context, web, page))
         });
         match usable {
-            Ok((context, web)) => {
+            Ok((context, web, page)) => {
                 self.web = web;
+                self.page = page;
+                self.page.iter_mut().for_each(PageListener::take_effect);
                 self.audience = Subscriptions::of(&context);
                 // Soon, because it may contain something new; but a whole fleet may reload in one second.
                 self.timer = self.timer.min(since_boot() + splay(&context));

@@ -1,5 +1,6 @@
 //! HTTP listener: one quick request for each connection. The body of a web hook is read piece by piece,
 //! and none is kept. Plain HTTP; to expose it, put a TLS proxy before it. Does not know the responses.
+//! [`page`] has the routes of the page.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
@@ -44,6 +45,29 @@ const CONNECTIONS: usize = 16;
 /// Pause after a failed accept, for instance without free descriptors.
 const REST: Duration = Duration::from_millis(200);
 
+mod page;
+
+pub use page::SharedHosts;
+
+/// What a listener serves besides metrics, health and status.
+#[derive(Clone, Debug)]
+pub enum WebRoutes {
+    /// Web hooks that are signed with one of these secrets.
+    Hooks(SharedSecrets),
+    /// The page, for browsers that ask for one of these hosts.
+    Page(SharedHosts),
+}
+
+impl WebRoutes {
+    /// What it is for, in errors.
+    fn purpose(&self) -> &'static str {
+        match self {
+            Self::Hooks(_) => "web hooks",
+            Self::Page(_) => "the page",
+        }
+    }
+}
+
 /// A request to the listener.
 #[derive(Debug)]
 pub enum WebRequest {
@@ -55,6 +79,10 @@ pub enum WebRequest {
     Status,
     /// `POST /hook`
     Hook(WebhookVerdict),
+    /// `GET /`: this machine.
+    Machine,
+    /// `GET /fleet`
+    Fleet,
 }
 
 /// The secrets of web hooks, which may be replaced while the listener serves.
@@ -95,6 +123,11 @@ impl WebResponse {
         let text = text.into() + "\n";
         Self { status, kind: "text/plain; charset=utf-8", text }
     }
+
+    /// A page.
+    pub fn html(text: String) -> Self {
+        Self { status: 200, kind: "text/html; charset=utf-8", text }
+    }
 }
 
 impl IntoResponse for WebResponse {
@@ -106,7 +139,7 @@ impl IntoResponse for WebResponse {
 
 type WebHandler = Arc<dyn Fn(WebRequest) -> WebResponse + Send + Sync>;
 
-/// The handler of requests, and the secrets that sign some of them.
+/// The handler of requests, and the secrets that sign web hooks.
 #[derive(Clone)]
 struct WebState {
     secrets: SharedSecrets,
@@ -122,38 +155,40 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// Listens on `bind`, for web hooks that are signed with one of `secrets`. `answer` runs on separate
-    /// threads, at most one for each connection.
+    /// Serves `routes` on `bind`. `answer` runs on separate threads, at most one for each connection.
     ///
     /// # Errors
     /// When the address is not available, or the system provides no thread.
     pub fn start(
         bind: SocketAddr,
-        secrets: SharedSecrets,
+        routes: WebRoutes,
         answer: impl Fn(WebRequest) -> WebResponse + Send + Sync + 'static,
     ) -> Result<Self> {
+        let purpose = routes.purpose();
         let listener = TcpListener::bind(bind).with_context(|| {
             format!(
-                "cannot listen for web hooks on {bind}\n\
+                "cannot listen for {purpose} on {bind}\n\
                  hint: to see which process uses it: ss -ltnp; to move the agent itself to another \
                  address of that port, restart it"
             )
         })?;
-        let address = listener.local_addr().context("cannot read the address for web hooks")?;
-        listener.set_nonblocking(true).context("cannot wait for web hooks")?;
+        let address = listener
+            .local_addr()
+            .with_context(|| format!("cannot read the address for {purpose}"))?;
+        let cannot_wait = || format!("cannot wait for {purpose}");
+        listener.set_nonblocking(true).with_context(cannot_wait)?;
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .max_blocking_threads(CONNECTIONS)
             .build()
-            .context("cannot wait for web hooks")?;
+            .with_context(cannot_wait)?;
         let stop = Arc::new(Notify::new());
-        let state = WebState { secrets, handler: Arc::new(answer) };
-        let (stopped, router) = (Arc::clone(&stop), router(state));
+        let (stopped, router) = (Arc::clone(&stop), router(routes, Arc::new(answer)));
         let thread = thread::Builder::new()
             .name("web".to_owned())
             .spawn(move || run(runtime, listener, router, &stopped))
-            .context("cannot start the thread for web hooks")?;
+            .with_context(|| format!("cannot start the thread for {purpose}"))?;
         Ok(Self { address, stop, thread: Some(thread) })
     }
 
@@ -175,7 +210,7 @@ fn run(runtime: Runtime, listener: TcpListener, router: Router, stop: &Notify) {
     runtime.block_on(async {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => drop(tokio::spawn(serve(listener, router))),
-            Err(error) => tracing::error!(%error, "web hooks are not accepted"),
+            Err(error) => tracing::error!(%error, "no connections are accepted"),
         }
         stop.notified().await;
     });
@@ -221,12 +256,27 @@ async fn serve_one(stream: TcpStream, router: Router) -> hyper::Result<()> {
         .await
 }
 
-fn router(state: WebState) -> Router {
+fn router(routes: WebRoutes, handler: WebHandler) -> Router {
+    let routes = match routes {
+        WebRoutes::Hooks(secrets) => hooks(WebState { secrets, handler: Arc::clone(&handler) }),
+        WebRoutes::Page(hosts) => return page::router(hosts, handler),
+    };
+    figures(handler).merge(routes)
+}
+
+/// The routes that each listener has.
+fn figures(handler: WebHandler) -> Router {
+    let answer = |State(handler), request| answered(handler, request);
+    Router::new()
+        .route("/healthz", get(move |state| answer(state, WebRequest::Health)))
+        .route("/metrics", get(move |state| answer(state, WebRequest::Metrics)))
+        .route("/status", get(move |state| answer(state, WebRequest::Status)))
+        .with_state(handler)
+}
+
+fn hooks(state: WebState) -> Router {
     Router::new()
         .route("/hook", post(hook))
-        .route("/healthz", get(|State(state)| answered(state, WebRequest::Health)))
-        .route("/metrics", get(|State(state)| answered(state, WebRequest::Metrics)))
-        .route("/status", get(|State(state)| answered(state, WebRequest::Status)))
         .fallback(async || {
             WebResponse::words(
                 404,
@@ -264,7 +314,7 @@ async fn hook(
         Err(BodyError::Broken) => return WebResponse::words(400, "the body is broken"),
         Err(BodyError::TooSlow) => return WebResponse::words(408, "it takes too long"),
     };
-    answered(state, WebRequest::Hook(verdict)).await
+    answered(state.handler, WebRequest::Hook(verdict)).await
 }
 
 /// The body of a request, as it arrives.
@@ -324,8 +374,8 @@ impl BodyPieces {
 }
 
 /// Calls the handler on a blocking thread, because it may be slow.
-async fn answered(state: WebState, call: WebRequest) -> WebResponse {
-    let answer = tokio::task::spawn_blocking(move || (state.handler)(call)).await;
+async fn answered(handler: WebHandler, call: WebRequest) -> WebResponse {
+    let answer = tokio::task::spawn_blocking(move || handler(call)).await;
     answer.unwrap_or_else(|_| {
         WebResponse::words(500, "the agent panics while it answers, which is a bug")
     })

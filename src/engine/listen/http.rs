@@ -28,7 +28,7 @@ use crate::engine::tick;
 use crate::system::agent_state::AgentState;
 use crate::system::files;
 use crate::system::host::{self, Host, since_boot};
-use crate::system::web::{SharedSecrets, WebRequest, WebResponse, WebServer};
+use crate::system::web::{SharedSecrets, WebRequest, WebResponse, WebRoutes, WebServer};
 
 /// The maximum size of a secret file, in bytes.
 const CAP: u64 = 64 << 10;
@@ -64,8 +64,8 @@ impl HttpListener {
             }
             None => {
                 let secrets = SharedSecrets::new(read);
-                let asks = asks(sender.clone());
-                let server = WebServer::start(settings.bind, secrets.clone(), asks)?;
+                let routes = WebRoutes::Hooks(secrets.clone());
+                let server = WebServer::start(settings.bind, routes, asks(sender.clone()))?;
                 tracing::info!("listening for web hooks on {}", server.address());
                 (secrets, Arc::new(server))
             }
@@ -86,7 +86,7 @@ pub fn secrets(settings: &config::WebhookSettings) -> Result<WebhookSecrets> {
 }
 
 /// A handler that lets the loop answer each request.
-fn asks(
+pub(super) fn asks(
     sender: SyncSender<ListenerEvent>,
 ) -> impl Fn(WebRequest) -> WebResponse + Send + Sync + 'static {
     move |call| {
@@ -112,6 +112,10 @@ impl Listener {
                     &reply,
                     status_endpoint::health(last_tick, host::now()),
                 );
+            }
+            WebRequest::Machine | WebRequest::Fleet => {
+                let answer = WebResponse::words(404, "the page has an address of its own");
+                return status_endpoint::send_response(&reply, answer);
             }
             WebRequest::Metrics => PageFormat::Metrics,
             WebRequest::Status => PageFormat::Json,

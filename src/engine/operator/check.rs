@@ -29,6 +29,7 @@ use crate::system::repo_dir_scan::{self, RootEntryKind};
 
 mod bus;
 mod gates;
+mod page;
 mod presence;
 mod reports;
 mod repository;
@@ -89,6 +90,7 @@ pub fn check(settings: Settings, node: Host, scope: CheckScope, base: &Path) -> 
     let topics = context.settings.listened_topics();
     verdicts.extend(context.settings.bus.iter().flat_map(|bus| bus::verdicts(bus, &topics, scope)));
     verdicts.extend(context.settings.webhook.iter().flat_map(webhook::verdicts));
+    verdicts.extend(context.settings.page.iter().map(page::verdict));
     verdicts.extend(presence::verdicts(&context, scope));
     verdicts.push(schedule::other_loops(&context, base));
     verdicts
