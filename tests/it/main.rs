@@ -67,6 +67,8 @@ mod package;
 mod packed_refs;
 mod packs;
 #[cfg(feature = "servers")]
+mod page;
+#[cfg(feature = "servers")]
 mod presence;
 mod probe;
 mod publish;

@@ -57,7 +57,7 @@ impl<'machine> Status<'machine> {
     }
 
     /// Lets the machine `host` publish `presence`.
-    fn publish(&self, host: &str, presence: &Value) {
+    pub fn publish(&self, host: &str, presence: &Value) {
         let name = format!("{host}/state");
         self.put(&name, "status.json", presence.to_string().as_bytes());
     }

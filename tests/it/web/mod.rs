@@ -44,10 +44,27 @@ pub struct Answer {
 impl Web {
     /// Of this agent.
     pub fn of(listener: &Listener) -> Self {
+        Self::after(listener, "listening for web hooks on ")
+    }
+
+    /// Where its page is.
+    #[cfg(feature = "servers")]
+    pub fn of_page(listener: &Listener) -> Self {
+        Self::after(listener, "serving the page on ")
+    }
+
+    /// The address in the last line of its log that holds `words`.
+    fn after(listener: &Listener, words: &str) -> Self {
         let log = listener.log();
-        let line =
-            log.lines().rev().find(|line| line.contains("listening for web hooks on ")).unwrap();
-        Self { port: line.rsplit(':').next().unwrap().trim().parse().unwrap() }
+        let line = log.lines().rev().find(|line| line.contains(words)).unwrap();
+        let port = line.trim_end_matches('/').rsplit(':').next().unwrap();
+        Self { port: port.trim().parse().unwrap() }
+    }
+
+    /// Where it listens.
+    #[cfg(feature = "servers")]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn connect(&self) -> TcpStream {
