@@ -351,16 +351,17 @@ impl Fleet {
         matrix
     }
 
-    /// What each repository should run: upstream's revision by the machine that published last.
-    pub fn wanted(&self) -> BTreeMap<&str, WantedRevision<'_>> {
-        let mut wanted: BTreeMap<&str, WantedRevision> = BTreeMap::new();
+    /// What each repository should run, for each branch that is followed (`None`: no branch is): upstream's revision by
+    /// the machine that published last.
+    pub fn wanted(&self) -> BTreeMap<(&str, Option<&str>), WantedRevision> {
+        let mut wanted: BTreeMap<_, WantedRevision> = BTreeMap::new();
         for machine in &self.machines {
             let Some(presence) = machine.member.presence() else { continue };
             for row in &machine.rows {
                 let Some(revision) = row.upstream else { continue };
-                let said =
-                    WantedRevision { revision, branch: row.branch.as_deref(), at: presence.at };
-                let known = wanted.entry(&row.name).or_insert(said);
+                let said = WantedRevision { revision, at: presence.at };
+                let known = wanted.entry((row.name.as_str(), row.branch.as_deref()));
+                let known = known.or_insert(said);
                 if known.at < said.at {
                     *known = said;
                 }
@@ -391,11 +392,9 @@ pub struct MatrixRow<'a> {
 
 /// The revision that a repository should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WantedRevision<'a> {
+pub struct WantedRevision {
     /// The revision.
     pub revision: Commit,
-    /// The branch, where one is followed.
-    pub branch: Option<&'a str>,
     /// When the machine that says so published it, by its own clock.
     pub at: DateTime<Utc>,
 }

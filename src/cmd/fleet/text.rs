@@ -27,9 +27,8 @@ pub fn text(
 ) -> String {
     let groups = fleet.by_verdict();
     let mut lines = format::wrapped(&headline(fleet, remote, others), "", width);
-    for (repository, wanted) in fleet.wanted() {
-        let branch =
-            wanted.branch.map_or(String::new(), |it| format!("{} is ", format::escaped(it)));
+    for ((repository, branch), wanted) in fleet.wanted() {
+        let branch = branch.map_or(String::new(), |it| format!("{} is ", format::escaped(it)));
         let subject = fleet.subject(repository, wanted.revision);
         let subject = subject.map_or(String::new(), |it| format!(" {}", format::escaped(it)));
         let line = format!(

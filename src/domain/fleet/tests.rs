@@ -225,8 +225,20 @@ fn the_matrix_has_the_machines_of_each_revision_and_state() {
         cells,
         [(Some("6b2c3d7".into()), "current", 2), (Some("5f71ff2".into()), "behind", 1)]
     );
-    assert_eq!(fleet.wanted()["ops"].revision, commit(NEW));
+    assert_eq!(fleet.wanted().len(), 1);
+    assert_eq!(fleet.wanted()[&("ops", Some("main"))].revision, commit(NEW));
     assert_eq!(fleet.subject("ops", commit(NEW)), Some("Release"));
+}
+
+#[test]
+fn each_branch_that_is_followed_has_its_revision() {
+    let mut production = row("ops", State::Current, OLD, Duration::hours(1));
+    production.branch = Some("production".into());
+    production.upstream = Some(commit(OLD));
+    let fleet = judged(vec![current("canary"), member("web01", vec![production])]);
+    let wanted: Vec<_> = fleet.wanted().into_iter().map(|(key, it)| (key, it.revision)).collect();
+    let both = [("main", NEW), ("production", OLD)];
+    assert_eq!(wanted, both.map(|(branch, id)| (("ops", Some(branch)), commit(id))));
 }
 
 fn goal() -> WaitGoal {

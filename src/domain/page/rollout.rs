@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::describe::revision;
 use super::{bar, counted, foreign, machine_time, moment};
-use crate::domain::fleet::{Fleet, JudgedMember, Verdict, WantedRevision};
+use crate::domain::fleet::{Fleet, JudgedMember, Verdict};
 use crate::domain::git::Commit;
 use crate::domain::report::presence::PresenceRow;
 use crate::domain::repository::state::{State, Tone};
@@ -37,9 +37,9 @@ pub(super) struct RolloutCount {
 }
 
 impl RolloutCount {
-    fn of(fleet: &Fleet, repository: &str, wanted: Commit) -> Self {
+    fn of(fleet: &Fleet, followed: Followed, wanted: Commit) -> Self {
         let mut count = Self { with: 0, open: 0, held: 0, bad: 0, silent: 0, begun: Vec::new() };
-        for (machine, row) in rows(fleet, repository) {
+        for (machine, row) in rows(fleet, followed) {
             let runs_it = row.acted.as_ref().filter(|acted| acted.revision == wanted);
             match row.state.known() {
                 _ if machine.verdict == Verdict::Silent => count.silent += 1,
@@ -83,41 +83,46 @@ impl RolloutCount {
     }
 }
 
+/// A repository, and the branch of it that machines follow.
+type Followed<'a> = (&'a str, Option<&'a str>);
+
 fn rows<'a>(
     fleet: &'a Fleet,
-    repository: &'a str,
+    (repository, branch): Followed<'a>,
 ) -> impl Iterator<Item = (&'a JudgedMember, &'a PresenceRow)> {
     let row_of = move |machine: &'a JudgedMember| {
-        let row = machine.rows.iter().find(|row| row.name == repository)?;
+        let is_meant =
+            |row: &&PresenceRow| row.name == repository && row.branch.as_deref() == branch;
+        let row = machine.rows.iter().find(is_meant)?;
         Some((machine, row))
     };
     fleet.machines.iter().filter_map(row_of)
 }
 
-/// Each repository with the revision that it should run.
+/// Each repository, for each branch that is followed, with the revision that it should run.
 pub(super) fn rollouts(fleet: &Fleet, now: DateTime<Utc>) -> Markup {
     let mut all: Vec<_> = fleet
         .wanted()
         .into_iter()
-        .map(|(repository, wanted)| {
-            (repository, wanted, RolloutCount::of(fleet, repository, wanted.revision))
+        .map(|(followed, wanted)| {
+            (followed, wanted.revision, RolloutCount::of(fleet, followed, wanted.revision))
         })
         .collect();
-    all.sort_by_key(|(name, _, count)| (count.is_done(), *name));
+    all.sort_by_key(|(followed, _, count)| (count.is_done(), *followed));
     let left_out = all.len().saturating_sub(MOST_ROLLOUTS);
     html! {
-        @for (repository, wanted, count) in all.iter().take(MOST_ROLLOUTS) {
-            (rollout(fleet, repository, wanted, count, now))
+        @for (followed, wanted, count) in all.iter().take(MOST_ROLLOUTS) {
+            (rollout(fleet, *followed, *wanted, count, now))
         }
-        @if left_out > 0 { p { "And " (thousands(left_out)) " more repositories." } }
+        @if left_out > 0 { p { "And " (thousands(left_out)) " more." } }
         @if all.is_empty() { p { "No machine says yet what it should run." } }
     }
 }
 
 fn rollout(
     fleet: &Fleet,
-    repository: &str,
-    wanted: &WantedRevision,
+    (repository, branch): Followed,
+    wanted: Commit,
     count: &RolloutCount,
     now: DateTime<Utc>,
 ) -> Markup {
@@ -133,8 +138,8 @@ fn rollout(
         div.rollout {
             h3 { (foreign(repository)) }
             p {
-                @if let Some(branch) = wanted.branch { (foreign(branch)) " is " }
-                (revision(wanted.revision, None, fleet.subject(repository, wanted.revision)))
+                @if let Some(branch) = branch { (foreign(branch)) " is " }
+                (revision(wanted, None, fleet.subject(repository, wanted)))
             }
             (bar(&shares, &sentence))
             p {
@@ -193,7 +198,7 @@ mod tests {
             machine("web05", State::Failing, OLD),
             with(machine("web06", State::Current, NEW), |it| it.at = now() - Duration::days(3)),
         ]);
-        let count = RolloutCount::of(&fleet, "ops", NEW.parse().unwrap());
+        let count = RolloutCount::of(&fleet, ("ops", Some("main")), NEW.parse().unwrap());
         let found = (count.with, count.open, count.held, count.bad, count.silent);
         assert_eq!((found, count.begun.len()), ((2, 1, 1, 1, 1), 3));
         assert_eq!(
