@@ -6,7 +6,7 @@ use std::io::Write;
 #[test]
 fn tests_that_need_servers_are_left_out_and_named() {
     let line = "left out: the tests against nginx, sshd, git daemon, RabbitMQ and ActiveMQ, the \
-                package, and the first boot of a Debian; tests/run runs them
+                pages in a browser, the package, and the first boot of a Debian; tests/run runs them
 ";
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }

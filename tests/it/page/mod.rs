@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{NEW, OLD, Status, ago, presence, row};
 use crate::listen::Listener;
-use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, text};
+use crate::sandbox::{NOTES_ITS_RUNS, Sandbox, text, wait_until};
 use crate::web::{Answer, Web};
 
 /// The configuration of an agent with a page, whose timer does not call during a test.
@@ -131,7 +131,14 @@ fn listener(machine: &Sandbox, status: &Status) -> (Listener, Web) {
     machine.configure(&configured(&more));
     let listener = Listener::start(machine);
     let web = Web::of_page(&listener);
+    is_seen(&web);
     (listener, web)
+}
+
+/// Waits until the status repository has answered: on a busy machine that may take longer than a page waits.
+#[track_caller]
+fn is_seen(web: &Web) {
+    wait_until("the fleet is seen", || !get(web, "/fleet").body.contains("has not answered yet"));
 }
 
 /// A path of a page as a URL.

@@ -6,7 +6,6 @@ use std::thread;
 use rustix::process::Signal;
 
 use super::*;
-use crate::sandbox::wait_until;
 use crate::servers::{Face, Https, free_port};
 
 #[test]
@@ -98,7 +97,8 @@ fn a_reload_opens_keeps_moves_and_closes_the_page() {
     listener.logs_times("serving the page on", 2);
     let moved = Web::of_page(&listener);
     assert_eq!(get(&moved, "/").status, 200);
-    assert!(TcpStream::connect(("127.0.0.1", web.port())).is_err(), "the old one is closed");
+    let is_closed = |web: &Web| TcpStream::connect(("127.0.0.1", web.port())).is_err();
+    wait_until("the old one is closed", || is_closed(&web));
 
     let second = Sandbox::new();
     second.configure(&other);
@@ -110,7 +110,7 @@ fn a_reload_opens_keeps_moves_and_closes_the_page() {
     assert!(said.contains("cannot have the same address"), "{said}");
 
     reload("[listen]\nevery = \"1h\"\n");
-    assert!(TcpStream::connect(("127.0.0.1", moved.port())).is_err());
+    wait_until("it is closed", || is_closed(&moved));
 }
 
 /// `[presence]` over plain http.
@@ -137,6 +137,7 @@ fn a_hundred_visitors_at_once_are_one_request_in_a_minute() {
     let listener = Listener::start(&machine);
     let web = Web::of_page(&listener);
     // The first look fetches what it finds.
+    is_seen(&web);
     assert!(get(&web, "/fleet").body.contains("web01"));
     let first = looks(&https);
     assert_eq!(first, 2, "the refs, and what they point at: {:?}", https.requests());
@@ -160,6 +161,7 @@ fn a_hundred_visitors_at_once_are_one_request_in_a_minute() {
             scope.spawn(|| assert!(get(&web, "/fleet").body.contains("web01")));
         }
     });
+    is_seen(&web);
     assert_eq!(looks(&https), 1, "{:?}", https.requests());
 }
 
@@ -175,8 +177,8 @@ fn a_status_server_that_is_gone_or_hangs_delays_nobody_else() {
     // Gone: what an earlier process has seen, and why there is nothing newer.
     fs::rename(&status.path, machine.path("gone")).unwrap();
     let (listener, web) = super::listener(&machine, &status);
-    wait_until("it says so", || get(&web, "/fleet").body.contains("cannot be read since"));
     let page = get(&web, "/fleet").body;
+    assert!(page.contains("cannot be read since"), "{page}");
     assert!(page.contains("web01") && page.contains("Shown is what was seen"), "{page}");
     drop(listener);
 
