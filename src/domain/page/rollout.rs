@@ -37,7 +37,7 @@ pub(super) struct RolloutCount {
 }
 
 impl RolloutCount {
-    fn of(fleet: &Fleet, followed: Followed, wanted: Commit) -> Self {
+    fn of(fleet: &Fleet, followed: RepoBranch, wanted: Commit) -> Self {
         let mut count = Self { with: 0, open: 0, held: 0, bad: 0, silent: 0, begun: Vec::new() };
         for (machine, row) in rows(fleet, followed) {
             let runs_it = row.acted.as_ref().filter(|acted| acted.revision == wanted);
@@ -84,11 +84,11 @@ impl RolloutCount {
 }
 
 /// A repository, and the branch of it that machines follow.
-type Followed<'a> = (&'a str, Option<&'a str>);
+type RepoBranch<'a> = (&'a str, Option<&'a str>);
 
 fn rows<'a>(
     fleet: &'a Fleet,
-    (repository, branch): Followed<'a>,
+    (repository, branch): RepoBranch<'a>,
 ) -> impl Iterator<Item = (&'a JudgedMember, &'a PresenceRow)> {
     let row_of = move |machine: &'a JudgedMember| {
         let is_meant =
@@ -121,7 +121,7 @@ pub(super) fn rollouts(fleet: &Fleet, now: DateTime<Utc>) -> Markup {
 
 fn rollout(
     fleet: &Fleet,
-    (repository, branch): Followed,
+    (repository, branch): RepoBranch,
     wanted: Commit,
     count: &RolloutCount,
     now: DateTime<Utc>,
