@@ -18,7 +18,7 @@ mod fleet;
 pub mod help;
 mod hidden;
 
-pub use fleet::FleetArgs;
+pub use fleet::{FleetAct, FleetArgs, FleetForgetArgs};
 pub use hidden::{HelperArgs, IndexPackArgs, PackObjectsArgs, WorkerArgs};
 
 /// Who builds a package says of which commit it is; a tarball does not know.
@@ -137,7 +137,7 @@ pub enum Command {
     /// Announce a push on the message bus: the post-receive hook of a git server
     Notify(NotifyArgs),
     /// Show what every machine runs, as the machines publish it; wait until all run a revision
-    Fleet(FleetArgs),
+    Fleet(Box<FleetArgs>),
     /// Show the whole story in a temporary directory, in seconds
     Demo,
     /// Print the completions for a shell

@@ -3,16 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::config;
 use crate::domain::fleet::wait::Absence;
 use crate::domain::fleet::{NamePattern, Verdict};
 
 /// `fleet [REPO…] [--hosts GLOB] [--state STATE] [--json|--nagios|--html FILE] [--url URL]`, or
-/// `fleet --wait REPO REVISION [--stable DURATION] [--timeout DURATION] [--ignore WHAT] [--in DIR]`
+/// `fleet --wait REPO REVISION [--stable DURATION] [--timeout DURATION] [--ignore WHAT] [--in DIR]`, or
+/// `fleet forget`. A repository called `forget` is shown by `fleet -- forget`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct FleetArgs {
+    /// What to do, other than to look
+    #[command(subcommand)]
+    pub act: Option<FleetAct>,
     /// Only these repositories; names, or quoted patterns such as 'app*'
     #[arg(value_name = "REPO", value_parser = NamePattern::parse)]
     pub repos: Vec<NamePattern>,
@@ -50,6 +55,43 @@ pub struct FleetArgs {
     /// The clone that tells what descends from REVISION; by default the one around the current directory
     #[arg(long = "in", value_name = "DIR", requires = "wait")]
     pub clone: Option<PathBuf>,
+}
+
+impl FleetArgs {
+    /// `--url`, of whatever is to be done.
+    pub fn url(&self) -> Option<&str> {
+        match &self.act {
+            Some(FleetAct::Forget(args)) => args.url.as_deref(),
+            None => self.url.as_deref(),
+        }
+    }
+}
+
+/// What `agent fleet` does, other than to look.
+#[derive(Debug, Subcommand)]
+pub enum FleetAct {
+    /// Remove the branches of machines that are retired or renamed from the status repository
+    Forget(FleetForgetArgs),
+}
+
+/// `fleet forget HOST…|--silent DURATION [--url URL] [--dry-run] [--yes]`
+#[derive(Args, Debug)]
+pub struct FleetForgetArgs {
+    /// The machines: names, quoted patterns such as 'old*', or HOST/USER for what one user publishes
+    #[arg(value_name = "HOST", value_parser = NamePattern::parse, required_unless_present = "silent")]
+    pub hosts: Vec<NamePattern>,
+    /// Those that gave no sign for at least this time, such as 14d
+    #[arg(long, value_name = "DURATION", value_parser = config::duration, conflicts_with = "hosts")]
+    pub silent: Option<Duration>,
+    /// In this status repository rather than the configured one
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Only show what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 fn verdict(text: &str) -> Result<Verdict, String> {

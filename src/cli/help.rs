@@ -15,7 +15,7 @@ pub const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 /// Each command with what can be typed and what that does.
-const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 21] = [
     (
         "init",
         &[
@@ -63,6 +63,13 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
                  \u{20}     && git push origin HEAD:production",
                 "promote it",
             ),
+        ],
+    ),
+    (
+        "fleet forget",
+        &[
+            ("agent fleet forget old01 web07", "with what their users publish"),
+            ("agent fleet forget --silent 14d", "all that are silent for two weeks"),
         ],
     ),
     ("history", &[("agent history ops -n 50", "what was applied, and what people did")]),
@@ -123,7 +130,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 20] = [
     ("demo", &[("agent demo", "push, failure, fix and rollback, in a temporary directory")]),
 ];
 
-/// The lines of the examples of `command`, in two columns.
+/// The lines of the examples of `command`, such as `fleet forget`, in two columns.
 pub fn examples(command: &str) -> Vec<String> {
     let all = EXAMPLES.iter().find(|(name, _)| *name == command).map_or(&[][..], |(_, all)| all);
     let last = |line: &str| line.lines().last().map_or(0, str::len);
@@ -141,16 +148,26 @@ pub fn for_people(program: Command) -> Command {
         argument.hide(is_global)
     });
     let program = program.mut_subcommands(|command| {
-        let examples = examples(command.get_name());
-        let mut text = String::new();
-        if !examples.is_empty() {
-            text += &format!("{}\n  {}\n\n", heading("Examples"), examples.join("\n  "));
-        }
-        text += "Options for every command: agent --help";
+        let name = command.get_name().to_owned();
         // In the overview they stand in groups.
-        command.after_help(StyledStr::from(text)).hide(true)
+        let command = command.after_help(below(&name)).hide(true);
+        command.mut_subcommands(|inner| {
+            let text = below(&format!("{name} {}", inner.get_name()));
+            inner.after_help(text)
+        })
     });
     program.override_usage("agent [OPTIONS] COMMAND [ARGUMENTS]").help_template(overview)
+}
+
+/// The text below the options of `command`.
+fn below(command: &str) -> StyledStr {
+    let examples = examples(command);
+    let mut text = String::new();
+    if !examples.is_empty() {
+        text += &format!("{}\n  {}\n\n", heading("Examples"), examples.join("\n  "));
+    }
+    text += "Options for every command: agent --help";
+    StyledStr::from(text)
 }
 
 fn heading(text: &str) -> String {

@@ -97,8 +97,13 @@ fn with_names(shell: Shell, program: &Command, text: String) -> String {
         }
         Shell::Fish => {
             let line = |name: &&str| {
+                // What can be forgotten of a fleet is a machine.
+                let but = match *name {
+                    "fleet" => "; and not __fish_seen_subcommand_from forget",
+                    _ => "",
+                };
                 format!(
-                    "complete -c agent -n \"__fish_seen_subcommand_from {name}\" -f \
+                    "complete -c agent -n \"__fish_seen_subcommand_from {name}{but}\" -f \
                      -a \"(agent completions --names 2>/dev/null)\"\n"
                 )
             };
@@ -121,6 +126,8 @@ _agent_with_names() {{
         *) command=$word && break ;;
         esac
     done
+    # What can be forgotten is a machine.
+    case " ${{COMP_WORDS[*]}} " in *" fleet forget "*) return ;; esac
     case "$command" in
     {})
         case "${{COMP_WORDS[COMP_CWORD]}}" in

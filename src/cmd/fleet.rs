@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::cli::FleetArgs;
+use crate::cli::{FleetAct, FleetArgs};
 use crate::cmd::format;
 use crate::domain::fleet::{
     Fleet, FleetFilter, JudgedMember, NamePattern, Said, Sighting, Silence,
@@ -26,6 +26,7 @@ use crate::engine::machine::presence;
 use crate::exit::{ExitStatus, UsageError};
 use crate::system::{files, host};
 
+mod forget;
 mod text;
 mod wait;
 
@@ -35,6 +36,9 @@ mod wait;
 /// When there is no status repository, it cannot be read, or a name or pattern selects nothing.
 pub fn run(context: &Context, args: &FleetArgs, is_verbose: bool) -> Result<ExitStatus> {
     let status = status_repository(context, args)?;
+    if let Some(FleetAct::Forget(args)) = &args.act {
+        return forget::run(context, &status, args);
+    }
     if let [repo, revision] = args.wait.as_slice() {
         return wait::run(context, &status, args, repo, revision);
     }
@@ -64,7 +68,7 @@ pub fn run(context: &Context, args: &FleetArgs, is_verbose: bool) -> Result<Exit
 /// The status repository that the command is about: the one of `--url`, else that of `[presence]`.
 fn status_repository(context: &Context, args: &FleetArgs) -> Result<StatusRepository> {
     let presence = context.settings.presence.as_ref();
-    if let Some(url) = &args.url {
+    if let Some(url) = args.url() {
         let (remote, reach) = (Remote::new(url), context.settings.unlisted.reach.clone());
         let same = presence.filter(|presence| presence.remote == remote);
         if same.is_none() {
@@ -96,8 +100,12 @@ fn look(
         verdicts: args.states.iter().copied().collect(),
     };
     if let Some(idle) = filter.idle(&members).first() {
+        let remedy = match *idle {
+            "forget" => "agent fleet forget HOST… [--url URL], with forget before the options",
+            _ => "agent fleet lists them",
+        };
         bail!(UsageError(format!(
-            "{}: no machine or repository of {} has this name\nhint: agent fleet lists them",
+            "{}: no machine or repository of {} has this name\nhint: {remedy}",
             format::escaped(idle),
             status.remote
         )));

@@ -1,11 +1,10 @@
 //! `agent forget`: ends the work on a repository, and asks before it removes anything.
 
-use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::helper;
+use super::{confirm, helper};
 use crate::cli::ForgetArgs;
 use crate::cmd::format;
 use crate::domain::repository::state::State;
@@ -15,7 +14,7 @@ use crate::engine::operator::forget::{self, EntryChange, ForgetExtent, ForgetPla
 use crate::engine::repository::limits;
 use crate::engine::tick;
 use crate::engine::tick::user_helper::CommandExtent;
-use crate::exit::{ExitStatus, UsageError};
+use crate::exit::ExitStatus;
 use crate::system::host;
 
 /// `agent forget REPO [--purge]`
@@ -82,22 +81,7 @@ fn is_confirmed(name: &str, plan: &ForgetPlan, yes: bool) -> Result<bool> {
     for path in &plan.purge {
         text += &format!("    {}\n", format::escaped(&path.display().to_string()));
     }
-    if yes {
-        format::print(&text)?;
-        return Ok(true);
-    }
-    if !std::io::stdin().is_terminal() {
-        format::print(&text)?;
-        return Err(UsageError(format!(
-            "nothing was removed: there is no terminal to ask on\n\
-             hint: agent forget {name} --purge --yes"
-        ))
-        .into());
-    }
-    format::print(&format!("{text}remove them? [y/N] "))?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    confirm::is_confirmed(&text, yes, &format!("agent forget {name} --purge --yes"))
 }
 
 fn done(repo: &RepoEntry, plan: &ForgetPlan, is_purged: bool) -> String {

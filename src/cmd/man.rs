@@ -18,7 +18,7 @@ const MANUAL: &str = "Push-Me-Pull-You";
 const CONFIGURATION: &str = include_str!(concat!(env!("OUT_DIR"), "/agent.toml.5"));
 
 /// Writes every page into the directory `args.dir`: `agent.1`, `agent-COMMAND.1` for each command that
-/// the help lists, and `agent.toml.5`.
+/// the help lists, `agent-COMMAND-SUBCOMMAND.1`, and `agent.toml.5`.
 ///
 /// # Errors
 /// When the directory does not exist or cannot be written.
@@ -28,14 +28,18 @@ pub fn run(args: &ManArgs) -> Result<ExitStatus> {
     write_command(&args.dir, agent.clone())?;
     for command in agent.get_subcommands().filter(|command| !command.is_hide_set()) {
         write_command(&args.dir, command.clone())?;
+        for inner in command.get_subcommands() {
+            write_command(&args.dir, inner.clone())?;
+        }
     }
     files::put(&args.dir, "agent.toml.5", CONFIGURATION.as_bytes(), 0o644)?;
     Ok(ExitStatus::Fine)
 }
 
 fn write_command(dir: &Path, command: clap::Command) -> Result<()> {
-    let name = command.get_name().to_owned();
-    let is_whole = name == "agent";
+    let typed = command.get_bin_name().unwrap_or_default();
+    let name = typed.strip_prefix("agent ").unwrap_or_default().to_owned();
+    let is_whole = name.is_empty();
     let below = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     // The help of the program ends with its examples and, behind an empty line, the exit codes.
     let overview = below.lines().skip(1).take_while(|line| !line.is_empty());

@@ -18,6 +18,7 @@ use crate::system::users::User;
 pub mod after_tick;
 pub mod check;
 pub mod completions;
+pub mod confirm;
 pub mod demo;
 pub mod diff;
 pub mod explain;
@@ -76,7 +77,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
             // Monitoring reads stdout and a code of its own.
             (Err(error), Command::Status(args)) if args.form.nagios => status::unknown(&error),
             // The fleet can be seen from a machine whose own configuration is wrong or not readable.
-            (Err(_), Command::Fleet(args)) if args.url.is_some() => {
+            (Err(_), Command::Fleet(args)) if args.url().is_some() => {
                 fleet::run(&bare(global)?, args, global.verbose)
             }
             // Ticks can be switched off even when the configuration is wrong.

@@ -12,6 +12,7 @@ use super::report::presence::{Presence, PresenceRef, PresenceRow, PresenceState}
 use super::repository::gate::{Gate, GateWait};
 use super::repository::state::{Condition, Severity, State, Tone};
 
+pub mod forget;
 pub mod wait;
 
 /// After this time without a sign a machine no longer counts for the exit code: it is retired, and its ref was forgotten.
@@ -143,6 +144,11 @@ impl NamePattern {
     /// What was typed.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether it can select one name only.
+    pub fn is_name(&self) -> bool {
+        self.matcher.is_none() || !self.text.contains(['*', '?', '[', '{', '\\'])
     }
 
     fn selects(&self, name: &str) -> bool {

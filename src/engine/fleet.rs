@@ -19,6 +19,8 @@ use crate::system::fleet_cache::FleetCache;
 use crate::system::git::{FileError, Git};
 use crate::system::remote::{FetchGoal, FetchOrder, FetchedRef};
 
+pub mod forget;
+
 /// The version of the cache's format. With another one all is fetched anew.
 const FORMAT: u32 = 1;
 /// The most machines that are shown. A status repository with more is no fleet's.

@@ -30,7 +30,12 @@ fn each_command_has_a_page_and_so_has_the_configuration() {
     let mut wanted = BTreeSet::from(["agent.1".to_owned(), "agent.toml.5".to_owned()]);
     let commands = Cli::command();
     let shown = commands.get_subcommands().filter(|command| !command.is_hide_set());
-    wanted.extend(shown.map(|command| format!("agent-{}.1", command.get_name())));
+    for command in shown {
+        let name = command.get_name();
+        wanted.insert(format!("agent-{name}.1"));
+        let inner = command.get_subcommands();
+        wanted.extend(inner.map(|inner| format!("agent-{name}-{}.1", inner.get_name())));
+    }
     assert_eq!(pages(&sandbox), wanted);
 }
 

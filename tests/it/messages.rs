@@ -46,7 +46,7 @@ const ADD_ONE: &[&str] = &["there is no repository \"ops\"", "hint: ", "agent in
 #[test]
 fn where_nothing_is_configured_each_command_names_the_first_step() {
     let machine = Sandbox::new();
-    let rows: [Row; 21] = [
+    let rows: [Row; 22] = [
         ("init", 2, &["were not provided: <[NAME=]URL>...", "hint: agent init --help"]),
         (
             "status",
@@ -62,6 +62,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("log ops", 2, ADD_ONE),
         ("history", 0, &["nothing was applied yet"]),
         ("fleet", 2, &["no status repository is configured", "hint: name one: agent fleet --url"]),
+        ("fleet forget web01", 2, &["no status repository is configured", "hint: name one: "]),
         ("redo ops", 2, ADD_ONE),
         ("rollback ops", 2, ADD_ONE),
         ("checkout ops main", 2, ADD_ONE),
@@ -74,7 +75,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
         ("notify --name ops", 0, &[]),
     ];
     each_answers(&rows, &["listen", "demo"], |line| machine.agent(line));
-    let rows: [Row; 12] = [
+    let rows: [Row; 13] = [
         ("explain", 2, &["agent: the following required", "<REPO>", "hint: agent status lists"]),
         ("checkout ops", 2, &["were not provided: <REF>", "hint: agent checkout --help"]),
         (
@@ -87,6 +88,7 @@ fn where_nothing_is_configured_each_command_names_the_first_step() {
             2,
             &["unexpected argument '--jason'", "hint: a similar argument exists: '--json'"],
         ),
+        ("fleet forget", 2, &["were not provided: <HOST>...", "hint: agent fleet --help"]),
         ("history -n x", 2, &["'--count <N>': \"x\" is not a number from 1 on", "hint: "]),
         ("history ops -n 0", 2, &["'--count <N>': \"0\" is not a number from 1 on", "hint: "]),
         ("schedule never", 2, &["invalid value 'never'", "[possible values: cron, systemd, none]"]),
@@ -117,9 +119,10 @@ fn a_wrong_configuration_is_reported_by_each_command_with_its_place_and_what_to_
     let machine = Sandbox::with("ops", &[("work.sh", "true\n")]);
     machine.configure("splay = \"1s\"\nrot = \"/srv\"\n");
     const WHERE: &[&str] = &["agent.toml:2:1: unknown key \"rot\"", "did you mean \"root\"?"];
-    let rows: [Row; 19] = [
+    let rows: [Row; 20] = [
         ("init https://git.example.org/ops.git", 2, WHERE),
         ("fleet", 2, WHERE),
+        ("fleet forget web01", 2, WHERE),
         ("tick", 2, WHERE),
         ("status", 2, WHERE),
         ("status --nagios", 3, &["PMPY UNKNOWN - ", "agent.toml:2:1: unknown key \"rot\""]),

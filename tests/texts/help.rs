@@ -17,6 +17,10 @@ fn every_command_has_its_help() {
     for command in agent.get_subcommands_mut().filter(|command| shown(command.get_name())) {
         let title = format!("agent {} --help", command.get_name());
         sheet.add(&title, &plain(&command.render_long_help().to_string()));
+        for inner in command.get_subcommands_mut() {
+            let title = title.replace("--help", &format!("{} --help", inner.get_name()));
+            sheet.add(&title, &plain(&inner.render_long_help().to_string()));
+        }
     }
     sheet.same("help");
 }

@@ -111,8 +111,8 @@ impl ContestedPresence {
             "one of them needs another [node] name"
         };
         format!(
-            "{who} publishes as {name} too\nhint: {remedy}; then remove the branch {name}/state: the one that is left \
-             publishes again within an hour"
+            "{who} publishes as {name} too\nhint: {remedy}; then agent fleet forget {name}: the one that is left publishes \
+             again within an hour"
         )
     }
 }

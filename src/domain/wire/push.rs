@@ -1,7 +1,8 @@
-//! A push of one ref, sent without waiting for what the server lists: the commands and the pack in one message, and
+//! A push of refs, sent without waiting for what the server lists: the commands and the pack in one message, and
 //! the server's report. The old id makes it a compare-and-swap: a ref that has moved is never overwritten. The format
 //! is that of gitprotocol-pack(5).
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use flate2::Compression;
@@ -14,6 +15,9 @@ use crate::domain::text::hexadecimal;
 
 /// The beginning of the reason when the server could not take the pack.
 pub const NOT_UNPACKED: &str = "its unpacking failed";
+/// Words in a server's reason that no repetition changes.
+const POLICIES: [&str; 6] =
+    ["non-fast-forward", "hook declined", "prohibited", "denied", "protected", "not allowed"];
 /// The most characters of a server's reason.
 const MOST_OF_A_REASON: usize = 200;
 
@@ -151,11 +155,12 @@ pub struct RefChange<'a> {
     pub new: Option<Commit>,
 }
 
-/// The message for git-receive-pack with one `change` and the `pack` that it needs. `offered` are the capabilities of a
-/// server that was asked for them; `None`: it was not asked.
+/// The message for git-receive-pack with `changes`, each of which succeeds or fails by itself, and the `pack` that they
+/// need; removals need none. `offered` are the capabilities of a server that was asked for them; `None`: it was not
+/// asked.
 pub fn push_request(
     format: ObjectFormat,
-    change: RefChange,
+    changes: &[RefChange],
     pack: &[u8],
     offered: Option<&Capabilities>,
 ) -> Vec<u8> {
@@ -170,10 +175,14 @@ pub fn push_request(
         asked += &format!(" {AGENT}");
     }
     let mut out = Vec::new();
-    put(&mut out, &format!("{} {} {}\0{asked}", id(change.old), id(change.new), change.name));
+    for (number, change) in changes.iter().enumerate() {
+        let command = format!("{} {} {}", id(change.old), id(change.new), change.name);
+        let asked = if number == 0 { format!("\0{asked}") } else { String::new() };
+        put(&mut out, &(command + &asked));
+    }
     out.extend_from_slice(b"0000");
-    // The removal of a ref has no pack.
-    if change.new.is_some() {
+    // Where nothing but removals is asked for, the server waits for no pack.
+    if changes.iter().any(|change| change.new.is_some()) {
         out.extend_from_slice(pack);
     }
     out
@@ -186,6 +195,12 @@ pub enum PushOutcome {
     Done,
     /// The ref was not changed, for this reason of the server's, which is escaped for display.
     Rejected(String),
+}
+
+/// Whether a rule of the server's is the reason `why` for which it changed nothing: the next push ends as this one.
+pub fn is_policy(why: &str) -> bool {
+    let why = why.to_ascii_lowercase();
+    why.starts_with(NOT_UNPACKED) || POLICIES.iter().any(|word| why.contains(word))
 }
 
 /// The number of bytes of the report at the beginning of `bytes`; `None`: more are needed.
@@ -203,14 +218,14 @@ pub fn report_length(bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
     Ok(None)
 }
 
-/// The outcome for the ref `name` by the server's report.
+/// The outcome for each of the refs `names`, in their order, by the server's report.
 ///
 /// # Errors
-/// When `report` is none, or does not name the ref.
-pub fn read_report(report: &[u8], name: &str) -> Result<PushOutcome, ProtocolError> {
+/// When `report` is none, or does not name each of them.
+pub fn read_report(report: &[u8], names: &[&str]) -> Result<Vec<PushOutcome>, ProtocolError> {
     let mut rest = report;
     let mut unpacked = None;
-    let mut outcome = None;
+    let mut outcomes: BTreeMap<&[u8], PushOutcome> = BTreeMap::new();
     if report.is_empty() {
         return Err(ProtocolError::Empty);
     }
@@ -226,19 +241,21 @@ pub fn read_report(report: &[u8], name: &str) -> Result<PushOutcome, ProtocolErr
             return Err(ProtocolError::from_server(message));
         } else if let Some(unpack) = line.strip_prefix(b"unpack ") {
             unpacked = (unpack != b"ok").then(|| format!("{NOT_UNPACKED}: {}", words(unpack)));
-        } else if line.strip_prefix(b"ok ") == Some(name.as_bytes()) {
-            outcome = Some(PushOutcome::Done);
-        } else if let Some(refused) = line.strip_prefix(b"ng ")
-            && let Some(reason) = refused.strip_prefix(name.as_bytes())
-        {
-            outcome = Some(PushOutcome::Rejected(words(reason)));
+        } else if let Some(name) = line.strip_prefix(b"ok ") {
+            outcomes.insert(name, PushOutcome::Done);
+        } else if let Some(refused) = line.strip_prefix(b"ng ") {
+            // No ref has a space in its name.
+            let end = refused.iter().position(|&byte| byte == b' ').unwrap_or(refused.len());
+            let (name, reason) = refused.split_at(end);
+            outcomes.insert(name, PushOutcome::Rejected(words(reason)));
         }
     }
-    match (unpacked, outcome) {
-        (Some(why), _) => Ok(PushOutcome::Rejected(why)),
-        (None, Some(outcome)) => Ok(outcome),
+    let outcome = |name: &&str| match (&unpacked, outcomes.get(name.as_bytes())) {
+        (Some(why), _) => Ok(PushOutcome::Rejected(why.clone())),
+        (None, Some(outcome)) => Ok(outcome.clone()),
         (None, None) => Err(ProtocolError::NotThis("does not report on the push".to_owned())),
-    }
+    };
+    names.iter().map(outcome).collect()
 }
 
 #[cfg(test)]
@@ -280,7 +297,7 @@ mod tests {
     fn a_request_is_one_message_with_a_compare_and_swap() {
         let commit = commit(ObjectFormat::Sha1);
         let change = RefChange { name: REF, old: None, new: Some(commit.id) };
-        let request = push_request(ObjectFormat::Sha1, change, b"PACK", None);
+        let request = push_request(ObjectFormat::Sha1, &[change], b"PACK", None);
         let text = String::from_utf8(request).unwrap();
         let zeros = "0".repeat(40);
         let expected = format!("{zeros} {} {REF}\0 report-status agent=pmpy/", commit.id);
@@ -289,8 +306,27 @@ mod tests {
     }
 
     #[test]
+    fn removals_are_one_message_without_a_pack_and_each_has_its_own_outcome() {
+        let id = commit(ObjectFormat::Sha1).id;
+        let other = "refs/heads/web02/state";
+        let changes = [REF, other].map(|name| RefChange { name, old: Some(id), new: None });
+        let request = push_request(ObjectFormat::Sha1, &changes, b"", None);
+        let text = String::from_utf8(request).unwrap();
+        let zeros = "0".repeat(40);
+        let [first, second] = [REF, other].map(|name| format!("{id} {zeros} {name}"));
+        assert!(text.contains(&format!("{first}\0 report-status")), "{text:?}");
+        assert!(text.ends_with(&format!("{:04x}{second}\n0000", second.len() + 5)), "{text:?}");
+        let ng = format!("ng {other} deletion prohibited\n");
+        let said = report(&["unpack ok\n", &ng, &format!("ok {REF}\n")]);
+        let rejected = PushOutcome::Rejected("deletion prohibited".to_owned());
+        assert_eq!(read_report(&said, &[REF, other]), Ok(vec![PushOutcome::Done, rejected]));
+        assert!(read_report(&said, &[REF, "refs/heads/web03/state"]).is_err());
+    }
+
+    #[test]
     fn a_report_says_what_became_of_the_ref() {
-        let read = |lines: &[&str]| read_report(&report(lines), REF);
+        let one = |bytes: &[u8]| read_report(bytes, &[REF]).map(|mut all| all.remove(0));
+        let read = |lines: &[&str]| one(&report(lines));
         let ok = format!("ok {REF}\n");
         assert_eq!(read(&["unpack ok\n", &ok]), Ok(PushOutcome::Done));
         let ng = format!("ng {REF} failed to update ref\n");
@@ -300,9 +336,9 @@ mod tests {
         assert!(matches!(full, Ok(PushOutcome::Rejected(why)) if why.contains("unpacker error")));
         assert!(read(&["unpack ok\n"]).is_err(), "it does not name the ref");
         assert!(read(&["unpack ok\n", "ok refs/heads/web011/state\n"]).is_err());
-        assert!(read_report(b"", REF).is_err());
-        assert!(read_report(b"<html>", REF).is_err());
-        assert!(read_report(&pkt("unpack ok\n"), REF).is_err(), "it breaks off");
+        assert!(one(b"").is_err());
+        assert!(one(b"<html>").is_err());
+        assert!(one(&pkt("unpack ok\n")).is_err(), "it breaks off");
         let hostile = format!("ng {REF} \u{1b}[2J{}\n", "x".repeat(5000));
         match read(&[&hostile]) {
             Ok(PushOutcome::Rejected(why)) => assert!(!why.contains('\u{1b}') && why.len() < 300),

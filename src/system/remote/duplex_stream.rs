@@ -13,7 +13,7 @@ use crate::domain::git::{Commit, ObjectFormat};
 use crate::domain::remote::{
     FormatMismatch, PollAnswer, PollScope, RemoteFailure, RemoteHints, WireDialect,
 };
-use crate::domain::wire::push::{PushOutcome, read_report, report_length};
+use crate::domain::wire::push::{PushOutcome, report_length};
 use crate::domain::wire::{
     self, AdvertisedRef, Advertisement, AdvertisementParser, FetchParser, Packet, ProtocolError,
     ProtocolVersion, RefQuery, RefsAnswer,
@@ -253,7 +253,7 @@ pub(super) fn fetch<L: DuplexStream>(
 pub(super) fn push<L: DuplexStream>(
     order: &PushOrder,
     connect: &dyn Fn() -> Result<GitConversation<L>>,
-) -> Result<PushOutcome> {
+) -> Result<Vec<PushOutcome>> {
     let request = order.request(None)?;
     let mut connection = connect()?;
     let outcome = send_push(&mut connection, order, &request);
@@ -264,20 +264,20 @@ fn send_push(
     connection: &mut GitConversation<impl DuplexStream>,
     order: &PushOrder,
     request: &[u8],
-) -> Result<PushOutcome> {
+) -> Result<Vec<PushOutcome>> {
     connection.say(request)?;
     let (said, mut report) = introduction(connection, RefQuery::default())?;
-    let own = order.commit.format();
+    let own = order.format();
     FormatMismatch::check(said.format_or(own), own).context("it does not take the push")?;
     let mut piece = vec![0; PIECE];
     loop {
         if let Some(length) = report_length(&report)? {
             let report = report.get(..length).unwrap_or_default();
-            return Ok(read_report(report, &order.branch.local())?);
+            return Ok(order.outcomes(report)?);
         }
         ensure!(report.len() <= MOST_REPORTED, "it reports with more than {MOST_REPORTED} bytes");
         match connection.read(&mut piece)? {
-            0 => return Ok(read_report(&report, &order.branch.local())?),
+            0 => return Ok(order.outcomes(&report)?),
             length => report.extend_from_slice(piece.get(..length).unwrap_or_default()),
         }
     }

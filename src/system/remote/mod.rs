@@ -18,8 +18,8 @@ use crate::domain::remote::{
 };
 use crate::domain::text::EscapeControls;
 use crate::domain::versions::TagPattern;
-use crate::domain::wire::Capabilities;
-use crate::domain::wire::push::{FileCommit, PushOutcome, RefChange, push_request};
+use crate::domain::wire::push::{FileCommit, PushOutcome, RefChange, push_request, read_report};
+use crate::domain::wire::{Capabilities, ProtocolError};
 
 pub use relay::{Relay, RelayRequest};
 
@@ -64,28 +64,37 @@ pub struct FetchOrder<'a> {
     pub way: Option<&'a RemoteHints>,
 }
 
-/// One push: a commit with one file becomes the tip of a ref.
+/// One push: changes of refs, each by compare-and-swap and each by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct PushOrder<'a> {
     /// The remote to push to.
     pub remote: &'a Remote,
     /// The connection settings for the remote.
     pub reach: &'a ConnectionSettings,
-    /// The branch.
-    pub branch: &'a RefName,
-    /// Where it has to be; `None`: it must not exist.
-    pub old: Option<Commit>,
-    /// The commit.
-    pub commit: &'a FileCommit,
+    /// What changes.
+    pub changes: &'a [RefChange<'a>],
+    /// The commit that the remote needs for that; `None`: refs are only removed.
+    pub commit: Option<&'a FileCommit>,
 }
 
 impl PushOrder<'_> {
     /// The whole push as one message for a server with these capabilities; `None`: it was not asked for them.
     fn request(&self, offered: Option<&Capabilities>) -> Result<Vec<u8>> {
-        let name = self.branch.local();
-        let change = RefChange { name: &name, old: self.old, new: Some(self.commit.id) };
-        let pack = self.commit.pack().context("the commit cannot be packed")?;
-        Ok(push_request(self.commit.format(), change, &pack, offered))
+        let pack = self.commit.map(FileCommit::pack).transpose();
+        let pack = pack.context("the commit cannot be packed")?.unwrap_or_default();
+        Ok(push_request(self.format(), self.changes, &pack, offered))
+    }
+
+    /// The object format of all ids.
+    fn format(&self) -> ObjectFormat {
+        let ids = self.changes.iter().flat_map(|change| [change.new, change.old]);
+        ids.flatten().next().map(|id| id.0.format()).unwrap_or_default()
+    }
+
+    /// The outcomes, in the order of the changes, by the server's report.
+    fn outcomes(&self, report: &[u8]) -> Result<Vec<PushOutcome>, ProtocolError> {
+        let names: Vec<&str> = self.changes.iter().map(|change| change.name).collect();
+        read_report(report, &names)
     }
 }
 
@@ -318,12 +327,17 @@ impl Wire {
         }
     }
 
-    /// Pushes `order`. `known` is how the remote took the last push; returned is how it took this one.
+    /// Pushes `order`; returns the outcome of each change. `known` is how the remote took the last push; returned is how
+    /// it took this one.
     ///
     /// # Errors
     /// When the remote may not be used, does not answer, or gives no valid report. A [`FormatMismatch`] in the chain
     /// says that it has another object format than the commit.
-    pub fn push(&self, order: &PushOrder, known: &PushHints) -> Result<(PushOutcome, PushHints)> {
+    pub fn push(
+        &self,
+        order: &PushOrder,
+        known: &PushHints,
+    ) -> Result<(Vec<PushOutcome>, PushHints)> {
         let PushOrder { remote, reach, .. } = order;
         let pushed = match permitted(remote, reach)? {
             RemoteScheme::Local => local_push::push(order).map(|it| (it, known.clone())),

@@ -83,7 +83,7 @@ pub(super) fn fetch(
 }
 
 /// As [`Wire::push`](super::Wire::push), over ssh.
-pub(super) fn push(masters: &ControlMasters, order: &PushOrder) -> Result<PushOutcome> {
+pub(super) fn push(masters: &ControlMasters, order: &PushOrder) -> Result<Vec<PushOutcome>> {
     let route = SshRoute::new(masters, order.remote, order.reach, RECEIVE)?;
     duplex_stream::push(order, &|| route.call())
 }

@@ -1,6 +1,7 @@
 //! `agent fleet`: what a reader sees of the machines that publish in a status repository. The publications are made by
 //! git itself.
 
+mod forgets;
 mod looks;
 mod shown;
 mod waits;
@@ -66,6 +67,12 @@ impl<'machine> Status<'machine> {
     fn fleet(&self, arguments: &[&str]) -> Ran {
         let url = ["fleet", "--url", text(&self.path)];
         self.machine.agent(&[&url, arguments].concat())
+    }
+
+    /// `agent fleet forget` over its path.
+    fn forget(&self, arguments: &[&str]) -> Ran {
+        let line = [&["fleet", "forget", "--url", text(&self.path)], arguments].concat();
+        self.machine.agent(&line)
     }
 
     /// What `agent fleet --json` says.

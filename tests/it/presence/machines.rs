@@ -94,8 +94,11 @@ fn two_machines_of_one_name_both_say_so_and_stop() {
     let ran = machine.tick().ok();
     let shown = machine.agent(&["-v", "status"]).ok().stdout;
     assert!(shown.contains("publishes as web01/root/root-"), "{shown}{ran}");
-    // A person removes the ref: the next that looks publishes again.
-    git(&machine, &["update-ref", "-d", &own_ref(&machine)]);
+    // A person removes the ref: the next that looks publishes again. The command is that of the hint.
+    let name = own_ref(&machine);
+    let name = name.trim_start_matches("refs/heads/").trim_end_matches("/state");
+    assert!(shown.contains(&format!("agent fleet forget {name}")), "{shown}");
+    machine.agent(&["fleet", "forget", name]).ok();
     published(&machine);
     assert!(publication(&machine)["contested"].is_null());
 }

@@ -17,7 +17,9 @@ use crate::domain::report::presence::{
     ContestedPresence, FoundPublication, LastPublication, MOST_BYTES, OwnRefVerdict, PRESENCE_FILE,
     Presence, PresenceId, PresenceRecord, SentPublication,
 };
-use crate::domain::wire::push::{FileCommit, FileCommitText, NOT_UNPACKED, PushOutcome};
+use crate::domain::wire::push::{
+    FileCommit, FileCommitText, NOT_UNPACKED, PushOutcome, RefChange, is_policy,
+};
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths::{self, SafePaths};
 use crate::engine::discovery::{CloneState, RepoEntry};
@@ -38,10 +40,6 @@ const MOST_PUSHES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 /// The name of the lock of all who publish in this world.
 const LOCK: &str = "presence.lock";
-/// Words in a server's reason that no repetition changes.
-const POLICIES: [&str; 6] =
-    ["non-fast-forward", "hook declined", "prohibited", "denied", "protected", "not allowed"];
-
 /// Publishes `job`, unless another process does, or has just done so.
 ///
 /// # Errors
@@ -220,10 +218,12 @@ impl OnePublication<'_> {
     fn push(&mut self, old: Option<Commit>, commit: &FileCommit) -> Result<PushOutcome> {
         let PresenceJob { presence, branch, .. } = self.job;
         let (remote, reach) = (&presence.remote, &presence.reach);
-        let order = PushOrder { remote, reach, branch, old, commit };
-        let (outcome, hints) = self.context.wire.push(&order, &self.record.push_hints)?;
+        let name = branch.local();
+        let changes = [RefChange { name: &name, old, new: Some(commit.id) }];
+        let order = PushOrder { remote, reach, changes: &changes, commit: Some(commit) };
+        let (outcomes, hints) = self.context.wire.push(&order, &self.record.push_hints)?;
         self.record.push_hints = hints;
-        Ok(outcome)
+        outcomes.into_iter().next().context("the push has no outcome")
     }
 
     fn took(&mut self, commit: Commit) {
@@ -335,10 +335,4 @@ fn as_entry(context: &Context, presence: &PresenceSettings) -> RepoEntry {
         settings: presence.as_repo(),
         found: CloneState::Clone,
     }
-}
-
-/// Whether a rule of the server's refuses the push.
-fn is_policy(why: &str) -> bool {
-    let why = why.to_ascii_lowercase();
-    why.starts_with(NOT_UNPACKED) || POLICIES.iter().any(|word| why.contains(word))
 }

@@ -9,7 +9,7 @@ use super::client::{HttpClient, HttpRequest, REPORT};
 use super::reply::HttpReply;
 use super::url::HttpUrl;
 use crate::domain::remote::{FormatMismatch, PushHints, RemoteFailure, RemoteHints};
-use crate::domain::wire::push::{PushOutcome, read_report};
+use crate::domain::wire::push::PushOutcome;
 use crate::domain::wire::{Capabilities, RefQuery};
 use crate::system::host;
 use crate::system::remote::http::{MOST_REFS, advertised, errors, not_git};
@@ -48,7 +48,7 @@ impl HttpRemotes {
         &self,
         order: &PushOrder,
         known: &PushHints,
-    ) -> Result<(PushOutcome, PushHints)> {
+    ) -> Result<(Vec<PushOutcome>, PushHints)> {
         let client = HttpClient::new(&self.shared, order.remote, order.reach)?;
         let login = RemoteHints { wants_login: known.wants_login, ..RemoteHints::default() };
         client.recall(Some(&login));
@@ -88,7 +88,7 @@ impl HttpClient<'_> {
         place: &HttpUrl,
         order: &PushOrder,
         offered: Option<&Capabilities>,
-    ) -> Result<PushOutcome, PushFailure> {
+    ) -> Result<Vec<PushOutcome>, PushFailure> {
         let unsent = |reason| PushFailure { reason, status: None };
         let request = order.request(offered).map_err(unsent)?;
         let reply = self.ask(place, HttpRequest::Push(&request)).map_err(unsent)?;
@@ -99,7 +99,7 @@ impl HttpClient<'_> {
         }
         let kind = reply.kind.clone();
         let report = reply.into_bytes(MOST_REPORTED).map_err(|error| failed(error.into()))?;
-        read_report(&report, &order.branch.local()).map_err(|error| {
+        order.outcomes(&report).map_err(|error| {
             let is_report = kind == REPORT;
             failed(match is_report {
                 true => Error::new(error).context(format!("{place} does not report on the push")),
@@ -118,7 +118,7 @@ impl HttpClient<'_> {
         }
         let said = advertised(reply.into_reader(MOST_REFS), &RefQuery::default())
             .with_context(|| format!("{place} does not say what it takes"))?;
-        let own = order.commit.format();
+        let own = order.format();
         FormatMismatch::check(said.format_or(own), own)
             .with_context(|| format!("{place} does not take the push"))?;
         Ok((place, said.capabilities))
