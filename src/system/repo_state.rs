@@ -50,7 +50,7 @@ use self::ids::ContainsIds;
 use super::files;
 use super::pid::Process;
 use crate::domain::git::{Commit, ObjectFormat};
-use crate::domain::repository::action::{Attempt, FinishedRun, TriedRevisions};
+use crate::domain::repository::action::{ActionCounts, Attempt, FinishedRun, TriedRevisions};
 use crate::domain::repository::drift::DriftRecord;
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::gate::{BegunAction, SignedRevision};
@@ -148,6 +148,9 @@ pub struct ActionState {
     /// When an action wrote the files of another revision last; `None`: by an older version, or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<DateTime<Utc>>,
+    /// How many runs ended with each outcome; `None`: no run of this version has ended yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actions: Option<ActionCounts>,
     /// The latest successful run.
     pub acted: Option<FinishedRun>,
     /// Machine id under which the init scripts succeeded, for clones that the agent made.

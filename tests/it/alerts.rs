@@ -79,7 +79,7 @@ fn each_state_sets_off_its_alert_in_time_and_no_other() {
     let rules = fs::read_to_string(RULES).unwrap();
     let alerts: Vec<&str> = names(&rules)
         .into_iter()
-        .filter(|it| !["PmpySilent", "PmpyUnhealthy"].contains(it))
+        .filter(|it| !["PmpySilent", "PmpyUnhealthy", "PmpyUnpublished"].contains(it))
         .collect();
     let mut tests = String::new();
     for (state, alert) in ALERTS {
@@ -139,6 +139,20 @@ fn files_that_differ_for_a_day_are_reported() {
         expects(&series("0x1500"), day + 1, &alerts, None),
     ];
     check(&tests.concat());
+}
+
+#[test]
+fn presence_that_is_not_published_for_nine_hours_is_reported() {
+    let alerts = ["PmpyUnpublished"];
+    let metric = "pmpy_presence_last_success_timestamp_seconds".to_owned();
+    let series = [(metric, "0x600".to_owned())];
+    check(
+        &[
+            expects(&series, 9 * 60, &alerts, None),
+            expects(&series, 9 * 60 + 1, &alerts, Some("PmpyUnpublished")),
+        ]
+        .concat(),
+    );
 }
 
 #[test]

@@ -17,7 +17,10 @@ mod clones;
 mod completions;
 mod concurrency;
 mod config;
+mod counted;
 mod crash;
+#[cfg(feature = "servers")]
+mod dashboard;
 mod demo;
 mod disk;
 mod docs;

@@ -315,6 +315,7 @@ fn row(seen: &Observed, decision: &Decision) -> StatusRow {
         holds: Vec::new(),
         ignored_keys: Vec::new(),
         drifted: seen.drift.clone(),
+        actions: Default::default(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

@@ -1,5 +1,7 @@
 //! `agent status` and the notices of a tick, on one machine with a repository in each state.
 
+use std::collections::BTreeMap;
+
 use chrono::Duration;
 use pmpy::cmd::format;
 use pmpy::cmd::status::{self, DetailLevel, TextForm};
@@ -78,6 +80,7 @@ fn row(state: State) -> StatusRow {
         holds: Vec::new(),
         ignored_keys: Vec::new(),
         drifted: None,
+        actions: BTreeMap::new(),
         left_alone: Default::default(),
         published: Vec::new(),
     }

@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Write as _};
 use chrono::{DateTime, Utc};
 
 use crate::domain::git::Commit;
-use crate::domain::repository::action::Trigger;
+use crate::domain::repository::action::{Outcome, Trigger};
 use crate::domain::repository::state::State;
 use crate::domain::repository::status::MachineStatus;
 
@@ -218,6 +218,15 @@ pub fn text(status: &MachineStatus) -> String {
         }
     }
 
+    page.counter("pmpy_actions_total", "Actions since the first one here, by outcome.");
+    for row in status.repositories.iter().filter(|row| !row.actions.is_empty()) {
+        // The words are ours: the row may be another user's.
+        for word in Outcome::WORDS {
+            let count = row.actions.get(word).copied().unwrap_or_default();
+            page.sample(&[("repository", &row.name), ("outcome", word)], count);
+        }
+    }
+
     let asked = || {
         let rows = status.repositories.iter();
         rows.filter_map(|row| Some((row.name.as_str(), &row.asked.as_ref()?.way)))
@@ -335,6 +344,7 @@ mod tests {
                 outcome: None,
                 seconds: Some(0.8),
             }),
+            actions: BTreeMap::from([("failed".into(), 7), ("\"} 1\nx".into(), 9)]),
             attempt: 3,
             branch: Some("main".into()),
             holds: vec![Hold { until: Some(ends), ..Hold::default() }],
@@ -375,6 +385,8 @@ mod tests {
             ),
             "pmpy_tag_info{repository=\"spog\",tag=\"v1.10\"} 1",
             "pmpy_attempt{repository=\"spog\"} 3",
+            "pmpy_actions_total{repository=\"spog\",outcome=\"failed\"} 7",
+            "pmpy_actions_total{repository=\"spog\",outcome=\"succeeded\"} 0",
             "pmpy_action_seconds{repository=\"spog\"} 0.8",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");

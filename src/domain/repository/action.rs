@@ -14,7 +14,7 @@ use crate::domain::repository::health::FailureTally;
 use crate::domain::signature::allowed_signers::Signer;
 use crate::domain::text::EscapeControls;
 
-pub use crate::domain::repository::outcome::Outcome;
+pub use crate::domain::repository::outcome::{ActionCounts, Outcome};
 
 /// The reason for an action; scripts see it as `AGENT_TRIGGER`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

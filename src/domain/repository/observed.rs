@@ -9,7 +9,7 @@ use crate::domain::followed::{ChosenTag, SeenTag, TagRelation, named};
 use crate::domain::git::{Commit, RefName, Relation};
 use crate::domain::publish::state::PublishState;
 use crate::domain::remote::LastPoll;
-use crate::domain::repository::action::{Attempt, FinishedRun};
+use crate::domain::repository::action::{ActionCounts, Attempt, FinishedRun};
 use crate::domain::repository::drift::{DriftPolicy, DriftRecord, LookTimes};
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::gaps::ContentGaps;
@@ -144,6 +144,8 @@ pub struct Observed {
     pub acted_at: Option<DateTime<Utc>>,
     /// The latest success, as it was recorded.
     pub last_success: Option<FinishedRun>,
+    /// How many runs ended with each outcome; `None`: that was not counted yet.
+    pub actions: Option<ActionCounts>,
     /// The `when` of a revision's own `.pmpy.toml`, as last read.
     pub tree_when: Option<TreeRerunPolicy>,
     /// No script was there to run for the deployed revision, as a message.

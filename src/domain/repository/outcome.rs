@@ -1,5 +1,6 @@
 //! The result of an action.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,19 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every word of [`Outcome::word`].
+    pub const WORDS: [&str; 9] = [
+        "succeeded",
+        "failed",
+        "timed-out",
+        "killed",
+        "deferred",
+        "interrupted",
+        "unhealthy",
+        "unchecked",
+        "hindered",
+    ];
+
     /// One word for tables and JSON.
     pub fn word(&self) -> &'static str {
         match self {
@@ -72,5 +86,60 @@ impl fmt::Display for Outcome {
             Self::Unchecked => f.write_str("was not checked to the end"),
             Self::Hindered { reason } => f.write_str(reason),
         }
+    }
+}
+
+/// How many actions of a repository ended with each outcome. What is counted stays counted when the history is cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionCounts {
+    /// By the outcome's word.
+    counts: BTreeMap<String, u64>,
+    /// The id of the run that was counted last: one that is recorded again counts once.
+    last: String,
+}
+
+impl ActionCounts {
+    /// Counts the run `id`, or `times` runs of which it was the last.
+    pub fn add(&mut self, id: &str, outcome: &Outcome, times: u32) {
+        if self.last != id {
+            let count = self.counts.entry(outcome.word().to_owned()).or_default();
+            *count = count.saturating_add(times.into());
+            id.clone_into(&mut self.last);
+        }
+    }
+
+    /// The number of runs by the outcome's word: each word is there.
+    pub fn by_word(&self) -> BTreeMap<String, u64> {
+        let count = |word: &str| self.counts.get(word).copied().unwrap_or_default();
+        Outcome::WORDS.map(|word| (word.to_owned(), count(word))).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_has_its_word_and_a_run_counts_once() {
+        let all = [
+            Outcome::Succeeded,
+            Outcome::Failed { code: 3 },
+            Outcome::TimedOut,
+            Outcome::Killed { signal: 9 },
+            Outcome::Deferred,
+            Outcome::Interrupted,
+            Outcome::Unhealthy,
+            Outcome::Unchecked,
+            Outcome::Hindered { reason: String::new() },
+        ];
+        assert_eq!(all.each_ref().map(Outcome::word), Outcome::WORDS);
+        let mut counts = ActionCounts::default();
+        for (number, outcome) in all.iter().enumerate() {
+            counts.add(&number.to_string(), outcome, 1);
+            counts.add(&number.to_string(), outcome, 1);
+        }
+        counts.add("folded", &Outcome::Succeeded, 40);
+        assert_eq!(counts.by_word()["succeeded"], 41);
+        assert_eq!(counts.by_word().values().sum::<u64>(), 49);
     }
 }

@@ -1,6 +1,8 @@
 //! The status of a repository: its state, the reason, and the result for exit codes and monitoring. The
 //! order of [`State`] is the order of precedence. Pure.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +128,9 @@ pub struct StatusRow {
     /// What the last comparison of the files with the applied revision found; `None`: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifted: Option<DriftRecord>,
+    /// How many actions ended with each outcome, by its word; empty: none was counted yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub actions: BTreeMap<String, u64>,
     /// The holds, by number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Hold>,

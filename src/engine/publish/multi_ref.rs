@@ -169,7 +169,7 @@ fn record(
     repository.accept_applied(revision)?;
     repository.records.prepare_last_action(revision)?.commit()?;
     if known.is_none() {
-        record::ended(repository, std::slice::from_ref(&finished))?;
+        record::ended(repository, &mut memory, std::slice::from_ref(&finished))?;
     }
     repository.git.set_logged_ref(ACTED, revision, &format!("{trigger}: fetched"))?;
     (memory.attempt, memory.verdict, memory.accepted) = (None, None, None);
@@ -232,7 +232,7 @@ impl<'a, 'r> PublishRun<'a, 'r> {
         let retired = self.retire(&shown);
         // What was done is recorded even if retiring failed.
         self.save()?;
-        record::ended(self.repository, &self.finished)?;
+        self.count()?;
         let retired = retired?;
         if retired {
             // After the records, which wait for the same disk: this sync costs little then.

@@ -491,6 +491,7 @@ impl Repository<'_> {
         }
         (seen.last_success, seen.tree_when) = (acted, tree_when);
         seen.bad = memory.bad;
+        seen.actions = memory.actions;
         self.fill_drift(seen, memory.drift, memory.written, now);
         seen.holds = self.records.holds(now);
         let policy = &self.repo.settings.policy.gates;

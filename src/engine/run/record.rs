@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use crate::domain::git::Commit;
 use crate::domain::publish::rules::bad_mark;
 use crate::domain::repository::action::{
-    Attempt, FinishedRun, Outcome, ProgressEvent, RunEnded, TriedRevisions, Trigger,
+    ActionCounts, Attempt, FinishedRun, Outcome, ProgressEvent, RunEnded, TriedRevisions, Trigger,
 };
 use crate::domain::repository::finding::Finding;
 use crate::domain::repository::gate::{BegunAction, SignedRevision};
@@ -103,7 +103,7 @@ pub fn run(
             let message = format!("{}: {} in {:.1} s", run.trigger, ending.outcome, ending.seconds);
             repository.git.set_logged_ref(ACTED, step.target, &message)?;
         }
-        ended(repository, std::slice::from_ref(&finished))?;
+        ended(repository, &mut memory, std::slice::from_ref(&finished))?;
         syslog::send(
             if succeeded { syslog::SyslogLevel::Info } else { syslog::SyslogLevel::Warning },
             &format!(
@@ -116,6 +116,8 @@ pub fn run(
             ),
         );
     }
+    // Also a run that died between its history and this memory.
+    count(repository, &mut memory, std::slice::from_ref(&finished))?;
     if succeeded {
         // Before the record of a rewrite that a person accepted goes: a run that dies here accepts it again.
         repository.accept_applied(step.target)?;
@@ -246,12 +248,19 @@ fn signer(repository: &Repository, judged: &[SignedRevision], applied: Commit) -
     of(applied).or_else(|| of(merged()?))?.signer.clone()
 }
 
-/// Adds ended runs to the history, and reports each that is new there to the waiting process.
+/// Adds ended runs to the history, counts them in `memory`, which the caller writes, and reports each that is new there
+/// to the waiting process.
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn ended(repository: &Repository, runs: &[FinishedRun]) -> Result<()> {
-    for run in repository.records.add_to_history(runs)? {
+pub fn ended(
+    repository: &Repository,
+    memory: &mut ActionState,
+    runs: &[FinishedRun],
+) -> Result<()> {
+    let new = repository.records.add_to_history(runs)?;
+    count(repository, memory, runs)?;
+    for run in new {
         if !scripts::emit_within(
             ProgressEvent::Ended(RunEnded::of(&repository.repo.name, run)),
             PATIENCE,
@@ -259,6 +268,16 @@ pub fn ended(repository: &Repository, runs: &[FinishedRun]) -> Result<()> {
             break;
         }
     }
+    Ok(())
+}
+
+/// Counts `runs`, which are in the history, in `memory`; for the first time all that the history has.
+fn count(repository: &Repository, memory: &mut ActionState, runs: &[FinishedRun]) -> Result<()> {
+    let (counts, runs) = match &mut memory.actions {
+        Some(counts) => (counts, runs),
+        none => (none.insert(ActionCounts::default()), &*repository.records.history()?),
+    };
+    runs.iter().for_each(|run| counts.add(&run.id, &run.outcome, run.count));
     Ok(())
 }
 

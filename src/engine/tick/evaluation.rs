@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::domain::remote::BackoffList;
+use crate::domain::repository::action::ActionCounts;
 use crate::domain::repository::conditions::conditions;
 use crate::domain::repository::decision::Plan;
 use crate::domain::repository::observed::{Observed, Unreachable, UpstreamTip};
@@ -238,6 +239,7 @@ fn row(
         gaps: seen.gaps.clone().filter(|gaps| !gaps.is_empty()),
         left: None,
         drifted: seen.drift.clone(),
+        actions: seen.actions.as_ref().map(ActionCounts::by_word).unwrap_or_default(),
         holds: seen.holds.clone(),
         ignored_keys: seen.ignored_keys.clone(),
         published: Vec::new(),

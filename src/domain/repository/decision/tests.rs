@@ -650,6 +650,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             fixed: None,
             id_is_late: false,
             tree_when: None,
+            actions: None,
             gaps: None,
             no_script: None,
             asked: None,

@@ -44,6 +44,7 @@ impl StatusRow {
             holds: Vec::new(),
             ignored_keys: Vec::new(),
             drifted: None,
+            actions: BTreeMap::new(),
             published: Vec::new(),
         }
     }

@@ -64,6 +64,17 @@ impl PublishRun<'_, '_> {
         Some(name)
     }
 
+    /// Adds what ended to the history, and counts it.
+    pub(super) fn count(&self) -> Result<()> {
+        if self.finished.is_empty() {
+            return Ok(());
+        }
+        let records = &self.repository.records;
+        let mut memory = records.memory()?;
+        record::ended(self.repository, &mut memory, &self.finished)?;
+        records.put_memory(&memory)
+    }
+
     pub(super) fn succeeded(&mut self, due: &PendingRef, log: Option<String>) {
         if let Err(error) = self.repository.accept_ref(&due.name, due.revision) {
             // What the target shows counts as well.
