@@ -164,6 +164,9 @@ pub enum Command {
     /// Publish what a tick found
     #[command(hide = true)]
     PublishPresence,
+    /// Run the program of on_change where other machines changed
+    #[command(hide = true)]
+    ReactToPresence,
 }
 
 /// `init [NAME=]URL… [--branch B] [--key FILE] [--known-hosts FILE] [--username U] [--password-file FILE]

@@ -18,7 +18,7 @@ use crate::domain::text::EscapeControls;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
 use crate::engine::error::one_line;
-use crate::engine::machine::presence::{self, PresenceNews, PresencePublisher};
+use crate::engine::machine::presence::{self, PresenceNews, PresencePublisher, reaction};
 use crate::engine::operator::action_reports;
 use crate::engine::tick::{self, TickReport};
 use crate::exit;
@@ -64,6 +64,7 @@ pub fn carry_out(context: &Context, done: &TickReport, publisher: PresencePublis
     }
     troubles.all.extend(metrics.err());
     troubles.all.extend(trouble);
+    troubles.all.extend(reaction::react(context, publisher));
     troubles.all
 }
 

@@ -9,7 +9,7 @@ use crate::config::{self, AgentDirs, ConfigLocations, ConfigTexts, Settings};
 use crate::domain::repository::names;
 use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
-use crate::engine::machine::presence;
+use crate::engine::machine::presence::{self, reaction};
 use crate::exit::{self, ExitStatus};
 use crate::system::files::DiskFault;
 use crate::system::host::{self, Host};
@@ -56,6 +56,7 @@ pub fn run(cli: &Cli) -> Result<ExitStatus> {
         Command::IndexPack(args) => worker::index_pack(args),
         Command::PackObjects(args) => worker::pack_objects(args),
         Command::PublishPresence => presence::publish_handed_over().map(|()| ExitStatus::Fine),
+        Command::ReactToPresence => reaction::react_handed_over().map(|()| ExitStatus::Fine),
         Command::Helper(args) => helper::run(global, args),
         Command::Worker(WorkerArgs { repo: None, .. }) => {
             worker::run_for_tick(None, log_args(global))

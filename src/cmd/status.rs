@@ -19,7 +19,7 @@ use crate::domain::followed;
 use crate::domain::repository::gaps::ContentGaps;
 use crate::domain::repository::state::{Severity, State, Tone};
 use crate::domain::repository::status::{
-    LastDeployed, MachineStatus, PresenceReport, PublishedRef, StatusRow,
+    LastDeployed, MachineStatus, PresenceReport, PublishedRef, ReactionReport, StatusRow,
 };
 use crate::engine::context::Context;
 use crate::engine::discovery::{self, safe_paths};
@@ -203,6 +203,9 @@ pub fn text(status: &MachineStatus, form: TextForm, now: DateTime<Utc>) -> Strin
     }
     if let (Some(report), DetailLevel::Full) = (&status.presence, form.detail) {
         lines.extend(format::wrapped(&presence(report, now), "", form.width));
+        if let Some(report) = &report.on_change {
+            lines.extend(format::wrapped(&reaction(report, now), "", form.width));
+        }
     }
     for warning in warnings(status, now) {
         lines.extend(format::wrapped(&warning, "", form.width));
@@ -363,6 +366,23 @@ fn presence(report: &PresenceReport, now: DateTime<Utc>) -> String {
         }
         (_, _, None) => format!("presence: not yet published at {name}"),
     }
+}
+
+/// The line about the program that runs when other machines change.
+fn reaction(report: &ReactionReport, now: DateTime<Utc>) -> String {
+    let mut parts = vec![match report.ran {
+        Some(at) => format!("last ran {}, with {} hosts", format::when(at, now), report.hosts),
+        None => "has not run yet".to_owned(),
+    }];
+    if let (Some(since), Some(reason)) = (report.failing_since, &report.reason) {
+        let (reason, hint) = format::reason_and_hint(reason);
+        parts.push(format!("fails since {}: {reason}", format::when(since, now)));
+        parts.extend(hint);
+    }
+    if !report.left_out.is_empty() {
+        parts.push(format!("left out by name: {}", format::escaped(&report.left_out.join(" "))));
+    }
+    format!("presence: on_change {}", parts.join("; "))
 }
 
 /// Warnings about the whole machine, each with the next command to type.

@@ -48,7 +48,7 @@ pub use faults::ConfigError;
 pub use health::HealthSettings;
 pub use page::PageSettings;
 pub use patterns::quoted;
-pub use presence::PresenceSettings;
+pub use presence::{FleetReaction, PresenceSettings};
 pub use source::{ConfigTexts, files_in};
 pub use value::{
     NamedAddress, address, branch, count, duration, positive_duration, repo_name, revision, token,
@@ -502,7 +502,7 @@ impl Settings {
 
     /// The different programs that the agent's own user runs, each with its key.
     pub fn programs(&self) -> Vec<(&'static str, &[String])> {
-        let mut all = vec![("on_change", self.on_change.as_slice())];
+        let mut all = presence::at_changes(&self.on_change, self.presence.as_ref());
         for repo in self.repos.values().chain([&self.unlisted]) {
             all.push(("on_action", repo.on_action.as_slice()));
             all.push(("password_command", repo.password_command.as_slice()));

@@ -10,6 +10,7 @@ use super::file::{PresenceSection, RepoSection};
 use super::list::OneOrMany;
 use super::source::ConfigTexts;
 use super::{RepoSettings, credentials};
+use crate::domain::fleet::reaction::{ReactionHosts, is_passed};
 use crate::domain::git::{Remote, RemoteScheme};
 use crate::domain::remote::ConnectionSettings;
 
@@ -33,6 +34,27 @@ pub struct PresenceSettings {
     pub every: Duration,
     /// `history`: each publication has the last one as its parent.
     pub history: bool,
+    /// `on_change`: what runs when other machines change; `None`: nothing.
+    pub on_change: Option<FleetReaction>,
+}
+
+/// The programs that run at changes, each with its key: that of this machine's own repositories, and that of `presence`.
+pub(super) fn at_changes<'a>(
+    own: &'a [String],
+    presence: Option<&'a PresenceSettings>,
+) -> Vec<(&'static str, &'a [String])> {
+    let of_others = presence.and_then(|presence| presence.on_change.as_ref());
+    let of_others = of_others.map(|it| ("on_change of [presence]", it.argv.as_slice()));
+    [("on_change", own)].into_iter().chain(of_others).collect()
+}
+
+/// The program that runs when other machines change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetReaction {
+    /// The program, an absolute path, and its arguments.
+    pub argv: Vec<String>,
+    /// The hosts that count: `require`, or with `own_refs` all.
+    pub hosts: ReactionHosts,
 }
 
 /// The settings that `[presence]` contains. `as_repo` makes settings of a repository from keys that one has too.
@@ -71,7 +93,52 @@ pub fn presence(
         password_ttl: repo.password_ttl,
         every,
         history: keys.history.unwrap_or(true),
+        on_change: reaction(source, keys)?,
     })
+}
+
+/// The settings of `on_change`, which has to know which hosts count.
+fn reaction(
+    source: &ConfigTexts,
+    keys: &PresenceSection,
+) -> Result<Option<FleetReaction>, ConfigError> {
+    let own_refs = keys.own_refs.as_ref();
+    let Some(argv) = &keys.on_change else {
+        let idle = keys.require.as_ref().map(|it| ("require", it.span()));
+        return match idle.or_else(|| own_refs.map(|it| ("own_refs", it.span()))) {
+            None => Ok(None),
+            Some((key, span)) => {
+                let reason =
+                    format!("\"{key}\" is for on_change\nhint: set on_change, or remove {key}");
+                Err(source.error(span, &reason))
+            }
+        };
+    };
+    let hosts = match (&keys.require, own_refs.filter(|it| *it.get_ref())) {
+        (Some(hosts), None) => {
+            if let Some(wrong) = hosts.get_ref().0.iter().find(|host| !is_passed(host)) {
+                let reason = format!(
+                    "{} cannot be a host here: only a-z, 0-9, '.' and '-' are\n\
+                     hint: write the name by which that machine publishes",
+                    super::quoted(wrong)
+                );
+                return Err(source.error(hosts.span(), &reason));
+            }
+            ReactionHosts::Required(hosts.get_ref().0.iter().cloned().collect())
+        }
+        (None, Some(_)) => ReactionHosts::All,
+        (Some(_), Some(own_refs)) => {
+            let reason = "with \"require\" only those hosts count, with \"own_refs\" all do\nhint: remove one of them";
+            return Err(source.error(own_refs.span(), reason));
+        }
+        (None, None) => {
+            let reason = "\"on_change\" acts on what other machines say of themselves, so it needs to know \
+                          which of them count\nhint: require = [\"app01\", \"app02\"] counts only these; own_refs = true counts all, \
+                          where the server lets each key write its own branch alone";
+            return Err(source.error(argv.span(), reason));
+        }
+    };
+    Ok(Some(FleetReaction { argv: argv.get_ref().0.clone(), hosts }))
 }
 
 /// The keys that a repository has too, as those of one.

@@ -13,6 +13,7 @@ use super::repository::gate::{Gate, GateWait};
 use super::repository::state::{Condition, Severity, State, Tone};
 
 pub mod forget;
+pub mod reaction;
 pub mod wait;
 
 /// After this time without a sign a machine no longer counts for the exit code: it is retired, and its ref was forgotten.

@@ -24,6 +24,8 @@ const BEAT: std::time::Duration = std::time::Duration::from_millis(10);
 pub const STATUS: &str = "status.json";
 /// Name of the file with the memory of publications.
 pub const PRESENCE: &str = "presence.json";
+/// File name of the memory of `on_change` below `[presence]`.
+pub const REACTIONS: &str = "reactions.json";
 /// Largest state file that is read, in bytes.
 const CAP: u64 = 16 << 20;
 

@@ -17,6 +17,7 @@ use pmpy::domain::repository::observed::{OnRewrite, RerunPolicy, UpdateMethod};
 use tempfile::TempDir;
 
 mod overlays;
+mod reactions;
 
 const EXAMPLE: &str = include_str!("../../examples/agent.toml");
 

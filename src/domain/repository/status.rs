@@ -61,6 +61,24 @@ pub struct PresenceReport {
     pub reason: Option<String>,
     /// Another machine publishes at the ref too, so that this one stopped.
     pub contested: bool,
+    /// What is known of the program of `on_change`; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<ReactionReport>,
+}
+
+/// What is known of the program that runs when other machines change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReactionReport {
+    /// When it last succeeded; `None`: never.
+    pub ran: Option<DateTime<Utc>>,
+    /// How many hosts it was told of then.
+    pub hosts: usize,
+    /// Since when it, or the look at the other machines, fails; `None`: it does not.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// Why: a sentence, perhaps with a hint.
+    pub reason: Option<String>,
+    /// Some hosts that are left out because of their names.
+    pub left_out: Vec<String>,
 }
 
 /// One repository in a [`MachineStatus`].

@@ -25,6 +25,7 @@ use crate::system::agent_state::AgentState;
 use crate::system::process::{self, ChildAgent};
 
 mod publish;
+pub mod reaction;
 
 /// The name of the file that says which trouble was reported.
 const TROUBLE: &str = "presence.trouble";
@@ -175,18 +176,22 @@ fn begin(context: &Context, job: PresenceJob, publisher: PresencePublisher) -> R
         PresencePublisher::Thread => {
             // Connections of its own: none of the ticks' waits for these.
             let context = Context::handed_over(context.hand_over(BTreeMap::new()));
-            let run = move || {
-                let done = catch_unwind(AssertUnwindSafe(|| publish(&context, &job)));
-                let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
-                if let Err(error) = done {
-                    let why = one_line(&error).escape_controls();
-                    tracing::warn!("presence is not published: {why}");
-                }
-            };
-            let spawned = thread::Builder::new().name("presence".to_owned()).spawn(run);
-            spawned.map(drop).context("no thread for presence")
+            spawn("publication", move || publish(&context, &job))
         }
     }
+}
+
+/// Runs `work`, which is called `name`, in a thread.
+fn spawn(name: &'static str, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let run = move || {
+        let done = catch_unwind(AssertUnwindSafe(work));
+        let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
+        if let Err(error) = done {
+            tracing::warn!("presence: {name} failed: {}", one_line(&error).escape_controls());
+        }
+    };
+    let spawned = thread::Builder::new().name("presence".to_owned()).spawn(run);
+    spawned.map(drop).context("no thread for presence")
 }
 
 /// Publishes the job in our standard input. Its end is in the record, which the next tick reads.

@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::domain::fleet::reaction::ReactionRecord;
 use crate::domain::report::presence::{
     InvalidPresenceName, PresenceId, PresenceRecord, PresenceRef, world_name,
 };
 use crate::domain::repository::status::PresenceReport;
 use crate::engine::context::Context;
 use crate::engine::error::reason;
-use crate::system::agent_state::{AgentState, PRESENCE};
+use crate::system::agent_state::{AgentState, PRESENCE, REACTIONS};
 
 /// The ref of this world.
 ///
@@ -52,13 +53,21 @@ pub fn report(context: &Context, now: DateTime<Utc>) -> Option<PresenceReport> {
         failing_since: failed.is_some().then_some(now),
         reason: failed,
         contested: false,
+        on_change: None,
     };
-    Some(match own_ref(context) {
+    let publications = match own_ref(context) {
         Err(error) => nothing(String::new(), Some(reason(&error.into()))),
         Ok(place) => {
             let name = place.to_string();
             let record = record(context, &presence.remote.to_string(), &name);
             record.map_or_else(|| nothing(name, None), |record| record.report())
         }
-    })
+    };
+    let on_change = presence.on_change.as_ref().map(|_| reactions(context).report());
+    Some(PresenceReport { on_change, ..publications })
+}
+
+/// The memory of the looks and runs of `on_change`.
+pub fn reactions(context: &Context) -> ReactionRecord {
+    AgentState::at(&context.settings.world.state).read(REACTIONS).unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 
 mod forgets;
 mod looks;
+mod reactions;
 mod shown;
 mod waits;
 

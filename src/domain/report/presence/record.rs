@@ -238,6 +238,7 @@ impl PresenceRecord {
             failing_since: failure.as_ref().map(|failure| failure.since),
             reason: failure.map(|failure| failure.reason),
             contested: contested.is_some(),
+            on_change: None,
         }
     }
 

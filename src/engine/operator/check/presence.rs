@@ -1,5 +1,6 @@
 //! Checks whether the status can be published. Publishes nothing.
 
+use crate::domain::repository::status::ReactionReport;
 use crate::domain::text::{EscapeControls, utc_minute};
 use crate::engine::context::Context;
 use crate::engine::finding::{CheckFinding, CheckScope, FindingLevel};
@@ -39,5 +40,27 @@ pub fn verdicts(context: &Context, scope: CheckScope) -> Vec<CheckFinding> {
         }
         (_, _, None) => None,
     });
+    findings.extend(report.on_change.iter().flat_map(reaction));
+    findings
+}
+
+/// The findings for `on_change`.
+fn reaction(report: &ReactionReport) -> Vec<CheckFinding> {
+    let mut findings = Vec::new();
+    if let (Some(since), Some(reason)) = (report.failing_since, &report.reason) {
+        let text = format!("on_change fails since {}: {reason}", utc_minute(since));
+        findings.push(CheckFinding::bad(SUBJECT, text));
+    } else if let Some(at) = report.ran {
+        let text = format!("on_change last ran {}, with {} hosts", utc_minute(at), report.hosts);
+        findings.push(CheckFinding::ok(SUBJECT, text));
+    }
+    if !report.left_out.is_empty() {
+        let names = report.left_out.join(" ").escape_controls();
+        let text = format!(
+            "on_change leaves out {names}: a program could misread these names\n\
+             hint: below [node] there: a name of a-z, 0-9, '.' and '-'"
+        );
+        findings.push(CheckFinding::new(FindingLevel::Warn, SUBJECT, text));
+    }
     findings
 }
