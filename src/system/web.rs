@@ -1,6 +1,6 @@
 //! HTTP listener: one quick request for each connection. The body of a web hook is read piece by piece,
 //! and none is kept. Plain HTTP; to expose it, put a TLS proxy before it. Does not know the responses.
-//! [`page`] has the routes of the page.
+//! `page` has the routes of the page.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
