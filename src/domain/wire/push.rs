@@ -306,6 +306,21 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_is_no_rule_and_a_rule_is_no_lock() {
+        // What git 2.39 and 2.47 say while another push holds a lock, with refs as files and as a reftable.
+        for why in
+            ["failed to update ref", "cannot lock references", "fetch first", "unknown error"]
+        {
+            assert!(!is_policy(why), "{why}");
+        }
+        for why in
+            ["pre-receive hook declined", "deletion prohibited", "non-fast-forward", "Protected"]
+        {
+            assert!(is_policy(why), "{why}");
+        }
+    }
+
+    #[test]
     fn removals_are_one_message_without_a_pack_and_each_has_its_own_outcome() {
         let id = commit(ObjectFormat::Sha1).id;
         let other = "refs/heads/web02/state";
