@@ -76,9 +76,10 @@ impl RolloutCount {
             .map(|(count, what)| format!("{} {what}", thousands(*count)))
             .collect();
         let with = format!("{} of {}", thousands(self.with), counted(self.all(), "machine"));
+        let run = if self.all() == 1 { "runs" } else { "run" };
         match others.as_slice() {
-            [] => format!("{with} run it"),
-            others => format!("{with} run it; {}", others.join(", ")),
+            [] => format!("{with} {run} it"),
+            others => format!("{with} {run} it; {}", others.join(", ")),
         }
     }
 }
