@@ -257,6 +257,7 @@ fn the_status_file_can_be_read_by_everybody_and_says_what_status_says() {
         "head",
         "upstream",
         "acted",
+        "actions",
         "attempt",
         "next_try",
         "asked",
