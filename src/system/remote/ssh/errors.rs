@@ -153,7 +153,7 @@ fn not_let_in(tried: &TriedSsh, line: &str) -> Error {
     } else if let Some(key) = key_file {
         format!(
             "{address} does not accept the key {}\n\
-             hint: add {}.pub there, for reading this repository; a key with a passphrase needs an agent",
+             hint: add {}.pub there, with access to this repository; a key with a passphrase needs an agent",
             key.display(),
             key.display()
         )
