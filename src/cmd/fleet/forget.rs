@@ -65,7 +65,7 @@ pub fn run(
     let mut ended = ExitStatus::Fine;
     let mut refused: Vec<(&Member, &str)> = Vec::new();
     for (member, outcome) in members.iter().zip(&outcomes) {
-        let (name, branch) = (member.name.short(), branch(member));
+        let (name, branch) = (member.name.short(), member.name.branch());
         match outcome {
             RemovalOutcome::Removed => format::print(&format!(
                 "{name}: removed; its branch {branch} was at {}\n",
@@ -92,7 +92,7 @@ fn list(chosen: &[SelectedMember], remote: &Remote, now: DateTime<Utc>) -> Strin
     let mut text = format!("forget removes from {remote}:\n");
     for one in chosen {
         let silent = no_sign(one, now).map_or(String::new(), |silent| format!(", {silent}"));
-        let (branch, id) = (branch(&one.member), one.member.sighting.id.short());
+        let (branch, id) = (one.member.name.branch(), one.member.sighting.id.short());
         // Writing into a string cannot fail.
         let _ = writeln!(text, "    {branch} at {id}{silent}");
     }
@@ -101,10 +101,6 @@ fn list(chosen: &[SelectedMember], remote: &Remote, now: DateTime<Utc>) -> Strin
 
 fn no_sign(one: &SelectedMember, now: DateTime<Utc>) -> Option<String> {
     Some(format!("no sign since {}", format::when(one.silence?.since, now)))
-}
-
-fn branch(member: &Member) -> String {
-    format!("{}/state", member.name.short())
 }
 
 /// The command line that does not ask.
@@ -132,7 +128,7 @@ fn refusal(all: &[(&Member, &str)], remote: &Remote) -> String {
         false => format!(
             "the key of a machine may write its own branch only: use one that may remove others, by --url URL with \
              key_file below [defaults]; or on the server: git update-ref -d refs/heads/{}",
-            all.first().map(|(member, _)| branch(member)).unwrap_or_default()
+            all.first().map(|(member, _)| member.name.branch()).unwrap_or_default()
         ),
     };
     format!("{remote} does not remove {}{more}: {why}\nhint: {hint}", names.join(" "))

@@ -76,10 +76,7 @@ impl ForgetSelection {
 fn is_named(member: &Member, name: &NamePattern) -> bool {
     match name.as_str().contains('/') {
         false => name.selects(member.name.host()),
-        true => {
-            let branch = format!("{}/state", member.name.short());
-            name.selects(&member.name.short()) || name.as_str() == branch
-        }
+        true => name.selects(&member.name.short()) || name.as_str() == member.name.branch(),
     }
 }
 

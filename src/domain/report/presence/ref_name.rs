@@ -178,10 +178,15 @@ impl PresenceRef {
         let parts = [Some(self.host()), self.user(), self.world()];
         parts.into_iter().flatten().collect::<Vec<_>>().join("/")
     }
+
+    /// The name of the branch, without `refs/heads/`.
+    pub fn branch(&self) -> String {
+        format!("{}/{LAST}", self.short())
+    }
 }
 
 impl fmt::Display for PresenceRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "refs/heads/{}/{LAST}", self.short())
+        write!(f, "refs/heads/{}", self.branch())
     }
 }
