@@ -1,29 +1,25 @@
 //! Presence: this machine publishes its status in a git repository. A tick only looks whether something is due; a
 //! process of its own (in `agent listen` a thread) publishes it, so that the tick neither waits nor fails because of it.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
-
-use anyhow::{Context as _, Error, Result, anyhow};
+use anyhow::{Error, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use self::detached::DetachedWork;
 use self::publish::publish;
 use crate::config::PresenceSettings;
 use crate::domain::git::{Commit, RefName};
 use crate::domain::report::presence::{Presence, PresenceRecord, PresenceRef};
 use crate::domain::repository::status::{MachineStatus, PresenceReport};
-use crate::domain::text::{EscapeControls, utc_minute};
-use crate::engine::context::{Context, HandedSettings};
+use crate::domain::text::utc_minute;
+use crate::engine::context::Context;
 use crate::engine::discovery;
 use crate::engine::error::one_line;
 use crate::engine::fleet::StatusRepository;
 use crate::engine::tick::presence_report::{own_id, own_ref, record};
 use crate::system::agent_state::AgentState;
-use crate::system::process::{self, ChildAgent};
 
+mod detached;
 mod publish;
 pub mod reaction;
 
@@ -52,12 +48,13 @@ pub struct PresenceJob {
     pub digest: String,
 }
 
-/// A job for another process.
-#[derive(Serialize, Deserialize)]
-struct HandedJob {
-    settings: HandedSettings,
-    job: PresenceJob,
-}
+const PUBLICATION: DetachedWork<PresenceJob> = DetachedWork {
+    name: "publication",
+    command: "publish-presence",
+    for_people: "agent status -v",
+    limit: |job| job.presence.reach.limit * publish::MOST_REQUESTS,
+    run: publish,
+};
 
 /// What a tick learns of presence.
 #[derive(Debug, Default)]
@@ -82,7 +79,8 @@ pub fn after_tick(
         let record = record
             .unwrap_or_else(|| PresenceRecord::new(remote, job.branch.local(), own_id(context)));
         if record.is_due(&job.digest, job.publication.every, status.at) {
-            begin(context, job, publisher)?;
+            let presence = with_passwords(context, presence);
+            PUBLICATION.begin(context, PresenceJob { presence, ..job }, publisher)?;
         }
         Ok(record)
     });
@@ -119,7 +117,7 @@ fn job(
 ) -> Result<PresenceJob> {
     let place = own_ref(context)?;
     let publication = Presence::of(&place, own_id(context), presence.every.as_secs(), status);
-    let (branch, digest) = (branch_of(&place)?, publication.digest()?);
+    let (branch, digest) = (place.branch().parse()?, publication.digest()?);
     Ok(PresenceJob { presence: presence.clone(), branch, publication, digest })
 }
 
@@ -133,7 +131,7 @@ pub fn own_tip(
     place: &PresenceRef,
 ) -> Result<Option<Commit>> {
     let StatusRepository { remote, reach } = status_repository(context, presence)?;
-    let (branch, wire) = (branch_of(place)?, &context.wire);
+    let (branch, wire) = (place.branch().parse()?, &context.wire);
     wire.ready(&remote, &reach)?;
     Ok(wire.tip(&remote, &branch, &reach, None)?.tip)
 }
@@ -158,58 +156,10 @@ fn with_passwords(context: &Context, presence: &PresenceSettings) -> PresenceSet
     presence
 }
 
-/// The branch of a ref of presence.
-fn branch_of(place: &PresenceRef) -> Result<RefName> {
-    let name = place.to_string();
-    Ok(name.strip_prefix("refs/heads/").unwrap_or(&name).parse()?)
-}
-
-fn begin(context: &Context, job: PresenceJob, publisher: PresencePublisher) -> Result<()> {
-    let job = PresenceJob { presence: with_passwords(context, &job.presence), ..job };
-    match publisher {
-        PresencePublisher::Process => {
-            let settings = context.hand_over(BTreeMap::new());
-            let handed = serde_json::to_vec(&HandedJob { settings, job })?;
-            let args: [OsString; 2] = ["--quiet".into(), "publish-presence".into()];
-            ChildAgent::start_detached(&args, &process::sealed_file(&handed)?)
-        }
-        PresencePublisher::Thread => {
-            // Connections of its own: none of the ticks' waits for these.
-            let context = Context::handed_over(context.hand_over(BTreeMap::new()));
-            spawn("publication", move || publish(&context, &job))
-        }
-    }
-}
-
-/// Runs `work`, which is called `name`, in a thread.
-fn spawn(name: &'static str, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let run = move || {
-        let done = catch_unwind(AssertUnwindSafe(work));
-        let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, which is a bug")));
-        if let Err(error) = done {
-            tracing::warn!("presence: {name} failed: {}", one_line(&error).escape_controls());
-        }
-    };
-    let spawned = thread::Builder::new().name("presence".to_owned()).spawn(run);
-    spawned.map(drop).context("no thread for presence")
-}
-
 /// Publishes the job in our standard input. Its end is in the record, which the next tick reads.
 ///
 /// # Errors
 /// When there is no job, or the record cannot be read or written.
 pub fn publish_handed_over() -> Result<()> {
-    let (_, content) = process::handed_over()
-        .context("this command is for ticks; a person looks with: agent status -v")?;
-    let HandedJob { settings, job } = serde_json::from_slice(&content)?;
-    // Signals of the terminal are for the tick.
-    process::leave_session();
-    let limit = job.presence.reach.limit * publish::MOST_REQUESTS;
-    let end = move || {
-        thread::sleep(limit);
-        // Something waits longer than each request may take; the next tick begins anew.
-        std::process::exit(1);
-    };
-    thread::Builder::new().spawn(end).context("no thread")?;
-    publish(&Context::handed_over(settings), &job)
+    PUBLICATION.run_handed_over()
 }

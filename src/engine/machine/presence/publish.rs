@@ -40,6 +40,7 @@ const MOST_PUSHES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 /// The name of the lock of all who publish in this world.
 const LOCK: &str = "presence.lock";
+
 /// Publishes `job`, unless another process does, or has just done so.
 ///
 /// # Errors

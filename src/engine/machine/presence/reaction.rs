@@ -1,21 +1,20 @@
 //! `on_change` of presence: runs a program when the hosts that count, or their states, changed. A tick only looks whether
 //! a minute is over; a process of its own (in `agent listen` a thread) looks at the fleet and runs the program.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{PresencePublisher, spawn, status_repository};
+use super::detached::DetachedWork;
+use super::{PresencePublisher, status_repository};
 use crate::config::{FleetReaction, PresenceSettings};
 use crate::domain::fleet::reaction::HostSet;
 use crate::domain::text::{EscapeControls, utc_minute};
-use crate::engine::context::{Context, HandedSettings};
+use crate::engine::context::Context;
 use crate::engine::discovery::safe_paths;
 use crate::engine::error::reason;
 use crate::engine::fleet;
@@ -24,7 +23,7 @@ use crate::engine::tick::presence_report::reactions;
 use crate::system::agent_state::{AgentState, REACTIONS};
 use crate::system::host::since_boot;
 use crate::system::pid::Process;
-use crate::system::process::{self, ChildAgent, ScriptCommand, WaitOutcome};
+use crate::system::process::{self, ScriptCommand, WaitOutcome};
 use crate::system::{files, host, syslog};
 
 /// The time limit of the program.
@@ -44,12 +43,14 @@ const RUNNING: &str = "reactions.running";
 /// The file that says which trouble was reported.
 const TROUBLE: &str = "reactions.trouble";
 
-/// A look for another process.
-#[derive(Serialize, Deserialize)]
-struct HandedLook {
-    settings: HandedSettings,
-    presence: PresenceSettings,
-}
+const LOOK: DetachedWork<PresenceSettings> = DetachedWork {
+    name: "on_change",
+    command: "react-to-presence",
+    for_people: "agent fleet",
+    // One more limit: a program of a killed agent may have to end first.
+    limit: |presence| presence.reach.limit * MOST_REQUESTS + 3 * LIMIT,
+    run: look,
+};
 
 /// A program that runs. The next look waits for it when its agent was killed.
 #[derive(Serialize, Deserialize)]
@@ -67,7 +68,7 @@ pub fn react(context: &Context, publisher: PresencePublisher) -> Option<Error> {
     presence.on_change.as_ref()?;
     let (record, now) = (reactions(context), host::now());
     let begun = match record.is_look_due(now) {
-        true => begin(context, presence, publisher),
+        true => LOOK.begin(context, presence.clone(), publisher),
         false => Ok(()),
     };
     let machine = AgentState::at(&context.settings.world.state);
@@ -83,45 +84,12 @@ fn failing(since: DateTime<Utc>, reason: &str) -> String {
     format!("presence: on_change fails since {}: {reason}", utc_minute(since))
 }
 
-fn begin(
-    context: &Context,
-    presence: &PresenceSettings,
-    publisher: PresencePublisher,
-) -> Result<()> {
-    let presence = presence.clone();
-    match publisher {
-        PresencePublisher::Process => {
-            let settings = context.hand_over(BTreeMap::new());
-            let handed = serde_json::to_vec(&HandedLook { settings, presence })?;
-            let args: [OsString; 2] = ["--quiet".into(), "react-to-presence".into()];
-            ChildAgent::start_detached(&args, &process::sealed_file(&handed)?)
-        }
-        PresencePublisher::Thread => {
-            // Connections of its own: none of the ticks' waits for these.
-            let context = Context::handed_over(context.hand_over(BTreeMap::new()));
-            spawn("on_change", move || look(&context, &presence))
-        }
-    }
-}
-
 /// Looks for the tick whose settings are in our standard input. Its end is in the record, which the next tick reads.
 ///
 /// # Errors
 /// When there are no settings, or the record cannot be read or written.
 pub fn react_handed_over() -> Result<()> {
-    let (_, content) = process::handed_over()
-        .context("this command is for ticks; a person looks with: agent fleet")?;
-    let HandedLook { settings, presence } = serde_json::from_slice(&content)?;
-    // Signals of the terminal are for the tick.
-    process::leave_session();
-    // One more limit: a program of a killed agent may have to end first.
-    let limit = presence.reach.limit * MOST_REQUESTS + 3 * LIMIT;
-    let end = move || {
-        thread::sleep(limit);
-        std::process::exit(1);
-    };
-    thread::Builder::new().spawn(end).context("no thread")?;
-    look(&Context::handed_over(settings), &presence)
+    LOOK.run_handed_over()
 }
 
 /// Looks, and runs the program where that is due, unless another process does.
