@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::domain::bus::webhook::{
     RequestHeaders, WebhookReader, WebhookRefusal, WebhookSecrets, WebhookVerdict,
 };
+use crate::domain::page::hosts::PageHosts;
 
 /// Largest request body, in bytes: GitHub sends up to 25 MB.
 const MOST: u64 = 25 << 20;
@@ -47,15 +48,13 @@ const REST: Duration = Duration::from_millis(200);
 
 mod page;
 
-pub use page::SharedHosts;
-
 /// What a listener serves besides metrics, health and status.
 #[derive(Clone, Debug)]
 pub enum WebRoutes {
     /// Web hooks that are signed with one of these secrets.
-    Hooks(SharedSecrets),
+    Hooks(Replaceable<WebhookSecrets>),
     /// The page, for browsers that ask for one of these hosts.
-    Page(SharedHosts),
+    Page(Replaceable<PageHosts>),
 }
 
 impl WebRoutes {
@@ -85,24 +84,31 @@ pub enum WebRequest {
     Fleet,
 }
 
-/// The secrets of web hooks, which may be replaced while the listener serves.
-#[derive(Clone, Debug)]
-pub struct SharedSecrets(Arc<RwLock<WebhookSecrets>>);
+/// What a listener uses and may be replaced while it serves.
+#[derive(Debug)]
+pub struct Replaceable<T>(Arc<RwLock<T>>);
 
-impl SharedSecrets {
-    /// These secrets.
-    pub fn new(secrets: WebhookSecrets) -> Self {
-        Self(Arc::new(RwLock::new(secrets)))
+impl<T> Replaceable<T> {
+    /// This value.
+    pub fn new(value: T) -> Self {
+        Self(Arc::new(RwLock::new(value)))
     }
 
-    /// Replaces the secrets for later requests.
-    pub fn replace(&self, secrets: WebhookSecrets) {
+    /// Replaces the value for later requests.
+    pub fn replace(&self, value: T) {
         // A panic elsewhere left a whole value behind.
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
     }
 
-    fn reader(&self, headers: RequestHeaders) -> WebhookReader {
-        WebhookReader::new(headers, &self.0.read().unwrap_or_else(PoisonError::into_inner))
+    /// The value, which is not replaced until this is dropped.
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Clone for Replaceable<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
@@ -142,7 +148,7 @@ type WebHandler = Arc<dyn Fn(WebRequest) -> WebResponse + Send + Sync>;
 /// The handler of requests, and the secrets that sign web hooks.
 #[derive(Clone)]
 struct WebState {
-    secrets: SharedSecrets,
+    secrets: Replaceable<WebhookSecrets>,
     handler: WebHandler,
 }
 
@@ -294,7 +300,7 @@ async fn hook(
     Extension(ReadDeadline(deadline)): Extension<ReadDeadline>,
     request: Request,
 ) -> WebResponse {
-    let mut reader = state.secrets.reader(known(request.headers()));
+    let mut reader = WebhookReader::new(known(request.headers()), &state.secrets.read());
     // A client that asks first sends the body only when we begin to read it.
     let asks_first = request.headers().contains_key(header::EXPECT);
     let announced = request.body().size_hint().lower();

@@ -28,7 +28,7 @@ use crate::engine::tick;
 use crate::system::agent_state::AgentState;
 use crate::system::files;
 use crate::system::host::{self, Host, since_boot};
-use crate::system::web::{SharedSecrets, WebRequest, WebResponse, WebRoutes, WebServer};
+use crate::system::web::{Replaceable, WebRequest, WebResponse, WebRoutes, WebServer};
 
 /// The maximum size of a secret file, in bytes.
 const CAP: u64 = 64 << 10;
@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 pub struct HttpListener {
     settings: config::WebhookSettings,
-    secrets: SharedSecrets,
+    secrets: Replaceable<WebhookSecrets>,
     server: Arc<WebServer>,
 }
 
@@ -63,7 +63,7 @@ impl HttpListener {
                 (before.secrets.clone(), Arc::clone(&before.server))
             }
             None => {
-                let secrets = SharedSecrets::new(read);
+                let secrets = Replaceable::new(read);
                 let routes = WebRoutes::Hooks(secrets.clone());
                 let server = WebServer::start(settings.bind, routes, asks(sender.clone()))?;
                 tracing::info!("listening for web hooks on {}", server.address());

@@ -2,8 +2,8 @@
 //! loop, which also answers metrics, health and status here. Does not know HTTP, nor how a page looks.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,6 +15,7 @@ use super::shared_look::SharedLook;
 use crate::config::{PageSettings, PresenceSettings, Settings};
 use crate::domain::fleet::{Fleet, FleetFilter};
 use crate::domain::page::fleet::{FleetFailure, FleetPage};
+use crate::domain::page::hosts::PageHosts;
 use crate::domain::page::machine::MachinePage;
 use crate::domain::page::{PageLinks, fleet as fleet_page, machine as machine_page};
 use crate::domain::repository::history::HistoryEntry;
@@ -25,7 +26,7 @@ use crate::engine::fleet::{self, FleetLook};
 use crate::engine::machine::presence;
 use crate::engine::{operator, tick};
 use crate::system::host::{self, Host};
-use crate::system::web::{SharedHosts, WebRequest, WebResponse, WebRoutes, WebServer};
+use crate::system::web::{Replaceable, WebRequest, WebResponse, WebRoutes, WebServer};
 
 /// How long a survey of this machine is reused.
 const MACHINE_FRESH: Duration = Duration::from_secs(1);
@@ -40,9 +41,9 @@ const FLEET_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct PageListener {
     bind: SocketAddr,
-    hosts: SharedHosts,
+    hosts: Replaceable<PageHosts>,
     /// What the server uses.
-    shown: Arc<RwLock<Arc<PageViews>>>,
+    shown: Replaceable<Arc<PageViews>>,
     /// What it shall use from [`PageListener::take_effect`] on.
     next: Option<(PageSettings, Arc<PageViews>)>,
     server: Arc<WebServer>,
@@ -98,15 +99,15 @@ impl PageListener {
             return Ok(Some(Self {
                 bind: before.bind,
                 hosts: before.hosts.clone(),
-                shown: Arc::clone(&before.shown),
+                shown: before.shown.clone(),
                 next: Some((page.clone(), views)),
                 server: Arc::clone(&before.server),
             }));
         }
-        let (hosts, shown) = (SharedHosts::new(page.hosts()), Arc::new(RwLock::new(views)));
-        let (loop_answers, views) = (asks(sender.clone()), Arc::clone(&shown));
+        let (hosts, shown) = (Replaceable::new(page.hosts()), Replaceable::new(views));
+        let (loop_answers, views) = (asks(sender.clone()), shown.clone());
         let answer = move |request| {
-            let views = Arc::clone(&views.read().unwrap_or_else(PoisonError::into_inner));
+            let views = Arc::clone(&views.read());
             match request {
                 WebRequest::Machine => views.machine(),
                 WebRequest::Fleet => views.fleet(),
@@ -123,15 +124,14 @@ impl PageListener {
     pub(super) fn take_effect(&mut self) {
         let Some((page, views)) = self.next.take() else { return };
         self.hosts.replace(page.hosts());
-        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = views;
+        self.shown.replace(views);
         tracing::debug!("the page continues on http://{}/", self.server.address());
     }
 }
 
 impl PageViews {
     fn new(settings: &Settings, before: Option<&PageListener>) -> Self {
-        let before = before
-            .map(|before| Arc::clone(&before.shown.read().unwrap_or_else(PoisonError::into_inner)));
+        let before = before.map(|before| Arc::clone(&before.shown.read()));
         // Of another status repository nothing is known yet.
         let same = before.filter(|before| before.settings.presence == settings.presence);
         let fleet = same.map(|same| Arc::clone(&same.fleet));

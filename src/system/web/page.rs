@@ -1,7 +1,7 @@
 //! The routes of the page, and what guards them: only reading, only for hosts that are meant, and nothing that a
 //! browser could load from elsewhere, frame or keep. Does not know what a page shows.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -10,38 +10,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{WebHandler, WebRequest, WebResponse, answered, figures};
+use super::{Replaceable, WebHandler, WebRequest, WebResponse, answered, figures};
 use crate::domain::page;
 use crate::domain::page::hosts::PageHosts;
 
-/// The hosts that browsers may ask for, which may be replaced while the listener serves.
-#[derive(Clone, Debug)]
-pub struct SharedHosts(Arc<RwLock<PageHosts>>);
-
-impl SharedHosts {
-    /// These hosts.
-    pub fn new(hosts: PageHosts) -> Self {
-        Self(Arc::new(RwLock::new(hosts)))
-    }
-
-    /// Replaces the hosts for later requests.
-    pub fn replace(&self, hosts: PageHosts) {
-        // A panic elsewhere left a whole value behind.
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = hosts;
-    }
-
-    /// Whether `request` is for one of them. A request without a host is for none; of one that names two, both count.
-    fn admit(&self, request: &Request) -> bool {
-        let hosts = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
-        let named: Vec<&str> = named.map(Result::unwrap_or_default).collect();
-        let target = request.uri().authority().map(|authority| authority.as_str());
-        !named.is_empty() && named.into_iter().chain(target).all(|host| hosts.admits(host))
-    }
-}
-
 /// The routes of the page and those of every listener.
-pub(super) fn router(hosts: SharedHosts, handler: WebHandler) -> Router {
+pub(super) fn router(hosts: Replaceable<PageHosts>, handler: WebHandler) -> Router {
     let answer = |State(handler), request| answered(handler, request);
     let pages = Router::new()
         .route("/", get(move |state| answer(state, WebRequest::Machine)))
@@ -54,9 +28,21 @@ pub(super) fn router(hosts: SharedHosts, handler: WebHandler) -> Router {
     figures(handler).merge(pages).layer(middleware::from_fn_with_state(hosts, guard))
 }
 
+/// Whether `request` is for one of `hosts`. A request without a host is for none; of one that names two, both count.
+fn is_admitted(hosts: &PageHosts, request: &Request) -> bool {
+    let named = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str);
+    let named: Vec<&str> = named.map(Result::unwrap_or_default).collect();
+    let target = request.uri().authority().map(|authority| authority.as_str());
+    !named.is_empty() && named.into_iter().chain(target).all(|host| hosts.admits(host))
+}
+
 /// Refuses what is not meant, and tells the browser what it may do with the rest.
-async fn guard(State(hosts): State<SharedHosts>, request: Request, next: Next) -> Response {
-    let mut response = if !hosts.admit(&request) {
+async fn guard(
+    State(hosts): State<Replaceable<PageHosts>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = if !is_admitted(&hosts.read(), &request) {
         let text =
             "this is not the host of the page; to allow one, name it in allowed_hosts of [page]";
         WebResponse::words(421, text).into_response()
