@@ -172,12 +172,6 @@ fn tally(counts: &[(String, usize, Tone)]) -> Markup {
     }
 }
 
-/// `1 machine`, `2,000 machines`.
-fn counted(count: usize, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", thousands(count))
-}
-
 /// The shares of a whole as a bar; `text` says the same in words.
 fn bar(shares: &[(usize, &str)], text: &str) -> Markup {
     let whole = shares.iter().map(|(count, _)| *count).sum::<usize>().max(1) as f64;

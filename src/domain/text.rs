@@ -63,6 +63,12 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
+/// A number and its noun, whose plural ends with an s: `1 machine`, `2,000 machines`.
+pub fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", thousands(count))
+}
+
 /// A number with its thousands apart: `1,234,567`.
 pub fn thousands(number: usize) -> String {
     let digits = number.to_string();

@@ -9,7 +9,7 @@ use crate::domain::git::Remote;
 use crate::domain::report::error_report::ErrorReport;
 use crate::domain::report::presence::{PresenceHold, PresenceRow};
 use crate::domain::repository::state::{State, Tone};
-use crate::domain::text::thousands;
+use crate::domain::text::{counted, thousands};
 
 /// The most machines whose trouble is described, unless all is asked for.
 const MOST_DESCRIBED: usize = 20;
@@ -54,8 +54,7 @@ pub fn text(
 fn headline(fleet: &Fleet, remote: &Remote, others: usize) -> String {
     let machines = match fleet.machines.len() {
         0 => "no machine".to_owned(),
-        1 => "1 machine".to_owned(),
-        count => format!("{} machines", thousands(count)),
+        count => counted(count, "machine"),
     };
     let mut parts = vec![remote.to_string(), machines];
     if others > 0 {

@@ -17,7 +17,7 @@ pub fn revision(id: Commit, tag: Option<&str>, subject: Option<&str>) -> Markup 
     }
 }
 
-/// A hold: by whom, why, since when and until when.
+/// A hold: its author, the reason, when it began and when it ends.
 pub fn hold(
     by: &str,
     why: &str,

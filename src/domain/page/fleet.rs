@@ -6,13 +6,12 @@ use maud::{Markup, html};
 
 use super::describe::{drifted, hold, revision};
 use super::{
-    PageKind, PageLinks, badge, bar, class, counted, document, foreign, moment, reason, rollout,
-    tally,
+    PageKind, PageLinks, badge, bar, class, document, foreign, moment, reason, rollout, tally,
 };
 use crate::domain::fleet::{Fleet, JudgedMember, MatrixRow, Said, SignClock};
 use crate::domain::report::presence::{PresenceHold, PresenceRow};
 use crate::domain::repository::state::Tone;
-use crate::domain::text::thousands;
+use crate::domain::text::{counted, thousands};
 
 /// The most machines in a table: the worst.
 const MOST_MACHINES: usize = 1000;

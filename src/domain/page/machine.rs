@@ -5,13 +5,13 @@ use maud::{Markup, html};
 
 use super::describe::{drifted, hold, outcome_tone, outcome_word, revision};
 use super::{
-    PageKind, PageLinks, badge, class, counted, document, foreign, moment, reason, tally, timeline,
+    PageKind, PageLinks, badge, class, document, foreign, moment, reason, tally, timeline,
 };
 use crate::domain::repository::action::{FinishedRun, Outcome};
 use crate::domain::repository::history::{HistoryEntry, PersonAct};
 use crate::domain::repository::state::{State, Tone};
 use crate::domain::repository::status::{MachineStatus, PresenceReport, PublishedRef, StatusRow};
-use crate::domain::text::{seconds, span, thousands, utc_minute};
+use crate::domain::text::{counted, seconds, span, thousands, utc_minute};
 
 /// The most actions that are listed.
 const MOST_ACTIONS: usize = 40;

@@ -5,12 +5,12 @@ use chrono::{DateTime, Duration, Utc};
 use maud::{Markup, html};
 
 use super::describe::revision;
-use super::{bar, counted, foreign, machine_time, moment};
+use super::{bar, foreign, machine_time, moment};
 use crate::domain::fleet::{Fleet, JudgedMember, Verdict};
 use crate::domain::git::Commit;
 use crate::domain::report::presence::PresenceRow;
 use crate::domain::repository::state::{State, Tone};
-use crate::domain::text::{thousands, utc_minute};
+use crate::domain::text::{counted, thousands, utc_minute};
 
 /// The most repositories that are shown: those that are not everywhere come first.
 const MOST_ROLLOUTS: usize = 50;
