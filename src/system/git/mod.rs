@@ -81,7 +81,7 @@ pub enum FileError {
 }
 
 impl FileError {
-    /// The error for a caller to whom it does not matter which it is.
+    /// The error for a caller that treats both alike.
     pub fn into_error(self) -> anyhow::Error {
         match self {
             Self::Unfit(why) => anyhow::Error::msg(why),
