@@ -103,35 +103,53 @@ fn fleet_of(hosts: usize) -> (Sandbox, PathBuf) {
     (machine, status)
 }
 
-/// `agent fleet` where nothing moved, and where 500 machines did.
-fn look(rounds: usize) {
-    println!("| a look, 20 ms away | wall ms | CPU ms | server CPU ms | requests | KB | peak MB |");
-    println!("| --- | --: | --: | --: | --: | --: | --: |");
-    for hosts in [1_000, 10_000] {
+/// A fleet's status repository on a server 20 ms away. The control group of the account is removed last.
+struct ServedFleet {
+    line: Proxy,
+    url: String,
+    server: Https,
+    status: PathBuf,
+    machine: Sandbox,
+    account: Account,
+}
+
+impl ServedFleet {
+    fn of(hosts: usize) -> Self {
         let (account, (machine, status)) = (Account::open(), fleet_of(hosts));
         let server = Https::of(&machine);
         account.take(&server.processes());
         let line = Proxy::with_round_trip(server.port(Face::Good), FAR);
         let url = line.url_of(&server.url(STATUS));
+        Self { line, url, server, status, machine, account }
+    }
+}
+
+/// `agent fleet` where nothing moved, and where 500 machines did.
+fn look(rounds: usize) {
+    println!("| a look, 20 ms away | wall ms | CPU ms | server CPU ms | requests | KB | peak MB |");
+    println!("| --- | --: | --: | --: | --: | --: | --: |");
+    for hosts in [1_000, 10_000] {
+        let ServedFleet { line, url, server, status, machine, account } = &ServedFleet::of(hosts);
         machine.configure(&format!("[defaults]\nca_file = {:?}\n", server.ca_file()));
-        let bench = Bench { machine: &machine, servers: &account, environment: Vec::new() };
-        let command = || machine.agent_command(&["fleet", "--url", &url]);
-        let first = bench.measure(&[&line], command());
+        let bench = Bench { machine, servers: account, environment: Vec::new() };
+        let command = || machine.agent_command(&["fleet", "--url", url]);
+        let first = bench.measure(&[line], command());
         print_look(&format!("{hosts} machines, the first"), &[first], server.requests().len(), 0.0);
+        let moving = || (0..500).map(|host| host * hosts / 500);
         let (mut still, mut moved) = (Vec::new(), Vec::new());
         let mut requests = [BTreeSet::new(), BTreeSet::new()];
         for round in 0..rounds {
-            publish_all(&status, (0..500).map(|host| host * hosts / 500), round + 2);
+            publish_all(status, moving(), round + 2);
             for (at, costs) in [&mut moved, &mut still].into_iter().enumerate() {
                 server.forget_requests();
-                costs.push(bench.measure(&[&line], command()));
+                costs.push(bench.measure(&[line], command()));
                 requests[at].insert(server.requests().len());
             }
         }
         let [moved_by, still_by] = requests.map(|counts| *counts.last().expect("there is a round"));
         let memory = peak(&bench, &command());
         print_look(&format!("{hosts}, nothing moved"), &still, still_by, memory);
-        publish_all(&status, (0..500).map(|host| host * hosts / 500), rounds + 2);
+        publish_all(status, moving(), rounds + 2);
         let memory = peak(&bench, &command());
         print_look(&format!("{hosts}, 500 moved"), &moved, moved_by, memory);
     }
@@ -149,12 +167,8 @@ fn push(rounds: usize) {
     println!("| a publication over https, 20 ms away | server CPU ms | turns | KB |");
     println!("| --- | --: | --: | --: |");
     for hosts in [1_000, 10_000] {
-        let (account, (machine, status)) = (Account::open(), fleet_of(hosts));
-        let server = Https::of(&machine);
-        account.take(&server.processes());
-        let line = Proxy::with_round_trip(server.port(Face::Good), FAR);
-        let url = line.url_of(&server.url(STATUS));
-        let world = World::of(&machine, "own", &url, &server.ca_file());
+        let ServedFleet { line, url, server, status, machine, account } = &ServedFleet::of(hosts);
+        let world = World::of(machine, "own", url, &server.ca_file());
         let desk = machine.path("theirs");
         fs::create_dir(&desk).unwrap();
         git(&desk, &["init", "--quiet"], b"");
@@ -162,17 +176,17 @@ fn push(rounds: usize) {
             git(&desk, &["config", key, value], b"");
         }
         // The first of each makes the ref.
-        world.publish(&machine);
+        world.publish(machine);
         git(&desk, &["commit", "--quiet", "--allow-empty", "-m", "first"], b"");
         let by_git = || {
             let mut push = machine.command("git");
             push.arg("-C").arg(&desk).args([
                 "push",
                 "--quiet",
-                &url,
+                url,
                 "HEAD:refs/heads/theirs/state",
             ]);
-            for (name, value) in trusting(&server) {
+            for (name, value) in trusting(server) {
                 push.env(name, value);
             }
             Ran::of(&mut push).ok();
@@ -184,14 +198,14 @@ fn push(rounds: usize) {
             git(&desk, &["add", "status.json"], b"");
             git(&desk, &["commit", "--quiet", "-m", "1 current"], b"");
             let mut turns: [(&mut Vec<Cost>, &dyn Fn()); 2] =
-                [(&mut ours, &|| world.publish(&machine)), (&mut theirs, &by_git)];
+                [(&mut ours, &|| world.publish(machine)), (&mut theirs, &by_git)];
             if round % 2 == 1 {
                 turns.reverse();
             }
             for (costs, act) in turns {
                 // Neither is to find the loose refs and objects that the other left.
-                git(&status, &["gc", "--quiet"], b"");
-                costs.push(measured(&account, &line, act));
+                git(status, &["gc", "--quiet"], b"");
+                costs.push(measured(account, line, act));
             }
         }
         let (ours, theirs) = (line::middle(&ours), line::middle(&theirs));
