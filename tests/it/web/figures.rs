@@ -15,7 +15,7 @@ fn polls_and_bytes_are_counted_as_they_went_over_the_line() {
     let url = line.url_of(&daemon.url("ops"));
     machine.git(&machine.clone_of("ops"), &["remote", "set-url", "origin", &url]);
     put_secret(&machine, "hush\n");
-    let more = "[repo.ops]\ninsecure = true\nnetwork_timeout = \"2s\"\n";
+    let more = "[repo.ops]\ninsecure = true\n";
     machine.configure(&configured(&machine, more));
     machine.tick().ok();
     line.forget_counts();

@@ -10,30 +10,32 @@ use crate::disk::Mounted;
 use crate::sandbox::{Ran, Sandbox};
 use crate::servers::{Behaviour, Daemon, Face, Https, Proxy};
 
-use super::{acted, converges, mitm_proxy, news, pull_from, reason, timed_tick, trusting};
+use super::{
+    acted, converges, mitm_proxy, news, pull_from, reason, timed_tick, trusting, with_little_time,
+};
 
 /// How long a tick may take whose `network_timeout` is two seconds: it polls, and it may have to
 /// fetch.
 const IN_TIME: Duration = Duration::from_secs(10);
 
 /// A machine with `ops`, its server, and a line to it that can be disturbed.
-fn over_a_line(defaults: &str) -> (Sandbox, Https, Proxy) {
+fn over_a_line() -> (Sandbox, Https, Proxy) {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
     let line = Proxy::to(server.port(Face::Good));
     let url = line.url_of(&server.url("ops"));
-    pull_from(&machine, &(trusting(&server) + defaults), &[("ops", url)]);
+    pull_from(&machine, &trusting(&server), &[("ops", url)]);
     machine.tick().ok();
     assert_eq!(machine.state("ops"), "current", "{:#}", machine.row("ops"));
     (machine, server, line)
 }
 
 /// A machine with `ops` that is pulled through a way of the web server.
-fn through(way: impl FnOnce(&Sandbox, &Https) -> String, defaults: &str) -> (Sandbox, Https) {
+fn through(way: impl FnOnce(&Sandbox, &Https) -> String) -> (Sandbox, Https) {
     let machine = acted(&["ops"]);
     let server = Https::of(&machine);
     let url = server.url_at(&way(&machine, &server), "ops");
-    pull_from(&machine, &(trusting(&server) + defaults), &[("ops", url)]);
+    pull_from(&machine, &trusting(&server), &[("ops", url)]);
     (machine, server)
 }
 
@@ -54,7 +56,7 @@ fn nothing_half_received(machine: &Sandbox) {
 
 #[track_caller]
 fn is_unreachable_in_time(machine: &Sandbox) {
-    let (ran, took) = timed_tick(machine);
+    let (ran, took) = with_little_time(machine, || timed_tick(machine));
     ran.ok();
     assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
     assert!(!reason(machine, "ops").is_empty());
@@ -63,7 +65,7 @@ fn is_unreachable_in_time(machine: &Sandbox) {
 
 #[test]
 fn a_line_that_answers_nothing_is_given_up_in_time() {
-    let (machine, _server, line) = over_a_line("network_timeout = \"2s\"");
+    let (machine, _server, line) = over_a_line();
     let good = machine.lastaction("ops");
     line.behave(Behaviour::BlackHole);
     let revision = news(&machine, "ops", "new");
@@ -75,7 +77,7 @@ fn a_line_that_answers_nothing_is_given_up_in_time() {
 
 #[test]
 fn an_answer_that_drips_is_ended_by_the_deadline() {
-    let (machine, _server, line) = over_a_line("network_timeout = \"2s\"");
+    let (machine, _server, line) = over_a_line();
     line.behave(Behaviour::Drip(Duration::from_millis(100)));
     let revision = news(&machine, "ops", "new");
     is_unreachable_in_time(&machine);
@@ -85,11 +87,10 @@ fn an_answer_that_drips_is_ended_by_the_deadline() {
 
 #[test]
 fn a_fetch_that_gets_no_answer_is_ended_by_the_deadline() {
-    let (machine, server) =
-        through(|_, server| mitm_proxy::never_sends(server), "network_timeout = \"2s\"");
+    let (machine, server) = through(|_, server| mitm_proxy::never_sends(server));
     let good = machine.lastaction("ops");
     let revision = news(&machine, "ops", "new");
-    let (_, took) = timed_tick(&machine);
+    let (_, took) = with_little_time(&machine, || timed_tick(&machine));
     assert!(took < IN_TIME, "it took {took:?}");
     assert_eq!(machine.lastaction("ops"), good);
     assert!(!reason(&machine, "ops").is_empty(), "{:#}", machine.row("ops"));
@@ -106,9 +107,9 @@ fn small_tick(machine: &Sandbox) -> Ran {
 #[test]
 fn a_flood_of_refs_ends_without_filling_the_memory() {
     for way in [mitm_proxy::lists_without_end, mitm_proxy::advertises_without_end] {
-        let (machine, server) = through(|_, server| way(server), "network_timeout = \"5s\"");
+        let (machine, server) = through(|_, server| way(server));
         let good = machine.lastaction("ops");
-        small_tick(&machine).ok();
+        with_little_time(&machine, || small_tick(&machine)).ok();
         assert_eq!(machine.state("ops"), "unreachable", "{:#}", machine.row("ops"));
         assert_eq!(machine.lastaction("ops"), good);
         let revision = news(&machine, "ops", "new");
@@ -119,10 +120,10 @@ fn a_flood_of_refs_ends_without_filling_the_memory() {
 
 #[test]
 fn a_pack_without_end_is_ended_by_the_deadline_and_leaves_nothing() {
-    let (machine, server) = through(mitm_proxy::packs_without_end, "network_timeout = \"3s\"");
+    let (machine, server) = through(mitm_proxy::packs_without_end);
     let good = machine.lastaction("ops");
     let revision = news(&machine, "ops", "new");
-    let (ran, took) = timed_tick(&machine);
+    let (ran, took) = with_little_time(&machine, || timed_tick(&machine));
     assert!(took < IN_TIME + Duration::from_secs(10), "it took {took:?}: {ran}");
     assert_eq!(machine.lastaction("ops"), good);
     nothing_half_received(&machine);
@@ -157,12 +158,12 @@ fn a_pack_that_the_disk_cannot_spare_is_not_taken_to_its_end() {
 
 #[test]
 fn a_connection_that_ends_in_the_middle_is_made_again_by_the_next_tick() {
-    let (machine, _server, line) = over_a_line("network_timeout = \"5s\"");
+    let (machine, _server, line) = over_a_line();
     for after in [0, 1, 100, 1_000, 2_000, 3_000] {
         for behaviour in [Behaviour::ResetAfter(after), Behaviour::CloseAfter(after)] {
             line.behave(behaviour.clone());
             let revision = news(&machine, "ops", &format!("{behaviour:?}"));
-            let (_, took) = timed_tick(&machine);
+            let (_, took) = with_little_time(&machine, || timed_tick(&machine));
             assert!(took < IN_TIME, "{behaviour:?} took {took:?}");
             line.behave(Behaviour::Faithful);
             converges(&machine, "ops", &revision);
@@ -173,12 +174,12 @@ fn a_connection_that_ends_in_the_middle_is_made_again_by_the_next_tick() {
 
 #[test]
 fn a_flipped_bit_is_never_taken_for_the_truth() {
-    let (machine, _server, line) = over_a_line("network_timeout = \"2s\"");
+    let (machine, _server, line) = over_a_line();
     for place in [0, 5, 100, 1_200, 1_500, 2_000, 2_500, 3_000] {
         line.behave(Behaviour::FlipBitOf(place));
         let good = machine.lastaction("ops").unwrap();
         let revision = news(&machine, "ops", &format!("a bit at {place}"));
-        machine.tick();
+        with_little_time(&machine, || machine.tick());
         let acted = machine.lastaction("ops").unwrap();
         assert!([&good, &revision].contains(&&acted), "{place}: {acted} was never pushed");
         assert!(
@@ -196,12 +197,12 @@ fn a_flipped_bit_without_tls_is_never_applied() {
     let server = Daemon::of(&machine);
     let line = Proxy::to(server.port());
     let url = line.url_of(&server.url("ops"));
-    pull_from(&machine, "insecure = true\nnetwork_timeout = \"2s\"", &[("ops", url)]);
+    pull_from(&machine, "insecure = true\n", &[("ops", url)]);
     let mut revisions = vec![machine.head("ops")];
     for place in (0..700).step_by(61) {
         let revision = news(&machine, "ops", &format!("a bit at {place}"));
         line.behave(Behaviour::FlipBitOf(place));
-        machine.tick();
+        with_little_time(&machine, || machine.tick());
         revisions.push(revision);
         let acted = machine.lastaction("ops").unwrap();
         assert!(revisions.contains(&acted), "{place}: {acted} was never pushed");
@@ -212,7 +213,7 @@ fn a_flipped_bit_without_tls_is_never_applied() {
 
 #[test]
 fn two_hundred_ticks_of_which_every_second_request_fails_converge() {
-    let (machine, server) = through(|_, _| "flaky/".to_owned(), "");
+    let (machine, server) = through(|_, _| "flaky/".to_owned());
     let mut revision = machine.head("ops");
     for tick in 0..200 {
         if tick % 20 == 0 && tick < 180 {
@@ -233,7 +234,7 @@ fn two_hundred_ticks_of_which_every_second_request_fails_converge() {
 
 #[test]
 fn a_line_that_breaks_every_second_connection_converges() {
-    let (machine, _server, line) = over_a_line("");
+    let (machine, _server, line) = over_a_line();
     line.behave(Behaviour::ResetEverySecond);
     let mut revision = String::new();
     for tick in 0..40 {
