@@ -1,8 +1,5 @@
 //! Tree objects as bytes: their parser.
 
-use std::iter::Peekable;
-use std::vec;
-
 use crate::domain::git::ObjectId;
 use crate::domain::repository::change::{EntryMode, TreeEntry};
 
@@ -12,8 +9,6 @@ pub(super) struct RawEntry<'t> {
     pub(super) name: &'t [u8],
     pub(super) id: ObjectId,
 }
-
-pub(super) type RawEntries = Peekable<vec::IntoIter<(Vec<u8>, TreeNode)>>;
 
 /// Splits a tree object: a sequence of `MODE SP NAME NUL ID`. `None` for malformed bytes.
 pub(super) fn parse(mut rest: &[u8], id_len: usize) -> Option<Vec<RawEntry<'_>>> {

@@ -2,6 +2,7 @@
 //! that decides what a new tree may hold.
 
 use std::cmp::Ordering;
+use std::iter::Peekable;
 use std::vec;
 
 use super::{
@@ -9,9 +10,7 @@ use super::{
     ObjectSource, PathOp, RepoPath, TEMPORARY, TreeEntry, TreeRefusal, census,
 };
 use crate::domain::git::ObjectId;
-use crate::domain::repository::change::raw::{
-    RawEntries, RawEntry, TreeNode, dir_of, lenient_node, parse,
-};
+use crate::domain::repository::change::raw::{RawEntry, TreeNode, dir_of, lenient_node, parse};
 
 /// The number of visited entries from which the whole change is counted before more of it is kept.
 const MANY: usize = 50_000;
@@ -51,8 +50,9 @@ impl<'o, O: ObjectSource> TreeWalk<'o, O> {
     }
 
     fn compare(&mut self, dir: &PendingDir) -> Result<(), ChangeError> {
-        let mut old = self.old_entries(dir)?.into_iter().peekable();
-        let mut new = self.new_entries(dir)?.into_iter().peekable();
+        let (old, new) = (self.old_bytes(dir)?, self.new_bytes(dir)?);
+        let mut old = self.old_entries(dir, &old)?.into_iter().peekable();
+        let mut new = self.new_entries(dir, &new)?.into_iter().peekable();
         loop {
             let (old_name, new_name) = (name_of(&mut old), name_of(&mut new));
             if old_name.is_none() && new_name.is_none() {
@@ -67,7 +67,7 @@ impl<'o, O: ObjectSource> TreeWalk<'o, O> {
                 continue;
             }
             let name = before.or(after).map(|(name, _)| name).unwrap_or_default();
-            self.differ(dir, &name, before_node, after_node)?;
+            self.differ(dir, name, before_node, after_node)?;
         }
     }
 
@@ -98,77 +98,87 @@ impl<'o, O: ObjectSource> TreeWalk<'o, O> {
         }
         let dirs = (dir_of(old), dir_of(new));
         let leaves = (leaf_of(old), leaf_of(new));
+        if dirs != (None, None) {
+            let (path, (old, new)) = (path.clone(), dirs);
+            self.pending.push(PendingDir { path, depth, old, new });
+        }
         if leaves != (None, None) {
             let (old, new) = leaves;
-            self.ops.push(PathOp { path: path.clone(), old, new, size: 0 });
-        }
-        if dirs != (None, None) {
-            let (old, new) = dirs;
-            self.pending.push(PendingDir { path, depth, old, new });
+            self.ops.push(PathOp { path, old, new, size: 0 });
         }
         Ok(())
     }
 
-    /// The entries of the new tree, by name, checked against the rules.
-    fn new_entries(&mut self, dir: &PendingDir) -> Result<Vec<(Vec<u8>, TreeNode)>, ChangeError> {
+    /// The old tree; empty where there is none.
+    fn old_bytes(&self, dir: &PendingDir) -> Result<Vec<u8>, ObjectError> {
+        dir.old.map_or_else(|| Ok(Vec::new()), |id| self.objects.tree(&id))
+    }
+
+    /// The new tree; empty where there is none.
+    fn new_bytes(&self, dir: &PendingDir) -> Result<Vec<u8>, ChangeError> {
         let Some(id) = dir.new else { return Ok(Vec::new()) };
-        let refuse = |path: &RepoPath, reason: &str| {
-            ChangeError::from(TreeRefusal { path: path.clone(), reason: reason.to_owned() })
-        };
-        let bytes = match self.objects.tree(&id) {
+        match self.objects.tree(&id) {
             Err(ObjectError::WrongKind { .. }) => {
-                return Err(refuse(&dir.path, "should be a directory, but its object is no tree"));
+                Err(refused(&dir.path, "should be a directory, but its object is no tree"))
             }
             Err(error @ ObjectError::TooLarge { .. }) => {
-                return Err(refuse(&dir.path, &format!("has too many entries: {error}")));
+                Err(refused(&dir.path, &format!("has too many entries: {error}")))
             }
-            bytes => bytes?,
-        };
-        let Some(raw) = parse(&bytes, id.as_bytes().len()) else {
-            return Err(refuse(&dir.path, "has a tree object that is cut short or garbled"));
+            bytes => Ok(bytes?),
+        }
+    }
+
+    /// The entries of the new tree `bytes`, by name, checked against the rules.
+    fn new_entries<'t>(
+        &mut self,
+        dir: &PendingDir,
+        bytes: &'t [u8],
+    ) -> Result<Vec<NamedNode<'t>>, ChangeError> {
+        let Some(raw) = parse(bytes, self.new.as_bytes().len()) else {
+            return Err(refused(&dir.path, "has a tree object that is cut short or garbled"));
         };
         self.count(dir, raw.len())?;
-        let mut entries: Vec<(Vec<u8>, TreeNode)> = Vec::with_capacity(raw.len());
+        let mut entries: Vec<NamedNode> = Vec::with_capacity(raw.len());
         let mut previous: Option<&RawEntry> = None;
         for entry in &raw {
-            let path = dir.path.join(entry.name);
+            let path = || dir.path.join(entry.name);
             if let Some(fault) = name_fault(entry.name, dir.depth) {
-                return Err(refuse(&shortened(&path), fault));
+                return Err(refused(&shortened(&path()), fault));
             }
-            let node = match strict_node(entry) {
-                Ok(node) => node,
-                Err(fault) => return Err(refuse(&path, &fault)),
-            };
+            let node = strict_node(entry).map_err(|fault| refused(&path(), &fault))?;
             if previous.is_some_and(|previous| sort_key(previous).ge(sort_key(entry))) {
-                return Err(refuse(&path, "is in the wrong order or twice in its directory"));
+                return Err(refused(&path(), "is in the wrong order or twice in its directory"));
             }
             previous = Some(entry);
-            entries.push((entry.name.to_vec(), node));
+            entries.push((entry.name, node));
         }
-        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        entries.sort_unstable_by(|a, b| a.0.cmp(b.0));
         let twice = entries.iter().zip(entries.iter().skip(1)).find(|(a, b)| a.0 == b.0);
         if let Some(((name, _), _)) = twice {
-            return Err(refuse(&dir.path.join(name), "is both a file and a directory"));
+            return Err(refused(&dir.path.join(name), "is both a file and a directory"));
         }
         Ok(entries)
     }
 
-    /// The entries of the old tree, by name, without those that break the rules: they were never
+    /// The entries of the old tree `bytes`, by name, without those that break the rules: they were never
     /// written.
-    fn old_entries(&mut self, dir: &PendingDir) -> Result<Vec<(Vec<u8>, TreeNode)>, ChangeError> {
+    fn old_entries<'t>(
+        &mut self,
+        dir: &PendingDir,
+        bytes: &'t [u8],
+    ) -> Result<Vec<NamedNode<'t>>, ChangeError> {
         let Some(id) = dir.old else { return Ok(Vec::new()) };
-        let bytes = self.objects.tree(&id)?;
-        let raw = parse(&bytes, id.as_bytes().len()).ok_or_else(|| {
+        let raw = parse(bytes, id.as_bytes().len()).ok_or_else(|| {
             let cause = "the tree object is cut short or garbled".to_owned();
             ObjectError::Unreadable { id, cause }
         })?;
         self.count(dir, raw.len())?;
-        let mut entries: Vec<(Vec<u8>, TreeNode)> = raw
+        let mut entries: Vec<NamedNode> = raw
             .iter()
             .filter(|entry| name_fault(entry.name, dir.depth).is_none())
-            .filter_map(|entry| Some((entry.name.to_vec(), lenient_node(entry)?)))
+            .filter_map(|entry| Some((entry.name, lenient_node(entry)?)))
             .collect();
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        entries.sort_by(|a, b| a.0.cmp(b.0));
         entries.dedup_by(|a, b| a.0 == b.0);
         Ok(entries)
     }
@@ -186,8 +196,15 @@ impl<'o, O: ObjectSource> TreeWalk<'o, O> {
     }
 }
 
-fn name_of(entries: &mut RawEntries) -> Option<&[u8]> {
-    entries.peek().map(|(name, _)| name.as_slice())
+/// The name of an entry and what it is.
+type NamedNode<'t> = (&'t [u8], TreeNode);
+
+fn refused(path: &RepoPath, reason: &str) -> ChangeError {
+    TreeRefusal { path: path.clone(), reason: reason.to_owned() }.into()
+}
+
+fn name_of<'t>(entries: &mut Peekable<vec::IntoIter<NamedNode<'t>>>) -> Option<&'t [u8]> {
+    entries.peek().map(|(name, _)| *name)
 }
 
 /// Orders names as plain bytes, so that a file and a directory of the same name meet.
@@ -274,8 +291,9 @@ fn name_fault(name: &[u8], depth: usize) -> Option<&'static str> {
 fn undisguised(name: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
-        let visible: String = chunk.valid().chars().filter(|&c| !hfs_ignores(c)).collect();
-        plain.extend_from_slice(visible.as_bytes());
+        for part in chunk.valid().split(hfs_ignores) {
+            plain.extend_from_slice(part.as_bytes());
+        }
         plain.extend_from_slice(chunk.invalid());
     }
     plain.make_ascii_lowercase();
