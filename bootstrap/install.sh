@@ -115,10 +115,11 @@ if [ "$uninstall" ]; then
     [ ! -x "$to/agent" ] || run "$to/agent" schedule none ||
         echo "note: the schedule may still be there: /etc/cron.d/pmpy, or pmpy.service" >&2
     if [ -f "$list" ]; then
+        [ "$dry" ] || echo "removing the $(wc -l < "$list") files that $list lists"
         while read -r file; do
             case $file in
             */../*) fail "$list names $file, which this script has not installed" ;;
-            "$share"/*) run rm -f "$file" ;;
+            "$share"/*) if [ "$dry" ]; then echo "would remove $file"; else rm -f "$file"; fi ;;
             *) fail "$list names $file, which this script has not installed" ;;
             esac
         done < "$list"
@@ -235,17 +236,22 @@ if [ "$archive" ]; then
     mkdir "$work/out"
     tar -xzf "$work/share.tar.gz" -C "$work/out"
     (cd "$work/out/share" && find . -type f) | sort | sed 's,^\./,,' > "$work/files"
-    while read -r file; do
-        run mkdir -p "$(dirname "$share/$file")"
-        run cp "$work/out/share/$file" "$share/$file"
-    done < "$work/files"
-    run mkdir -p "${list%/*}"
-    [ "$dry" ] || sed "s,^,$share/," "$work/files" > "$list"
+    if [ "$dry" ]; then
+        sed "s,^,would write $share/," "$work/files"
+    else
+        echo "manual pages and completions: $(wc -l < "$work/files") files below $share"
+        while read -r file; do
+            mkdir -p "$(dirname "$share/$file")"
+            cp "$work/out/share/$file" "$share/$file"
+        done < "$work/files"
+        mkdir -p "${list%/*}"
+        sed "s,^,$share/," "$work/files" > "$list"
+    fi
 fi
 run mv -f "$new" "$to/agent"
 run ln -sf agent "$to/pmpy"
 [ "$dry" ] || "$to/agent" --version
-echo "next: agent init URL --part PART"
+echo "next: agent init URL"
 
 # To make the machine live at once, as root: fill this in, and take the # away. What is put before an END is
 # taken as it is: no character in it has to be quoted.
