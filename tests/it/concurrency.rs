@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -13,35 +13,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::disk::Mounted;
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
+use crate::sandbox::{Beside, NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
 
 const NAME: &str = "ops";
 const TICK: [&str; 3] = ["tick", "--trigger", "cron"];
-
-/// A program that runs beside the test; it ends with the test at the latest.
-pub struct Beside(Child);
-
-impl Beside {
-    pub fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
-    }
-
-    pub fn tick(machine: &Sandbox) -> Self {
-        Self::start(&mut machine.agent_command(&TICK))
-    }
-
-    /// Its exit code, once it has ended.
-    pub fn code(mut self) -> Option<i32> {
-        self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The number of the worker whose run goes on in `ops`.
 pub fn worker(machine: &Sandbox) -> u64 {

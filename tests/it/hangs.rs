@@ -5,11 +5,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
+use crate::sandbox::{Beside, NOTES_ITS_RUNS, Ran, Sandbox, text, wait_until};
 use crate::users::{self, give_all};
 
 /// So short that a test does not wait for long.
@@ -66,30 +66,6 @@ fn children(pid: u32) -> Vec<(u32, char)> {
 
 fn send(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
-}
-
-/// A process of the test's; ended with the test at the latest.
-struct Beside(Child);
-
-impl Beside {
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// Its exit code and what it printed, once it has ended.
-    fn finish(mut self) -> (Option<i32>, String) {
-        let mut said = String::new();
-        let mut output = self.0.stdout.take().unwrap();
-        std::io::Read::read_to_string(&mut output, &mut said).unwrap();
-        (self.0.wait().unwrap().code(), said)
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// One clone hangs in `ops`, beside `web`, which has news: told, and the neighbour is served.
@@ -188,9 +164,9 @@ fn a_helper_that_somebody_stopped_is_ended_and_reported() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("git://{}/ops.git", silent.local_addr().unwrap());
     machine.configure(&format!("[repo.ops]\nurl = {url:?}\ninsecure = true\n"));
-    let tick = Beside::start(&mut machine.agent_command(&["tick", "--trigger", "cron"]));
+    let tick = Beside::heard(&mut machine.agent_command(&["tick", "--trigger", "cron"]));
     let _line = silent.accept().unwrap();
-    let helpers = children(tick.0.id());
+    let helpers = children(tick.id());
     let [(helper, _)] = helpers.as_slice() else { panic!("one helper was expected: {helpers:?}") };
     send(*helper, Signal::STOP);
     let (code, said) = tick.finish();
@@ -233,15 +209,15 @@ fn a_lock_that_a_stopped_process_holds_is_reported_even_without_a_journal() {
     machine.push("ops", &[("page", "two\n")]);
     let lock = machine.private("ops", "lock");
     let mut flock = machine.command("flock");
-    let holder = Beside::start(flock.arg(&lock).args(["-c", "echo held; exec sleep 600"]));
+    let holder = Beside::heard(flock.arg(&lock).args(["-c", "echo held; exec sleep 600"]));
     wait_until("it is locked", || {
         let tried = Ran::of(machine.command("flock").args(["-n", text(&lock), "true"]));
         tried.code == Some(1)
     });
     // Both have it: the one that waits, and the one that it started.
-    let sleeper = children(holder.0.id())[0].0;
+    let sleeper = children(holder.id())[0].0;
     machine.tick().ok();
-    for pid in [sleeper, holder.0.id()] {
+    for pid in [sleeper, holder.id()] {
         send(pid, Signal::STOP);
     }
     let reported = machine.tick().exits(1);
@@ -274,8 +250,8 @@ fn ticks_behind_a_look_that_hangs_do_not_pile_up() {
     let machine = Sandbox::with("ops", &[("work.sh", NOTES_ITS_RUNS)]);
     machine.tick().ok();
     // A process that cannot be ended looks into it.
-    let stuck = Beside::start(machine.command("sleep").arg("600"));
-    let pid = stuck.0.id();
+    let stuck = Beside::heard(machine.command("sleep").arg("600"));
+    let pid = stuck.id();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let start: u64 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap();
     let noted = serde_json::json!({ "ops": { "pid": pid, "start": start } });
@@ -304,11 +280,11 @@ fn a_tick_that_is_stopped_while_it_reports_keeps_no_other_from_reporting() {
     machine.tick().exits(1);
     let lock = find(&machine, "status.json").with_file_name("lock");
     let mut flock = machine.command("flock");
-    let holder = Beside::start(flock.arg(&lock).args(["-c", "echo held; exec sleep 600"]));
+    let holder = Beside::heard(flock.arg(&lock).args(["-c", "echo held; exec sleep 600"]));
     wait_until("it is locked", || {
         Ran::of(machine.command("flock").args(["-n", text(&lock), "true"])).code == Some(1)
     });
-    let sleeper = children(holder.0.id())[0].0;
+    let sleeper = children(holder.id())[0].0;
     machine.push("ops", &[("work.sh", NOTES_ITS_RUNS)]);
     let reported = machine.tick().exits(1);
     assert!(reported.stderr.contains("another tick does not end its report"), "{reported}");
@@ -357,10 +333,10 @@ fn as_the_first_process_listen_reaps_what_loses_its_parent() {
     let machine = Sandbox::with("ops", &[("work.sh", script)]);
     let mut unshare = machine.command("unshare");
     unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
-    let unshare = Beside::start(unshare.args(machine.agent_line(&["listen"])));
+    let unshare = Beside::heard(unshare.args(machine.agent_line(&["listen"])));
     wait_until("the orphan has ended", || machine.path("orphan").exists());
     wait_until("the action is recorded", || machine.lastaction("ops").is_some());
-    let init = children(unshare.0.id())[0].0;
+    let init = children(unshare.id())[0].0;
     wait_until("nothing that has ended is left", || {
         children(init).iter().all(|(_, state)| *state != 'Z')
     });

@@ -100,6 +100,7 @@ mod time;
 mod tree_settings;
 mod tried;
 mod trust;
+mod tutorials;
 mod updates;
 mod upgrade_agent;
 mod upgrades;

@@ -21,10 +21,10 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -402,6 +402,50 @@ pub fn wait_until(what: &str, mut come: impl FnMut() -> bool) {
     while !come() {
         assert!(start.elapsed() < PATIENCE, "still waiting after {PATIENCE:?} until {what}");
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A program that runs beside the test; it ends with the test at the latest.
+pub struct Beside(Child);
+
+impl Beside {
+    /// Starts it without input; what it prints is lost.
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Starts it without input; [`Beside::finish`] has what it prints, which must not be much.
+    pub fn heard(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// A tick of cron's.
+    pub fn tick(machine: &Sandbox) -> Self {
+        Self::start(&mut machine.agent_command(&["tick", "--trigger", "cron"]))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Its exit code and what it printed, once it has ended.
+    pub fn finish(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.0.wait().unwrap().code(), said)
+    }
+
+    /// Its exit code, once it has ended.
+    pub fn code(mut self) -> Option<i32> {
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::concurrency::{Beside, worker};
-use crate::sandbox::{NOTES_ITS_RUNS, Ran, Sandbox, install_agent, text, wait_until};
+use crate::concurrency::worker;
+use crate::sandbox::{Beside, NOTES_ITS_RUNS, Ran, Sandbox, install_agent, text, wait_until};
 
 /// Waits after its first line until `DIR/go` is there.
 const WAITS: &str = "\

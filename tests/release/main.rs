@@ -19,6 +19,8 @@ mod machine_copy;
 mod sandbox;
 #[path = "../it/servers/mod.rs"]
 mod servers;
+#[path = "../it/tutorials.rs"]
+mod tutorials;
 
 mod artefacts;
 mod debian;
@@ -26,6 +28,7 @@ mod deployment_tools;
 mod image;
 mod processors;
 mod rpm;
+mod stranger;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
